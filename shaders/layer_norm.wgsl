@@ -1,0 +1,74 @@
+// layer_norm: y = (x - mean) / sqrt(variance + epsilon) * scale + bias over rows.
+//
+//   x, y [rows, width] · scale, bias [width]
+//
+// A workgroup of 64 threads takes 4 rows, 16 threads a row, in two passes over the row: the
+// mean first, then the squares of what is left, which does not cancel. 256 bytes of workgroup
+// memory.
+
+struct Params {
+  rows: u32,
+  width: u32,
+  n_groups: u32,
+  epsilon: f32,
+  // Where the first element is in each binding.
+  x_base: u32,
+  y_base: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read> scale: array<f32>;
+@group(0) @binding(2) var<storage, read> bias: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(1) @binding(0) var<uniform> params: Params;
+
+var<workgroup> partial: array<f32, 64>;
+
+//# include "lib/group.wgsl"
+
+// The sum over the 16 threads of this thread's row, in a fixed order.
+fn row_sum(thread: u32, value: f32) -> f32 {
+  workgroupBarrier();
+  partial[thread] = value;
+  workgroupBarrier();
+  let first = thread & 0xfffffff0u;
+  var sum = 0.0;
+  for (var i = 0u; i < 16u; i++) {
+    sum += partial[first + i];
+  }
+  return sum;
+}
+
+@compute @workgroup_size(64)
+fn main(
+  @builtin(workgroup_id) group_id: vec3<u32>,
+  @builtin(num_workgroups) group_count: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let group = group_index(group_id, group_count);
+  if (group >= params.n_groups) {
+    return;
+  }
+  let row = group * 4u + thread / 16u;
+  // Threads of rows past the end go along to the barriers with nothing to do.
+  let width = select(0u, params.width, row < params.rows);
+  let lane = thread % 16u;
+  let x_row = params.x_base + row * params.width;
+  let y_row = params.y_base + row * params.width;
+
+  var sum = 0.0;
+  for (var i = lane; i < width; i += 16u) {
+    sum += x[x_row + i];
+  }
+  let mean = row_sum(thread, sum) / f32(params.width);
+  var squares = 0.0;
+  for (var i = lane; i < width; i += 16u) {
+    let d = x[x_row + i] - mean;
+    squares += d * d;
+  }
+  let variance = row_sum(thread, squares) / f32(params.width);
+  let inverse = 1.0 / sqrt(variance + params.epsilon);
+  for (var i = lane; i < width; i += 16u) {
+    y[y_row + i] = (x[x_row + i] - mean) * inverse * scale[i] + bias[i];
+  }
+}

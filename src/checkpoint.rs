@@ -1,0 +1,185 @@
+//! Trained parameters from safetensors files, by name, with errors that name them.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::Path,
+};
+
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+
+use crate::{
+    Device,
+    error::{Error, Result},
+    tensor::{Tensor, check_finite},
+};
+
+/// The largest file that is read: a model of a billion parameters.
+pub const MAX_BYTES: u64 = 4 << 30;
+
+/// Named parameters and metadata, on the host.
+#[derive(Clone, Debug, Default)]
+pub struct Checkpoint {
+    file: String,
+    metadata: HashMap<String, String>,
+    parameters: BTreeMap<String, Parameter>,
+}
+
+#[derive(Clone, Debug)]
+struct Parameter {
+    shape: Vec<usize>,
+    data: Vec<f32>,
+}
+
+impl Checkpoint {
+    /// Reads a safetensors file. Numbers of type F64, F16 and BF16 are converted to F32.
+    ///
+    /// # Errors
+    /// The file cannot be read, is larger than [`MAX_BYTES`], is truncated or otherwise not
+    /// safetensors, or holds a tensor of another type or a number that is not finite.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let io = |source| Error::Io { path: path.display().to_string(), source };
+        let size = std::fs::metadata(path).map_err(io)?.len();
+        if size > MAX_BYTES {
+            return Err(Error::LimitExceeded {
+                limit: "checkpoint size in bytes",
+                requested: size,
+                allowed: MAX_BYTES,
+            });
+        }
+        Self::parse(&std::fs::read(path).map_err(io)?, &path.display().to_string())
+    }
+
+    /// Reads a safetensors file that is in memory already.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        Self::parse(bytes, "<memory>")
+    }
+
+    fn parse(bytes: &[u8], file: &str) -> Result<Self> {
+        let refused = |message: String| Error::Checkpoint { file: file.to_owned(), message };
+        // Checks lengths, offsets and overlaps before anything is copied.
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| refused(error.to_string()))?;
+        let tensors = SafeTensors::deserialize(bytes).map_err(|error| refused(error.to_string()))?;
+        let mut checkpoint =
+            Self { file: file.to_owned(), metadata: header.metadata().clone().unwrap_or_default(), ..Self::default() };
+        for (name, view) in tensors.iter() {
+            let data = numbers(&view)
+                .ok_or_else(|| refused(format!("parameter {name} has type {:?}, not a float", view.dtype())))?;
+            checkpoint.insert(name, view.shape(), data)?;
+        }
+        Ok(checkpoint)
+    }
+
+    /// Adds a parameter, or replaces the one of that name.
+    ///
+    /// # Errors
+    /// `data` does not fill the shape, or holds a number that is not finite.
+    pub fn insert(&mut self, name: &str, shape: &[usize], data: Vec<f32>) -> Result<()> {
+        let expected = shape.iter().product();
+        if data.len() != expected {
+            return Err(Error::Length { shape: shape.to_vec(), expected, found: data.len() });
+        }
+        check_finite(&format!("parameter {name}"), &data)?;
+        self.parameters.insert(name.to_owned(), Parameter { shape: shape.to_vec(), data });
+        Ok(())
+    }
+
+    /// A value of the file's metadata.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn metadata(&self, key: &str) -> Result<&str> {
+        self.metadata.get(key).map(String::as_str).ok_or_else(|| Error::Checkpoint {
+            file: self.file.clone(),
+            message: format!("the metadata has no {key:?}; it has {:?}", self.metadata.keys().collect::<Vec<_>>()),
+        })
+    }
+
+    /// The names of the parameters, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.parameters.keys().map(String::as_str)
+    }
+
+    /// How many numbers all parameters hold.
+    pub fn n_parameters(&self) -> usize {
+        self.parameters.values().map(|parameter| parameter.data.len()).sum()
+    }
+
+    /// Loads onto a device what `build` asks for.
+    ///
+    /// # Errors
+    /// What `build` returns, or [`Error::ExtraParameters`] if it leaves some unused.
+    pub fn load<T>(&self, device: &Device, build: impl FnOnce(&Parameters<'_>) -> Result<T>) -> Result<T> {
+        let used = RefCell::default();
+        let built = build(&Parameters { checkpoint: self, device, used: &used, prefix: String::new() })?;
+        let used = used.into_inner();
+        let names: Vec<String> = self.parameters.keys().filter(|name| !used.contains(*name)).cloned().collect();
+        if names.is_empty() { Ok(built) } else { Err(Error::ExtraParameters { names }) }
+    }
+}
+
+/// A view on a checkpoint while a model is built, below some prefix.
+pub struct Parameters<'a> {
+    checkpoint: &'a Checkpoint,
+    device: &'a Device,
+    used: &'a RefCell<BTreeSet<String>>,
+    prefix: String,
+}
+
+impl<'a> Parameters<'a> {
+    /// The parameters of a part: `name.` is put before every name.
+    pub fn scope(&self, name: impl std::fmt::Display) -> Parameters<'a> {
+        Parameters { prefix: format!("{}{name}.", self.prefix), ..*self }
+    }
+
+    /// The device that parameters are loaded to.
+    pub fn device(&self) -> &Device {
+        self.device
+    }
+
+    /// A parameter on the device.
+    ///
+    /// # Errors
+    /// It is missing or has another shape.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        Tensor::new(self.device, shape, self.numbers(name, shape)?)
+    }
+
+    /// A parameter on the host.
+    ///
+    /// # Errors
+    /// It is missing or has another shape.
+    pub fn numbers(&self, name: &str, shape: &[usize]) -> Result<&'a [f32]> {
+        let name = format!("{}{name}", self.prefix);
+        match self.checkpoint.parameters.get(&name) {
+            None => Err(Error::MissingParameter { name, expected: shape.to_vec() }),
+            Some(parameter) if parameter.shape != shape => {
+                Err(Error::ParameterShape { name, expected: shape.to_vec(), found: parameter.shape.clone() })
+            }
+            Some(parameter) => {
+                self.used.borrow_mut().insert(name);
+                Ok(&parameter.data)
+            }
+        }
+    }
+}
+
+/// The numbers of a tensor as f32; `None` for a type that is not a float.
+fn numbers(view: &TensorView<'_>) -> Option<Vec<f32>> {
+    // The data need not be aligned, so it is read number by number.
+    fn collect<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+        bytes.as_chunks::<N>().0.iter().map(|&bytes| number(bytes)).collect()
+    }
+    let bytes = view.data();
+    match view.dtype() {
+        Dtype::F32 => Some(collect(bytes, f32::from_le_bytes)),
+        Dtype::F64 => Some(collect(bytes, |bytes| f64::from_le_bytes(bytes) as f32)),
+        Dtype::F16 => Some(collect(bytes, |bytes| half::f16::from_le_bytes(bytes).to_f32())),
+        Dtype::BF16 => Some(collect(bytes, |bytes| half::bf16::from_le_bytes(bytes).to_f32())),
+        _ => None,
+    }
+}

@@ -1,0 +1,222 @@
+//! Where tensors live and operations run: the CPU, or a GPU through `wgpu`.
+
+#[cfg(feature = "gpu")]
+pub(crate) mod gpu;
+
+use std::fmt;
+#[cfg(feature = "gpu")]
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+#[cfg(feature = "gpu")]
+pub use gpu::{Adapter, AdapterKind, GpuOptions};
+
+/// A place to compute. Cheap to clone; clones are the same device.
+///
+/// On a GPU, operations are recorded and run in one compute pass when a result is read,
+/// when the recording is long enough, or at [`Device::submit`].
+#[derive(Clone, Debug)]
+pub struct Device(pub(crate) Backend);
+
+#[derive(Clone, Debug)]
+pub(crate) enum Backend {
+    Cpu,
+    #[cfg(feature = "gpu")]
+    Gpu(Arc<gpu::Gpu>),
+}
+
+/// Device memory that tensors and scratch space of one device take, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Held by live tensors and by work in flight.
+    pub in_use: u64,
+    /// Kept for reuse.
+    pub pooled: u64,
+    /// The most that was ever allocated at once, pool included.
+    pub peak: u64,
+}
+
+impl Device {
+    /// The CPU, on all its cores. Needs no GPU and no driver.
+    pub fn cpu() -> Self {
+        Self(Backend::Cpu)
+    }
+
+    /// A hardware GPU if there is one that opens, else the CPU. Print the device to see
+    /// which it is.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn best() -> Self {
+        #[cfg(feature = "gpu")]
+        if let Some(adapter) = Self::adapters().into_iter().find(|adapter| adapter.kind.is_hardware())
+            && let Ok(device) = Self::on_adapter(&adapter, &GpuOptions::default())
+        {
+            return device;
+        }
+        Self::cpu()
+    }
+
+    /// A device by name, as a command line gives it: `cpu`, `gpu`, `best`, or a part of an
+    /// adapter's name or backend, in any case.
+    ///
+    /// # Errors
+    /// No adapter has such a name, or it gives no device.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn by_name(name: &str) -> Result<Self> {
+        match name.to_lowercase().as_str() {
+            "cpu" => Ok(Self::cpu()),
+            "best" => Ok(Self::best()),
+            #[cfg(feature = "gpu")]
+            "gpu" => Self::gpu(),
+            #[cfg(feature = "gpu")]
+            part => {
+                let adapters = Self::adapters();
+                match adapters.iter().find(|adapter| adapter.to_string().to_lowercase().contains(part)) {
+                    Some(adapter) => Self::on_adapter(adapter, &GpuOptions::default()),
+                    None => Err(Error::NoAdapter {
+                        wanted: format!("adapter whose name contains {name:?}"),
+                        present: adapters.iter().map(ToString::to_string).collect(),
+                    }),
+                }
+            }
+            #[cfg(not(feature = "gpu"))]
+            _ => Err(Error::NoAdapter {
+                wanted: format!("adapter named {name:?} (this build lacks the feature \"gpu\")"),
+                present: Vec::new(),
+            }),
+        }
+    }
+
+    /// Memory taken on this device. The CPU does not count its own: all zeros.
+    pub fn memory(&self) -> Memory {
+        match &self.0 {
+            Backend::Cpu => Memory::default(),
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(gpu) => gpu.memory(),
+        }
+    }
+
+    /// Starts the work recorded so far, without waiting for it. Nothing to do on the CPU.
+    ///
+    /// # Errors
+    /// The device refuses the commands or was lost.
+    pub fn submit(&self) -> Result<()> {
+        match &self.0 {
+            Backend::Cpu => Ok(()),
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(gpu) => gpu.submit(),
+        }
+    }
+
+    /// Starts the work recorded so far and waits until all of it is done.
+    ///
+    /// # Errors
+    /// The device refuses the commands or was lost.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn wait(&self) -> Result<()> {
+        match &self.0 {
+            Backend::Cpu => Ok(()),
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(gpu) => gpu.wait(),
+        }
+    }
+}
+
+#[cfg(feature = "gpu")]
+impl Device {
+    /// The adapters of this machine, best first: discrete, integrated, virtual, software.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn adapters() -> Vec<Adapter> {
+        pollster::block_on(Self::adapters_async())
+    }
+
+    /// [`Device::adapters`] without blocking.
+    pub async fn adapters_async() -> Vec<Adapter> {
+        gpu::adapters().await
+    }
+
+    /// The best adapter there is, a software one if there is no other.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] if there is none, [`Error::DeviceRequest`] if it gives no device.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn gpu() -> Result<Self> {
+        pollster::block_on(Self::gpu_async(&GpuOptions::default()))
+    }
+
+    /// [`Device::gpu`] without blocking, with options.
+    ///
+    /// # Errors
+    /// As [`Device::gpu`].
+    pub async fn gpu_async(options: &GpuOptions) -> Result<Self> {
+        match Self::adapters_async().await.first() {
+            Some(adapter) => Self::on_adapter_async(adapter, options).await,
+            None => Err(Error::NoAdapter { wanted: "GPU adapter".into(), present: Vec::new() }),
+        }
+    }
+
+    /// A given adapter of [`Device::adapters`].
+    ///
+    /// # Errors
+    /// [`Error::DeviceRequest`] if it gives no device.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn on_adapter(adapter: &Adapter, options: &GpuOptions) -> Result<Self> {
+        pollster::block_on(Self::on_adapter_async(adapter, options))
+    }
+
+    /// [`Device::on_adapter`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Device::on_adapter`].
+    pub async fn on_adapter_async(adapter: &Adapter, options: &GpuOptions) -> Result<Self> {
+        Ok(Self(Backend::Gpu(Arc::new(gpu::Gpu::open(adapter, options).await?))))
+    }
+
+    /// A device that the application already has. Its error handlers stay as they are; its
+    /// limits are read and respected.
+    pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue, options: &GpuOptions) -> Self {
+        Self(Backend::Gpu(Arc::new(gpu::Gpu::from_wgpu(device, queue, options))))
+    }
+
+    /// Moves the work recorded so far into an encoder of the application's own, in a
+    /// compute pass, instead of submitting it. The application submits the encoder, to the
+    /// queue of this device, before it reads a tensor computed by it or asks this device
+    /// for more work that uses one.
+    ///
+    /// # Errors
+    /// The CPU device has nothing to encode; a GPU device refuses a buffer.
+    pub fn encode_into(&self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        match &self.0 {
+            Backend::Cpu => Err(Error::Unsupported {
+                what: "Device::encode_into",
+                on: "on the CPU device".into(),
+                why: "operations there run at once and leave nothing to encode",
+            }),
+            Backend::Gpu(gpu) => gpu.encode_into(encoder),
+        }
+    }
+}
+
+impl PartialEq for Device {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Backend::Cpu, Backend::Cpu) => true,
+            #[cfg(feature = "gpu")]
+            (Backend::Gpu(a), Backend::Gpu(b)) => Arc::ptr_eq(a, b),
+            #[cfg(feature = "gpu")]
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Backend::Cpu => {
+                let threads = std::thread::available_parallelism().map_or(1, usize::from);
+                write!(f, "CPU ({threads} threads)")
+            }
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(gpu) => write!(f, "{gpu}"),
+        }
+    }
+}

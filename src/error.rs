@@ -1,0 +1,221 @@
+//! The one error type: each variant says what was asked and what is allowed.
+
+/// Everything that can go wrong in this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Two shapes that must fit each other do not.
+    #[error("{op}: {left_name} has shape {left:?} but {right_name} has shape {right:?}: {rule}")]
+    ShapeMismatch {
+        /// The operation that was asked for.
+        op: &'static str,
+        /// Which input the first shape belongs to.
+        left_name: &'static str,
+        /// The first shape.
+        left: Vec<usize>,
+        /// Which input the second shape belongs to.
+        right_name: &'static str,
+        /// The second shape.
+        right: Vec<usize>,
+        /// What must hold between the two.
+        rule: &'static str,
+    },
+
+    /// A shape is wrong by itself: its rank, or an empty dimension.
+    #[error("{op}: {name} has shape {found:?}, expected {expected}")]
+    Shape {
+        /// The operation that was asked for.
+        op: &'static str,
+        /// Which input.
+        name: &'static str,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shapes that are allowed.
+        expected: String,
+    },
+
+    /// A slice does not hold as many elements as its shape says.
+    #[error("a tensor of shape {shape:?} holds {expected} elements, but the data holds {found}")]
+    Length {
+        /// The shape asked for.
+        shape: Vec<usize>,
+        /// The product of the shape.
+        expected: usize,
+        /// The number of elements given.
+        found: usize,
+    },
+
+    /// An option has a value that is not allowed.
+    #[error("{op}: {name} is {found}, allowed is {allowed}")]
+    Argument {
+        /// The operation that was asked for.
+        op: &'static str,
+        /// Which option.
+        name: &'static str,
+        /// The value given.
+        found: String,
+        /// What is allowed.
+        allowed: String,
+    },
+
+    /// A number that must be finite is NaN or infinite.
+    #[error("{name}[{index}] is {value}, but it must be finite")]
+    NonFinite {
+        /// Which input.
+        name: String,
+        /// The position in its row-major data.
+        index: usize,
+        /// The value found there.
+        value: f32,
+    },
+
+    /// The model was asked to condition on nothing.
+    #[error(
+        "the context is empty{of}: give at least one observation in each batch element",
+        of = batch.map(|b| format!(" in batch element {b}")).unwrap_or_default()
+    )]
+    EmptyContext {
+        /// The batch element without a valid observation, if it is not all of them.
+        batch: Option<usize>,
+    },
+
+    /// Inputs live on different devices.
+    #[error("{op}: the inputs live on different devices ({left} and {right}); move them with Tensor::to")]
+    DeviceMismatch {
+        /// The operation that was asked for.
+        op: &'static str,
+        /// The device of the first input.
+        left: String,
+        /// The device of the input that differs.
+        right: String,
+    },
+
+    /// A request exceeds what the device, or this crate, can do.
+    #[error("{limit}: {requested} requested, {allowed} allowed")]
+    LimitExceeded {
+        /// The name of the limit.
+        limit: &'static str,
+        /// What was asked for.
+        requested: u64,
+        /// What is allowed.
+        allowed: u64,
+    },
+
+    /// No adapter fits the request.
+    #[error("no {wanted} found; adapters present: {present:?}. Device::cpu() needs none")]
+    NoAdapter {
+        /// What was looked for.
+        wanted: String,
+        /// The adapters that there are.
+        present: Vec<String>,
+    },
+
+    /// The adapter refused to open a device.
+    #[error("adapter {adapter} gave no device: {message}")]
+    DeviceRequest {
+        /// The adapter.
+        adapter: String,
+        /// What the driver said.
+        message: String,
+    },
+
+    /// The device was lost: unplugged, reset by a watchdog, or its driver stopped.
+    #[error("the device was lost: {message}")]
+    DeviceLost {
+        /// What the driver said.
+        message: String,
+    },
+
+    /// The device has no room for a buffer.
+    #[error("out of device memory: {requested} bytes requested: {message}")]
+    OutOfMemory {
+        /// The size asked for, in bytes.
+        requested: u64,
+        /// What the driver said.
+        message: String,
+    },
+
+    /// The driver or the validation layer refused a shader, pipeline or command.
+    #[error("{what} was refused by the device: {message}")]
+    Validation {
+        /// What was being made.
+        what: String,
+        /// What the device said.
+        message: String,
+    },
+
+    /// A user-defined bias does not compile.
+    #[error("the bias function {name:?} is not valid WGSL:\n{message}")]
+    BiasShader {
+        /// The name given to the bias.
+        name: String,
+        /// The compiler's message, with the line in the snippet.
+        message: String,
+    },
+
+    /// The operation needs something that this device or build lacks.
+    #[error("{what} is not supported {}: {why}", on)]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+        /// Where it is missing.
+        on: String,
+        /// Why, and what to do instead.
+        why: &'static str,
+    },
+
+    /// A checkpoint file cannot be read.
+    #[error("{file}: not a readable checkpoint: {message}")]
+    Checkpoint {
+        /// The file, or `<memory>`.
+        file: String,
+        /// What is wrong with it.
+        message: String,
+    },
+
+    /// A parameter that the model needs is not in the checkpoint.
+    #[error("checkpoint: parameter {name} is missing, expected shape {expected:?}")]
+    MissingParameter {
+        /// The full name.
+        name: String,
+        /// The shape that the configuration asks for.
+        expected: Vec<usize>,
+    },
+
+    /// A parameter has another shape than the configuration says.
+    #[error("checkpoint: parameter {name} has shape {found:?}, expected {expected:?}")]
+    ParameterShape {
+        /// The full name.
+        name: String,
+        /// The shape that the configuration asks for.
+        expected: Vec<usize>,
+        /// The shape in the file.
+        found: Vec<usize>,
+    },
+
+    /// Parameters in the checkpoint that the configuration does not use.
+    #[error("checkpoint: {} parameter(s) that the configuration does not use: {}", names.len(), names.join(", "))]
+    ExtraParameters {
+        /// Their names.
+        names: Vec<String>,
+    },
+
+    /// A model configuration that cannot be built.
+    #[error("model configuration: {message}")]
+    Config {
+        /// What is wrong and what is allowed.
+        message: String,
+    },
+
+    /// A file could not be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// The result of everything fallible in this crate.
+pub type Result<T> = std::result::Result<T, Error>;

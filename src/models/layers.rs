@@ -1,0 +1,101 @@
+//! Layers that several models share.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    checkpoint::Parameters,
+    error::{Error, Result},
+    ops::{self, Activation, Linear},
+    tensor::Tensor,
+};
+
+/// Sizes of a multilayer perceptron.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MlpConfig {
+    /// The width after each layer.
+    pub dims: Vec<usize>,
+    /// What follows every layer but the last.
+    #[serde(default = "relu")]
+    pub activation: Activation,
+}
+
+fn relu() -> Activation {
+    Activation::Relu
+}
+
+impl MlpConfig {
+    /// The width of the output.
+    ///
+    /// # Errors
+    /// There is no layer, or one of width 0; `name` goes into the message.
+    pub fn n_out(&self, name: &str) -> Result<usize> {
+        match self.dims.last() {
+            Some(&n) if !self.dims.contains(&0) => Ok(n),
+            _ => Err(Error::Config { message: format!("{name}.dims is {:?}, allowed is one or more positive widths", self.dims) }),
+        }
+    }
+}
+
+/// Dense layers with an activation between them.
+#[derive(Clone, Debug)]
+pub struct Mlp {
+    layers: Vec<Linear>,
+    activation: Activation,
+}
+
+impl Mlp {
+    /// Loads `Dense_0.kernel`, `Dense_0.bias`, `Dense_1.kernel` and so on.
+    ///
+    /// # Errors
+    /// A parameter is missing or misshapen.
+    pub fn load(parameters: &Parameters<'_>, config: &MlpConfig, n_in: usize) -> Result<Self> {
+        let inputs = std::iter::once(&n_in).chain(&config.dims);
+        let layers = inputs.zip(&config.dims).enumerate().map(|(i, (&n_in, &n_out))| {
+            let dense = parameters.scope(format!("Dense_{i}"));
+            Ok(Linear { weight: dense.tensor("kernel", &[n_in, n_out])?, bias: Some(dense.tensor("bias", &[n_out])?) })
+        });
+        Ok(Self { layers: layers.collect::<Result<_>>()?, activation: config.activation })
+    }
+
+    /// `x [.., n_in]` to `[.., n_out]`, plus a residual of that shape.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+        let mut x = x.clone();
+        for (i, layer) in self.layers.iter().enumerate() {
+            let last = i + 1 == self.layers.len();
+            let activation = if last { Activation::None } else { self.activation };
+            x = ops::linear(&x, layer, activation, residual.filter(|_| last))?;
+        }
+        Ok(x)
+    }
+}
+
+/// Layer normalisation with its parameters.
+#[derive(Clone, Debug)]
+pub struct LayerNorm {
+    scale: Tensor,
+    bias: Tensor,
+    epsilon: f32,
+}
+
+impl LayerNorm {
+    /// Loads `scale` and `bias`.
+    ///
+    /// # Errors
+    /// A parameter is missing or misshapen.
+    pub fn load(parameters: &Parameters<'_>, width: usize, epsilon: f32) -> Result<Self> {
+        let (scale, bias) = (parameters.tensor("scale", &[width])?, parameters.tensor("bias", &[width])?);
+        Ok(Self { scale, bias, epsilon })
+    }
+
+    /// Normalises the last dimension.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        ops::layer_norm(x, &self.scale, &self.bias, self.epsilon)
+    }
+}

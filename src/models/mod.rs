@@ -1,0 +1,4 @@
+//! The networks of the papers, written once over [`ops`](crate::ops) and so on any device.
+
+pub mod layers;
+pub mod tnp_kr;

@@ -1,0 +1,191 @@
+//! What a TNP-KR is made of; stored as JSON in the metadata of a checkpoint.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, Result},
+    models::layers::MlpConfig,
+    ops::{Distance, Kernel, scan_attention::MAX_HEAD_DIM},
+};
+
+/// The architecture of a [`TnpKr`](super::TnpKr).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Kernel regression blocks, each with parameters of its own.
+    pub n_blocks: usize,
+    /// How often each block is applied.
+    #[serde(default = "one")]
+    pub n_repeats: usize,
+    /// Width of the embedding that tells observed from unobserved points.
+    #[serde(default = "four")]
+    pub obs_dim: usize,
+    /// Numbers that are observed at a point (classes, if the output is categorical).
+    pub n_values: usize,
+    /// What a point is described by, in the order of concatenation.
+    pub groups: Vec<GroupConfig>,
+    /// From the concatenated inputs to a token.
+    pub embed_all: MlpConfig,
+    /// How tokens attend.
+    pub attention: AttentionConfig,
+    /// The feed-forward part of a block.
+    pub ffn: MlpConfig,
+    /// From a token to the parameters of the output.
+    pub head: MlpConfig,
+    /// What the head's numbers mean.
+    pub output: Output,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn four() -> usize {
+    4
+}
+
+/// A group of inputs of a point: `s` (space), `t` (time) or `x` (anything else).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupConfig {
+    /// The name, which is also that of its parameters (`s_bias_a`).
+    pub name: String,
+    /// How many numbers; any number will do if not given, unless `embed` is set.
+    #[serde(default)]
+    pub dim: Option<usize>,
+    /// Whether the numbers are part of the token. If not, they act through the bias alone,
+    /// which makes the model invariant to translation where the bias is.
+    pub embed: bool,
+    /// The attention bias computed from the group.
+    #[serde(default)]
+    pub bias: Option<BiasConfig>,
+}
+
+/// An attention bias of learned parameters, see [`crate::ops::BiasTerm`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BiasConfig {
+    /// From the distance to a number.
+    pub kernel: Kernel,
+    /// How distances are measured.
+    pub distance: Distance,
+    /// Basis functions a head; 1 for [`Kernel::Scalar`].
+    #[serde(default = "one")]
+    pub n_basis: usize,
+}
+
+/// Which attention a block uses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum AttentionConfig {
+    /// Softmax attention with the biases of the groups.
+    Scan {
+        /// Heads.
+        n_heads: usize,
+        /// Queries from tokens.
+        proj_qs: MlpConfig,
+        /// Keys from tokens.
+        proj_ks: MlpConfig,
+        /// Values from tokens.
+        proj_vs: MlpConfig,
+        /// Tokens from what was read.
+        proj_out: MlpConfig,
+    },
+}
+
+/// The distribution that is predicted at a point.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum Output {
+    /// Independent normal distributions: the first half of the head's numbers are means, the
+    /// second becomes `std = min_std + (1 - min_std) softplus(raw)`.
+    Gaussian {
+        /// The smallest standard deviation.
+        min_std: f32,
+    },
+    /// One of `n_values` classes: the head's numbers are logits.
+    Categorical,
+}
+
+impl Config {
+    /// Width of a token.
+    ///
+    /// # Errors
+    /// `embed_all` has no layers.
+    pub fn width(&self) -> Result<usize> {
+        self.embed_all.n_out("embed_all")
+    }
+
+    /// Width of the concatenated inputs of a point.
+    pub fn n_inputs(&self) -> usize {
+        let embedded = self.groups.iter().filter(|group| group.embed);
+        self.obs_dim + embedded.filter_map(|group| group.dim).sum::<usize>() + self.n_values
+    }
+
+    /// Checks that the parts fit together.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with what is wrong and what is allowed.
+    pub fn check(&self) -> Result<()> {
+        let refused = |message: String| Err(Error::Config { message });
+        if self.n_blocks == 0 || self.n_repeats == 0 || self.n_values == 0 {
+            return refused(format!(
+                "n_blocks, n_repeats and n_values are {}, {} and {}, allowed is 1 or more",
+                self.n_blocks, self.n_repeats, self.n_values
+            ));
+        }
+        // Enough for any model that fits in a file, and no overflow anywhere.
+        let widths = [&self.embed_all, &self.ffn, &self.head].into_iter().flat_map(|mlp| &mlp.dims);
+        if widths.chain([&self.n_values, &self.obs_dim]).any(|&width| width > 1 << 20) || self.n_blocks > 1 << 16 {
+            return refused("a width over 2^20 or more than 2^16 blocks".into());
+        }
+        let width = self.width()?;
+        if self.ffn.n_out("ffn")? != width {
+            return refused(format!("ffn ends in width {}, but tokens have {width}", self.ffn.n_out("ffn")?));
+        }
+        let per_value = match self.output {
+            Output::Gaussian { min_std } if (0.0..1.0).contains(&min_std) => 2,
+            Output::Gaussian { min_std } => return refused(format!("min_std is {min_std}, allowed is 0 to below 1")),
+            Output::Categorical => 1,
+        };
+        if self.head.n_out("head")? != per_value * self.n_values {
+            return refused(format!(
+                "head ends in width {}, but {} values need {}",
+                self.head.n_out("head")?,
+                self.n_values,
+                per_value * self.n_values
+            ));
+        }
+        for (i, group) in self.groups.iter().enumerate() {
+            let name = &group.name;
+            if self.groups[..i].iter().any(|other| other.name == *name) {
+                return refused(format!("group {name:?} is there twice"));
+            }
+            if group.embed && !matches!(group.dim, Some(1..=64)) {
+                return refused(format!("group {name:?} is embedded, so its dim must be 1 to 64, not {:?}", group.dim));
+            }
+            if let Some(bias) = &group.bias
+                && (bias.n_basis == 0 || bias.n_basis > 1024 || (bias.kernel == Kernel::Scalar && bias.n_basis != 1))
+            {
+                return refused(format!(
+                    "the {:?} bias of group {name:?} has {} basis functions, allowed is 1 for scalar, else 1 to 1024",
+                    bias.kernel, bias.n_basis
+                ));
+            }
+        }
+        let AttentionConfig::Scan { n_heads, proj_qs, proj_ks, proj_vs, proj_out } = &self.attention;
+        let (q, k, v) = (proj_qs.n_out("proj_qs")?, proj_ks.n_out("proj_ks")?, proj_vs.n_out("proj_vs")?);
+        if *n_heads == 0 || q != k || q % n_heads != 0 || v % n_heads != 0 || q.max(v) / n_heads > MAX_HEAD_DIM {
+            return refused(format!(
+                "proj_qs, proj_ks and proj_vs end in widths {q}, {k} and {v} with {n_heads} heads; allowed are equal \
+                 widths of queries and keys, all multiples of n_heads, at most {MAX_HEAD_DIM} a head"
+            ));
+        }
+        if proj_out.n_out("proj_out")? != width {
+            return refused(format!("proj_out ends in width {}, but tokens have {width}", proj_out.n_out("proj_out")?));
+        }
+        Ok(())
+    }
+}

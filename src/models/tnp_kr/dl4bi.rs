@@ -1,0 +1,120 @@
+//! Configurations of the papers' own code, `dl4bi`.
+
+use serde_json::Value;
+
+use super::config::{AttentionConfig, BiasConfig, Config, GroupConfig, Output};
+use crate::{
+    error::{Error, Result},
+    models::layers::MlpConfig,
+    ops::{Activation, Distance, Kernel},
+};
+
+impl Config {
+    /// Translates a model of `dl4bi` 0.1, as its hydra configuration describes it (the YAML,
+    /// read as JSON). What that file leaves to the data is given beside it: the number of
+    /// values at a point and the size of each coordinate group that the data have, in the
+    /// order `x`, `s`, `t`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the part that this crate does not know.
+    pub fn from_dl4bi(model: &Value, n_values: usize, groups: &[(&str, usize)]) -> Result<Self> {
+        let block = &model["blk"];
+        let attention = &block["attn"];
+        let (attention, biases) = attention_config(attention)?;
+        let group = |&(name, dim): &(&str, usize)| {
+            let dropped = model[format!("embed_{name}")]["_target_"].as_str().unwrap_or_default().ends_with("x_to_none");
+            let bias = biases.iter().find(|(of, _)| of == name).map(|(_, bias)| bias.clone());
+            GroupConfig { name: name.to_owned(), dim: (!dropped).then_some(dim), embed: !dropped, bias }
+        };
+        let output = match target(&model["output_fn"]) {
+            None | Some("from_activations") => match model["output_fn"]["_target_"].as_str() {
+                Some(path) if path.contains("Multinomial") => Output::Categorical,
+                _ => Output::Gaussian { min_std: model["output_fn"]["min_std"].as_f64().unwrap_or(0.0) as f32 },
+            },
+            Some(other) => return Err(unknown("output_fn", other)),
+        };
+        let config = Self {
+            n_blocks: count(&model["num_blks"], "num_blks")?,
+            n_repeats: if model["num_reps"].is_null() { 1 } else { count(&model["num_reps"], "num_reps")? },
+            obs_dim: 4,
+            n_values,
+            groups: groups.iter().map(group).collect(),
+            embed_all: mlp(&model["embed_all"], "embed_all")?,
+            attention,
+            ffn: mlp(&block["ffn"], "ffn")?,
+            head: mlp(&model["head"], "head")?,
+            output,
+        };
+        config.check()?;
+        Ok(config)
+    }
+}
+
+fn unknown(what: &str, found: &str) -> Error {
+    Error::Config { message: format!("{what} {found:?} of dl4bi is not known to this crate") }
+}
+
+/// The last part of `_target_`.
+fn target(value: &Value) -> Option<&str> {
+    value["_target_"].as_str().and_then(|path| path.rsplit('.').next())
+}
+
+fn count(value: &Value, name: &str) -> Result<usize> {
+    let count = value.as_u64().and_then(|count| usize::try_from(count).ok());
+    count.ok_or_else(|| Error::Config { message: format!("{name} is {value}, allowed is a whole number") })
+}
+
+fn mlp(value: &Value, name: &str) -> Result<MlpConfig> {
+    let dims = value["dims"].as_array().ok_or_else(|| unknown(name, &value.to_string()))?;
+    let dims = dims.iter().map(|dim| count(dim, name)).collect::<Result<_>>()?;
+    let activation = match target(&value["act_fn"]) {
+        None | Some("relu") => Activation::Relu,
+        // jax.nn.gelu approximates by default.
+        Some("gelu") if value["act_fn"]["approximate"] == false => Activation::GeluErf,
+        Some("gelu") => Activation::GeluTanh,
+        Some(other) => return Err(unknown("activation", other)),
+    };
+    Ok(MlpConfig { dims, activation })
+}
+
+fn attention_config(value: &Value) -> Result<(AttentionConfig, Vec<(String, BiasConfig)>)> {
+    let Some("MultiHeadAttention") = target(value) else {
+        return Err(unknown("attention", &value["_target_"].to_string()));
+    };
+    let inner = &value["attn"];
+    let biases = match target(inner) {
+        // A plain attention returns NaN where no key exists; a scan attention zeros, as here.
+        Some("Attention" | "ScanAttention") => Vec::new(),
+        Some("BiasedScanAttention") => {
+            let terms = inner["bias"].as_object().ok_or_else(|| unknown("bias", &inner["bias"].to_string()))?;
+            let terms = terms.iter().filter(|(name, _)| *name != "_target_");
+            terms.map(|(name, bias)| Ok((name.clone(), bias_config(bias)?))).collect::<Result<_>>()?
+        }
+        _ => return Err(unknown("attention", &inner["_target_"].to_string())),
+    };
+    let attention = AttentionConfig::Scan {
+        n_heads: if value["num_heads"].is_null() { 4 } else { count(&value["num_heads"], "num_heads")? },
+        proj_qs: mlp(&value["proj_qs"], "proj_qs")?,
+        proj_ks: mlp(&value["proj_ks"], "proj_ks")?,
+        proj_vs: mlp(&value["proj_vs"], "proj_vs")?,
+        proj_out: mlp(&value["proj_out"], "proj_out")?,
+    };
+    Ok((attention, biases))
+}
+
+fn bias_config(value: &Value) -> Result<BiasConfig> {
+    let (kernel, distance) = match target(value) {
+        Some("build_scalar_bias") => (Kernel::Scalar, Distance::Euclidean),
+        Some("build_rbf_network_bias") => (Kernel::Rbf, Distance::Euclidean),
+        Some("build_tisa_bias") => (Kernel::Tisa, Distance::Euclidean),
+        Some("build_geodesic_network_bias") => (Kernel::Exponential, Distance::GreatCircle),
+        Some("build_geodesic_rbf_network_bias") => (Kernel::Rbf, Distance::GreatCircle),
+        _ => return Err(unknown("bias", &value["_target_"].to_string())),
+    };
+    let n_basis = match (kernel, value["num_basis"].is_null()) {
+        (Kernel::Scalar, _) => 1,
+        (_, true) => 5,
+        (_, false) => count(&value["num_basis"], "num_basis")?,
+    };
+    Ok(BiasConfig { kernel, distance, n_basis })
+}

@@ -1,0 +1,221 @@
+//! A conditioned model, and what it predicts.
+
+use std::{ops::Range, sync::Arc};
+
+use super::{
+    Network,
+    block::BlockMemory,
+    config::Output,
+    points::{Locations, Points},
+};
+use crate::{
+    error::{Error, Result},
+    tensor::{Mask, Tensor},
+};
+
+/// A TNP-KR that has read its context. Predicting never touches the observations again; the
+/// size grows with the context and not with the number of predictions.
+#[derive(Clone, Debug)]
+pub struct Posterior {
+    pub(super) network: Arc<Network>,
+    pub(super) batch: usize,
+    pub(super) n_context: usize,
+    /// One for each application of each block.
+    pub(super) memories: Vec<BlockMemory>,
+    /// `[batch, n_context, n_columns]`.
+    pub(super) coords: Tensor,
+    pub(super) columns: Vec<Range<usize>>,
+    pub(super) mask: Option<Mask>,
+}
+
+/// Independent predictions at some points, row-major.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Prediction {
+    /// `[batch, n_points, n_values]`, the shape of `mean` and `std`.
+    pub shape: [usize; 3],
+    /// The expected value; of a categorical model, the probability of each class.
+    pub mean: Vec<f32>,
+    /// The standard deviation of an observation; of a categorical model, that of each
+    /// class's indicator, `sqrt(p (1 - p))`.
+    pub std: Vec<f32>,
+    /// What the network's head returned, `[batch, n_points, n_out]`: logits if the model is
+    /// categorical.
+    pub activations: Vec<f32>,
+}
+
+impl Posterior {
+    /// How many observations there are in each batch element.
+    pub fn n_context(&self) -> usize {
+        self.n_context
+    }
+
+    /// Predicts at any number of points; they do not influence each other. No points give an
+    /// empty prediction.
+    ///
+    /// # Errors
+    /// Coordinates that are not those of the model, differ in number, or are not finite.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn predict(&self, locations: &Locations<'_>) -> Result<Prediction> {
+        pollster::block_on(self.predict_async(locations))
+    }
+
+    /// [`Posterior::predict`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Posterior::predict`].
+    pub async fn predict_async(&self, locations: &Locations<'_>) -> Result<Prediction> {
+        let config = &self.network.config;
+        let points = self.points(locations)?;
+        let (batch, n_points, n_values) = (self.batch, points.n_points, config.n_values);
+        let n_out = self.network.n_out;
+        let zeros = |width: usize| vec![0.0; batch * n_points * width];
+        let mut all = Prediction {
+            shape: [batch, n_points, n_values],
+            mean: zeros(n_values),
+            std: zeros(n_values),
+            activations: zeros(n_out),
+        };
+        self.stream(&points, self.network.tile(), |range, tile| {
+            for b in 0..batch {
+                let place = |from: &[f32], to: &mut [f32], width: usize| {
+                    let len = range.len() * width;
+                    let start = (b * n_points + range.start) * width;
+                    to[start..start + len].copy_from_slice(&from[b * len..][..len]);
+                };
+                place(&tile.mean, &mut all.mean, n_values);
+                place(&tile.std, &mut all.std, n_values);
+                place(&tile.activations, &mut all.activations, n_out);
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(all)
+    }
+
+    /// Predicts `tile_size` points at a time and hands each tile on, with the range of points
+    /// that it holds, so that memory does not grow with the number of points. Stops at the
+    /// first error, which may be the receiver's.
+    ///
+    /// # Errors
+    /// As [`Posterior::predict`]; a tile size of 0; what `receive` returns.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn predict_tiles(
+        &self,
+        locations: &Locations<'_>,
+        tile_size: usize,
+        receive: impl FnMut(Range<usize>, Prediction) -> Result<()>,
+    ) -> Result<()> {
+        pollster::block_on(self.predict_tiles_async(locations, tile_size, receive))
+    }
+
+    /// [`Posterior::predict_tiles`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Posterior::predict_tiles`].
+    pub async fn predict_tiles_async(
+        &self,
+        locations: &Locations<'_>,
+        tile_size: usize,
+        receive: impl FnMut(Range<usize>, Prediction) -> Result<()>,
+    ) -> Result<()> {
+        if tile_size == 0 {
+            return Err(Error::Argument {
+                op: "predict_tiles",
+                name: "tile_size",
+                found: "0".into(),
+                allowed: "1 or more".into(),
+            });
+        }
+        self.stream(&self.points(locations)?, tile_size, receive).await
+    }
+
+    fn points<'a>(&self, locations: &Locations<'a>) -> Result<Points<'a>> {
+        if locations.batch != self.batch {
+            return Err(Error::Argument {
+                op: "predict",
+                name: "batch",
+                found: locations.batch.to_string(),
+                allowed: format!("{}, that of the context", self.batch),
+            });
+        }
+        let points = Points::new(&self.network.config, locations, None, None)?;
+        if points.columns() != self.columns {
+            return Err(Error::Argument {
+                op: "predict",
+                name: "coordinate columns",
+                found: format!("{:?}", points.columns()),
+                allowed: format!("{:?}, those of the context", self.columns),
+            });
+        }
+        Ok(points)
+    }
+
+    async fn stream(
+        &self,
+        points: &Points<'_>,
+        tile: usize,
+        mut receive: impl FnMut(Range<usize>, Prediction) -> Result<()>,
+    ) -> Result<()> {
+        // The device works on a tile while the host takes the one before.
+        let mut before = None;
+        for start in (0..points.n_points).step_by(tile) {
+            let range = start..points.n_points.min(start + tile);
+            let read = self.activations(points, &range)?.start_read()?;
+            if let Some((range, read)) = before.replace((range, read)) {
+                let read: crate::tensor::PendingRead = read;
+                let prediction = self.prediction(Range::len(&range), read.finish().await?);
+                receive(range, prediction)?;
+            }
+        }
+        if let Some((range, read)) = before {
+            let prediction = self.prediction(Range::len(&range), read.finish().await?);
+            receive(range, prediction)?;
+        }
+        Ok(())
+    }
+
+    /// What the head returns for some points, `[batch, len, n_out]`.
+    fn activations(&self, points: &Points<'_>, range: &Range<usize>) -> Result<Tensor> {
+        let network = &self.network;
+        let config = &network.config;
+        let mut qv = network.embed(points, range, &network.obs[..config.obs_dim], None)?;
+        let coords = network.coords(points, range)?;
+        for (block, memory) in network.applications().zip(&self.memories) {
+            qv = block.read(&qv, memory, Some((&coords, &self.coords)), self.mask.as_ref(), None)?;
+        }
+        network.head.forward(&network.final_norm.forward(&qv)?, None)
+    }
+
+    fn prediction(&self, len: usize, activations: Vec<f32>) -> Prediction {
+        let config = &self.network.config;
+        let n = config.n_values;
+        let rows = activations.chunks_exact(self.network.n_out);
+        let (mean, std) = match config.output {
+            Output::Gaussian { min_std } => {
+                let std = |raw: &f32| min_std + (1.0 - min_std) * softplus(*raw);
+                (
+                    rows.clone().flat_map(|row| &row[..n]).copied().collect(),
+                    rows.flat_map(|row| &row[n..]).map(std).collect(),
+                )
+            }
+            Output::Categorical => {
+                let p: Vec<f32> = rows.flat_map(softmax).collect();
+                let std = p.iter().map(|p| (p * (1.0 - p)).sqrt()).collect();
+                (p, std)
+            }
+        };
+        Prediction { shape: [self.batch, len, n], mean, std, activations }
+    }
+}
+
+/// `log(1 + e^x)` without overflow.
+fn softplus(x: f32) -> f32 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}
+
+fn softmax(logits: &[f32]) -> Vec<f32> {
+    let largest = logits.iter().copied().fold(f32::MIN, f32::max);
+    let weights: Vec<f32> = logits.iter().map(|logit| (logit - largest).exp()).collect();
+    let sum: f32 = weights.iter().sum();
+    weights.into_iter().map(|weight| weight / sum).collect()
+}

@@ -1,0 +1,103 @@
+//! A dense layer with its activation and residual fused: `activation(x W + b) + residual`.
+
+mod cpu;
+#[cfg(feature = "gpu")]
+pub(crate) mod gpu;
+
+use crate::{
+    error::{Error, Result},
+    tensor::{Storage, Tensor, check_same_device},
+};
+
+const OP: &str = "linear";
+
+/// What follows the product of a dense layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// Nothing.
+    #[default]
+    None,
+    /// `max(x, 0)`.
+    Relu,
+    /// The tanh approximation, which is JAX's default:
+    /// `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))` (arXiv 1606.08415).
+    GeluTanh,
+    /// The exact form, which is PyTorch's default: `x/2 (1 + erf(x / sqrt 2))`.
+    GeluErf,
+}
+
+/// The parameters of a dense layer.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// `[n_in, n_out]`: `x W`, as in JAX. PyTorch stores the transpose.
+    pub weight: Tensor,
+    /// `[n_out]`.
+    pub bias: Option<Tensor>,
+}
+
+/// The sizes of one call, checked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Problem {
+    pub rows: usize,
+    pub n_in: usize,
+    pub n_out: usize,
+    pub activation: Activation,
+}
+
+/// `activation(x W + b) + residual` for `x [.., n_in]`; `residual` and the result are
+/// `[.., n_out]`.
+///
+/// # Errors
+/// A last dimension of `x` that is not `n_in`, a bias or residual of another shape, tensors
+/// on different devices.
+pub fn linear(x: &Tensor, layer: &Linear, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
+    let mismatch = |left_name, left: &Tensor, right_name, right: &Tensor, rule| {
+        Err(Error::ShapeMismatch {
+            op: OP,
+            left_name,
+            left: left.shape().to_vec(),
+            right_name,
+            right: right.shape().to_vec(),
+            rule,
+        })
+    };
+    let weight = &layer.weight;
+    let &[n_in, n_out] = weight.shape() else {
+        return Err(Error::Shape {
+            op: OP,
+            name: "weight",
+            found: weight.shape().to_vec(),
+            expected: "[n_in, n_out]".into(),
+        });
+    };
+    if x.shape().last() != Some(&n_in) {
+        return mismatch("x", x, "weight", weight, "the last dimension of x must be n_in, the first of weight");
+    }
+    let mut shape = x.shape().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = n_out;
+    }
+    if let Some(bias) = &layer.bias
+        && bias.shape() != [n_out]
+    {
+        return mismatch("weight", weight, "bias", bias, "bias must be [n_out]");
+    }
+    if let Some(residual) = residual
+        && residual.shape() != shape
+    {
+        return mismatch("x", x, "residual", residual, "residual must be shaped like the result");
+    }
+    check_same_device(OP, x, &[Some(weight), layer.bias.as_ref(), residual])?;
+    let rows = shape[..shape.len() - 1].iter().product();
+    let problem = Problem { rows, n_in, n_out, activation };
+    match x.storage() {
+        Storage::Cpu(_) => {
+            let bias = layer.bias.as_ref().map(Tensor::cpu);
+            let data = cpu::linear(&problem, x.cpu(), weight.cpu(), bias, residual.map(Tensor::cpu));
+            Ok(Tensor::from_cpu(shape, data))
+        }
+        #[cfg(feature = "gpu")]
+        Storage::Gpu(gpu, _) => gpu::linear(gpu, &problem, shape, x, layer, residual),
+    }
+}

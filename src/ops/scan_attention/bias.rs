@@ -1,0 +1,263 @@
+//! Additive attention biases, computed from coordinates inside the kernel.
+//!
+//! A bias is a sum of terms. Each term looks at some columns of the coordinates of a
+//! query and of a key, measures a distance and turns it into a number for each head, so
+//! the `n_queries x n_keys` matrix never exists (BSA-TNP, arXiv 2506.09163, section 3).
+
+use std::{fmt, ops::Range, sync::Arc};
+
+use super::MASKED;
+use crate::{
+    error::{Error, Result},
+    tensor::Tensor,
+};
+
+const OP: &str = "scan_attention";
+
+/// The most coordinates that one Euclidean distance or custom bias may look at.
+pub const MAX_COORDINATES: usize = 16;
+
+/// How far a key is from a query. A distance that is not finite masks the pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Distance {
+    /// `sqrt(sum (q - k)^2)` over any number of coordinates.
+    Euclidean,
+    /// The central angle in **degrees** between two points given as `(longitude,
+    /// latitude)` in degrees.
+    GreatCircle,
+    /// `k - q` of one coordinate where the key is not later than the query, so it is
+    /// **zero or negative**; a later key is masked.
+    CausalTime,
+}
+
+/// What a distance `d` is turned into for head `h`, with `a`, `b`, `c` of shape
+/// `[n_heads, n_basis]` and a sum over the basis functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kernel {
+    /// `a d`, one number a head.
+    Scalar,
+    /// `sum a exp(-b d^2)`.
+    Rbf,
+    /// `sum a exp(-b (d - c)^2)`.
+    Tisa,
+    /// `sum a exp(-b d)`.
+    Exponential,
+}
+
+/// The bias of one pair on the CPU: `(q_coord, k_coord, head, params) -> bias`.
+pub type BiasFn = dyn Fn(&[f32], &[f32], usize, &[f32]) -> f32 + Send + Sync;
+
+/// A bias that the user wrote, once in WGSL and once in Rust.
+///
+/// The WGSL is the body of
+/// `fn(q_coord: array<f32, C>, k_coord: array<f32, C>, head: u32) -> f32`, where `C` is the
+/// number of columns the term looks at; `params(i)` reads parameter `i: u32`. Return
+/// `MASKED` to mask the pair. The snippet is checked by naga before use, compiled with all
+/// run-time checks on, and may not declare functions.
+#[derive(Clone)]
+pub struct CustomBias {
+    /// A name for error messages.
+    pub name: String,
+    /// The body of the WGSL function.
+    pub wgsl: String,
+    /// The same function in Rust; [`MASKED`] or anything not finite masks the pair.
+    pub cpu: Arc<BiasFn>,
+    /// Numbers that both read.
+    pub params: Vec<f32>,
+}
+
+impl fmt::Debug for CustomBias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CustomBias")
+            .field("name", &self.name)
+            .field("wgsl", &self.wgsl)
+            .field("params", &self.params)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What one term adds to the logits.
+#[derive(Clone, Debug)]
+pub(crate) enum TermKind {
+    /// A function of a distance. The parameters are `[n_heads, n_basis]`, row-major;
+    /// those a kernel does not use are empty.
+    Distance {
+        distance: Distance,
+        kernel: Kernel,
+        a: Vec<f32>,
+        b: Vec<f32>,
+        c: Vec<f32>,
+    },
+    Custom(CustomBias),
+}
+
+/// One summand of a [`Bias`]: a function of some columns of the coordinates.
+#[derive(Clone, Debug)]
+pub struct BiasTerm {
+    pub(crate) columns: Range<usize>,
+    pub(crate) kind: TermKind,
+}
+
+impl BiasTerm {
+    /// A built-in term over the given coordinate columns. `a`, `b` and `c` are
+    /// `[n_heads, n_basis]`, row-major; `b` is not used by [`Kernel::Scalar`], `c` only by
+    /// [`Kernel::Tisa`]: leave them empty elsewhere.
+    pub fn new(columns: Range<usize>, distance: Distance, kernel: Kernel, a: &[f32], b: &[f32], c: &[f32]) -> Self {
+        let kind = TermKind::Distance { distance, kernel, a: a.to_vec(), b: b.to_vec(), c: c.to_vec() };
+        Self { columns, kind }
+    }
+
+    /// `a_h d` over a Euclidean distance; `a` is `[n_heads]`.
+    pub fn scalar(columns: Range<usize>, a: &[f32]) -> Self {
+        Self::new(columns, Distance::Euclidean, Kernel::Scalar, a, &[], &[])
+    }
+
+    /// `sum_f a_hf exp(-b_hf d^2)` over a Euclidean distance; `a`, `b` are
+    /// `[n_heads, n_basis]`.
+    pub fn rbf(columns: Range<usize>, a: &[f32], b: &[f32]) -> Self {
+        Self::new(columns, Distance::Euclidean, Kernel::Rbf, a, b, &[])
+    }
+
+    /// A term that the user wrote.
+    pub fn custom(columns: Range<usize>, bias: CustomBias) -> Self {
+        Self { columns, kind: TermKind::Custom(bias) }
+    }
+
+    /// The same term over other columns.
+    pub fn over(&self, columns: Range<usize>) -> Self {
+        Self { columns, kind: self.kind.clone() }
+    }
+
+    /// The number of basis functions, or 0 for a custom term.
+    pub(crate) fn n_basis(&self, n_heads: usize) -> usize {
+        match &self.kind {
+            TermKind::Distance { a, .. } => a.len() / n_heads.max(1),
+            TermKind::Custom(_) => 0,
+        }
+    }
+
+    fn check(&self, n_heads: usize, n_columns: usize) -> Result<()> {
+        let argument = |name, found: String, allowed: String| Err(Error::Argument { op: OP, name, found, allowed });
+        let columns = self.columns.clone();
+        let width = columns.len();
+        if columns.start >= columns.end || columns.end > n_columns {
+            return argument("bias columns", format!("{columns:?}"), format!("a range within 0..{n_columns}"));
+        }
+        if width > MAX_COORDINATES {
+            return Err(Error::LimitExceeded {
+                limit: "coordinates in one bias term",
+                requested: width as u64,
+                allowed: MAX_COORDINATES as u64,
+            });
+        }
+        let (distance, kernel, a, b, c) = match &self.kind {
+            TermKind::Custom(_) => return Ok(()),
+            TermKind::Distance { distance, kernel, a, b, c } => (distance, kernel, a, b, c),
+        };
+        let wanted_width = match distance {
+            Distance::Euclidean => width,
+            Distance::GreatCircle => 2,
+            Distance::CausalTime => 1,
+        };
+        if width != wanted_width {
+            return argument(
+                "bias columns",
+                format!("{columns:?} ({width} columns)"),
+                format!("{wanted_width} column(s) for {distance:?}"),
+            );
+        }
+        let n = a.len();
+        if n == 0 || n % n_heads != 0 || (*kernel == Kernel::Scalar && n != n_heads) {
+            let basis = if *kernel == Kernel::Scalar { "1" } else { "n_basis" };
+            return argument("bias parameter a", format!("{n} numbers"), format!("n_heads ({n_heads}) x {basis}"));
+        }
+        let wanted_b = if *kernel == Kernel::Scalar { 0 } else { n };
+        let wanted_c = if *kernel == Kernel::Tisa { n } else { 0 };
+        for (name, values, wanted) in [("bias parameter b", b, wanted_b), ("bias parameter c", c, wanted_c)] {
+            if values.len() != wanted {
+                return argument(name, format!("{} numbers", values.len()), format!("{wanted} for {kernel:?}"));
+            }
+        }
+        for (name, values) in [("bias parameter a", a), ("bias parameter b", b), ("bias parameter c", c)] {
+            crate::tensor::check_finite(name, values)?;
+        }
+        Ok(())
+    }
+}
+
+/// A bias for one call of [`scan_attention`](super::scan_attention()): coordinates and the
+/// terms computed from them, and optionally a matrix that already exists.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bias<'a> {
+    /// `[batch, n_queries, n_columns]`; needed where there are terms.
+    pub q_coords: Option<&'a Tensor>,
+    /// `[batch, n_keys, n_columns]`; needed where there are terms.
+    pub k_coords: Option<&'a Tensor>,
+    /// The terms, summed.
+    pub terms: &'a [BiasTerm],
+    /// A materialised bias `[batch, n_heads, n_queries, n_keys]` that is added too. It
+    /// costs the quadratic memory that the terms avoid.
+    pub matrix: Option<&'a Tensor>,
+}
+
+impl<'a> Bias<'a> {
+    /// A bias computed from coordinates.
+    pub fn new(q_coords: &'a Tensor, k_coords: &'a Tensor, terms: &'a [BiasTerm]) -> Self {
+        Self { q_coords: Some(q_coords), k_coords: Some(k_coords), terms, matrix: None }
+    }
+
+    /// A bias that the caller has already computed, `[batch, n_heads, n_queries, n_keys]`.
+    pub fn matrix(matrix: &'a Tensor) -> Self {
+        Self { matrix: Some(matrix), ..Self::default() }
+    }
+
+    /// Checks everything against the sizes of the attention; returns the number of
+    /// coordinate columns.
+    pub(super) fn check(&self, batch: usize, n_heads: usize, n_queries: usize, n_keys: usize) -> Result<usize> {
+        if let Some(matrix) = self.matrix {
+            let expected = [batch, n_heads, n_queries, n_keys];
+            if matrix.shape() != expected {
+                return Err(Error::Shape {
+                    op: OP,
+                    name: "bias.matrix",
+                    found: matrix.shape().to_vec(),
+                    expected: format!("{expected:?} ([batch, n_heads, n_queries, n_keys])"),
+                });
+            }
+        }
+        let (q_coords, k_coords) = match (self.q_coords, self.k_coords) {
+            (Some(q), Some(k)) => (q, k),
+            _ if self.terms.is_empty() => return Ok(0),
+            _ => {
+                return Err(Error::Argument {
+                    op: OP,
+                    name: "bias coordinates",
+                    found: "none".into(),
+                    allowed: "q_coords and k_coords where the bias has terms".into(),
+                });
+            }
+        };
+        let n_columns = q_coords.shape().last().copied().unwrap_or(0);
+        for (name, coords, length) in [("bias.q_coords", q_coords, n_queries), ("bias.k_coords", k_coords, n_keys)] {
+            let expected = [batch, length, n_columns];
+            if coords.shape() != expected {
+                return Err(Error::Shape {
+                    op: OP,
+                    name,
+                    found: coords.shape().to_vec(),
+                    expected: format!("{expected:?} ([batch, length, n_columns])"),
+                });
+            }
+        }
+        self.terms.iter().try_for_each(|term| term.check(n_heads, n_columns))?;
+        Ok(n_columns)
+    }
+}
+
+/// Whether a logit marks a masked pair: the sentinel, or anything not finite.
+#[inline]
+pub(crate) fn is_masked(bias: f32) -> bool {
+    !(bias > 0.5 * MASKED && bias < f32::INFINITY)
+}

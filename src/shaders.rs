@@ -1,0 +1,27 @@
+//! The WGSL that this crate runs, as text: to read, to profile, or to compile with another
+//! front end.
+
+use crate::{error::Result, ops};
+
+/// One text of one kernel.
+#[derive(Clone, Debug)]
+pub struct Shader {
+    /// The kernel and what this text is specialised for.
+    pub name: String,
+    /// The text, with one entry point `main`.
+    pub wgsl: String,
+}
+
+/// Every kernel, in a variant for each thing that its text depends on.
+///
+/// # Errors
+/// A template that does not expand, which would be a defect of this crate.
+pub fn variants() -> Result<Vec<Shader>> {
+    let all = [
+        ops::layer_norm::gpu::variants(),
+        ops::linear::gpu::variants(),
+        ops::merge_attention::gpu::variants(),
+        ops::scan_attention::gpu::variants(),
+    ];
+    all.into_iter().flatten().map(|(name, text)| text.map(|wgsl| Shader { name, wgsl })).collect()
+}

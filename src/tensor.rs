@@ -1,0 +1,244 @@
+//! A shape and the f32 numbers of it, on a device.
+
+use std::sync::Arc;
+
+#[cfg(feature = "gpu")]
+use crate::device::gpu::{Buffer, Gpu};
+use crate::{
+    device::{Backend, Device},
+    error::{Error, Result},
+};
+
+/// Row-major f32 numbers on a device. Cloning is cheap and shares them: no operation
+/// changes a tensor that exists.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    shape: Vec<usize>,
+    storage: Storage,
+}
+
+/// Where the numbers are.
+#[derive(Clone, Debug)]
+pub(crate) enum Storage {
+    Cpu(Arc<Vec<f32>>),
+    #[cfg(feature = "gpu")]
+    Gpu(Arc<Gpu>, Arc<Buffer>),
+}
+
+impl Tensor {
+    /// Copies `data` to the device. Fails if `data` does not hold as many numbers as the
+    /// shape says; a shape may contain zeros.
+    pub fn new(device: &Device, shape: &[usize], data: &[f32]) -> Result<Self> {
+        check_length(shape, data.len())?;
+        let storage = match &device.0 {
+            Backend::Cpu => Storage::Cpu(Arc::new(data.to_vec())),
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(gpu) => Storage::Gpu(gpu.clone(), Arc::new(gpu.upload(data)?)),
+        };
+        Ok(Self { shape: shape.to_vec(), storage })
+    }
+
+    /// Wraps numbers that an operation computed on the CPU.
+    pub(crate) fn from_cpu(shape: Vec<usize>, data: Vec<f32>) -> Self {
+        debug_assert_eq!(shape.iter().product::<usize>(), data.len());
+        Self { shape, storage: Storage::Cpu(Arc::new(data)) }
+    }
+
+    /// Wraps a buffer that an operation writes on the GPU.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn from_gpu(shape: Vec<usize>, gpu: &Arc<Gpu>, buffer: Buffer) -> Self {
+        Self { shape, storage: Storage::Gpu(gpu.clone(), Arc::new(buffer)) }
+    }
+
+    /// The size of each dimension, slowest first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// How many numbers there are.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The device that holds the numbers.
+    pub fn device(&self) -> Device {
+        match &self.storage {
+            Storage::Cpu(_) => Device(Backend::Cpu),
+            #[cfg(feature = "gpu")]
+            Storage::Gpu(gpu, _) => Device(Backend::Gpu(gpu.clone())),
+        }
+    }
+
+    pub(crate) fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    /// The numbers of a tensor that is known to be on the CPU.
+    pub(crate) fn cpu(&self) -> &[f32] {
+        match &self.storage {
+            Storage::Cpu(data) => data,
+            #[cfg(feature = "gpu")]
+            Storage::Gpu(..) => unreachable!("operations check that their inputs share a device"), // infallible
+        }
+    }
+
+    /// The buffer of a tensor that is known to be on a GPU.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn gpu(&self) -> &Buffer {
+        match &self.storage {
+            Storage::Gpu(_, buffer) => buffer,
+            Storage::Cpu(_) => unreachable!("operations check that their inputs share a device"), // infallible
+        }
+    }
+
+    /// The same numbers under another shape of as many elements. Copies nothing.
+    pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
+        check_length(shape, self.len())?;
+        Ok(Self { shape: shape.to_vec(), storage: self.storage.clone() })
+    }
+
+    /// Copies the numbers to the host, waiting for the device.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn read(&self) -> Result<Vec<f32>> {
+        match &self.storage {
+            Storage::Cpu(data) => Ok(data.to_vec()),
+            #[cfg(feature = "gpu")]
+            Storage::Gpu(gpu, buffer) => gpu.read(buffer, self.len()),
+        }
+    }
+
+    /// Copies the numbers to the host without blocking; needs no particular runtime.
+    pub async fn read_async(&self) -> Result<Vec<f32>> {
+        self.start_read()?.finish().await
+    }
+
+    /// Starts to copy the numbers to the host.
+    pub(crate) fn start_read(&self) -> Result<PendingRead> {
+        match &self.storage {
+            Storage::Cpu(data) => Ok(PendingRead::Cpu(data.clone())),
+            #[cfg(feature = "gpu")]
+            Storage::Gpu(gpu, buffer) => Ok(PendingRead::Gpu(gpu.start_read(buffer, self.len())?)),
+        }
+    }
+
+    /// Copies to another device, waiting for this one. Returns a shared clone if it is
+    /// there already.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn to(&self, device: &Device) -> Result<Self> {
+        if self.device() == *device { Ok(self.clone()) } else { Self::new(device, &self.shape, &self.read()?) }
+    }
+
+    /// The GPU buffer that holds the numbers, for an application that goes on with it in
+    /// its own passes; `None` on the CPU. Pending work must be submitted first, see
+    /// [`Device::submit`] and [`Device::encode_into`]. The buffer may be longer than the
+    /// tensor, and must not be written.
+    #[cfg(feature = "gpu")]
+    pub fn buffer(&self) -> Option<&wgpu::Buffer> {
+        match &self.storage {
+            Storage::Cpu(_) => None,
+            Storage::Gpu(_, buffer) => Some(buffer.raw()),
+        }
+    }
+
+    /// Wraps a buffer of an application's own, with usage `STORAGE` and, to be read back,
+    /// `COPY_SRC`. The crate only reads it.
+    #[cfg(feature = "gpu")]
+    pub fn from_buffer(device: &Device, shape: &[usize], buffer: wgpu::Buffer) -> Result<Self> {
+        let Backend::Gpu(gpu) = &device.0 else {
+            return Err(Error::Unsupported {
+                what: "Tensor::from_buffer",
+                on: "on the CPU device".into(),
+                why: "the buffer belongs to a GPU; use Tensor::new",
+            });
+        };
+        let available = (buffer.size() / 4) as usize;
+        let wanted: usize = shape.iter().product();
+        if wanted > available {
+            return Err(Error::Length { shape: shape.to_vec(), expected: wanted, found: available });
+        }
+        if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
+            return Err(Error::Argument {
+                op: "Tensor::from_buffer",
+                name: "buffer usage",
+                found: format!("{:?}", buffer.usage()),
+                allowed: "one that contains STORAGE".into(),
+            });
+        }
+        let buffer = Arc::new(Buffer::borrowed(buffer));
+        Ok(Self { shape: shape.to_vec(), storage: Storage::Gpu(gpu.clone(), buffer) })
+    }
+}
+
+/// A copy to the host that is under way.
+pub(crate) enum PendingRead {
+    Cpu(Arc<Vec<f32>>),
+    #[cfg(feature = "gpu")]
+    Gpu(crate::device::gpu::PendingRead),
+}
+
+impl PendingRead {
+    pub(crate) async fn finish(self) -> Result<Vec<f32>> {
+        match self {
+            Self::Cpu(data) => Ok(Arc::unwrap_or_clone(data)),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(read) => read.finish_async().await,
+        }
+    }
+}
+
+/// Which of some keys exist: booleans of any shape, on a device.
+#[derive(Clone, Debug)]
+pub struct Mask(Tensor);
+
+impl Mask {
+    /// Copies booleans to the device; `true` keeps the key.
+    pub fn new(device: &Device, shape: &[usize], keep: &[bool]) -> Result<Self> {
+        let numbers: Vec<f32> = keep.iter().map(|&keep| f32::from(u8::from(keep))).collect();
+        Tensor::new(device, shape, &numbers).map(Self)
+    }
+
+    /// The size of each dimension.
+    pub fn shape(&self) -> &[usize] {
+        self.0.shape()
+    }
+
+    /// One where the key exists, zero where not.
+    pub(crate) fn tensor(&self) -> &Tensor {
+        &self.0
+    }
+}
+
+fn check_length(shape: &[usize], found: usize) -> Result<()> {
+    // A product that overflows cannot match any slice.
+    let expected = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX);
+    if expected == found {
+        Ok(())
+    } else {
+        Err(Error::Length { shape: shape.to_vec(), expected, found })
+    }
+}
+
+/// Refuses the first number that is NaN or infinite.
+pub(crate) fn check_finite(name: &str, values: &[f32]) -> Result<()> {
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok(()),
+        Some(index) => Err(Error::NonFinite { name: name.to_owned(), index, value: values[index] }),
+    }
+}
+
+/// Refuses inputs that are not all on the device of the first.
+pub(crate) fn check_same_device(op: &'static str, first: &Tensor, others: &[Option<&Tensor>]) -> Result<()> {
+    let left = first.device();
+    for other in others.iter().flatten() {
+        let right = other.device();
+        if left != right {
+            return Err(Error::DeviceMismatch { op, left: left.to_string(), right: right.to_string() });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! Golden cases: inputs, parameters and outputs of the papers' own code.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+use wgpu_attention::{Device, Mask, Tensor, checkpoint::Checkpoint};
+
+/// One file.
+pub struct Fixture {
+    pub name: String,
+    pub config: Value,
+    /// Per output, the largest error of the papers' own f32 code.
+    recorded: BTreeMap<String, f64>,
+    tensors: BTreeMap<String, (Vec<usize>, Vec<f64>)>,
+}
+
+/// The folder of the golden cases.
+pub fn folder() -> PathBuf {
+    match std::env::var_os("WGPU_ATTENTION_FIXTURES") {
+        Some(folder) => folder.into(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures"),
+    }
+}
+
+impl Fixture {
+    pub fn open(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap();
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let metadata = header.metadata().as_ref().unwrap();
+        let recorded = match metadata.get("f32_vs_f64") {
+            Some(text) => {
+                let recorded: BTreeMap<String, Value> = serde_json::from_str(text).unwrap();
+                recorded.into_iter().map(|(name, entry)| (name, entry["max_abs"].as_f64().unwrap())).collect()
+            }
+            None => {
+                let all = metadata["f32_vs_f64_max_err"].parse().unwrap();
+                BTreeMap::from([("*".to_owned(), all)])
+            }
+        };
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let tensors = tensors.iter().map(|(name, view)| {
+            let data = view.data();
+            let numbers: Vec<f64> = match view.dtype() {
+                Dtype::F32 => data.as_chunks().0.iter().map(|&b| f64::from(f32::from_le_bytes(b))).collect(),
+                Dtype::F64 => data.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b)).collect(),
+                Dtype::I64 => data.as_chunks().0.iter().map(|&b| i64::from_le_bytes(b) as f64).collect(),
+                Dtype::U8 | Dtype::BOOL => data.iter().map(|&b| f64::from(b)).collect(),
+                other => panic!("{name} has type {other:?}"),
+            };
+            (name.to_owned(), (view.shape().to_vec(), numbers))
+        });
+        Self {
+            name: path.file_name().unwrap().to_string_lossy().into_owned(),
+            config: serde_json::from_str(&metadata["config"]).unwrap(),
+            recorded,
+            tensors: tensors.collect(),
+        }
+    }
+
+    pub fn shape(&self, name: &str) -> &[usize] {
+        &self.tensors.get(name).unwrap_or_else(|| panic!("{} has no tensor {name}", self.name)).0
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The numbers of a tensor in the file's precision.
+    pub fn truth(&self, name: &str) -> &[f64] {
+        &self.tensors.get(name).unwrap_or_else(|| panic!("{} has no tensor {name}", self.name)).1
+    }
+
+    pub fn numbers(&self, name: &str) -> Vec<f32> {
+        self.truth(name).iter().map(|&x| x as f32).collect()
+    }
+
+    pub fn tensor(&self, device: &Device, name: &str) -> Tensor {
+        Tensor::new(device, self.shape(name), &self.numbers(name)).unwrap()
+    }
+
+    pub fn booleans(&self, name: &str) -> Vec<bool> {
+        self.truth(name).iter().map(|&x| x != 0.0).collect()
+    }
+
+    pub fn mask(&self, device: &Device, name: &str) -> Mask {
+        Mask::new(device, self.shape(name), &self.booleans(name)).unwrap()
+    }
+
+    /// What the papers' own f32 code reached on an output.
+    pub fn recorded(&self, output: &str) -> f64 {
+        *self.recorded.get(output).or(self.recorded.get("*")).unwrap_or_else(|| panic!("no error for {output}"))
+    }
+
+    /// The outputs that have a float64 truth.
+    pub fn outputs(&self) -> Vec<String> {
+        self.tensors.keys().filter_map(|name| name.strip_prefix("out64.")).map(str::to_owned).collect()
+    }
+
+    /// All `param.*`, under their upstream names.
+    pub fn checkpoint(&self) -> Checkpoint {
+        let mut checkpoint = Checkpoint::default();
+        for (name, (shape, numbers)) in &self.tensors {
+            if let Some(name) = name.strip_prefix("param.") {
+                checkpoint.insert(name, shape, numbers.iter().map(|&x| x as f32).collect()).unwrap();
+            }
+        }
+        checkpoint
+    }
+}

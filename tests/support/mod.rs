@@ -1,0 +1,99 @@
+//! What the tests share: devices, the float64 oracle, fixtures, random numbers.
+#![allow(dead_code)] // each test file uses a part
+
+pub mod fixture;
+pub mod oracle;
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use wgpu_attention::Device;
+
+/// The CPU, and every adapter with unchecked and with checked shaders. Prints what is missing;
+/// with `WGPU_ATTENTION_REQUIRE_GPU=1` a missing adapter is a failure.
+pub fn devices() -> Vec<(String, Device)> {
+    #[allow(unused_mut)]
+    let mut devices = vec![("CPU".to_owned(), Device::cpu())];
+    #[cfg(feature = "gpu")]
+    {
+        devices.extend(gpus());
+    }
+    devices
+}
+
+/// Every adapter with unchecked and with checked shaders.
+#[cfg(feature = "gpu")]
+pub fn gpus() -> Vec<(String, Device)> {
+    use wgpu_attention::device::GpuOptions;
+    let adapters = Device::adapters();
+    let required = std::env::var("WGPU_ATTENTION_REQUIRE_GPU").is_ok_and(|value| value == "1");
+    assert!(!(required && adapters.is_empty()), "WGPU_ATTENTION_REQUIRE_GPU=1, but there is no adapter");
+    if adapters.is_empty() {
+        println!("no adapter: the GPU half of this test did not run");
+    }
+    let mut devices = Vec::new();
+    for adapter in &adapters {
+        for checked in [false, true] {
+            let device = Device::on_adapter(adapter, &GpuOptions::default().checked(checked)).unwrap();
+            let suffix = if checked { ", checked" } else { "" };
+            devices.push((format!("{}{suffix}", adapter.name), device));
+        }
+    }
+    devices
+}
+
+/// The project's error measure: max |a - b| / (1 + |b|). Infinite for NaN.
+pub fn error(found: &[f32], truth: &[f64]) -> f64 {
+    assert_eq!(found.len(), truth.len(), "lengths");
+    let one = |(&a, &b): (&f32, &f64)| {
+        let e = (f64::from(a) - b).abs() / (1.0 + b.abs());
+        if e.is_nan() { f64::INFINITY } else { e }
+    };
+    found.iter().zip(truth).map(one).fold(0.0, f64::max)
+}
+
+/// The project's one rule for the error of f32 against float64, given what the papers' own f32
+/// code reached on the case: 4 times that on the CPU and 10 times that on an adapter, whose
+/// `exp` may be several units in the last place off; never asked to be below what rounding a
+/// few sums costs.
+pub fn bound(device: &Device, recorded: f64) -> f64 {
+    if *device == Device::cpu() { (4.0 * recorded).max(2e-6) } else { (10.0 * recorded).max(1e-5) }
+}
+
+/// Reproducible random numbers.
+pub struct Random(StdRng);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(StdRng::seed_from_u64(seed))
+    }
+
+    /// Uniform in `-1..1`.
+    pub fn numbers(&mut self, n: usize) -> Vec<f32> {
+        self.scaled(n, 1.0)
+    }
+
+    /// Uniform in `-scale..scale`.
+    pub fn scaled(&mut self, n: usize, scale: f32) -> Vec<f32> {
+        (0..n).map(|_| scale * (2.0 * self.0.random::<f32>() - 1.0)).collect()
+    }
+
+    /// True with probability `p`.
+    pub fn booleans(&mut self, n: usize, p: f32) -> Vec<bool> {
+        (0..n).map(|_| self.0.random::<f32>() < p).collect()
+    }
+
+    /// A whole number below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        self.0.random_range(0..n)
+    }
+}
+
+/// Leaves NaN in the device's pool, in buffers of these lengths: an operation that does not
+/// write all of its output then returns it.
+pub fn poison(device: &Device, lengths: &[usize]) {
+    let tensors: Vec<_> = lengths
+        .iter()
+        .flat_map(|&n| [n; 3])
+        .map(|n| wgpu_attention::Tensor::new(device, &[n], &vec![f32::NAN; n]).unwrap())
+        .collect();
+    drop(tensors);
+}
