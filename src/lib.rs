@@ -1,4 +1,38 @@
 //! Memory-efficient attention on any GPU, with a CPU twin for every kernel.
+//!
+//! Every attention here is a memory that is *written* with keys and values and *read* with
+//! queries. A model that has read its observations is a value, the posterior: it can be asked
+//! any number of times and never touches the observations again.
+//!
+//! ```
+//! use wgpu_attention::{Device, models::tnp_kr::{Context, Locations, TnpKr}};
+//!
+//! # fn main() -> wgpu_attention::Result<()> {
+//! let device = Device::best(); // a GPU where there is one, else the CPU
+//! let model = TnpKr::open(&device, "checkpoints/gp_1d.safetensors")?;
+//!
+//! // Three observations in one dimension, two predictions.
+//! let context = Context::new(Locations::space(1, &[-1.0, 0.0, 1.0]), &[0.3, -0.1, 0.5]);
+//! let posterior = model.condition(&context)?;
+//! let prediction = posterior.predict(&Locations::space(1, &[-0.5, 0.5]))?;
+//! println!("{device}: {:?} ± {:?}", prediction.mean, prediction.std);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is where
+//!
+//! | | |
+//! |---|---|
+//! | [`ops`] | the kernels: [`scan_attention`](ops::scan_attention()), its exact [merge](ops::merge_attention()), dense layers, normalisation |
+//! | [`models`] | the papers' networks, written once over the kernels |
+//! | [`checkpoint`] | trained parameters from safetensors files |
+//! | [`Device`], [`Tensor`] | where things run and live |
+//! | [`shaders`] | the WGSL as text |
+//!
+//! The feature `gpu`, on by default, brings [`wgpu`]; without it the same code runs on the CPU.
+#![deny(missing_docs)]
+
 pub mod checkpoint;
 pub mod device;
 pub mod error;
