@@ -171,6 +171,14 @@ impl Device {
         Ok(Self(Backend::Gpu(Arc::new(gpu::Gpu::open(adapter, options).await?))))
     }
 
+    /// The limits that a GPU device was opened with; `None` on the CPU.
+    pub fn limits(&self) -> Option<&wgpu::Limits> {
+        match &self.0 {
+            Backend::Cpu => None,
+            Backend::Gpu(gpu) => Some(gpu.limits()),
+        }
+    }
+
     /// A device that the application already has. Its error handlers stay as they are; its
     /// limits are read and respected.
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue, options: &GpuOptions) -> Self {

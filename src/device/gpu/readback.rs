@@ -34,10 +34,12 @@ impl Gpu {
             }
         })?;
         let (sender, mapped) = oneshot::channel();
-        staging.slice(..).map_async(wgpu::MapMode::Read, move |result| {
-            // The reader may have been dropped; then nobody waits for this.
-            let _ = sender.send(result);
-        });
+        self.guarded("a readback", || {
+            staging.slice(..).map_async(wgpu::MapMode::Read, move |result| {
+                // The reader may have been dropped; then nobody waits for this.
+                let _ = sender.send(result);
+            });
+        })?;
         Ok(PendingRead { gpu: self.clone(), staging, len, submission, mapped })
     }
 

@@ -111,7 +111,10 @@ impl TnpKr {
         let config = &network.config;
         let batch = context.locations.batch;
         let n_values = config.n_values;
-        let n_points = context.values.len() / (batch.max(1) * n_values);
+        if batch == 0 {
+            return Err(points::no_batch());
+        }
+        let n_points = context.values.len() / (batch * n_values);
         let expected = batch * n_points * n_values;
         if context.values.len() != expected {
             return Err(Error::Length { shape: vec![batch, n_points, n_values], expected, found: context.values.len() });

@@ -69,6 +69,10 @@ impl<'a> Context<'a> {
     }
 }
 
+pub(super) fn no_batch() -> Error {
+    Error::Argument { op: "tnp_kr", name: "batch", found: "0".into(), allowed: "1 or more".into() }
+}
+
 /// Checked points: coordinates in the order of the configuration.
 pub(super) struct Points<'a> {
     pub batch: usize,
@@ -90,7 +94,7 @@ impl<'a> Points<'a> {
         let batch = locations.batch;
         let argument = |name, found: String, allowed: String| Err(Error::Argument { op: "tnp_kr", name, found, allowed });
         if batch == 0 {
-            return argument("batch", "0".into(), "1 or more".into());
+            return Err(no_batch());
         }
         let known: Vec<&str> = config.groups.iter().map(|group| group.name.as_str()).collect();
         if let Some((name, ..)) = locations.groups.iter().find(|(name, ..)| !known.contains(&name.as_str())) {

@@ -281,7 +281,9 @@ pub(super) fn scan_attention(
     }
     let variant = Variant { name: "scan_attention", constants: &constants, bindings: &bindings, untrusted };
     let n_basis = bias.terms.iter().map(|term| term.n_basis(problem.n_heads).max(1)).sum();
-    let capabilities = Capabilities { max_binding: gpu.max_binding(), submit_budget: gpu.submit_budget() };
+    // A binding may begin up to 256 bytes early, to be aligned.
+    let max_binding = gpu.max_binding().saturating_sub(256);
+    let capabilities = Capabilities { max_binding, submit_budget: gpu.submit_budget() };
     let plan = select::plan(problem, n_basis, n_splits, &capabilities);
     let call = Call {
         gpu,

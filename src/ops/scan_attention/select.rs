@@ -12,7 +12,7 @@ pub const TILE: usize = 32;
 pub const DEPTH: usize = 32;
 
 /// Workgroups that keep a large GPU busy.
-const ENOUGH_GROUPS: usize = 512;
+const ENOUGH_GROUPS: usize = 2048;
 
 /// Key tiles that are worth a split: fewer, and merging costs more than it saves.
 const TILES_PER_SPLIT: usize = 8;
@@ -76,16 +76,20 @@ pub(crate) fn plan(
     let fitting = |numbers: usize, cost: f64| {
         (per_binding / numbers.max(1)).min((capabilities.submit_budget / cost) as usize)
     };
+    let ranges = |n: usize, step: usize| {
+        (0..n).step_by(step).map(move |start| start..n.min(start + step)).collect::<Vec<_>>()
+    };
+    // Where a piece spans several batch elements or heads, all their keys fit by construction.
+    let fits = per_binding / row.max(1);
+    let keys = ranges(n_keys, if fits >= n_keys { n_keys } else { (fits / 64 * 64).max(64) });
     let of_batch = if problem.head_major { n_heads * length * width } else { length * row };
     let batch_step = fitting(of_batch, cost / batch as f64);
     let head_step = fitting(length * width, cost / (batch * n_heads) as f64);
     let cost_of_query =
         cost / (batch * n_queries) as f64 / if problem.head_major { n_heads as f64 } else { 1.0 };
-    let query_step = (fitting(row, cost_of_query) / TILE * TILE).max(TILE);
+    // Each range of keys leaves a partial result, and all of them are merged from one binding.
+    let query_step = (fitting(row * keys.len(), cost_of_query) / TILE * TILE).max(TILE);
 
-    let ranges = |n: usize, step: usize| {
-        (0..n).step_by(step).map(move |start| start..n.min(start + step)).collect::<Vec<_>>()
-    };
     let mut pieces = Vec::new();
     if batch_step >= batch {
         pieces.push(Piece { batch: 0..batch, heads: 0..n_heads, queries: 0..n_queries });
@@ -108,22 +112,106 @@ pub(crate) fn plan(
         }
     }
 
-    // A piece of several batch elements or heads holds all their keys by construction.
-    let whole_keys = pieces.iter().all(|piece| piece.batch.len() > 1) || per_binding / row.max(1) >= n_keys;
-    let keys = if whole_keys {
-        ranges(n_keys, n_keys)
-    } else {
-        ranges(n_keys, (per_binding / row / 64 * 64).max(64))
-    };
-    let groups = pieces.first().map_or(1, |piece| {
-        piece.batch.len() * piece.heads.len() * piece.queries.len().div_ceil(TILE)
+    let (groups, values) = pieces.first().map_or((1, 1), |piece| {
+        let slices = piece.batch.len() * piece.heads.len();
+        (slices * piece.queries.len().div_ceil(TILE), slices * piece.queries.len() * problem.v_dim)
     });
     let keys_of_launch = keys.first().map_or(1, Range::len);
     let n_splits = n_splits.unwrap_or_else(|| {
         let wanted = ENOUGH_GROUPS.div_ceil(groups);
         let worthwhile = keys_of_launch.div_ceil(TILE * TILES_PER_SPLIT);
         // Splits cost a merge; two groups a processor are not worth one.
-        if groups * 2 > ENOUGH_GROUPS { 1 } else { wanted.min(worthwhile) }
+        if groups * 2 > ENOUGH_GROUPS { 1 } else { wanted.min(worthwhile).min(per_binding / (values * keys.len())) }
     });
     Plan { pieces, keys, n_splits: n_splits.clamp(1, keys_of_launch) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use super::*;
+
+    const DISCRETE: Capabilities = Capabilities { max_binding: 2 << 30, submit_budget: 1e11 };
+    const BROWSER: Capabilities = Capabilities { max_binding: 128 << 20, submit_budget: 1e10 };
+    const TINY: Capabilities = Capabilities { max_binding: 64 << 10, submit_budget: 1e9 };
+
+    fn problem([batch, n_heads, n_queries, n_keys, head_dim]: [usize; 5], head_major: bool) -> Problem {
+        Problem {
+            batch,
+            n_heads,
+            n_queries,
+            n_keys,
+            head_dim,
+            v_dim: head_dim,
+            head_major,
+            scale: 1.0,
+            n_columns: 2,
+        }
+    }
+
+    #[test]
+    fn decisions() {
+        let problems = [
+            [1, 4, 4096, 4096, 32],
+            [1, 4, 1, 100_000, 32],
+            [1, 4, 128, 10_000, 32],
+            [16, 4, 50, 47, 32],
+            [1, 4, 16_384, 100_000, 32],
+            [1, 4, 100_000, 100_000, 32],
+            [70_000, 1, 1, 2, 1],
+            [8, 16, 2048, 2048, 128],
+        ];
+        let mut text = String::new();
+        for (name, capabilities) in [("discrete", DISCRETE), ("browser", BROWSER), ("tiny", TINY)] {
+            for sizes in problems {
+                for head_major in [true, false] {
+                    let plan = plan(&problem(sizes, head_major), 5, None, &capabilities);
+                    let layout = if head_major { "by head" } else { "projected" };
+                    let (first, keys) = (&plan.pieces[0], &plan.keys[0]);
+                    writeln!(
+                        text,
+                        "{name:<8} {sizes:?} {layout:<9} {} pieces of {}x{}x{} queries, {} ranges of {} keys, {} splits",
+                        plan.pieces.len(),
+                        first.batch.len(),
+                        first.heads.len(),
+                        first.queries.len(),
+                        plan.keys.len(),
+                        keys.len(),
+                        plan.n_splits,
+                    )
+                    .unwrap();
+                }
+            }
+        }
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn pieces_cover_everything_once_and_fit() {
+        for capabilities in [DISCRETE, BROWSER, TINY] {
+            for sizes in [[3, 5, 70, 900, 16], [1, 2, 3000, 3000, 16], [200, 1, 10, 10, 64], [2, 8, 1000, 40_000, 32]] {
+                for head_major in [true, false] {
+                    let problem = problem(sizes, head_major);
+                    let plan = plan(&problem, 5, None, &capabilities);
+                    let mut seen = vec![0u8; problem.batch * problem.n_heads * problem.n_queries];
+                    for piece in &plan.pieces {
+                        for b in piece.batch.clone() {
+                            for h in piece.heads.clone() {
+                                for i in piece.queries.clone() {
+                                    seen[(b * problem.n_heads + h) * problem.n_queries + i] += 1;
+                                }
+                            }
+                        }
+                        let rows = piece.queries.len().max(plan.keys[0].len());
+                        let bytes = 4 * piece.batch.len() * piece.heads.len() * rows * problem.head_dim;
+                        assert!(bytes as u64 <= capabilities.max_binding, "{sizes:?} {piece:?}");
+                    }
+                    assert!(seen.iter().all(|&n| n == 1), "{sizes:?}");
+                    assert_eq!(plan.keys.iter().map(Range::len).sum::<usize>(), problem.n_keys);
+                    assert!(plan.n_splits >= 1 && plan.n_splits <= plan.keys[0].len());
+                }
+            }
+        }
+    }
 }

@@ -1,0 +1,249 @@
+//! Bad input is an error that names what was asked and what is allowed; never a panic, a hang
+//! or a wrong number.
+
+mod support;
+
+use support::devices;
+use wgpu_attention::{
+    Device, Error, Mask, Tensor,
+    checkpoint::Checkpoint,
+    models::tnp_kr::{Config, Context, Locations, TnpKr},
+    ops::{
+        Activation, Bias, BiasTerm, Distance, Kernel, Linear, ScanAttention, layer_norm, linear, merge_attention,
+        scan_attention::{MAX_HEAD_DIM, scan_attention},
+    },
+};
+
+fn zeros(device: &Device, shape: &[usize]) -> Tensor {
+    Tensor::new(device, shape, &vec![0.0; shape.iter().product()]).unwrap()
+}
+
+/// Asserts that a call fails and that its message contains every one of some words.
+#[track_caller]
+fn refused<T: std::fmt::Debug>(result: Result<T, Error>, words: &[&str]) {
+    let message = result.expect_err("this should be refused").to_string();
+    for word in words {
+        assert!(message.contains(word), "{word:?} is not in {message:?}");
+    }
+}
+
+#[test]
+fn attention_shapes() {
+    for (_, device) in devices() {
+        let t = |shape: &[usize]| zeros(&device, shape);
+        let attend = |q: &[usize], k: &[usize], v: &[usize], n_heads| {
+            let options = ScanAttention { n_heads, ..Default::default() };
+            scan_attention(&t(q), &t(k), &t(v), &options)
+        };
+        refused(attend(&[2, 3], &[2, 3], &[2, 3], None), &["q", "[2, 3]", "[batch, n_heads, length, head_dim]"]);
+        refused(attend(&[1, 2, 3, 4], &[2, 3, 8], &[2, 3, 8], None), &["rank", "[2, 3, 8]"]);
+        refused(attend(&[1, 2, 3, 4], &[5, 2, 3, 4], &[5, 2, 3, 4], None), &["batch", "[5, 2, 3, 4]"]);
+        refused(attend(&[1, 2, 3, 4], &[1, 3, 3, 4], &[1, 3, 3, 4], None), &["heads", "[1, 3, 3, 4]"]);
+        refused(attend(&[1, 2, 3, 4], &[1, 2, 5, 4], &[1, 2, 6, 4], None), &["same length", "[1, 2, 6, 4]"]);
+        refused(attend(&[1, 2, 3, 4], &[1, 2, 5, 8], &[1, 2, 5, 4], None), &["same width", "[1, 2, 5, 8]"]);
+        refused(attend(&[1, 2, 0, 4], &[1, 2, 5, 4], &[1, 2, 5, 4], None), &["nothing empty"]);
+        refused(attend(&[1, 2, 3, 4], &[1, 2, 0, 4], &[1, 2, 0, 4], None), &["k", "nothing empty"]);
+        refused(attend(&[1, 3, 8], &[1, 3, 8], &[1, 3, 8], None), &["n_heads", "positive"]);
+        refused(attend(&[1, 3, 8], &[1, 3, 8], &[1, 3, 8], Some(0)), &["n_heads", "positive"]);
+        refused(attend(&[1, 3, 8], &[1, 3, 8], &[1, 3, 8], Some(3)), &["multiple of n_heads = 3"]);
+        refused(attend(&[1, 2, 3, 4], &[1, 2, 3, 4], &[1, 2, 3, 4], Some(4)), &["n_heads", "Some(4)"]);
+        let wide = MAX_HEAD_DIM + 1;
+        let shape = [1, 1, 1, wide];
+        refused(attend(&shape, &shape, &shape, None), &["head_dim", &wide.to_string(), &MAX_HEAD_DIM.to_string()]);
+    }
+}
+
+#[test]
+fn attention_options() {
+    for (_, device) in devices() {
+        let t = zeros(&device, &[2, 2, 5, 4]);
+        let attend = |options: ScanAttention<'_>| scan_attention(&t, &t, &t, &options);
+        let mask = Mask::new(&device, &[5], &[true; 5]).unwrap();
+        refused(
+            attend(ScanAttention { key_mask: Some(&mask), ..Default::default() }),
+            &["key_mask", "[5]", "[2, 5]"],
+        );
+        for n_splits in [0, 6] {
+            refused(
+                attend(ScanAttention { n_splits: Some(n_splits), ..Default::default() }),
+                &["n_splits", &n_splits.to_string(), "1 to n_keys = 5"],
+            );
+        }
+        refused(attend(ScanAttention { scale: Some(f32::NAN), ..Default::default() }), &["scale", "NaN"]);
+        let matrix = zeros(&device, &[2, 2, 5, 4]);
+        refused(
+            attend(ScanAttention { bias: Some(Bias::matrix(&matrix)), ..Default::default() }),
+            &["bias.matrix", "[2, 2, 5, 5]"],
+        );
+        let coords = zeros(&device, &[2, 5, 3]);
+        let with = |q: &Tensor, k: &Tensor, term: BiasTerm| {
+            attend(ScanAttention { bias: Some(Bias::new(q, k, &[term])), ..Default::default() })
+        };
+        let rbf = || BiasTerm::rbf(0..2, &[1.0; 2], &[1.0; 2]);
+        refused(with(&zeros(&device, &[2, 4, 3]), &coords, rbf()), &["q_coords", "[2, 4, 3]", "[2, 5, 3]"]);
+        refused(with(&coords, &zeros(&device, &[2, 5, 2]), rbf()), &["k_coords", "[2, 5, 2]"]);
+        let columns = |range| BiasTerm::rbf(range, &[1.0; 2], &[1.0; 2]);
+        refused(with(&coords, &coords, columns(2..4)), &["bias columns", "2..4", "0..3"]);
+        refused(with(&coords, &coords, columns(1..1)), &["bias columns", "1..1"]);
+        refused(with(&coords, &coords, BiasTerm::rbf(0..1, &[1.0; 3], &[1.0; 3])), &["bias parameter a", "3", "n_heads (2)"]);
+        refused(with(&coords, &coords, BiasTerm::rbf(0..1, &[1.0; 4], &[1.0; 2])), &["bias parameter b", "2", "4"]);
+        refused(with(&coords, &coords, BiasTerm::rbf(0..1, &[1.0; 2], &[f32::NAN; 2])), &["bias parameter b", "NaN"]);
+        let term = |columns, distance| BiasTerm::new(columns, distance, Kernel::Scalar, &[1.0; 2], &[], &[]);
+        refused(with(&coords, &coords, term(0..3, Distance::GreatCircle)), &["3 columns", "2 column"]);
+        refused(with(&coords, &coords, term(0..2, Distance::CausalTime)), &["2 columns", "1 column"]);
+        refused(
+            attend(ScanAttention { bias: Some(Bias { terms: &[rbf()], ..Bias::default() }), ..Default::default() }),
+            &["bias coordinates", "q_coords and k_coords"],
+        );
+        if device != Device::cpu() {
+            let elsewhere = zeros(&Device::cpu(), &[2, 2, 5, 4]);
+            refused(scan_attention(&t, &elsewhere, &t, &ScanAttention::default()), &["different devices", "CPU"]);
+            // More parameters than a uniform holds.
+            let many = vec![0.1; 2 * 2000];
+            refused(with(&coords, &coords, BiasTerm::rbf(0..1, &many, &many)), &["parameters of one kernel"]);
+        }
+    }
+}
+
+#[test]
+fn small_operations() {
+    for (_, device) in devices() {
+        let t = |shape: &[usize]| zeros(&device, shape);
+        refused(Tensor::new(&device, &[2, 3], &[0.0; 5]), &["[2, 3]", "6", "5"]);
+        refused(Tensor::new(&device, &[usize::MAX, 2], &[0.0; 5]), &["5"]);
+        refused(t(&[2, 3]).reshape(&[4]), &["[4]", "6"]);
+        let layer = |weight: &[usize], bias: Option<&[usize]>| Linear { weight: t(weight), bias: bias.map(t) };
+        refused(linear(&t(&[2, 3]), &layer(&[4, 5], None), Activation::None, None), &["[2, 3]", "[4, 5]", "n_in"]);
+        refused(linear(&t(&[2, 4]), &layer(&[4], None), Activation::None, None), &["weight", "[n_in, n_out]"]);
+        refused(linear(&t(&[2, 4]), &layer(&[4, 5], Some(&[4])), Activation::None, None), &["bias", "[n_out]"]);
+        refused(
+            linear(&t(&[2, 4]), &layer(&[4, 5], None), Activation::None, Some(&t(&[2, 4]))),
+            &["residual", "[2, 4]"],
+        );
+        refused(layer_norm(&t(&[2, 0]), &t(&[0]), &t(&[0]), 1e-6), &["x", "width > 0"]);
+        refused(layer_norm(&t(&[2, 3]), &t(&[3]), &t(&[2]), 1e-6), &["bias", "[2]"]);
+        refused(layer_norm(&t(&[2, 3]), &t(&[3]), &t(&[3]), -1.0), &["epsilon", "-1"]);
+        refused(layer_norm(&t(&[2, 3]), &t(&[3]), &t(&[3]), f32::NAN), &["epsilon", "NaN"]);
+        refused(merge_attention(&t(&[0, 2]), &t(&[0])), &["log_sum_exp", "nothing empty"]);
+        refused(merge_attention(&t(&[2, 3, 4]), &t(&[3, 2])), &["n_parts"]);
+        refused(merge_attention(&t(&[2, 3, 4]), &t(&[2, 5])), &["multiple"]);
+    }
+}
+
+const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/checkpoints/gp_1d.safetensors");
+
+#[test]
+fn contexts_and_predictions() {
+    for (_, device) in devices() {
+        let model = TnpKr::open(&device, CHECKPOINT).unwrap();
+        let at = |x| Locations::space(1, x);
+        let x = [0.0, 1.0, 2.0];
+        refused(model.condition(&Context::new(at(&[]), &[])), &["context is empty", "at least one"]);
+        refused(model.condition(&Context::new(at(&x), &x).mask(&[false; 3])), &["context is empty", "batch element 0"]);
+        refused(model.condition(&Context::new(at(&x), &x).mask(&[true; 2])), &["[1, 3]", "3", "2"]);
+        refused(model.condition(&Context::new(at(&x[..2]), &x)), &["[1, 3, 1]", "2"]);
+        refused(model.condition(&Context::new(at(&[0.0, f32::NAN, 2.0]), &x)), &["coordinates \"s\"[1]", "NaN"]);
+        refused(model.condition(&Context::new(at(&x), &[0.0, f32::INFINITY, 2.0])), &["values of point 1", "inf"]);
+        refused(model.condition(&Context::new(at(&x).time(&x), &x)), &["\"t\"", "[\"s\"]"]);
+        refused(model.condition(&Context::new(Locations::default(), &x)), &["0 of name \"s\"", "once"]);
+        refused(model.condition(&Context::new(at(&x).group("s", 1, &x), &x)), &["2 of name \"s\"", "once"]);
+        refused(model.condition(&Context::new(Locations::space(0, &x), &x)), &["dim"]);
+        refused(model.condition(&Context::new(at(&x).batch(0), &x)), &["batch"]);
+        refused(model.condition(&Context::new(at(&x).batch(2), &x)), &["[2, 1, 1]"]);
+        let posterior = model.condition(&Context::new(at(&x), &x)).unwrap();
+        refused(posterior.predict(&at(&[f32::NAN])), &["coordinates \"s\"[0]", "NaN"]);
+        refused(posterior.predict(&Locations::space(2, &[0.0, 0.0])), &["coordinate columns", "0..2", "0..1"]);
+        refused(posterior.predict(&at(&x).batch(3)), &["batch", "3", "1"]);
+        refused(posterior.predict_tiles(&at(&x), 0, |_, _| Ok(())), &["tile_size"]);
+        assert_eq!(posterior.predict(&at(&[])).unwrap().shape, [1, 0, 1]);
+        // A receiver may stop.
+        let stop = || Error::Config { message: "enough".into() };
+        refused(posterior.predict_tiles(&at(&x), 1, |_, _| Err(stop())), &["enough"]);
+    }
+}
+
+/// A safetensors file with this header and this much data.
+fn file(header: &str, n_bytes: usize) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &vec![0; n_bytes]].concat()
+}
+
+#[test]
+fn hostile_files() {
+    let good = std::fs::read(CHECKPOINT).unwrap();
+    for length in [0, 1, 7, 8, 9, 100, 1000, good.len() / 2, good.len() - 1] {
+        refused(Checkpoint::from_bytes(&good[..length]), &["not a readable checkpoint"]);
+    }
+    // A header of 4 GiB, of more than memory, and of the largest number.
+    for length in [4u64 << 30, 1 << 50, u64::MAX] {
+        let mut bytes = length.to_le_bytes().to_vec();
+        bytes.extend([b'{'; 100]);
+        refused(Checkpoint::from_bytes(&bytes), &["not a readable checkpoint"]);
+    }
+    let tensor = |dtype: &str, shape: &str, offsets: &str| {
+        format!(r#"{{"a":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#)
+    };
+    assert!(Checkpoint::from_bytes(&file(&tensor("F32", "[2]", "[0,8]"), 8)).is_ok());
+    for (header, n_bytes) in [
+        (tensor("F32", "[2]", "[0,8]"), 4),
+        (tensor("F32", "[3]", "[0,8]"), 8),
+        (tensor("F32", "[2]", "[8,0]"), 8),
+        (tensor("F32", "[4611686018427387904,4]", "[0,8]"), 8),
+        (tensor("F32", "[18446744073709551615]", "[0,8]"), 8),
+        (tensor("I32", "[2]", "[0,8]"), 8),
+        (tensor("F99", "[2]", "[0,8]"), 8),
+        ("{".into(), 8),
+        ("[]".into(), 0),
+        ("\u{0}".into(), 0),
+    ] {
+        refused(Checkpoint::from_bytes(&file(&header, n_bytes)), &["not a readable checkpoint"]);
+    }
+    let mut nan = file(&tensor("F32", "[2]", "[0,8]"), 0);
+    nan.extend([0.0f32.to_le_bytes(), f32::NAN.to_le_bytes()].concat());
+    refused(Checkpoint::from_bytes(&nan), &["parameter a", "[1]", "NaN"]);
+    refused(Checkpoint::open("does/not/exist.safetensors"), &["does/not/exist.safetensors"]);
+}
+
+#[test]
+fn parameters_that_do_not_fit() {
+    let device = Device::cpu();
+    let checkpoint = Checkpoint::open(CHECKPOINT).unwrap();
+    let config: Config = serde_json::from_str(checkpoint.metadata("config").unwrap()).unwrap();
+    assert!(TnpKr::new(&device, &config, &checkpoint).is_ok());
+    refused(checkpoint.metadata("colour"), &["colour", "config"]);
+
+    let mut extra = checkpoint.clone();
+    extra.insert("KRBlock_0.surprise", &[1], vec![0.0]).unwrap();
+    refused(TnpKr::new(&device, &config, &extra), &["KRBlock_0.surprise", "1 parameter"]);
+    refused(extra.insert("b", &[2], vec![0.0]), &["[2]", "1"]);
+    let mut misshapen = checkpoint.clone();
+    misshapen.insert("KRBlock_3.attn.attn.s_bias_b", &[4, 4], vec![0.0; 16]).unwrap();
+    refused(TnpKr::new(&device, &config, &misshapen), &["KRBlock_3.attn.attn.s_bias_b", "[4, 4]", "[4, 5]"]);
+    refused(TnpKr::new(&device, &config, &Checkpoint::default()), &["embed_obs.embedding", "missing", "[2, 4]"]);
+    let deeper = Config { n_blocks: 7, ..config.clone() };
+    refused(TnpKr::new(&device, &deeper, &checkpoint), &["KRBlock_6.", "missing"]);
+    let shallower = Config { n_blocks: 5, ..config.clone() };
+    refused(TnpKr::new(&device, &shallower, &checkpoint), &["KRBlock_5.", "does not use"]);
+
+    refused(TnpKr::new(&device, &Config { n_blocks: 0, ..config.clone() }, &checkpoint), &["n_blocks", "1 or more"]);
+    let mut other = config.clone();
+    other.head.dims = vec![64, 3];
+    refused(TnpKr::new(&device, &other, &checkpoint), &["head ends in width 3", "2"]);
+    other = config.clone();
+    other.ffn.dims = vec![];
+    refused(TnpKr::new(&device, &other, &checkpoint), &["ffn.dims", "one or more"]);
+    other = config.clone();
+    other.groups[0].embed = true;
+    refused(TnpKr::new(&device, &other, &checkpoint), &["\"s\"", "dim"]);
+    other = config.clone();
+    other.groups.push(other.groups[0].clone());
+    refused(TnpKr::new(&device, &other, &checkpoint), &["\"s\"", "twice"]);
+    for text in ["{}", "null", r#"{"n_blocks": -1}"#, &serde_json::to_string(&config).unwrap().replace("rbf", "cubic")] {
+        assert!(serde_json::from_str::<Config>(text).is_err());
+    }
+}
+
+#[test]
+fn devices_that_do_not_exist() {
+    refused(Device::by_name("no such adapter"), &["no such adapter", "Device::cpu()"]);
+    assert_eq!(Device::by_name("CPU").unwrap(), Device::cpu());
+}
