@@ -141,7 +141,7 @@ fn an_applications_device_and_encoder() {
         println!("no adapter: this test did not run");
         return;
     };
-    let ours = Device::from_wgpu(device.clone(), queue.clone(), &GpuOptions::default());
+    let ours = Device::from_wgpu(device.clone(), queue.clone());
     let layer = doubling(&ours, 16);
     let x = Tensor::new(&ours, &[4, 16], &[3.0; 64]).unwrap();
     let y = linear(&x, &layer, Activation::None, None).unwrap();
@@ -179,7 +179,7 @@ fn a_device_that_is_lost_is_an_error() {
         println!("no adapter: this test did not run");
         return;
     };
-    let ours = Device::from_wgpu(device.clone(), queue, &GpuOptions::default());
+    let ours = Device::from_wgpu(device.clone(), queue);
     let t = Tensor::new(&ours, &[4], &[1.0; 4]).unwrap();
     device.destroy();
     assert!(t.read().is_err());

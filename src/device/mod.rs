@@ -181,8 +181,8 @@ impl Device {
 
     /// A device that the application already has. Its error handlers stay as they are; its
     /// limits are read and respected.
-    pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue, options: &GpuOptions) -> Self {
-        Self(Backend::Gpu(Arc::new(gpu::Gpu::from_wgpu(device, queue, options))))
+    pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Self {
+        Self(Backend::Gpu(Arc::new(gpu::Gpu::from_wgpu(device, queue))))
     }
 
     /// Moves the work recorded so far into an encoder of the application's own, in a

@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(size_class(257), 512);
         for bytes in [1000u64, 5000, 65_537, 1 << 20, (1 << 30) + 1] {
             let class = size_class(bytes);
-            assert!(class >= bytes && class % 256 == 0);
+            assert!(class >= bytes && class.is_multiple_of(256));
             assert!(class as f64 <= 1.25 * bytes as f64 + 256.0, "{bytes} -> {class}");
             assert_eq!(size_class(class), class);
         }

@@ -192,10 +192,10 @@ impl Gpu {
         Ok(gpu)
     }
 
-    pub(crate) fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue, options: &GpuOptions) -> Self {
+    pub(crate) fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         let info = device.adapter_info();
         let name = format!("{} ({}, shared by the application)", info.name, info.backend);
-        Self::new(device, queue, name, info.device_type.into(), options)
+        Self::new(device, queue, name, info.device_type.into(), &GpuOptions::default())
     }
 
     fn new(
