@@ -12,6 +12,7 @@ pub(crate) struct PendingRead {
     gpu: Arc<Gpu>,
     staging: wgpu::Buffer,
     len: usize,
+    #[cfg_attr(target_arch = "wasm32", expect(dead_code, reason = "the browser polls by itself"))]
     submission: wgpu::SubmissionIndex,
     mapped: oneshot::Receiver<std::result::Result<(), wgpu::BufferAsyncError>>,
 }

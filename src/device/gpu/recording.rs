@@ -111,7 +111,7 @@ impl Gpu {
         self.submit_with(|_| ()).map(|_| ())
     }
 
-    /// Runs what is recorded, then what `finish` encodes. Returns none if that is nothing.
+    /// Runs what is recorded, then what `finish` encodes.
     pub(super) fn submit_with(
         &self,
         finish: impl FnOnce(&mut wgpu::CommandEncoder),
@@ -177,6 +177,7 @@ impl Gpu {
         poll.map(|_| ()).map_err(|error| Error::DeviceLost { message: error.to_string() })
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn wait(&self) -> Result<()> {
         self.submit()?;
         self.wait_for(None)

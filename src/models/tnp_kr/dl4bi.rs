@@ -19,12 +19,20 @@ impl Config {
     /// [`Error::Config`] naming the part that this crate does not know.
     pub fn from_dl4bi(model: &Value, n_values: usize, groups: &[(&str, usize)]) -> Result<Self> {
         let block = &model["blk"];
-        let attention = &block["attn"];
-        let (attention, biases) = attention_config(attention)?;
+        only(model, &["name", "num_blks", "num_reps", "embed_x", "embed_s", "embed_t", "embed_all", "blk", "head", "output_fn"])?;
+        only(block, &["attn", "ffn", "p_dropout"])?;
+        let (attention, biases) = attention_config(&block["attn"])?;
+        if let Some((name, _)) = biases.iter().find(|(of, _)| groups.iter().all(|(name, _)| name != of)) {
+            return Err(Error::Config { message: format!("there is a bias for {name:?}, but the data have no such group") });
+        }
         let group = |&(name, dim): &(&str, usize)| {
-            let dropped = model[format!("embed_{name}")]["_target_"].as_str().unwrap_or_default().ends_with("x_to_none");
+            let dropped = match target(&model[format!("embed_{name}")]) {
+                None => false,
+                Some("x_to_none") => true,
+                Some(other) => return Err(unknown("embedding", other)),
+            };
             let bias = biases.iter().find(|(of, _)| of == name).map(|(_, bias)| bias.clone());
-            GroupConfig { name: name.to_owned(), dim: (!dropped).then_some(dim), embed: !dropped, bias }
+            Ok(GroupConfig { name: name.to_owned(), dim: (!dropped).then_some(dim), embed: !dropped, bias })
         };
         let output = match target(&model["output_fn"]) {
             None | Some("from_activations") => match model["output_fn"]["_target_"].as_str() {
@@ -38,7 +46,7 @@ impl Config {
             n_repeats: if model["num_reps"].is_null() { 1 } else { count(&model["num_reps"], "num_reps")? },
             obs_dim: 4,
             n_values,
-            groups: groups.iter().map(group).collect(),
+            groups: groups.iter().map(group).collect::<Result<_>>()?,
             embed_all: mlp(&model["embed_all"], "embed_all")?,
             attention,
             ffn: mlp(&block["ffn"], "ffn")?,
@@ -52,6 +60,16 @@ impl Config {
 
 fn unknown(what: &str, found: &str) -> Error {
     Error::Config { message: format!("{what} {found:?} of dl4bi is not known to this crate") }
+}
+
+/// Refuses settings that would change the model and are not known here.
+fn only(value: &Value, known: &[&str]) -> Result<()> {
+    let settings = value.as_object().ok_or_else(|| unknown("setting", &value.to_string()))?;
+    let is_known = |name: &str| name.starts_with('_') || known.contains(&name);
+    match settings.iter().find(|(name, setting)| !is_known(name) && !setting.is_null()) {
+        Some((name, _)) => Err(unknown("setting", name)),
+        None => Ok(()),
+    }
 }
 
 /// The last part of `_target_`.
@@ -81,6 +99,7 @@ fn attention_config(value: &Value) -> Result<(AttentionConfig, Vec<(String, Bias
     let Some("MultiHeadAttention") = target(value) else {
         return Err(unknown("attention", &value["_target_"].to_string()));
     };
+    only(value, &["attn", "num_heads", "proj_qs", "proj_ks", "proj_vs", "proj_out", "p_dropout"])?;
     let inner = &value["attn"];
     let biases = match target(inner) {
         // A plain attention returns NaN where no key exists; a scan attention zeros, as here.
