@@ -105,6 +105,16 @@ fn load_v(base: u32, row: u32, d: u32) -> f32 {
   return 0.0;
 }
 
+// Whether the mask keeps a key; the values of one that does not exist may hold anything, and
+// even a weight of zero would not keep NaN out.
+fn exists(batch: u32, key: u32) -> bool {
+//# if has_mask
+  return key < problem.n_keys && key_mask[problem.mask_base + batch * problem.mask_batch + key] != 0.0;
+//# else
+  return true;
+//# endif
+}
+
 fn fill_q_tile(thread: u32, base: u32, row0: u32, d0: u32) {
   for (var slot = thread; slot < {{ depth * 8 }}u; slot += 64u) {
     // Neighbouring threads read neighbouring numbers.
@@ -126,12 +136,15 @@ fn fill_k_tile(thread: u32, base: u32, row0: u32, d0: u32) {
   }
 }
 
-fn fill_v_tile(thread: u32, base: u32, row0: u32, d0: u32) {
+fn fill_v_tile(thread: u32, batch: u32, base: u32, row0: u32, d0: u32) {
   for (var slot = thread; slot < 256u; slot += 64u) {
     let row = row0 + slot / 8u;
     let d = d0 + 4u * (slot % 8u);
-    kv_tile[slot] =
-      vec4(load_v(base, row, d), load_v(base, row, d + 1u), load_v(base, row, d + 2u), load_v(base, row, d + 3u));
+    kv_tile[slot] = vec4(0.0);
+    if (exists(batch, row)) {
+      kv_tile[slot] =
+        vec4(load_v(base, row, d), load_v(base, row, d + 1u), load_v(base, row, d + 2u), load_v(base, row, d + 3u));
+    }
   }
 }
 
@@ -243,9 +256,7 @@ fn main(
       var valid = key < key_end;
       var s = score{{ c }} * problem.scale;
       if (valid) {
-//# if has_mask
-        valid = key_mask[problem.mask_base + batch * problem.mask_batch + key] != 0.0;
-//# endif
+        valid = exists(batch, key);
 //# if terms
 //# for column in columns
         var k_column_{{ column }} = k_coords[k_coords_base + key * {{ n_columns }}u + {{ column }}u];
@@ -298,7 +309,7 @@ fn main(
     }
 //# endfor
 //# for chunk in range(n_v)
-    fill_v_tile(thread, v_base, key0, {{ chunk * 32 }}u);
+    fill_v_tile(thread, batch, v_base, key0, {{ chunk * 32 }}u);
     workgroupBarrier();
 //# for r in range(4)
     out{{ r }}_{{ chunk }} *= decay[{{ r }}];

@@ -11,7 +11,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use crate::{
     Device,
     error::{Error, Result},
-    tensor::{Tensor, check_finite},
+    tensor::{Tensor, check_finite, n_elements},
 };
 
 /// The largest file that is read: a model of a billion parameters.
@@ -40,7 +40,12 @@ impl Checkpoint {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let io = |source| Error::Io { path: path.display().to_string(), source };
-        let size = std::fs::metadata(path).map_err(io)?.len();
+        let metadata = std::fs::metadata(path).map_err(io)?;
+        let size = metadata.len();
+        if !metadata.is_file() {
+            let message = "not a regular file".to_owned();
+            return Err(Error::Checkpoint { file: path.display().to_string(), message });
+        }
         if size > MAX_BYTES {
             return Err(Error::LimitExceeded {
                 limit: "checkpoint size in bytes",
@@ -79,7 +84,7 @@ impl Checkpoint {
     /// # Errors
     /// `data` does not fill the shape, or holds a number that is not finite.
     pub fn insert(&mut self, name: &str, shape: &[usize], data: Vec<f32>) -> Result<()> {
-        let expected = shape.iter().product();
+        let expected = n_elements(shape);
         if data.len() != expected {
             return Err(Error::Length { shape: shape.to_vec(), expected, found: data.len() });
         }

@@ -40,6 +40,7 @@ pub mod models;
 pub mod ops;
 #[cfg(feature = "gpu")]
 pub mod shaders;
+mod simd;
 pub mod tensor;
 
 pub use device::Device;

@@ -11,14 +11,20 @@ use crate::{
 
 /// Row-major f32 numbers on a device. Cloning is cheap and shares them: no operation
 /// changes a tensor that exists.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Tensor {
     shape: Vec<usize>,
     storage: Storage,
 }
 
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tensor({:?} on {})", self.shape, self.device())
+    }
+}
+
 /// Where the numbers are.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) enum Storage {
     Cpu(Arc<Vec<f32>>),
     #[cfg(feature = "gpu")]
@@ -136,7 +142,8 @@ impl Tensor {
     /// The GPU buffer that holds the numbers, for an application that goes on with it in
     /// its own passes; `None` on the CPU. Pending work must be submitted first, see
     /// [`Device::submit`] and [`Device::encode_into`]. The buffer may be longer than the
-    /// tensor, and must not be written.
+    /// tensor, and must not be written. Keep the tensor for as long as the buffer is used:
+    /// when it is dropped, the memory goes to other tensors.
     #[cfg(feature = "gpu")]
     pub fn buffer(&self) -> Option<&wgpu::Buffer> {
         match &self.storage {
@@ -157,7 +164,7 @@ impl Tensor {
             });
         };
         let available = (buffer.size() / 4) as usize;
-        let wanted: usize = shape.iter().product();
+        let wanted = n_elements(shape);
         if wanted > available {
             return Err(Error::Length { shape: shape.to_vec(), expected: wanted, found: available });
         }
@@ -213,9 +220,16 @@ impl Mask {
     }
 }
 
+/// The product of a shape; one that overflows is more than any memory holds.
+pub(crate) fn n_elements(shape: &[usize]) -> usize {
+    if shape.contains(&0) {
+        return 0;
+    }
+    shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX)
+}
+
 fn check_length(shape: &[usize], found: usize) -> Result<()> {
-    // A product that overflows cannot match any slice.
-    let expected = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX);
+    let expected = n_elements(shape);
     if expected == found {
         Ok(())
     } else {

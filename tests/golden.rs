@@ -55,6 +55,9 @@ fn compare(
     failures: &mut Vec<String>,
 ) -> f64 {
     let mut worst = 0.0f64;
+    if fixture.outputs().is_empty() {
+        failures.push(format!("{} has no float64 output to compare with", fixture.name));
+    }
     for output in fixture.outputs() {
         // Scan attention here is the textbook softmax; upstream's running maximum starts at
         // -1e-6, which two cases pin: there the truth is the textbook's.

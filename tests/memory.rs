@@ -39,7 +39,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// Bytes that attention of a length takes beyond its inputs, at the most.
-fn extra_bytes(device: &Device, length: usize) -> u64 {
+fn extra_bytes(device: &Device, length: usize, n_splits: Option<usize>) -> u64 {
     let mut random = Random::new(length as u64);
     let mut tensor = |shape: &[usize]| {
         let numbers = random.numbers(shape.iter().product());
@@ -48,9 +48,6 @@ fn extra_bytes(device: &Device, length: usize) -> u64 {
     let t = tensor(&[1, 2, length, 16]);
     let coords = tensor(&[1, length, 2]);
     let terms = [BiasTerm::rbf(0..2, &[1.0; 4], &[1.0; 4])];
-    // Splits of the keys keep a partial result each, at most 65 536 rows in all: a constant,
-    // which would hide the growth at these lengths.
-    let n_splits = Some(1);
     let options = ScanAttention { bias: Some(Bias::new(&coords, &coords, &terms)), n_splits, ..Default::default() };
     let on_device = device.memory().in_use;
     let before = IN_USE.load(Relaxed);
@@ -78,8 +75,9 @@ fn memory_grows_with_the_length_and_not_with_its_square() {
         devices.push((adapter.name, opened, [512, 1024, 2048]));
     }
     for (name, opened, lengths) in devices {
-        extra_bytes(&opened[0], 64); // threads and pipelines, once
-        let extra: Vec<u64> = opened.iter().zip(lengths).map(|(device, n)| extra_bytes(device, n)).collect();
+        extra_bytes(&opened[0], 64, Some(1)); // threads and pipelines, once
+        let measure = |(device, n)| extra_bytes(device, n, Some(1));
+        let extra: Vec<u64> = opened.iter().zip(lengths).map(measure).collect();
         for (n, bytes) in lengths.into_iter().zip(&extra) {
             // What a matrix of scores would take, for two heads.
             let square = 2 * 4 * (n as u64).pow(2);
@@ -90,5 +88,9 @@ fn memory_grows_with_the_length_and_not_with_its_square() {
             // Twice, and a quarter for the size classes of the pool.
             assert!(pair[1] as f64 <= 2.5 * pair[0] as f64, "{name}: {extra:?}");
         }
+        // Splits of the keys keep a partial result each. They are for few queries, and end at
+        // 2048 groups of 32: a constant, whatever the length.
+        let split = extra_bytes(&opened[2], lengths[2], None);
+        assert!(split <= extra[2] + 65_536 * (16 + 1) * 4 * 5 / 4, "{name}: {split} bytes");
     }
 }

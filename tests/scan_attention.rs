@@ -11,7 +11,7 @@ use support::{
     poison,
 };
 use wgpu_attention::{
-    Device, Error, Mask, Tensor,
+    Device, Mask, Tensor,
     ops::{
         Attention, Bias, BiasTerm, CustomBias, Distance, Kernel, ScanAttention,
         scan_attention::{MASKED, scan_attention},
@@ -154,6 +154,14 @@ fn masks_and_empty_rows() {
         let mut case = case(&mut random, [3, 2, 40, 77, 12, 10]);
         let mut keep = random.booleans(3 * 77, 0.4);
         keep[77..2 * 77].fill(false);
+        // What does not exist may hold anything.
+        for (j, _) in keep.iter().enumerate().filter(|(_, keep)| !**keep) {
+            for h in 0..2 {
+                let key = (j / 77 * 2 + h) * 77 + j % 77;
+                case.k[key * 12..][..12].fill(f32::NAN);
+                case.v[key * 10..][..10].fill(f32::NAN);
+            }
+        }
         case.mask = Some(keep);
         for (head_major, n_splits) in [(true, None), (false, None), (true, Some(3)), (false, Some(77))] {
             let how = Run { head_major, n_splits, ..PLAIN };
@@ -377,6 +385,7 @@ fn a_broken_snippet_gives_nagas_message() {
             ("return 0.0; } fn evil() -> f32 { return 1.0;", "may not declare"),
             ("return 0.0; } @compute @workgroup_size(1) fn other() {", "may not declare"),
             ("return q_coord[7];", "bounds"),
+            ("workgroupBarrier(); return 0.0;", "barriers"),
         ] {
             let bias =
                 CustomBias { name: "mine".into(), wgsl: wgsl.into(), cpu: Arc::new(|_, _, _, _| 0.0), params: vec![] };
@@ -386,7 +395,7 @@ fn a_broken_snippet_gives_nagas_message() {
             let options =
                 ScanAttention { bias: Some(Bias::new(&coords, &coords, &terms)), ..Default::default() };
             let error = scan_attention(&tensor, &tensor, &tensor, &options).unwrap_err();
-            assert!(matches!(error, Error::BiasShader { .. }), "{name}: {wgsl:?} gave {error:?}");
+            assert!(matches!(error, wgpu_attention::Error::BiasShader { .. }), "{name}: {wgsl:?} gave {error:?}");
             assert!(error.to_string().contains(wanted), "{name}: {wgsl:?} gave {error}");
             // The device is as good as before.
             assert!(scan_attention(&tensor, &tensor, &tensor, &ScanAttention::default()).is_ok());

@@ -39,8 +39,9 @@ impl Scaling {
         let square = |(x, y): (&f64, &f64)| (y - scaling.trend(*x)).powi(2);
         let variance = context.x.iter().zip(&context.y).map(square).sum::<f64>() / context.len() as f64;
         ensure!(variance.is_finite(), "the values are too large");
-        // A constant series keeps its unit.
-        if variance > 0.0 {
+        // A series that is constant, up to rounding, keeps its unit.
+        let largest = context.y.iter().fold(0.0, |largest: f64, y| largest.max(y.abs()));
+        if variance.sqrt() > 1e-9 * largest {
             scaling.y_unit = variance.sqrt();
         }
         Ok(scaling)

@@ -15,8 +15,12 @@ fn finite(x: f32) -> bool {
 //# if uses_custom
 
 var<private> custom_offset: u32;
+var<private> custom_length: u32;
 
 fn params(i: u32) -> f32 {
+  if (i >= custom_length) {
+    return MASKED;
+  }
   let j = custom_offset + i;
   return problem.bias[j / 4u][j % 4u];
 }
@@ -39,6 +43,7 @@ fn term_{{ t.index }}(
 ) -> vec4<f32> {
 //# if t.kind == "custom"
   custom_offset = {{ t.offset * 4 }}u;
+  custom_length = {{ t.n_params }}u;
   let k = array<f32, {{ t.width }}>({% for c in range(width) %}k{{ c }}, {% endfor %});
   var value: vec4<f32>;
 //# for r in range(4)

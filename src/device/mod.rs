@@ -28,7 +28,7 @@ pub(crate) enum Backend {
 /// Device memory that tensors and scratch space of one device take, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// Held by live tensors and by work in flight.
+    /// Held by live tensors and scratch space.
     pub in_use: u64,
     /// Kept for reuse.
     pub pooled: u64,
@@ -92,6 +92,15 @@ impl Device {
             Backend::Cpu => Memory::default(),
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => gpu.memory(),
+        }
+    }
+
+    /// Gives the memory that is kept for reuse back to the driver.
+    pub fn trim(&self) {
+        match &self.0 {
+            Backend::Cpu => {}
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(gpu) => gpu.trim(),
         }
     }
 
@@ -189,6 +198,12 @@ impl Device {
     /// compute pass, instead of submitting it. The application submits the encoder, to the
     /// queue of this device, before it reads a tensor computed by it or asks this device
     /// for more work that uses one.
+    ///
+    /// What moves is what *this device* has recorded and not yet submitted, from any thread. A
+    /// long recording is submitted in parts as it grows (a part is about a tenth of a second of
+    /// work), and so is one that an upload or a read comes into: those parts run before the
+    /// encoder. Upload first and keep the work short where its place among the application's
+    /// own commands matters; give each thread that encodes a device of its own.
     ///
     /// # Errors
     /// The CPU device has nothing to encode; a GPU device refuses a buffer.

@@ -24,6 +24,13 @@ struct PoolState {
     generation: u64,
 }
 
+impl PoolState {
+    fn clear(&mut self) {
+        self.free.clear();
+        self.memory.pooled = 0;
+    }
+}
+
 /// Device memory of one tensor. Returns to the pool when dropped: work recorded later runs
 /// later, so it may overwrite it.
 #[derive(Debug)]
@@ -50,9 +57,9 @@ impl Buffer {
         Self { raw, pool: None }
     }
 
-    /// All of it.
-    pub(crate) fn view(&self) -> View<'_> {
-        View { buffer: self, offset: 0, size: self.raw.size() }
+    /// The part that holds the first `len` elements.
+    pub(crate) fn first(&self, len: usize) -> View<'_> {
+        self.elements(0, len).0
     }
 
     /// The part that holds elements `first..end`, and where the first one is in it. Bindings
@@ -139,6 +146,8 @@ impl Gpu {
             Err(Error::OutOfMemory { .. }) => {
                 self.submit()?;
                 self.trim();
+                #[cfg(not(target_arch = "wasm32"))]
+                self.wait()?;
                 create()
             }
             other => other,
@@ -158,16 +167,15 @@ impl Gpu {
     }
 
     /// Gives the pooled memory back to the driver.
-    fn trim(&self) {
-        let mut state = lock(&self.pool.0);
-        state.free.clear();
-        state.memory.pooled = 0;
+    pub(crate) fn trim(&self) {
+        lock(&self.pool.0).clear();
     }
 
     /// Lets no buffer that exists now be reused.
     pub(super) fn retire_pool(&self) {
-        self.trim();
-        lock(&self.pool.0).generation += 1;
+        let mut state = lock(&self.pool.0);
+        state.clear();
+        state.generation += 1;
     }
 }
 

@@ -161,6 +161,8 @@ pub(crate) struct Gpu {
 #[derive(Clone, Debug)]
 enum LateError {
     Lost(String),
+    /// Work was refused after it was recorded, so tensors exist that were never written.
+    Failed(String),
     Uncaptured(String),
 }
 
@@ -267,12 +269,21 @@ impl Gpu {
         }
     }
 
+    /// Refuses all later work because of an error.
+    fn fail_for_good(&self, error: Error) -> Error {
+        lock(&self.late_error).get_or_insert(LateError::Failed(error.to_string()));
+        error
+    }
+
     /// Returns an error that came after the call that caused it.
     fn check_alive(&self) -> Result<()> {
         let mut late = lock(&self.late_error);
         match &*late {
             None => Ok(()),
             Some(LateError::Lost(message)) => Err(Error::DeviceLost { message: message.clone() }),
+            Some(LateError::Failed(message)) => {
+                Err(Error::Validation { what: "earlier work of this device".into(), message: message.clone() })
+            }
             Some(LateError::Uncaptured(message)) => {
                 let error = Error::Validation { what: "earlier work".into(), message: message.clone() };
                 *late = None;

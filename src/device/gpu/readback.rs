@@ -66,7 +66,12 @@ impl PendingRead {
         #[cfg(not(target_arch = "wasm32"))]
         {
             let (gpu, submission) = (self.gpu.clone(), self.submission.clone());
-            std::thread::spawn(move || gpu.wait_for(Some(submission)));
+            let (sender, waited) = oneshot::channel();
+            std::thread::spawn(move || {
+                // The reader may have been dropped; then nobody waits for this.
+                let _ = sender.send(gpu.wait_for(Some(submission)));
+            });
+            waited.await.map_err(|_| Error::DeviceLost { message: "the wait was given up".into() })??;
         }
         self.collect().await
     }

@@ -1,7 +1,7 @@
 //! Work is recorded and later run in one compute pass: a pass for each operation would
 //! leave the GPU idle for tens of microseconds between them.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc};
 
 use super::{Gpu, View, lock, shader::Pipeline};
 use crate::error::{Error, Result};
@@ -108,7 +108,7 @@ impl Gpu {
 
     /// Runs what is recorded.
     pub(crate) fn submit(&self) -> Result<()> {
-        self.submit_with(|_| ()).map(|_| ())
+        if lock(&self.recording).passes.is_empty() { Ok(()) } else { self.submit_with(|_| ()).map(|_| ()) }
     }
 
     /// Runs what is recorded, then what `finish` encodes.
@@ -128,19 +128,21 @@ impl Gpu {
         let passes = std::mem::take(&mut recording.passes);
         let params = std::mem::take(&mut recording.params);
         recording.cost = 0.0;
+        let buffer = recording.params_buffer.as_ref().map(|(buffer, _)| buffer.clone());
+        // From here on a failure leaves tensors that were never written, so it is for good.
+        let for_good = |error| self.fail_for_good(error);
         // In queue order: the submits so far have read their parameters before this write.
-        if let Some((buffer, _)) = &recording.params_buffer
-            && !params.is_empty()
-        {
+        if let Some(buffer) = buffer.filter(|_| !params.is_empty()) {
             let padded = [&params[..], &[0; 3][..(4 - params.len() % 4) % 4]].concat();
-            self.queue.write_buffer(buffer, 0, &padded);
+            self.guarded("an upload", || self.queue.write_buffer(&buffer, 0, &padded)).map_err(for_good)?;
         }
-        let index = self.guarded("a submit", || {
+        let submitted = self.guarded("a submit", || {
             let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             encode(&mut encoder, &passes, &params_group);
             finish(&mut encoder);
             self.queue.submit([encoder.finish()])
-        })?;
+        });
+        let index = submitted.map_err(for_good)?;
         recording.in_flight.push_back(index.clone());
         let waited_for = if recording.in_flight.len() > MAX_IN_FLIGHT { recording.in_flight.pop_front() } else { None };
         drop(recording);
@@ -152,29 +154,34 @@ impl Gpu {
 
     /// Moves what is recorded into an encoder of the application's.
     pub(crate) fn encode_into(&self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
-        let (passes, mut params) = {
-            let mut recording = lock(&self.recording);
-            recording.cost = 0.0;
-            (std::mem::take(&mut recording.passes), std::mem::take(&mut recording.params))
-        };
-        if passes.is_empty() {
+        // Held to the end, so that no other thread records or submits in between.
+        let mut recording = lock(&self.recording);
+        if recording.passes.is_empty() {
             return Ok(());
         }
         // This encoder runs whenever the application pleases, so its parameters are its own
         // and no buffer that it touches is reused.
+        let mut params = recording.params.clone();
         params.resize(params.len().next_multiple_of(4), 0);
         let (buffer, group) = self.params_buffer(params.len() as u64 + MAX_PARAMS)?;
         self.guarded("an upload", || self.queue.write_buffer(&buffer, 0, &params))?;
         self.retire_pool();
+        let passes = std::mem::take(&mut recording.passes);
+        recording.params.clear();
+        recording.cost = 0.0;
         encode(encoder, &passes, &group);
         Ok(())
     }
 
     /// Waits for a submit, or for all of them.
     pub(super) fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
-        let poll = self.device.poll(wgpu::PollType::Wait { submission_index, timeout: None });
+        let wait = wgpu::PollType::Wait { submission_index, timeout: None };
+        // wgpu panics where the device is lost or out of memory while it waits.
+        let poll = std::panic::catch_unwind(AssertUnwindSafe(|| self.device.poll(wait)));
         self.check_alive()?;
-        poll.map(|_| ()).map_err(|error| Error::DeviceLost { message: error.to_string() })
+        let lost = |message: String| Error::DeviceLost { message };
+        let poll = poll.map_err(|_| lost("it failed while work was under way".into()))?;
+        poll.map(|_| ()).map_err(|error| lost(error.to_string()))
     }
 
     #[cfg(not(target_arch = "wasm32"))]

@@ -47,8 +47,9 @@ pub(crate) struct Variant<'a, C> {
     pub constants: &'a C,
     /// The bindings of group 0 that the text declares.
     pub bindings: &'a [(u32, Access)],
-    /// Whether a snippet of the user's is part of the text.
-    pub untrusted: bool,
+    /// Given where a snippet of the user's is part of the text: what must hold before that is
+    /// compiled for the first time.
+    pub untrusted: Option<&'a dyn Fn() -> Result<()>>,
 }
 
 /// The text of a kernel with its constants filled in.
@@ -80,8 +81,11 @@ impl Gpu {
         if let Some(pipeline) = lock(&self.pipelines).get(&key) {
             return Ok(pipeline.clone());
         }
+        if let Some(check) = variant.untrusted {
+            check()?;
+        }
         let source = expand(variant.name, variant.constants)?;
-        let checked = self.checked || variant.untrusted;
+        let checked = self.checked || variant.untrusted.is_some();
         let pipeline = self.guarded(variant.name, || self.compile(variant.name, source, variant.bindings, checked))?;
         let pipeline = Arc::new(pipeline);
         lock(&self.pipelines).insert(key, pipeline.clone());

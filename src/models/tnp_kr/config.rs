@@ -138,8 +138,9 @@ impl Config {
         }
         // Enough for any model that fits in a file, and no overflow anywhere.
         let widths = [&self.embed_all, &self.ffn, &self.head].into_iter().flat_map(|mlp| &mlp.dims);
-        if widths.chain([&self.n_values, &self.obs_dim]).any(|&width| width > 1 << 20) || self.n_blocks > 1 << 16 {
-            return refused("a width over 2^20 or more than 2^16 blocks".into());
+        let is_wide = widths.chain([&self.n_values, &self.obs_dim]).any(|&width| width > 1 << 20);
+        if is_wide || self.n_blocks > 1 << 10 || self.n_repeats > 1 << 10 {
+            return refused("a width over 2^20, or more than 2^10 blocks or repeats".into());
         }
         let width = self.width()?;
         if self.ffn.n_out("ffn")? != width {

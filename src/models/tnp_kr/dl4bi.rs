@@ -83,6 +83,7 @@ fn count(value: &Value, name: &str) -> Result<usize> {
 }
 
 fn mlp(value: &Value, name: &str) -> Result<MlpConfig> {
+    only(value, &["dims", "act_fn", "p_dropout"])?;
     let dims = value["dims"].as_array().ok_or_else(|| unknown(name, &value.to_string()))?;
     let dims = dims.iter().map(|dim| count(dim, name)).collect::<Result<_>>()?;
     let activation = match target(&value["act_fn"]) {
@@ -105,6 +106,7 @@ fn attention_config(value: &Value) -> Result<(AttentionConfig, Vec<(String, Bias
         // A plain attention returns NaN where no key exists; a scan attention zeros, as here.
         Some("Attention" | "ScanAttention") => Vec::new(),
         Some("BiasedScanAttention") => {
+            only(inner, &["bias", "qs_chunk_size", "ks_chunk_size"])?;
             let terms = inner["bias"].as_object().ok_or_else(|| unknown("bias", &inner["bias"].to_string()))?;
             let terms = terms.iter().filter(|(name, _)| *name != "_target_");
             terms.map(|(name, bias)| Ok((name.clone(), bias_config(bias)?))).collect::<Result<_>>()?
@@ -122,6 +124,7 @@ fn attention_config(value: &Value) -> Result<(AttentionConfig, Vec<(String, Bias
 }
 
 fn bias_config(value: &Value) -> Result<BiasConfig> {
+    only(value, &["num_heads", "num_basis"])?;
     let (kernel, distance) = match target(value) {
         Some("build_scalar_bias") => (Kernel::Scalar, Distance::Euclidean),
         Some("build_rbf_network_bias") => (Kernel::Rbf, Distance::Euclidean),

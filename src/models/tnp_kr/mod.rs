@@ -71,6 +71,9 @@ impl TnpKr {
     /// The configuration contradicts itself; a parameter is missing, misshapen or left over.
     pub fn new(device: &Device, config: &Config, checkpoint: &Checkpoint) -> Result<Self> {
         config.check()?;
+        if config.groups.is_empty() {
+            return Err(Error::Config { message: "there is no coordinate group, allowed is one or more".into() });
+        }
         let network = checkpoint.load(device, |parameters| {
             let width = config.width()?;
             let obs = parameters.scope("embed_obs").numbers("embedding", &[2, config.obs_dim])?;
@@ -114,8 +117,9 @@ impl TnpKr {
         if batch == 0 {
             return Err(points::no_batch());
         }
-        let n_points = context.values.len() / (batch * n_values);
-        let expected = batch * n_points * n_values;
+        // A batch that overflows has no points.
+        let n_points = context.values.len() / batch.saturating_mul(n_values);
+        let expected = batch.saturating_mul(n_points).saturating_mul(n_values);
         if context.values.len() != expected {
             return Err(Error::Length { shape: vec![batch, n_points, n_values], expected, found: context.values.len() });
         }
@@ -160,8 +164,9 @@ impl Network {
     }
 
     /// Points that are predicted at once: enough to keep the device busy.
-    fn tile(&self) -> usize {
-        if self.device == Device::cpu() { 4096 } else { 16_384 }
+    fn tile(&self, batch: usize) -> usize {
+        let points: usize = if self.device == Device::cpu() { 4096 } else { 16_384 };
+        (points / batch).max(64)
     }
 
     /// Tokens of some points, `[batch, len, width]`.

@@ -7,6 +7,7 @@ use super::config::Config;
 use crate::{
     error::{Error, Result},
     ops::Distance,
+    tensor::n_elements,
 };
 
 /// Points that are described by named groups of coordinates, `[batch, n_points, dim]` each,
@@ -120,14 +121,12 @@ impl<'a> Points<'a> {
                 let allowed = group.dim.or(wanted).map_or("1 or more".into(), |dim| dim.to_string());
                 return argument("dim of a coordinate group", format!("{dim} for {:?}", group.name), allowed);
             }
-            let per_batch = n_points.unwrap_or(coords.len() / (batch * dim));
+            let per_batch = n_points.unwrap_or(coords.len() / batch.saturating_mul(*dim));
             n_points = Some(per_batch);
-            if coords.len() != batch * per_batch * dim {
-                return Err(Error::Length {
-                    shape: vec![batch, per_batch, *dim],
-                    expected: batch * per_batch * dim,
-                    found: coords.len(),
-                });
+            let shape = vec![batch, per_batch, *dim];
+            let expected = n_elements(&shape);
+            if coords.len() != expected {
+                return Err(Error::Length { shape, expected, found: coords.len() });
             }
             groups.push((*dim, group.embed, *coords));
         }

@@ -75,7 +75,7 @@ impl Posterior {
             std: zeros(n_values),
             activations: zeros(n_out),
         };
-        self.stream(&points, self.network.tile(), |range, tile| {
+        self.stream(&points, self.network.tile(batch), |range, tile| {
             for b in 0..batch {
                 let place = |from: &[f32], to: &mut [f32], width: usize| {
                     let len = range.len() * width;

@@ -1,15 +1,87 @@
 //! The CPU twin of `shaders/layer_norm.wgsl`.
+
+use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
+use crate::simd::{load_some, store_some};
+
+/// Numbers in a task: enough to be worth a thread.
+const TASK: usize = 1 << 15;
+
 pub(super) fn layer_norm(x: &[f32], width: usize, scale: &[f32], bias: &[f32], epsilon: f32) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
-    y.par_chunks_mut(width).zip(x.par_chunks(width)).for_each(|(y, x)| {
-        let mean = x.iter().sum::<f32>() / width as f32;
-        let variance = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / width as f32;
-        let inverse = 1.0 / (variance + epsilon).sqrt();
-        for (i, y) in y.iter_mut().enumerate() {
-            *y = (x[i] - mean) * inverse * scale[i] + bias[i];
+    let norm = Norm { scale, bias, epsilon };
+    dispatch!(Level::new(), simd => norm.run(simd, x, width))
+}
+
+struct Norm<'a> {
+    scale: &'a [f32],
+    bias: &'a [f32],
+    epsilon: f32,
+}
+
+impl Norm<'_> {
+    fn run<S: Simd>(&self, simd: S, x: &[f32], width: usize) -> Vec<f32> {
+        let mut y = vec![0.0; x.len()];
+        let chunk = (TASK / width).max(1) * width;
+        y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(y, x)| {
+            simd.vectorize(
+                #[inline(always)]
+                || {
+                    for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                        self.row(simd, x, y);
+                    }
+                },
+            );
+        });
+        y
+    }
+
+    #[inline(always)]
+    fn row<S: Simd>(&self, simd: S, x: &[f32], y: &mut [f32]) {
+        let lanes = S::f32s::LEN;
+        let width = x.len() as f32;
+        let mean = sum(
+            simd,
+            x,
+            #[inline(always)]
+            |x| x,
+        ) / width;
+        let variance = sum(
+            simd,
+            x,
+            #[inline(always)]
+            |x| (x - mean) * (x - mean),
+        ) / width;
+        let factor = 1.0 / (variance + self.epsilon).sqrt();
+        for (i, y) in y.chunks_mut(lanes).enumerate() {
+            let at = i * lanes..i * lanes + y.len();
+            let scale = load_some(simd, &self.scale[at.clone()]) * factor;
+            let bias = load_some(simd, &self.bias[at.clone()]);
+            let centred = load_some(simd, &x[at]) - mean;
+            store_some::<S>(centred.mul_add(scale, bias), y);
         }
-    });
-    y
+    }
+}
+
+/// `sum f(x)`, over several sums that do not wait for each other.
+#[inline(always)]
+fn sum<S: Simd>(simd: S, x: &[f32], f: impl Fn(S::f32s) -> S::f32s) -> f32 {
+    const SUMS: usize = 4;
+    let lanes = S::f32s::LEN;
+    let mut sums = [S::f32s::splat(simd, 0.0); SUMS];
+    let mut blocks = x.chunks_exact(SUMS * lanes);
+    for block in &mut blocks {
+        for (sum, x) in sums.iter_mut().zip(block.chunks_exact(lanes)) {
+            *sum += f(S::f32s::from_slice(simd, x));
+        }
+    }
+    let mut rest = blocks.remainder().chunks_exact(lanes);
+    for (sum, x) in sums.iter_mut().zip(&mut rest) {
+        *sum += f(S::f32s::from_slice(simd, x));
+    }
+    let mut total = ((sums[0] + sums[1]) + (sums[2] + sums[3])).reduce_sum();
+    for &x in rest.remainder() {
+        total += f(S::f32s::splat(simd, x)).as_slice()[0];
+    }
+    total
 }

@@ -32,7 +32,7 @@ pub(super) fn layer_norm(
     let width = scale.len();
     let rows = x.len() / width;
     let bindings = [(0, Access::Read), (1, Access::Read), (2, Access::Read), (3, Access::Write)];
-    let variant = Variant { name: "layer_norm", constants: &(), bindings: &bindings, untrusted: false };
+    let variant = Variant { name: "layer_norm", constants: &(), bindings: &bindings, untrusted: None };
     let pipeline = gpu.pipeline(&variant)?;
     let y = gpu.allocate(x.len())?;
     let cost_of_row = 10.0 * width as f64;
@@ -50,7 +50,7 @@ pub(super) fn layer_norm(
         };
         gpu.dispatch(&Dispatch {
             pipeline: &pipeline,
-            buffers: &[x_view, scale.gpu().view(), bias.gpu().view(), y_view],
+            buffers: &[x_view, scale.gpu().first(width), bias.gpu().first(width), y_view],
             params: bytemuck::bytes_of(&params),
             n_groups: n_groups as u64,
             cost: cost_of_row * piece.len() as f64,

@@ -1,7 +1,20 @@
 //! The CPU twin of `shaders/linear.wgsl`.
+
+use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+
+use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
 use super::{Activation, Problem};
+use crate::simd::{
+    load_some,
+    math::{exp, scaled_erfc},
+    store_some,
+    tile::{Panel, Panels, ROWS, VECTORS, product},
+};
+
+/// Multiply-adds in a task: enough to be worth a thread.
+const TASK: usize = 1 << 18;
 
 pub(super) fn linear(
     problem: &Problem,
@@ -10,35 +23,132 @@ pub(super) fn linear(
     bias: Option<&[f32]>,
     residual: Option<&[f32]>,
 ) -> Vec<f32> {
-    let &Problem { rows, n_in, n_out, activation } = problem;
-    let mut y = vec![0.0f32; rows * n_out];
-    if n_out == 0 {
-        return y;
+    let layer = Layer { problem, x, weight, bias, residual };
+    dispatch!(Level::new(), simd => layer.run(simd))
+}
+
+struct Layer<'a> {
+    problem: &'a Problem,
+    x: &'a [f32],
+    weight: &'a [f32],
+    bias: Option<&'a [f32]>,
+    residual: Option<&'a [f32]>,
+}
+
+impl Layer<'_> {
+    fn run<S: Simd>(&self, simd: S) -> Vec<f32> {
+        let Problem { rows, n_in, n_out, .. } = *self.problem;
+        let mut y = vec![0.0; rows * n_out];
+        if y.is_empty() {
+            return y;
+        }
+        let panels = Panels::new(simd, n_out);
+        let packed = simd.vectorize(
+            #[inline(always)]
+            || self.pack(simd, panels),
+        );
+        let rows_of_task = (TASK / (n_in * n_out).max(1)).next_multiple_of(ROWS).max(4 * ROWS);
+        y.par_chunks_mut(rows_of_task * n_out).enumerate().for_each(|(task, y)| {
+            simd.vectorize(
+                #[inline(always)]
+                || self.block(simd, panels, &packed, task * rows_of_task, y),
+            );
+        });
+        y
     }
-    y.par_chunks_mut(n_out).enumerate().for_each(|(row, y)| {
-        if let Some(bias) = bias {
-            y.copy_from_slice(bias);
+
+    /// The weights, panel after panel.
+    #[inline(always)]
+    fn pack<S: Simd>(&self, simd: S, panels: Panels) -> Vec<f32> {
+        let Problem { n_in, n_out, .. } = *self.problem;
+        let mut packed = vec![0.0; n_in * panels.width];
+        for panel in panels.iter() {
+            let packed = &mut packed[panel.first * n_in..][..panel.width * n_in];
+            panel.pack(simd, |i| &self.weight[i * n_out..][..n_out], packed);
         }
-        for (i, &x) in x[row * n_in..][..n_in].iter().enumerate() {
-            for (y, &w) in y.iter_mut().zip(&weight[i * n_out..][..n_out]) {
-                *y += x * w;
-            }
-        }
-        for (column, y) in y.iter_mut().enumerate() {
-            *y = match activation {
-                Activation::None => *y,
-                Activation::Relu => y.max(0.0),
-                Activation::GeluTanh => {
-                    let x = *y;
-                    let u = 0.797_884_6 * (x + 0.044715 * x * x * x);
-                    x / (1.0 + (-2.0 * u).min(87.0).exp())
+        packed
+    }
+
+    /// The rows of `y`, which begin at `first`.
+    #[inline(always)]
+    fn block<S: Simd>(&self, simd: S, panels: Panels, packed: &[f32], first: usize, y: &mut [f32]) {
+        let Problem { n_in, n_out, .. } = *self.problem;
+        for panel in panels.iter() {
+            let weight = &packed[panel.first * n_in..][..panel.width * n_in];
+            for (i, y) in y.chunks_mut(ROWS * n_out).enumerate() {
+                let first = first + i * ROWS;
+                if panel.width == S::f32s::LEN {
+                    self.tile::<S, 1>(simd, &panel, weight, first, y);
+                } else {
+                    self.tile::<S, VECTORS>(simd, &panel, weight, first, y);
                 }
-                Activation::GeluErf => 0.5 * *y * libm::erfcf(-*y * std::f32::consts::FRAC_1_SQRT_2),
-            };
-            if let Some(residual) = residual {
-                *y += residual[row * n_out + column];
             }
         }
-    });
-    y
+    }
+
+    /// Up to [`ROWS`] rows of one panel.
+    #[inline(always)]
+    fn tile<S: Simd, const C: usize>(&self, simd: S, panel: &Panel, weight: &[f32], first: usize, y: &mut [f32]) {
+        let Problem { n_in, n_out, activation, .. } = *self.problem;
+        let n_rows = y.len() / n_out;
+        let mut rows = [self.x; ROWS];
+        for (r, row) in rows.iter_mut().enumerate() {
+            // Rows past the end repeat the last one.
+            *row = &self.x[(first + r.min(n_rows - 1)) * n_in..][..n_in];
+        }
+        let tile = product::<S, ROWS, C>(simd, rows, weight);
+        for (r, y) in y.chunks_exact_mut(n_out).enumerate().take(ROWS) {
+            let columns = panel.first..panel.first + panel.used;
+            for (c, y) in y[columns].chunks_mut(S::f32s::LEN).enumerate() {
+                let column = panel.first + c * S::f32s::LEN;
+                let mut sum = tile[r][c];
+                if let Some(bias) = self.bias {
+                    sum += load_some(simd, &bias[column..]);
+                }
+                let mut sum = activate(simd, activation, sum);
+                if let Some(residual) = self.residual {
+                    sum += load_some(simd, &residual[(first + r) * n_out + column..][..y.len()]);
+                }
+                store_some::<S>(sum, y);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn activate<S: Simd>(simd: S, activation: Activation, x: S::f32s) -> S::f32s {
+    match activation {
+        Activation::None => x,
+        Activation::Relu => x.max(0.0),
+        Activation::GeluTanh => gelu_tanh(simd, x),
+        Activation::GeluErf => gelu_erf(simd, x),
+    }
+}
+
+/// Both forms are zero in f32 below this; without it what is large and negative would be
+/// multiplied by a clamped exponential that is not quite zero.
+const GELU_IS_ZERO: f32 = -30.0;
+
+/// `x/2 (1 + tanh u) = x / (1 + exp(-2u))`.
+#[inline(always)]
+fn gelu_tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    // -2 sqrt(2/pi) (x + 0.044715 x^3)
+    const FIRST: f32 = -2.0 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2;
+    const THIRD: f32 = FIRST * 0.044_715;
+    let x = x.max(GELU_IS_ZERO);
+    let exponent = x * (x * x).mul_add(THIRD, S::f32s::splat(simd, FIRST));
+    x / (exp(simd, exponent) + 1.0)
+}
+
+/// `x/2 erfc(-x / sqrt 2)`, by way of `erfc(|x| / sqrt 2)`, which keeps its digits in both tails.
+#[inline(always)]
+fn gelu_erf<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    // Beyond these the tail is zero in f32, and the square would overflow.
+    let near = x.max(GELU_IS_ZERO).min(-GELU_IS_ZERO);
+    let square = near * near;
+    // What the rounding of the square left over; zero where multiply-adds are not fused.
+    let rest = near.mul_sub(near, square);
+    let density = exp(simd, square * -0.5) * rest.mul_add(-0.5, S::f32s::splat(simd, 1.0));
+    let tail = density * scaled_erfc(simd, near.abs() * FRAC_1_SQRT_2) * 0.5;
+    x.simd_lt(0.0).select(near * tail, x - x * tail)
 }

@@ -68,7 +68,7 @@ pub(super) fn linear(
         depth: 16,
     };
     let bindings = constants.bindings();
-    let variant = Variant { name: "linear", constants: &constants, bindings: &bindings, untrusted: false };
+    let variant = Variant { name: "linear", constants: &constants, bindings: &bindings, untrusted: None };
     let pipeline = gpu.pipeline(&variant)?;
     let y = gpu.allocate(rows * n_out)?;
     let tile = 4 * constants.threads as usize;
@@ -76,8 +76,8 @@ pub(super) fn linear(
     for piece in gpu.row_pieces(rows, n_in.max(n_out), cost_of_row) {
         let (x_view, x_base) = x.gpu().elements(piece.start * n_in, piece.end * n_in);
         let (y_view, y_base) = y.elements(piece.start * n_out, piece.end * n_out);
-        let mut buffers = vec![x_view, layer.weight.gpu().view()];
-        buffers.extend(layer.bias.as_ref().map(|bias| bias.gpu().view()));
+        let mut buffers = vec![x_view, layer.weight.gpu().first(n_in * n_out)];
+        buffers.extend(layer.bias.as_ref().map(|bias| bias.gpu().first(n_out)));
         let mut residual_base = 0;
         if let Some(residual) = residual {
             let (view, base) = residual.gpu().elements(piece.start * n_out, piece.end * n_out);

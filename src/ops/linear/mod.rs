@@ -86,7 +86,12 @@ pub fn linear(x: &Tensor, layer: &Linear, activation: Activation, residual: Opti
     if let Some(residual) = residual
         && residual.shape() != shape
     {
-        return mismatch("x", x, "residual", residual, "residual must be shaped like the result");
+        return Err(Error::Shape {
+            op: OP,
+            name: "residual",
+            found: residual.shape().to_vec(),
+            expected: format!("{shape:?}, the shape of the result"),
+        });
     }
     check_same_device(OP, x, &[Some(weight), layer.bias.as_ref(), residual])?;
     let rows = shape[..shape.len() - 1].iter().product();

@@ -55,7 +55,7 @@ pub(crate) fn merge_into(
     rows: usize,
 ) -> Result<()> {
     let bindings = [(0, Access::Read), (1, Access::Read), (2, Access::Write), (3, Access::Write)];
-    let variant = Variant { name: "merge_attention", constants: &(), bindings: &bindings, untrusted: false };
+    let variant = Variant { name: "merge_attention", constants: &(), bindings: &bindings, untrusted: None };
     let pipeline = gpu.pipeline(&variant)?;
     let n_groups = (rows * width).div_ceil(GROUP);
     let params = Params {
@@ -70,7 +70,7 @@ pub(crate) fn merge_into(
     };
     gpu.dispatch(&Dispatch {
         pipeline: &pipeline,
-        buffers: &[values.view(), log_sum_exp.view(), merged, merged_lse],
+        buffers: &[values.first(n_parts * rows * width), log_sum_exp.first(n_parts * rows), merged, merged_lse],
         params: bytemuck::bytes_of(&params),
         n_groups: n_groups as u64,
         cost: 4.0 * (n_parts * rows * width) as f64,

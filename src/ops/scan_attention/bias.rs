@@ -33,6 +33,10 @@ pub enum Distance {
 
 /// What a distance `d` is turned into for head `h`, with `a`, `b`, `c` of shape
 /// `[n_heads, n_basis]` and a sum over the basis functions.
+///
+/// A negative `b` makes a bias that grows with the distance. An exponential stops growing at
+/// `2^90`, about `1e27`, so that no bias can pass for [`MASKED`] or undo it: pairs beyond that
+/// are told apart no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kernel {
@@ -53,9 +57,10 @@ pub type BiasFn = dyn Fn(&[f32], &[f32], usize, &[f32]) -> f32 + Send + Sync;
 ///
 /// The WGSL is the body of
 /// `fn(q_coord: array<f32, C>, k_coord: array<f32, C>, head: u32) -> f32`, where `C` is the
-/// number of columns the term looks at; `params(i)` reads parameter `i: u32`. Return
-/// `MASKED` to mask the pair. The snippet is checked by naga before use, compiled with all
-/// run-time checks on, and may not declare functions.
+/// number of columns the term looks at; `params(i)` reads parameter `i: u32` (past the end it
+/// is `MASKED`, where the Rust twin would panic). Return `MASKED` to mask the pair. The snippet
+/// is checked by naga before use, compiled with all run-time checks on, and may not declare
+/// functions or wait at barriers.
 #[derive(Clone)]
 pub struct CustomBias {
     /// A name for error messages.

@@ -31,8 +31,9 @@ struct Term {
     offset: usize,
     /// Whether an exponent can be positive.
     grows: bool,
-    /// The user's snippet.
+    /// The user's snippet, and how many parameters it has.
     body: String,
+    n_params: usize,
 }
 
 /// The constants of the shader's text.
@@ -118,8 +119,13 @@ fn n_vectors(term: &BiasTerm, n_heads: usize) -> usize {
 
 fn describe(index: usize, offset: usize, term: &BiasTerm, n_heads: usize) -> Term {
     let n_basis = term.n_basis(n_heads);
-    let (kind, kernel, grows, body) = match &term.kind {
-        TermKind::Custom(custom) => ("custom", "", false, custom.wgsl.clone()),
+    let (mut body, mut n_params) = (String::new(), 0);
+    let (kind, kernel, grows) = match &term.kind {
+        TermKind::Custom(custom) => {
+            body.clone_from(&custom.wgsl);
+            n_params = custom.params.len();
+            ("custom", "", false)
+        }
         TermKind::Distance { distance, kernel, b, .. } => {
             let kind = match distance {
                 Distance::Euclidean => "euclidean",
@@ -134,7 +140,7 @@ fn describe(index: usize, offset: usize, term: &BiasTerm, n_heads: usize) -> Ter
             };
             // Causal distances are negative, so there an exponential of positive b grows.
             let signed = *distance == Distance::CausalTime && *kernel == Kernel::Exponential;
-            (kind, name, signed || b.iter().any(|&b| b < 0.0), String::new())
+            (kind, name, signed || b.iter().any(|&b| b < 0.0))
         }
     };
     Term {
@@ -147,6 +153,7 @@ fn describe(index: usize, offset: usize, term: &BiasTerm, n_heads: usize) -> Ter
         offset,
         grows,
         body,
+        n_params,
     }
 }
 
@@ -184,6 +191,10 @@ fn check_custom(custom: &CustomBias, width: usize) -> Result<()> {
     let module = naga::front::wgsl::parse_str(&source).map_err(|error| refused(error.emit_to_string(&source)))?;
     let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), Default::default());
     validator.validate(&module).map_err(|error| refused(error.emit_to_string(&source)))?;
+    // Called where not all threads go along.
+    if ["Barrier", "workgroupUniformLoad"].iter().any(|word| custom.wgsl.contains(word)) {
+        return Err(refused("the snippet may not wait at barriers".into()));
+    }
     let adds = module.functions.len() != 2 || !module.entry_points.is_empty() || !module.global_variables.is_empty();
     if adds {
         return Err(refused("the snippet is the body of one function and may not declare others, or globals".into()));
@@ -262,13 +273,6 @@ pub(super) fn scan_attention(
     bias: &Bias<'_>,
     n_splits: Option<usize>,
 ) -> Result<Attention> {
-    let mut untrusted = false;
-    for term in bias.terms {
-        if let TermKind::Custom(custom) = &term.kind {
-            check_custom(custom, term.columns.len())?;
-            untrusted = true;
-        }
-    }
     let constants = Constants::new(problem, mask.is_some(), bias.matrix.is_some(), bias.terms);
     let bindings = constants.bindings();
     let allowed = gpu.limits().max_storage_buffers_per_shader_stage;
@@ -279,12 +283,17 @@ pub(super) fn scan_attention(
             allowed: u64::from(allowed),
         });
     }
+    let check = || bias.terms.iter().try_for_each(|term| match &term.kind {
+        TermKind::Custom(custom) => check_custom(custom, term.columns.len()),
+        TermKind::Distance { .. } => Ok(()),
+    });
+    let untrusted = constants.uses_custom.then_some(&check as &dyn Fn() -> Result<()>);
     let variant = Variant { name: "scan_attention", constants: &constants, bindings: &bindings, untrusted };
     let n_basis = bias.terms.iter().map(|term| term.n_basis(problem.n_heads).max(1)).sum();
     // A binding may begin up to 256 bytes early, to be aligned.
     let max_binding = gpu.max_binding().saturating_sub(256);
     let capabilities = Capabilities { max_binding, submit_budget: gpu.submit_budget() };
-    let plan = select::plan(problem, n_basis, n_splits, &capabilities);
+    let plan = select::plan(problem, n_basis, bias.matrix.is_some(), n_splits, &capabilities);
     let call = Call {
         gpu,
         problem,
@@ -465,10 +474,13 @@ pub(crate) fn variants() -> Vec<(String, Result<String>)> {
         };
         for kernel in [Kernel::Scalar, Kernel::Rbf, Kernel::Tisa, Kernel::Exponential] {
             let n = if kernel == Kernel::Scalar { 2 } else { 4 };
-            let b = if kernel == Kernel::Scalar { &[][..] } else { &[1.0, 2.0, -1.0, 1.0] };
             let c = if kernel == Kernel::Tisa { &c[..] } else { &[] };
-            let term = BiasTerm::new(columns.clone(), distance, kernel, &a[..n], b, c);
-            biases.push((format!("{distance:?} {kernel:?}"), vec![term]));
+            for sign in [1.0, -1.0] {
+                let b = [1.0, 2.0, sign, 1.0];
+                let b = if kernel == Kernel::Scalar { &[] } else { &b[..] };
+                let term = BiasTerm::new(columns.clone(), distance, kernel, &a[..n], b, c);
+                biases.push((format!("{distance:?} {kernel:?} {sign:+}"), vec![term]));
+            }
         }
     }
     biases.push(("custom".into(), vec![BiasTerm::custom(0..1, custom.clone())]));
@@ -482,7 +494,7 @@ pub(crate) fn variants() -> Vec<(String, Result<String>)> {
     let mut variants = Vec::new();
     for (name, terms) in &biases {
         for (head_dim, v_dim) in [(32, 32), (30, 7), (128, 65), (256, 256)] {
-            for (has_mask, has_matrix) in [(false, false), (true, true)] {
+            for (has_mask, has_matrix) in [(false, false), (true, false), (false, true), (true, true)] {
                 let problem = Problem {
                     batch: 1,
                     n_heads: 2,

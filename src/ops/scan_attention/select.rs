@@ -6,10 +6,10 @@ use std::ops::Range;
 use super::Problem;
 
 /// Queries, and keys, that a workgroup takes at a time.
-pub const TILE: usize = 32;
+pub(crate) const TILE: usize = 32;
 
 /// Depths of q and k, and columns of v, in workgroup memory at a time.
-pub const DEPTH: usize = 32;
+pub(crate) const DEPTH: usize = 32;
 
 /// Workgroups that keep a large GPU busy.
 const ENOUGH_GROUPS: usize = 2048;
@@ -19,7 +19,7 @@ const TILES_PER_SPLIT: usize = 8;
 
 /// What a device allows.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Capabilities {
+pub(crate) struct Capabilities {
     /// Bytes in one binding.
     pub max_binding: u64,
     /// Floating-point operations in one submit.
@@ -62,6 +62,7 @@ pub(crate) fn cost(problem: &Problem, n_basis: usize) -> f64 {
 pub(crate) fn plan(
     problem: &Problem,
     n_basis: usize,
+    has_matrix: bool,
     n_splits: Option<usize>,
     capabilities: &Capabilities,
 ) -> Plan {
@@ -80,15 +81,20 @@ pub(crate) fn plan(
         (0..n).step_by(step).map(move |start| start..n.min(start + step)).collect::<Vec<_>>()
     };
     // Where a piece spans several batch elements or heads, all their keys fit by construction.
-    let fits = per_binding / row.max(1);
-    let keys = ranges(n_keys, if fits >= n_keys { n_keys } else { (fits / 64 * 64).max(64) });
-    let of_batch = if problem.head_major { n_heads * length * width } else { length * row };
-    let batch_step = fitting(of_batch, cost / batch as f64);
-    let head_step = fitting(length * width, cost / (batch * n_heads) as f64);
     let cost_of_query =
         cost / (batch * n_queries) as f64 / if problem.head_major { n_heads as f64 } else { 1.0 };
+    // One tile of queries must stay within the budget, too.
+    let cost_of_key = cost_of_query / n_keys as f64 * n_queries.min(TILE) as f64;
+    let fits = fitting(row, cost_of_key);
+    let keys = ranges(n_keys, if fits >= n_keys { n_keys } else { (fits / 64 * 64).max(64) });
+    // A matrix has a number for every pair.
+    let of_head = (length * width).max(if has_matrix { n_queries * n_keys } else { 0 });
+    let of_batch = n_heads * of_head;
+    let batch_step = fitting(of_batch, cost / batch as f64);
+    let head_step = fitting(of_head, cost / (batch * n_heads) as f64);
     // Each range of keys leaves a partial result, and all of them are merged from one binding.
-    let query_step = (fitting(row * keys.len(), cost_of_query) / TILE * TILE).max(TILE);
+    let of_query = (row * keys.len()).max(if has_matrix { n_keys } else { 0 });
+    let query_step = (fitting(of_query, cost_of_query / keys.len() as f64) / TILE * TILE).max(TILE);
 
     let mut pieces = Vec::new();
     if batch_step >= batch {
@@ -166,7 +172,7 @@ mod tests {
         for (name, capabilities) in [("discrete", DISCRETE), ("browser", BROWSER), ("tiny", TINY)] {
             for sizes in problems {
                 for head_major in [true, false] {
-                    let plan = plan(&problem(sizes, head_major), 5, None, &capabilities);
+                    let plan = plan(&problem(sizes, head_major), 5, false, None, &capabilities);
                     let layout = if head_major { "by head" } else { "projected" };
                     let (first, keys) = (&plan.pieces[0], &plan.keys[0]);
                     writeln!(
@@ -193,7 +199,7 @@ mod tests {
             for sizes in [[3, 5, 70, 900, 16], [1, 2, 3000, 3000, 16], [200, 1, 10, 10, 64], [2, 8, 1000, 40_000, 32]] {
                 for head_major in [true, false] {
                     let problem = problem(sizes, head_major);
-                    let plan = plan(&problem, 5, None, &capabilities);
+                    let plan = plan(&problem, 5, false, None, &capabilities);
                     let mut seen = vec![0u8; problem.batch * problem.n_heads * problem.n_queries];
                     for piece in &plan.pieces {
                         for b in piece.batch.clone() {

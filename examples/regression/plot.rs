@@ -1,0 +1,151 @@
+//! The picture: both predictions over the whole record, and larger around the gap.
+
+use std::{ops::Range, path::Path};
+
+use anyhow::{Result, anyhow};
+use plotters::{coord::Shift, prelude::*};
+
+use crate::{Normal, Z95, data::Series};
+
+pub struct Picture<'a> {
+    pub title: &'a str,
+    pub x_label: &'a str,
+    pub y_label: &'a str,
+    pub context: &'a Series,
+    pub targets: &'a Series,
+    /// The first and the last coordinate of a gap in the context.
+    pub gap: Option<Range<f64>>,
+    /// Where the predictions are.
+    pub x: &'a [f64],
+    pub neural_process: &'a [Normal],
+    /// Empty if there is none.
+    pub gaussian_process: &'a [Normal],
+}
+
+// plotters rounds to whole pixels, so everything is drawn at twice the size that it is shown at.
+const SCALE: u32 = 2;
+const WIDTH: u32 = 900 * SCALE;
+const PANEL: u32 = 280 * SCALE;
+const LEGEND: u32 = 30 * SCALE;
+
+const BLUE: RGBColor = RGBColor(31, 100, 180);
+const BAND: RGBAColor = RGBAColor(31, 100, 180, 0.2);
+const GREEN: RGBColor = RGBColor(0, 135, 95);
+const RED: RGBColor = RGBColor(208, 62, 40);
+const DARK: RGBColor = RGBColor(40, 40, 40);
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
+
+pub fn draw(path: &Path, picture: &Picture<'_>) -> Result<()> {
+    let zoom = picture.gap.as_ref().map(|gap| around(gap, picture.x));
+    let n_panels = if zoom.is_some() { 2 } else { 1 };
+    let root = SVGBackend::new(path, (WIDTH, LEGEND + n_panels * PANEL)).into_drawing_area();
+    let drawn = || -> Drawn {
+        root.fill(&WHITE)?;
+        let whole = picture.x[0]..picture.x[picture.x.len() - 1];
+        let (strip, panels) = root.split_vertically(LEGEND);
+        let (top, bottom) = panels.split_vertically(PANEL);
+        legend(&strip, picture)?;
+        panel(&top, picture, picture.title, whole, 2 * SCALE)?;
+        if let Some(zoom) = zoom {
+            panel(&bottom, picture, "The gap and its surroundings", zoom, 3 * SCALE)?;
+        }
+        root.present()
+    };
+    // The error holds a lock and cannot be passed on.
+    drawn().map_err(|error| anyhow!("{error}"))
+}
+
+fn text(size: u32) -> TextStyle<'static> {
+    ("sans-serif", size * SCALE).into_font().color(&DARK)
+}
+
+/// One line above the panels, where it hides nothing.
+fn legend(area: &Area<'_>, picture: &Picture<'_>) -> Drawn {
+    let scale = SCALE as i32;
+    let middle = LEGEND as i32 / 2;
+    let mut x = 60 * scale;
+    let mut label = |label: &str| {
+        let left = x;
+        x += (label.len() as i32 * 7 + 50) * scale;
+        let place = (left + 26 * scale, middle - 7 * scale);
+        area.draw(&Text::new(label.to_owned(), place, text(13))).map(|()| left)
+    };
+    let line = |x: i32, style: ShapeStyle| PathElement::new(vec![(x, middle), (x + 20 * scale, middle)], style);
+    let x = label("neural process: mean, 95%")?;
+    let band = [(x, middle - 7 * scale), (x + 20 * scale, middle + 7 * scale)];
+    area.draw(&Rectangle::new(band, BAND.filled()))?;
+    area.draw(&line(x, BLUE.stroke_width(2 * SCALE)))?;
+    if !picture.gaussian_process.is_empty() {
+        let x = label("Gaussian process: mean")?;
+        area.draw(&line(x, GREEN.stroke_width(SCALE)))?;
+    }
+    let x = label("context")?;
+    area.draw(&Circle::new((x + 14 * scale, middle), 3 * SCALE, DARK.filled()))?;
+    if !picture.targets.y.is_empty() {
+        let x = label("held out")?;
+        area.draw(&Circle::new((x + 14 * scale, middle), 3 * SCALE, RED.stroke_width(SCALE)))?;
+    }
+    Ok(())
+}
+
+/// The gap and about as much again on each side, within what is drawn.
+fn around(gap: &Range<f64>, x: &[f64]) -> Range<f64> {
+    let margin = (gap.end - gap.start).max(0.02 * (x[x.len() - 1] - x[0]));
+    (gap.start - margin).max(x[0])..(gap.end + margin).min(x[x.len() - 1])
+}
+
+fn panel(area: &Area<'_>, picture: &Picture<'_>, title: &str, x_range: Range<f64>, radius: u32) -> Drawn {
+    let inside = |x: f64| x_range.contains(&x);
+    let curve = |normals: &[Normal], at: &dyn Fn(&Normal) -> f64| -> Vec<(f64, f64)> {
+        let points = picture.x.iter().zip(normals).filter(|(x, _)| inside(**x));
+        points.map(|(&x, normal)| (x, at(normal))).collect()
+    };
+    let points = |series: &Series| -> Vec<(f64, f64)> {
+        series.x.iter().copied().zip(series.y.iter().copied()).filter(|(x, _)| inside(*x)).collect()
+    };
+    let mean = curve(picture.neural_process, &|normal| normal.mean);
+    let low = curve(picture.neural_process, &|normal| normal.mean - Z95 * normal.std);
+    let high = curve(picture.neural_process, &|normal| normal.mean + Z95 * normal.std);
+    let (context, targets) = (points(picture.context), points(picture.targets));
+
+    let all = || [&low, &high, &context, &targets].into_iter().flatten().map(|point| point.1);
+    let (bottom, top) = (all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max));
+    let margin = 0.05 * (top - bottom).max(1e-9);
+    let mut chart = ChartBuilder::on(area)
+        .caption(title, text(15))
+        .margin(8 * SCALE)
+        .x_label_area_size(34 * SCALE)
+        .y_label_area_size(52 * SCALE)
+        .build_cartesian_2d(x_range.clone(), bottom - margin..top + margin)?;
+    chart
+        .configure_mesh()
+        .x_desc(picture.x_label)
+        .y_desc(picture.y_label)
+        .x_labels(12)
+        .y_labels(7)
+        .label_style(text(12))
+        .axis_desc_style(text(13))
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(BLACK.mix(0.08))
+        .x_label_formatter(&|x| tick(*x, &x_range))
+        .y_label_formatter(&|y| tick(*y, &(bottom..top)))
+        .draw()?;
+
+    let band: Vec<_> = low.iter().copied().chain(high.iter().rev().copied()).collect();
+    chart.draw_series([Polygon::new(band, BAND.filled())])?;
+    chart.draw_series(LineSeries::new(mean, BLUE.stroke_width(2 * SCALE)))?;
+    let mean = curve(picture.gaussian_process, &|normal| normal.mean);
+    chart.draw_series(LineSeries::new(mean, GREEN.stroke_width(SCALE)))?;
+    chart.draw_series(context.into_iter().map(|point| Circle::new(point, radius, DARK.filled())))?;
+    chart.draw_series(targets.into_iter().map(|point| Circle::new(point, radius + 1, RED.stroke_width(SCALE))))?;
+    Ok(())
+}
+
+/// As many decimals as the range needs.
+fn tick(value: f64, range: &Range<f64>) -> String {
+    let decimals = (1.0 - (range.end - range.start).log10().floor()).clamp(0.0, 9.0) as usize;
+    format!("{value:.decimals$}")
+}

@@ -1,0 +1,122 @@
+//! Queries, keys and values in the order in which the innermost loops read them.
+
+use std::ops::Range;
+
+use fearless_simd::prelude::*;
+
+use super::super::{CpuInputs, MAX_HEAD_DIM, Problem};
+use crate::simd::{
+    tile::{Panels, VECTORS},
+    transpose::transpose,
+};
+
+/// Keys in a block: the scores of a tile stay in the first-level cache.
+const BLOCK_KEYS: usize = 512;
+
+/// Numbers in a block: keys and values of one head stay in the second-level cache.
+const BLOCK_NUMBERS: usize = 1 << 16;
+
+/// Sizes of the packed form.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Packing {
+    pub head_dim: usize,
+    pub v_dim: usize,
+    /// How the values are cut.
+    pub v_panels: Panels,
+    /// Keys in a panel: a row of a register tile.
+    pub panel: usize,
+    /// Keys in a block, whole panels.
+    pub block_keys: usize,
+}
+
+impl Packing {
+    pub fn new<S: Simd>(simd: S, problem: &Problem, most_keys: usize) -> Self {
+        let panel = VECTORS * S::f32s::LEN;
+        let fitting = BLOCK_NUMBERS / (problem.head_dim + problem.v_dim);
+        Self {
+            head_dim: problem.head_dim,
+            v_dim: problem.v_dim,
+            v_panels: Panels::new(simd, problem.v_dim),
+            panel,
+            block_keys: most_keys.min(BLOCK_KEYS).min(fitting).next_multiple_of(panel),
+        }
+    }
+
+    /// Numbers in a packed block: the keys, then the values.
+    pub fn block_len(&self) -> usize {
+        self.block_keys * (self.head_dim + self.v_panels.width)
+    }
+
+    /// The two parts of a packed block.
+    pub fn split<'a>(&self, block: &'a [f32]) -> (&'a [f32], &'a [f32]) {
+        block.split_at(self.block_keys * self.head_dim)
+    }
+
+    /// Packs the keys of one head as `[panel, head_dim, keys of the panel]`, and the values as
+    /// `[panel, key, columns of the panel]`. Keys that the mask drops (`keep < 0`) become zeros, so that whatever they hold
+    /// cannot spread.
+    #[inline(always)]
+    pub fn pack<S: Simd>(&self, simd: S, k: &Rows<'_>, v: &Rows<'_>, keep: &[f32], packed: &mut [f32]) {
+        let lanes = S::f32s::LEN;
+        let kept = |key: usize| key < k.n && keep[key] == 0.0;
+        let (packed_k, packed_v) = packed.split_at_mut(self.block_keys * self.head_dim);
+        for (p, packed) in packed_k.chunks_exact_mut(self.panel * self.head_dim).enumerate() {
+            for first in (0..self.panel).step_by(lanes) {
+                let row = |r: usize| {
+                    let key = p * self.panel + first + r;
+                    if kept(key) { k.row(key) } else { &ZEROS[..self.head_dim] }
+                };
+                transpose(simd, row, self.head_dim, &mut packed[first..], self.panel);
+            }
+        }
+        for panel in self.v_panels.iter() {
+            let row = |key: usize| if kept(key) { v.row(key) } else { &ZEROS[..self.v_dim] };
+            let packed = &mut packed_v[panel.first * self.block_keys..][..panel.width * v.n];
+            panel.pack(simd, row, packed);
+        }
+    }
+}
+
+/// A row of a key that does not exist.
+static ZEROS: [f32; MAX_HEAD_DIM] = [0.0; MAX_HEAD_DIM];
+
+/// Rows of one head in a tensor of either layout.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    data: &'a [f32],
+    stride: usize,
+    dim: usize,
+    pub n: usize,
+}
+
+impl<'a> Rows<'a> {
+    pub fn row(&self, i: usize) -> &'a [f32] {
+        &self.data[i * self.stride..][..self.dim]
+    }
+}
+
+/// Which rows of which head.
+fn rows<'a>(
+    data: &'a [f32],
+    [batch_stride, head_stride, stride]: [usize; 3],
+    dim: usize,
+    [batch, head]: [usize; 2],
+    range: Range<usize>,
+) -> Rows<'a> {
+    let data = &data[batch * batch_stride + head * head_stride + range.start * stride..];
+    Rows { data, stride, dim, n: range.len() }
+}
+
+impl<'a> CpuInputs<'a> {
+    pub(super) fn q_rows(&self, problem: &Problem, at: [usize; 2], range: Range<usize>) -> Rows<'a> {
+        rows(self.q, problem.strides(problem.n_queries, problem.head_dim), problem.head_dim, at, range)
+    }
+
+    pub(super) fn k_rows(&self, problem: &Problem, at: [usize; 2], range: Range<usize>) -> Rows<'a> {
+        rows(self.k, problem.strides(problem.n_keys, problem.head_dim), problem.head_dim, at, range)
+    }
+
+    pub(super) fn v_rows(&self, problem: &Problem, at: [usize; 2], range: Range<usize>) -> Rows<'a> {
+        rows(self.v, problem.strides(problem.n_keys, problem.v_dim), problem.v_dim, at, range)
+    }
+}

@@ -1,0 +1,170 @@
+//! The running softmax of a few queries over one block of keys, with logits in base 2.
+
+use fearless_simd::prelude::*;
+
+use super::{MASKED_2, pack::Packing};
+use crate::simd::{
+    math::exp2,
+    tile::{ROWS, VECTORS, product},
+};
+
+/// What the running softmax keeps for the queries of one head.
+pub(super) struct State {
+    /// The largest logit so far.
+    pub largest: Vec<f32>,
+    /// The sum of `2^(logit - largest)`, one vector a query.
+    pub sums: Vec<f32>,
+    /// `sum 2^(logit - largest) v`, `[query, v_width]`.
+    pub values: Vec<f32>,
+}
+
+impl State {
+    pub fn new() -> Self {
+        Self { largest: Vec::new(), sums: Vec::new(), values: Vec::new() }
+    }
+
+    /// Forgets everything.
+    pub fn reset(&mut self, rows: usize, lanes: usize, v_width: usize) {
+        // Above every masked score, so that those get no weight.
+        self.largest.clear();
+        self.largest.resize(rows, 0.5 * MASKED_2);
+        self.sums.clear();
+        self.sums.resize(rows * lanes, 0.0);
+        self.values.clear();
+        self.values.resize(rows * v_width, 0.0);
+    }
+}
+
+/// Some rows of one head against one packed block of keys.
+pub(super) struct Step<'a> {
+    pub packing: &'a Packing,
+    /// `[R, head_dim]`, scaled.
+    pub q: &'a [f32],
+    pub block: &'a [f32],
+    /// Keys in the block.
+    pub n_keys: usize,
+    /// Whether `scores` holds a bias.
+    pub biased: bool,
+    /// Where the rows are in the state.
+    pub first_row: usize,
+    /// How many of the `R` rows there are.
+    pub n_rows: usize,
+}
+
+impl Step<'_> {
+    /// Reads the block. `scores` is `[R, block_keys]`: the bias on entry, weights afterwards.
+    #[inline(always)]
+    pub fn run<S: Simd, const R: usize>(&self, simd: S, scores: &mut [f32], state: &mut State) {
+        let largest = self.score::<S, R>(simd, scores);
+        let decay = self.weigh::<S, R>(simd, &largest, scores, state);
+        self.read::<S, R>(simd, &decay, scores, state);
+    }
+
+    /// `scores += q k^T`; returns the largest of each row, lane by lane.
+    #[inline(always)]
+    fn score<S: Simd, const R: usize>(&self, simd: S, scores: &mut [f32]) -> [S::f32s; R] {
+        let Packing { head_dim, panel, block_keys, .. } = *self.packing;
+        let (k, _) = self.packing.split(self.block);
+        let mut q = [self.q; R];
+        for (r, q) in q.iter_mut().enumerate() {
+            *q = &self.q[r * head_dim..][..head_dim];
+        }
+        let mut largest = [S::f32s::splat(simd, 0.5 * MASKED_2); R];
+        let n_panels = self.n_keys.div_ceil(panel);
+        for (p, k) in k.chunks_exact(panel * head_dim).take(n_panels).enumerate() {
+            let tile = product::<S, R, VECTORS>(simd, q, k);
+            for r in 0..R {
+                let row = &mut scores[r * block_keys + p * panel..][..VECTORS * S::f32s::LEN];
+                for (c, scores) in row.chunks_exact_mut(S::f32s::LEN).enumerate() {
+                    let mut score = tile[r][c];
+                    if self.biased {
+                        score += S::f32s::from_slice(simd, scores);
+                    }
+                    score.store_slice(scores);
+                    largest[r] = largest[r].max(score);
+                }
+            }
+        }
+        largest
+    }
+
+    /// Turns scores into weights; returns what earlier sums must be multiplied by.
+    #[inline(always)]
+    fn weigh<S: Simd, const R: usize>(
+        &self,
+        simd: S,
+        largest: &[S::f32s; R],
+        scores: &mut [f32],
+        state: &mut State,
+    ) -> [S::f32s; R] {
+        let Packing { panel, block_keys, .. } = *self.packing;
+        let width = self.n_keys.next_multiple_of(panel);
+        let mut decay = [S::f32s::splat(simd, 0.0); R];
+        for r in 0..self.n_rows.min(R) {
+            let row = self.first_row + r;
+            let before = state.largest[row];
+            let now = before.max(largest[r].reduce_max());
+            state.largest[row] = now;
+            decay[r] = exp2(simd, S::f32s::splat(simd, before - now));
+            let now = S::f32s::splat(simd, now);
+            let mut sum = S::f32s::splat(simd, 0.0);
+            for scores in scores[r * block_keys..][..width].chunks_exact_mut(S::f32s::LEN) {
+                let weight = exp2(simd, S::f32s::from_slice(simd, scores) - now);
+                weight.store_slice(scores);
+                sum += weight;
+            }
+            let sums = &mut state.sums[row * S::f32s::LEN..][..S::f32s::LEN];
+            S::f32s::from_slice(simd, sums).mul_add(decay[r], sum).store_slice(sums);
+        }
+        decay
+    }
+
+    /// `values = decay values + weights v`.
+    #[inline(always)]
+    fn read<S: Simd, const R: usize>(&self, simd: S, decay: &[S::f32s; R], weights: &[f32], state: &mut State) {
+        let Packing { v_panels, block_keys, .. } = *self.packing;
+        let (_, v) = self.packing.split(self.block);
+        let mut rows = [weights; R];
+        for (r, row) in rows.iter_mut().enumerate() {
+            *row = &weights[r * block_keys..][..self.n_keys];
+        }
+        for panel in v_panels.iter() {
+            let v = &v[panel.first * block_keys..][..self.n_keys * panel.width];
+            if panel.width == S::f32s::LEN {
+                let tile = product::<S, R, 1>(simd, rows, v);
+                self.accumulate(simd, decay, &tile, panel.first, state);
+            } else {
+                let tile = product::<S, R, VECTORS>(simd, rows, v);
+                self.accumulate(simd, decay, &tile, panel.first, state);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn accumulate<S: Simd, const R: usize, const C: usize>(
+        &self,
+        simd: S,
+        decay: &[S::f32s; R],
+        tile: &[[S::f32s; C]; R],
+        first: usize,
+        state: &mut State,
+    ) {
+        let v_width = self.packing.v_panels.width;
+        for r in 0..R {
+            let values = &mut state.values[(self.first_row + r) * v_width + first..][..C * S::f32s::LEN];
+            for (c, values) in values.chunks_exact_mut(S::f32s::LEN).enumerate() {
+                S::f32s::from_slice(simd, values).mul_add(decay[r], tile[r][c]).store_slice(values);
+            }
+        }
+    }
+
+    /// [`Step::run`] with as many rows as there are, or [`ROWS`].
+    #[inline(always)]
+    pub fn run_rows<S: Simd>(&self, simd: S, scores: &mut [f32], state: &mut State) {
+        if self.n_rows == 1 {
+            self.run::<S, 1>(simd, scores, state);
+        } else {
+            self.run::<S, ROWS>(simd, scores, state);
+        }
+    }
+}
