@@ -230,11 +230,7 @@ pub(crate) fn n_elements(shape: &[usize]) -> usize {
 
 fn check_length(shape: &[usize], found: usize) -> Result<()> {
     let expected = n_elements(shape);
-    if expected == found {
-        Ok(())
-    } else {
-        Err(Error::Length { shape: shape.to_vec(), expected, found })
-    }
+    if expected == found { Ok(()) } else { Err(Error::Length { shape: shape.to_vec(), expected, found }) }
 }
 
 /// Refuses the first number that is NaN or infinite.

@@ -59,10 +59,7 @@ fn attention_options() {
         let t = zeros(&device, &[2, 2, 5, 4]);
         let attend = |options: ScanAttention<'_>| scan_attention(&t, &t, &t, &options);
         let mask = Mask::new(&device, &[5], &[true; 5]).unwrap();
-        refused(
-            attend(ScanAttention { key_mask: Some(&mask), ..Default::default() }),
-            &["key_mask", "[5]", "[2, 5]"],
-        );
+        refused(attend(ScanAttention { key_mask: Some(&mask), ..Default::default() }), &["key_mask", "[5]", "[2, 5]"]);
         for n_splits in [0, 6] {
             refused(
                 attend(ScanAttention { n_splits: Some(n_splits), ..Default::default() }),
@@ -85,7 +82,10 @@ fn attention_options() {
         let columns = |range| BiasTerm::rbf(range, &[1.0; 2], &[1.0; 2]);
         refused(with(&coords, &coords, columns(2..4)), &["bias columns", "2..4", "0..3"]);
         refused(with(&coords, &coords, columns(1..1)), &["bias columns", "1..1"]);
-        refused(with(&coords, &coords, BiasTerm::rbf(0..1, &[1.0; 3], &[1.0; 3])), &["bias parameter a", "3", "n_heads (2)"]);
+        refused(
+            with(&coords, &coords, BiasTerm::rbf(0..1, &[1.0; 3], &[1.0; 3])),
+            &["bias parameter a", "3", "n_heads (2)"],
+        );
         refused(with(&coords, &coords, BiasTerm::rbf(0..1, &[1.0; 4], &[1.0; 2])), &["bias parameter b", "2", "4"]);
         refused(with(&coords, &coords, BiasTerm::rbf(0..1, &[1.0; 2], &[f32::NAN; 2])), &["bias parameter b", "NaN"]);
         let term = |columns, distance| BiasTerm::new(columns, distance, Kernel::Scalar, &[1.0; 2], &[], &[]);
@@ -237,7 +237,8 @@ fn parameters_that_do_not_fit() {
     other = config.clone();
     other.groups.push(other.groups[0].clone());
     refused(TnpKr::new(&device, &other, &checkpoint), &["\"s\"", "twice"]);
-    for text in ["{}", "null", r#"{"n_blocks": -1}"#, &serde_json::to_string(&config).unwrap().replace("rbf", "cubic")] {
+    for text in ["{}", "null", r#"{"n_blocks": -1}"#, &serde_json::to_string(&config).unwrap().replace("rbf", "cubic")]
+    {
         assert!(serde_json::from_str::<Config>(text).is_err());
     }
 }

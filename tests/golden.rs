@@ -47,13 +47,7 @@ fn golden() {
 }
 
 /// The largest error of a case on a device; what exceeds its bound is noted.
-fn compare(
-    fixture: &Fixture,
-    name: &str,
-    device: &Device,
-    outputs: &Outputs,
-    failures: &mut Vec<String>,
-) -> f64 {
+fn compare(fixture: &Fixture, name: &str, device: &Device, outputs: &Outputs, failures: &mut Vec<String>) -> f64 {
     let mut worst = 0.0f64;
     if fixture.outputs().is_empty() {
         failures.push(format!("{} has no float64 output to compare with", fixture.name));
@@ -181,8 +175,8 @@ fn block(fixture: &Fixture, device: &Device) -> Result<Outputs, String> {
         columns.push(first..first + dim);
     }
     let names = |suffix: &str| groups.iter().map(|(name, _)| format!("in.{name}_{suffix}")).collect::<Vec<_>>();
-    let coords = (!groups.is_empty())
-        .then(|| (pack(fixture, device, &names("test")), pack(fixture, device, &names("ctx"))));
+    let coords =
+        (!groups.is_empty()).then(|| (pack(fixture, device, &names("test")), pack(fixture, device, &names("ctx"))));
     let mut outputs = Outputs::new();
     for (name, call) in fixture.config["calls"].as_object().unwrap() {
         let mask = (call["mask"] == true).then(|| fixture.mask(device, "in.mask"));

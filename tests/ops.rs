@@ -45,7 +45,16 @@ fn activate(activation: Activation, x: f64) -> f64 {
 #[test]
 fn linear_agrees_with_float64() {
     let mut random = Random::new(1);
-    let sizes = [(1, 1, 1), (7, 5, 2), (63, 64, 65), (64, 128, 64), (65, 31, 100), (1000, 7, 33), (1100, 64, 256), (3, 1000, 3)];
+    let sizes = [
+        (1, 1, 1),
+        (7, 5, 2),
+        (63, 64, 65),
+        (64, 128, 64),
+        (65, 31, 100),
+        (1000, 7, 33),
+        (1100, 64, 256),
+        (3, 1000, 3),
+    ];
     for (name, device) in devices() {
         for (i, (rows, n_in, n_out)) in sizes.into_iter().enumerate() {
             let activation = [Activation::None, Activation::Relu, Activation::GeluTanh, Activation::GeluErf][i % 4];
@@ -96,19 +105,16 @@ fn activations_do_not_overflow() {
 fn layer_norm_agrees_with_float64() {
     let mut random = Random::new(2);
     for (name, device) in devices() {
-        for (rows, width, offset) in [(1, 1, 0.0), (5, 7, 0.0), (64, 64, 3.0), (65, 100, 0.0), (1000, 16, 0.0), (3, 1000, 30.0)] {
+        for (rows, width, offset) in
+            [(1, 1, 0.0), (5, 7, 0.0), (64, 64, 3.0), (65, 100, 0.0), (1000, 16, 0.0), (3, 1000, 30.0)]
+        {
             let mut x = random.numbers(rows * width);
             x.iter_mut().for_each(|x| *x += offset);
             let (scale, bias) = (random.numbers(width), random.numbers(width));
             let tensor = |shape: &[usize], data: &[f32]| Tensor::new(&device, shape, data).unwrap();
             poison(&device, &[rows * width]);
-            let y = layer_norm(
-                &tensor(&[rows, width], &x),
-                &tensor(&[width], &scale),
-                &tensor(&[width], &bias),
-                1e-6,
-            )
-            .unwrap();
+            let y = layer_norm(&tensor(&[rows, width], &x), &tensor(&[width], &scale), &tensor(&[width], &bias), 1e-6)
+                .unwrap();
             let truth: Vec<f64> = x
                 .chunks(width)
                 .flat_map(|row| {
@@ -145,8 +151,7 @@ fn merge_agrees_with_float64_in_any_order() {
                 let pick = |data: &[f32], n: usize| -> Vec<f32> {
                     order.iter().flat_map(|part| &data[part * n..][..n]).copied().collect()
                 };
-                let part_values =
-                    Tensor::new(&device, &[n_parts, rows, width], &pick(&values, rows * width)).unwrap();
+                let part_values = Tensor::new(&device, &[n_parts, rows, width], &pick(&values, rows * width)).unwrap();
                 let part_lse = Tensor::new(&device, &[n_parts, rows], &pick(&lse, rows)).unwrap();
                 poison(&device, &[rows * width, rows]);
                 let merged = merge_attention(&part_values, &part_lse).unwrap();

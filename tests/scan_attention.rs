@@ -37,7 +37,12 @@ fn case(random: &mut Random, [batch, n_heads, n_queries, n_keys, head_dim, v_dim
     }
 }
 
-fn add_terms(random: &mut Random, case: &mut Case, n_columns: usize, terms: &[(std::ops::Range<usize>, Distance, Kernel, usize)]) {
+fn add_terms(
+    random: &mut Random,
+    case: &mut Case,
+    n_columns: usize,
+    terms: &[(std::ops::Range<usize>, Distance, Kernel, usize)],
+) {
     case.n_columns = n_columns;
     case.q_coords = random.scaled(case.batch * case.n_queries * n_columns, 2.0);
     case.k_coords = random.scaled(case.batch * case.n_keys * n_columns, 2.0);
@@ -79,18 +84,13 @@ fn run(device: &Device, case: &Case, how: &Run<'_>) -> Attention {
     let (q, k, v) =
         (tensor(&case.q, n_queries, head_dim), tensor(&case.k, n_keys, head_dim), tensor(&case.v, n_keys, v_dim));
     let mask = case.mask.as_ref().map(|keep| Mask::new(device, &[batch, n_keys], keep).unwrap());
-    let mut terms: Vec<BiasTerm> = case
-        .terms
-        .iter()
-        .map(|t| BiasTerm::new(t.columns.clone(), t.distance, t.kernel, &t.a, &t.b, &t.c))
-        .collect();
+    let mut terms: Vec<BiasTerm> =
+        case.terms.iter().map(|t| BiasTerm::new(t.columns.clone(), t.distance, t.kernel, &t.a, &t.b, &t.c)).collect();
     terms.extend_from_slice(how.extra);
     let q_coords = Tensor::new(device, &[batch, n_queries, n_columns], &case.q_coords).unwrap();
     let k_coords = Tensor::new(device, &[batch, n_keys, n_columns], &case.k_coords).unwrap();
-    let matrix = case
-        .matrix
-        .as_ref()
-        .map(|matrix| Tensor::new(device, &[batch, n_heads, n_queries, n_keys], matrix).unwrap());
+    let matrix =
+        case.matrix.as_ref().map(|matrix| Tensor::new(device, &[batch, n_heads, n_queries, n_keys], matrix).unwrap());
     let mut bias = Bias { matrix: matrix.as_ref(), ..Bias::default() };
     if !terms.is_empty() {
         bias = Bias { matrix: matrix.as_ref(), ..Bias::new(&q_coords, &k_coords, &terms) };
@@ -138,7 +138,9 @@ fn lengths_and_head_sizes() {
             let case = self::case(&mut random, [2, 1, other.min(100), length, 8, 24]);
             check(&format!("{length} keys"), &name, &device, &case, &PLAIN);
         }
-        for (head_dim, v_dim) in [(1, 1), (3, 5), (16, 32), (30, 7), (32, 33), (65, 31), (96, 128), (128, 2), (250, 256)] {
+        for (head_dim, v_dim) in
+            [(1, 1), (3, 5), (16, 32), (30, 7), (32, 33), (65, 31), (96, 128), (128, 2), (250, 256)]
+        {
             let case = case(&mut random, [1, 3, 37, 70, head_dim, v_dim]);
             check(&format!("head_dim {head_dim}, v_dim {v_dim}"), &name, &device, &case, &PLAIN);
             let how = Run { head_major: false, ..PLAIN };
@@ -360,19 +362,19 @@ fn custom_bias_reproduces_rbf() {
 
 #[test]
 fn custom_bias_can_be_causal() {
-    check_custom(
-        "causal",
-        "if (k_coord[1] > q_coord[1]) { return MASKED; }\nreturn 0.0;",
-        &[],
-        |q, k, _, _| if k[1] > q[1] { MASKED } else { 0.0 },
-    );
+    check_custom("causal", "if (k_coord[1] > q_coord[1]) { return MASKED; }\nreturn 0.0;", &[], |q, k, _, _| {
+        if k[1] > q[1] { MASKED } else { 0.0 }
+    });
 }
 
 #[test]
 fn custom_bias_can_be_alibi() {
-    check_custom("alibi", "return -params(head) * abs(q_coord[0] - k_coord[0]);", &[0.5, 0.25], |q, k, head, params| {
-        -params[head] * (q[0] - k[0]).abs()
-    });
+    check_custom(
+        "alibi",
+        "return -params(head) * abs(q_coord[0] - k_coord[0]);",
+        &[0.5, 0.25],
+        |q, k, head, params| -params[head] * (q[0] - k[0]).abs(),
+    );
 }
 
 #[cfg(feature = "gpu")]
@@ -392,8 +394,7 @@ fn a_broken_snippet_gives_nagas_message() {
             let tensor = Tensor::new(&device, &[1, 1, 1, 2], &[1.0, 2.0]).unwrap();
             let coords = Tensor::new(&device, &[1, 1, 2], &[0.0, 0.0]).unwrap();
             let terms = [BiasTerm::custom(0..2, bias)];
-            let options =
-                ScanAttention { bias: Some(Bias::new(&coords, &coords, &terms)), ..Default::default() };
+            let options = ScanAttention { bias: Some(Bias::new(&coords, &coords, &terms)), ..Default::default() };
             let error = scan_attention(&tensor, &tensor, &tensor, &options).unwrap_err();
             assert!(matches!(error, wgpu_attention::Error::BiasShader { .. }), "{name}: {wgsl:?} gave {error:?}");
             assert!(error.to_string().contains(wanted), "{name}: {wgsl:?} gave {error}");

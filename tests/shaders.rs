@@ -32,10 +32,8 @@ fn every_variant_is_valid_in_every_language() {
         let name = &shader.name;
 
         let options = back::spv::Options { lang_version: (1, 3), ..Default::default() };
-        let pipeline = back::spv::PipelineOptions {
-            shader_stage: naga::ShaderStage::Compute,
-            entry_point: "main".into(),
-        };
+        let pipeline =
+            back::spv::PipelineOptions { shader_stage: naga::ShaderStage::Compute, entry_point: "main".into() };
         let spirv = back::spv::write_vec(&module, &info, &options, Some(&pipeline))
             .unwrap_or_else(|error| panic!("{name}: SPIR-V: {error}"));
         words.push((name, spirv));
@@ -90,9 +88,10 @@ fn every_variant_stays_within_the_portable_limits() {
         let mut layouter = naga::proc::Layouter::default();
         layouter.update(module.to_ctx()).unwrap();
         let in_space = |space: naga::AddressSpace| {
-            module.global_variables.iter().filter(move |(_, variable)| {
-                std::mem::discriminant(&variable.space) == std::mem::discriminant(&space)
-            })
+            module
+                .global_variables
+                .iter()
+                .filter(move |(_, variable)| std::mem::discriminant(&variable.space) == std::mem::discriminant(&space))
         };
         let workgroup: u32 =
             in_space(naga::AddressSpace::WorkGroup).map(|(_, variable)| layouter[variable.ty].size).sum();

@@ -56,7 +56,8 @@ fn parameters(config: &Config, seed: u64) -> Checkpoint {
             Err(Error::MissingParameter { name, expected }) => {
                 let n: usize = expected.iter().product();
                 let numbers = random.scaled(n, 2.0 / (expected[0] as f32).sqrt());
-                let numbers = if name.ends_with("bias_b") { numbers.iter().map(|x| 0.2 * x.abs()).collect() } else { numbers };
+                let numbers =
+                    if name.ends_with("bias_b") { numbers.iter().map(|x| 0.2 * x.abs()).collect() } else { numbers };
                 checkpoint.insert(&name, &expected, numbers).unwrap();
             }
             Err(other) => panic!("{other}"),
@@ -160,7 +161,8 @@ fn masked_points_and_tiles_of_any_size_change_nothing() {
         for (b, data) in [&first, &second].into_iter().enumerate() {
             let alone = model.condition(&data.context()).unwrap().predict(&test.locations()).unwrap();
             let part = |x: &[f32]| x[b * 60..][..60].to_vec();
-            let of_both = Prediction { shape: alone.shape, mean: part(&both.mean), std: part(&both.std), ..Default::default() };
+            let of_both =
+                Prediction { shape: alone.shape, mean: part(&both.mean), std: part(&both.std), ..Default::default() };
             assert_close(&alone, &of_both, &format!("{name}, data set {b}"));
         }
         for tile in [1, 7, 30, 1000] {

@@ -32,7 +32,9 @@ impl MlpConfig {
     pub fn n_out(&self, name: &str) -> Result<usize> {
         match self.dims.last() {
             Some(&n) if !self.dims.contains(&0) => Ok(n),
-            _ => Err(Error::Config { message: format!("{name}.dims is {:?}, allowed is one or more positive widths", self.dims) }),
+            _ => Err(Error::Config {
+                message: format!("{name}.dims is {:?}, allowed is one or more positive widths", self.dims),
+            }),
         }
     }
 }

@@ -19,24 +19,30 @@ fn exp2_fraction<S: Simd>(simd: S, f: S::f32s) -> S::f32s {
     polynomial(simd, f, [1.0, 0.693_147, 0.240_222_42, 0.055_507_336, 0.009_671_513, 0.001_326_472_7])
 }
 
-/// `2^x` for `x <= 128`. Exactly 0 below -127, and in `[-127, -126.5]`.
+/// Powers of two below this are taken for zero, or for this: what is multiplied by them stays
+/// clear of subnormal numbers, which are slow.
+const LEAST_POWER: f32 = -96.0;
+
+/// `2^x` for `x <= 127`; exactly 0 below [`LEAST_POWER`].
 #[inline(always)]
 pub(crate) fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits; 127 more make it
-    // the exponent of a float.
-    const ROUND: f32 = 12_582_912.0 + 127.0;
-    let x = x.max(-127.0);
-    let rounded = x + ROUND;
-    let scale: S::f32s = (rounded.bitcast::<S::u32s>() << 23).bitcast();
-    exp2_fraction(simd, x - (rounded - ROUND)) * scale
+    let kept = x.simd_ge(LEAST_POWER);
+    kept.select(exp2_in_range(simd, x), S::f32s::splat(simd, 0.0))
 }
 
-/// `2^x` that saturates below at `2^-126` and above at `2^90`: cheaper than [`exp2`] where a
+/// `2^x` that saturates below at `2^-96` and above at `2^90`: cheaper than [`exp2`] where a
 /// tiny number does as well as zero.
 #[inline(always)]
 pub(crate) fn exp2_saturating<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    exp2_in_range(simd, x.max(LEAST_POWER).min(90.0))
+}
+
+/// `2^x` for `x` in `[-126, 127]`; anything for others.
+#[inline(always)]
+fn exp2_in_range<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits, from where it goes to
+    // the exponent.
     const ROUND: f32 = 12_582_912.0;
-    let x = x.max(-126.0).min(90.0);
     let rounded = x + ROUND;
     let power = exp2_fraction(simd, x - (rounded - ROUND));
     (power.bitcast::<S::u32s>() + (rounded.bitcast::<S::u32s>() << 23)).bitcast()
@@ -45,6 +51,7 @@ pub(crate) fn exp2_saturating<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 /// `e^x` for `x` in `[-87, 87]`, clamped to that.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    // As in `exp2_in_range`, with the bias of the exponent.
     const ROUND: f32 = 12_582_912.0 + 127.0;
     // ln 2 in two parts, the first with room for the multiple.
     const LN_2_HIGH: f32 = 0.693_359_4;
@@ -128,9 +135,9 @@ mod tests {
         // Two units in the last place.
         const ALLOWED: f64 = 2.4e-7;
         for level in levels() {
-            let x = grid(-126.0, 0.0);
+            let x = grid(-96.0, 0.0);
             assert!(relative_error(&x, &map!(level, &x, exp2), f64::exp2) < ALLOWED);
-            let x = grid(-126.0, 90.0);
+            let x = grid(-96.0, 90.0);
             assert!(relative_error(&x, &map!(level, &x, exp2_saturating), f64::exp2) < ALLOWED);
             let x = grid(-87.0, 87.0);
             assert!(relative_error(&x, &map!(level, &x, exp), f64::exp) < ALLOWED);
@@ -145,9 +152,9 @@ mod tests {
     #[test]
     fn functions_saturate() {
         for level in levels() {
-            assert_eq!(map!(level, &[0.0, -127.0, -1e4, -1e30, f32::NEG_INFINITY], exp2), [1.0, 0.0, 0.0, 0.0, 0.0]);
+            assert_eq!(map!(level, &[0.0, -96.5, -1e4, -1e30, f32::NEG_INFINITY], exp2), [1.0, 0.0, 0.0, 0.0, 0.0]);
             let found = map!(level, &[0.0, 90.0, 1e30, f32::INFINITY, -1e30, f32::NEG_INFINITY], exp2_saturating);
-            let (most, least) = (90f32.exp2(), f32::MIN_POSITIVE);
+            let (most, least) = (90f32.exp2(), LEAST_POWER.exp2());
             assert_eq!(found, [1.0, most, most, most, least, least]);
             let found = map!(level, &[f32::INFINITY, f32::NEG_INFINITY], exp);
             assert!(found[0].is_finite() && found[0] > 6e37 && found[1] < 2e-38, "{found:?}");

@@ -68,12 +68,15 @@ impl Panels {
         Self { columns, width: columns.next_multiple_of(S::f32s::LEN), lanes: S::f32s::LEN }
     }
 
+    /// Panel `i` of those there are.
+    pub fn get(self, i: usize) -> Panel {
+        let first = i * VECTORS * self.lanes;
+        let width = (VECTORS * self.lanes).min(self.width - first);
+        Panel { first, width, used: width.min(self.columns - first) }
+    }
+
     pub fn iter(self) -> impl Iterator<Item = Panel> {
-        let most = VECTORS * self.lanes;
-        (0..self.width).step_by(most).map(move |first| {
-            let width = most.min(self.width - first);
-            Panel { first, width, used: width.min(self.columns - first) }
-        })
+        (0..self.width.div_ceil(VECTORS * self.lanes)).map(move |i| self.get(i))
     }
 }
 

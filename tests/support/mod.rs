@@ -19,9 +19,15 @@ pub fn devices() -> Vec<(String, Device)> {
     devices
 }
 
-/// Every adapter with unchecked and with checked shaders.
+/// Every adapter with unchecked and with checked shaders, opened once.
 #[cfg(feature = "gpu")]
 pub fn gpus() -> Vec<(String, Device)> {
+    static GPUS: std::sync::LazyLock<Vec<(String, Device)>> = std::sync::LazyLock::new(open_gpus);
+    GPUS.clone()
+}
+
+#[cfg(feature = "gpu")]
+fn open_gpus() -> Vec<(String, Device)> {
     use wgpu_attention::device::GpuOptions;
     let adapters = Device::adapters();
     let required = std::env::var("WGPU_ATTENTION_REQUIRE_GPU").is_ok_and(|value| value == "1");

@@ -117,7 +117,11 @@ impl Gpu {
         let bytes = len as u64 * 4;
         let allowed = self.limits.max_buffer_size;
         if bytes > allowed {
-            return Err(Error::LimitExceeded { limit: "buffer size of the device in bytes", requested: bytes, allowed });
+            return Err(Error::LimitExceeded {
+                limit: "buffer size of the device in bytes",
+                requested: bytes,
+                allowed,
+            });
         }
         let size = size_class(bytes).min(allowed - allowed % 4);
         let mut state = lock(&self.pool.0);
@@ -134,9 +138,7 @@ impl Gpu {
                 self.device.create_buffer(&wgpu::BufferDescriptor {
                     label: None,
                     size,
-                    usage: wgpu::BufferUsages::STORAGE
-                        | wgpu::BufferUsages::COPY_SRC
-                        | wgpu::BufferUsages::COPY_DST,
+                    usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
                     mapped_at_creation: false,
                 })
             })

@@ -200,13 +200,7 @@ impl Gpu {
         Self::new(device, queue, name, info.device_type.into(), &GpuOptions::default())
     }
 
-    fn new(
-        device: wgpu::Device,
-        queue: wgpu::Queue,
-        name: String,
-        kind: AdapterKind,
-        options: &GpuOptions,
-    ) -> Self {
+    fn new(device: wgpu::Device, queue: wgpu::Queue, name: String, kind: AdapterKind, options: &GpuOptions) -> Self {
         Self {
             name,
             limits: device.limits(),

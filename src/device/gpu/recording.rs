@@ -112,10 +112,7 @@ impl Gpu {
     }
 
     /// Runs what is recorded, then what `finish` encodes.
-    pub(super) fn submit_with(
-        &self,
-        finish: impl FnOnce(&mut wgpu::CommandEncoder),
-    ) -> Result<wgpu::SubmissionIndex> {
+    pub(super) fn submit_with(&self, finish: impl FnOnce(&mut wgpu::CommandEncoder)) -> Result<wgpu::SubmissionIndex> {
         let mut recording = lock(&self.recording);
         let params_group = match &recording.params_buffer {
             Some((_, group)) => group.clone(),
@@ -198,11 +195,8 @@ impl Gpu {
                 usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             });
-            let binding = wgpu::BufferBinding {
-                buffer: &buffer,
-                offset: 0,
-                size: std::num::NonZeroU64::new(MAX_PARAMS),
-            };
+            let binding =
+                wgpu::BufferBinding { buffer: &buffer, offset: 0, size: std::num::NonZeroU64::new(MAX_PARAMS) };
             let group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
                 label: Some("parameters"),
                 layout: &self.params_layout(),

@@ -113,12 +113,8 @@ impl KrBlock {
         mask: Option<&Mask>,
         matrix: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let bias = Bias {
-            q_coords: coords.map(|(q, _)| q),
-            k_coords: coords.map(|(_, k)| k),
-            terms: &memory.terms,
-            matrix,
-        };
+        let bias =
+            Bias { q_coords: coords.map(|(q, _)| q), k_coords: coords.map(|(_, k)| k), terms: &memory.terms, matrix };
         let options =
             ScanAttention { n_heads: Some(self.n_heads), key_mask: mask, bias: Some(bias), ..Default::default() };
         let q = self.proj_qs.forward(&self.norm.forward(x)?, None)?;

@@ -19,11 +19,16 @@ impl Config {
     /// [`Error::Config`] naming the part that this crate does not know.
     pub fn from_dl4bi(model: &Value, n_values: usize, groups: &[(&str, usize)]) -> Result<Self> {
         let block = &model["blk"];
-        only(model, &["name", "num_blks", "num_reps", "embed_x", "embed_s", "embed_t", "embed_all", "blk", "head", "output_fn"])?;
+        only(
+            model,
+            &["name", "num_blks", "num_reps", "embed_x", "embed_s", "embed_t", "embed_all", "blk", "head", "output_fn"],
+        )?;
         only(block, &["attn", "ffn", "p_dropout"])?;
         let (attention, biases) = attention_config(&block["attn"])?;
         if let Some((name, _)) = biases.iter().find(|(of, _)| groups.iter().all(|(name, _)| name != of)) {
-            return Err(Error::Config { message: format!("there is a bias for {name:?}, but the data have no such group") });
+            return Err(Error::Config {
+                message: format!("there is a bias for {name:?}, but the data have no such group"),
+            });
         }
         let group = |&(name, dim): &(&str, usize)| {
             let dropped = match target(&model[format!("embed_{name}")]) {

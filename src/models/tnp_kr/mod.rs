@@ -121,7 +121,11 @@ impl TnpKr {
         let n_points = context.values.len() / batch.saturating_mul(n_values);
         let expected = batch.saturating_mul(n_points).saturating_mul(n_values);
         if context.values.len() != expected {
-            return Err(Error::Length { shape: vec![batch, n_points, n_values], expected, found: context.values.len() });
+            return Err(Error::Length {
+                shape: vec![batch, n_points, n_values],
+                expected,
+                found: context.values.len(),
+            });
         }
         if n_points == 0 {
             return Err(Error::EmptyContext { batch: None });

@@ -93,7 +93,8 @@ impl<'a> Points<'a> {
         n_points: Option<usize>,
     ) -> Result<Self> {
         let batch = locations.batch;
-        let argument = |name, found: String, allowed: String| Err(Error::Argument { op: "tnp_kr", name, found, allowed });
+        let argument =
+            |name, found: String, allowed: String| Err(Error::Argument { op: "tnp_kr", name, found, allowed });
         if batch == 0 {
             return Err(no_batch());
         }

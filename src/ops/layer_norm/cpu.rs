@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::simd::{load_some, store_some};
 
 /// Numbers in a task: enough to be worth a thread.
-const TASK: usize = 1 << 15;
+const TASK: usize = 1 << 16;
 
 pub(super) fn layer_norm(x: &[f32], width: usize, scale: &[f32], bias: &[f32], epsilon: f32) -> Vec<f32> {
     let norm = Norm { scale, bias, epsilon };

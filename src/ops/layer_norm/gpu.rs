@@ -22,13 +22,7 @@ struct Params {
     y_base: u32,
 }
 
-pub(super) fn layer_norm(
-    gpu: &Arc<Gpu>,
-    x: &Tensor,
-    scale: &Tensor,
-    bias: &Tensor,
-    epsilon: f32,
-) -> Result<Tensor> {
+pub(super) fn layer_norm(gpu: &Arc<Gpu>, x: &Tensor, scale: &Tensor, bias: &Tensor, epsilon: f32) -> Result<Tensor> {
     let width = scale.len();
     let rows = x.len() / width;
     let bindings = [(0, Access::Read), (1, Access::Read), (2, Access::Read), (3, Access::Write)];

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use crate::ops::scan_attention::MASKED;
 
 /// Numbers in a task: enough to be worth a thread.
-const TASK: usize = 1 << 15;
+const TASK: usize = 1 << 16;
 
 /// Returns the merged values and log-sum-exp.
 pub(crate) fn merge_attention(

@@ -283,10 +283,12 @@ pub(super) fn scan_attention(
             allowed: u64::from(allowed),
         });
     }
-    let check = || bias.terms.iter().try_for_each(|term| match &term.kind {
-        TermKind::Custom(custom) => check_custom(custom, term.columns.len()),
-        TermKind::Distance { .. } => Ok(()),
-    });
+    let check = || {
+        bias.terms.iter().try_for_each(|term| match &term.kind {
+            TermKind::Custom(custom) => check_custom(custom, term.columns.len()),
+            TermKind::Distance { .. } => Ok(()),
+        })
+    };
     let untrusted = constants.uses_custom.then_some(&check as &dyn Fn() -> Result<()>);
     let variant = Variant { name: "scan_attention", constants: &constants, bindings: &bindings, untrusted };
     let n_basis = bias.terms.iter().map(|term| term.n_basis(problem.n_heads).max(1)).sum();
@@ -350,12 +352,7 @@ fn rows_of(problem: &Problem, piece: &Piece) -> Range<usize> {
 
 /// The elements of a tensor of the given strides from the first of the ranges to the last, as
 /// a binding.
-fn cover<'a>(
-    buffer: &'a Buffer,
-    strides: [usize; 3],
-    width: usize,
-    ranges: [&Range<usize>; 3],
-) -> (View<'a>, u32) {
+fn cover<'a>(buffer: &'a Buffer, strides: [usize; 3], width: usize, ranges: [&Range<usize>; 3]) -> (View<'a>, u32) {
     let at = |pick: fn(&Range<usize>) -> usize| -> usize {
         strides.iter().zip(ranges).map(|(stride, range)| stride * pick(range)).sum()
     };
@@ -420,8 +417,7 @@ impl Call<'_> {
             (self.bias.q_coords, self.bias.k_coords, self.bias.terms.is_empty())
         {
             let n = problem.n_columns;
-            let (view, base) =
-                cover(q_coords.gpu(), [problem.n_queries * n, 0, n], n, [batch, &none, queries]);
+            let (view, base) = cover(q_coords.gpu(), [problem.n_queries * n, 0, n], n, [batch, &none, queries]);
             params.q_coords_batch = (problem.n_queries * n) as u32;
             params.q_coords_base = base;
             buffers.push(view);

@@ -74,15 +74,12 @@ pub(crate) fn plan(
     let row = if problem.head_major { width } else { width * n_heads };
     let length = n_queries.max(n_keys);
     let cost = cost(problem, n_basis).max(1.0);
-    let fitting = |numbers: usize, cost: f64| {
-        (per_binding / numbers.max(1)).min((capabilities.submit_budget / cost) as usize)
-    };
-    let ranges = |n: usize, step: usize| {
-        (0..n).step_by(step).map(move |start| start..n.min(start + step)).collect::<Vec<_>>()
-    };
+    let fitting =
+        |numbers: usize, cost: f64| (per_binding / numbers.max(1)).min((capabilities.submit_budget / cost) as usize);
+    let ranges =
+        |n: usize, step: usize| (0..n).step_by(step).map(move |start| start..n.min(start + step)).collect::<Vec<_>>();
     // Where a piece spans several batch elements or heads, all their keys fit by construction.
-    let cost_of_query =
-        cost / (batch * n_queries) as f64 / if problem.head_major { n_heads as f64 } else { 1.0 };
+    let cost_of_query = cost / (batch * n_queries) as f64 / if problem.head_major { n_heads as f64 } else { 1.0 };
     // One tile of queries must stay within the budget, too.
     let cost_of_key = cost_of_query / n_keys as f64 * n_queries.min(TILE) as f64;
     let fits = fitting(row, cost_of_key);
@@ -143,17 +140,7 @@ mod tests {
     const TINY: Capabilities = Capabilities { max_binding: 64 << 10, submit_budget: 1e9 };
 
     fn problem([batch, n_heads, n_queries, n_keys, head_dim]: [usize; 5], head_major: bool) -> Problem {
-        Problem {
-            batch,
-            n_heads,
-            n_queries,
-            n_keys,
-            head_dim,
-            v_dim: head_dim,
-            head_major,
-            scale: 1.0,
-            n_columns: 2,
-        }
+        Problem { batch, n_heads, n_queries, n_keys, head_dim, v_dim: head_dim, head_major, scale: 1.0, n_columns: 2 }
     }
 
     #[test]

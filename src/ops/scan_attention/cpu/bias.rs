@@ -1,22 +1,20 @@
 //! What is added to the logits of some queries over a block of keys: distances once for all
 //! heads, then each head's kernels.
 
-use std::{f32::consts::LOG2_E, ops::Range};
+use std::ops::Range;
 
 use fearless_simd::prelude::*;
 
 use super::{
     super::{
-        BiasTerm, CpuInputs, CustomBias, Distance, Kernel, Problem,
+        BiasTerm, CpuInputs, CustomBias, Problem,
         bias::{TermKind, is_masked},
     },
     MASKED_2,
     distance::{self, Packed},
+    kernel::{LARGEST, Term, base_2},
 };
-use crate::simd::{
-    math::exp2_saturating,
-    tile::{ROWS, VECTORS},
-};
+use crate::simd::tile::{ROWS, VECTORS};
 
 /// Which pairs of a tile take part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,17 +25,6 @@ pub(super) enum Keep {
     /// As the tile of masks says.
     Pairs,
     None,
-}
-
-/// A built-in term, prepared.
-struct Term {
-    distance: Distance,
-    kernel: Kernel,
-    /// Its packed columns.
-    columns: Range<usize>,
-    n_basis: usize,
-    /// `[n_heads, n_basis]` of `a log2 e`, `-b log2 e` and `c`.
-    coefficients: Vec<[f32; 3]>,
 }
 
 /// The bias of one call.
@@ -79,9 +66,6 @@ pub(super) struct Region {
     pub n_keys: usize,
 }
 
-/// No bias leaves this range: beyond the sentinel, and far enough from overflow to add up.
-const LARGEST: f32 = -4.0 * MASKED_2;
-
 impl<'a> PairBias<'a> {
     pub fn new(problem: &'a Problem, inputs: &'a CpuInputs<'a>, block_keys: usize) -> Self {
         let Problem { batch, n_heads, n_keys, n_columns, .. } = *problem;
@@ -94,7 +78,7 @@ impl<'a> PairBias<'a> {
                 TermKind::Distance { distance, kernel, a, b, c } => {
                     let columns = Packed::new(*distance, &term.columns);
                     let at = |values: &[f32], i: usize| values.get(i).copied().unwrap_or(0.0);
-                    let coefficients = (0..a.len()).map(|i| [a[i] * LOG2_E, -at(b, i) * LOG2_E, at(c, i)]).collect();
+                    let coefficients = (0..a.len()).map(|i| [base_2(a[i]), base_2(-at(b, i)), at(c, i)]).collect();
                     terms.push(Term {
                         distance: *distance,
                         kernel: *kernel,
@@ -156,9 +140,15 @@ impl<'a> PairBias<'a> {
         }
     }
 
-    /// Whether heads have distances to share.
-    pub fn is_shared(&self) -> bool {
+    /// Whether there are distances, which heads share.
+    pub fn has_distances(&self) -> bool {
         !self.terms.is_empty()
+    }
+
+    /// What a pair costs one head, in multiply-adds.
+    pub fn work_of_pair(&self) -> usize {
+        const OF_EXPONENTIAL: usize = 16;
+        OF_EXPONENTIAL * (1 + self.terms.iter().map(|term| term.n_basis).sum::<usize>() + self.custom.len())
     }
 
     /// Whether a query takes part at all.
@@ -260,7 +250,7 @@ impl<'a> PairBias<'a> {
                 // What is masked already may have coordinates that are not numbers.
                 if *score > 0.5 * MASKED_2 {
                     let k = &self.inputs.k_coords[(first_key + j) * n_columns..][columns.clone()];
-                    *score += base_2((bias.cpu)(q, k, head, &bias.params));
+                    *score += given((bias.cpu)(q, k, head, &bias.params));
                 }
             }
         }
@@ -273,72 +263,8 @@ impl<'a> PairBias<'a> {
             let row = (region.batch * n_heads + head) * n_queries + query;
             let biases = &matrix[row * n_keys + region.block * self.block_keys..];
             for (score, &bias) in scores.iter_mut().zip(biases) {
-                *score += base_2(bias);
+                *score += given(bias);
             }
-        }
-    }
-}
-
-impl Term {
-    /// Adds the term's bias for one head, given distances.
-    #[inline(always)]
-    fn add<S: Simd>(&self, simd: S, head: usize, distances: &[f32], scores: &mut [f32]) {
-        let coefficients = &self.coefficients[head * self.n_basis..][..self.n_basis];
-        match self.kernel {
-            Kernel::Scalar => add_sum(
-                simd,
-                coefficients,
-                distances,
-                scores,
-                #[inline(always)]
-                |d, [a, ..], sum| d.mul_add(a, sum),
-            ),
-            Kernel::Rbf | Kernel::Exponential => add_sum(
-                simd,
-                coefficients,
-                distances,
-                scores,
-                #[inline(always)]
-                |d, [a, b, _], sum| exp2_saturating(simd, d * b).mul_add(a, sum),
-            ),
-            Kernel::Tisa => add_sum(
-                simd,
-                coefficients,
-                distances,
-                scores,
-                #[inline(always)]
-                |d, [a, b, c], sum| {
-                    let d = d - c;
-                    // In this order an infinite product keeps its sign and 0 stays 0.
-                    exp2_saturating(simd, d * b * d).mul_add(a, sum)
-                },
-            ),
-        }
-    }
-}
-
-/// Adds a sum over the basis functions to the scores, two vectors at a time.
-#[inline(always)]
-fn add_sum<S: Simd>(
-    simd: S,
-    coefficients: &[[f32; 3]],
-    distances: &[f32],
-    scores: &mut [f32],
-    basis: impl Fn(S::f32s, [f32; 3], S::f32s) -> S::f32s,
-) {
-    let lanes = S::f32s::LEN;
-    let pairs = scores.chunks_exact_mut(VECTORS * lanes).zip(distances.chunks_exact(VECTORS * lanes));
-    for (scores, distances) in pairs {
-        let mut sums = [S::f32s::splat(simd, 0.0); VECTORS];
-        for &coefficient in coefficients {
-            for (v, sum) in sums.iter_mut().enumerate() {
-                let d = S::f32s::from_slice(simd, &distances[v * lanes..(v + 1) * lanes]);
-                *sum = basis(d, coefficient, *sum);
-            }
-        }
-        for (v, sum) in sums.iter().enumerate() {
-            let scores = &mut scores[v * lanes..(v + 1) * lanes];
-            (S::f32s::from_slice(simd, scores) + sum.max(-LARGEST).min(LARGEST)).store_slice(scores);
         }
     }
 }
@@ -358,10 +284,10 @@ fn mask_infinite<S: Simd>(simd: S, distances: &mut [f32], mask: &mut [f32]) -> b
     any
 }
 
-/// A bias that somebody else computed.
+/// A bias that somebody else computed, in base 2.
 #[inline(always)]
-fn base_2(bias: f32) -> f32 {
-    if is_masked(bias) { MASKED_2 } else { bias.min(LARGEST) * LOG2_E }
+fn given(bias: f32) -> f32 {
+    if is_masked(bias) { MASKED_2 } else { base_2(bias.min(LARGEST)) }
 }
 
 /// Which points are finite in every column that a term looks at.

@@ -3,19 +3,25 @@
 
 mod bias;
 mod distance;
+mod kernel;
 mod pack;
+mod single;
 mod softmax;
 #[cfg(test)]
 mod tests;
 
-use std::{f32::consts::LOG2_E, ops::Range};
+use std::{
+    f32::consts::LOG2_E,
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
 
 use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
 use self::{
     bias::{Keep, PairBias, Region, Tiles},
-    pack::Packing,
+    pack::{Packing, Unpacked},
     softmax::{State, Step},
 };
 use super::{CpuInputs, MASKED, Problem};
@@ -32,6 +38,12 @@ const ENOUGH_TASKS: usize = 64;
 
 /// Blocks of keys that are worth a split.
 const BLOCKS_PER_SPLIT: usize = 4;
+
+/// Multiply-adds that are worth waking a thread for.
+const THREAD_WORK: usize = 1 << 22;
+
+/// Numbers to copy that are worth it.
+const THREAD_NUMBERS: usize = 1 << 16;
 
 /// Returns the values and the log-sum-exp, in the layout of the problem.
 pub(super) fn scan_attention(problem: &Problem, inputs: &CpuInputs<'_>) -> (Vec<f32>, Vec<f32>) {
@@ -60,14 +72,15 @@ struct Scan<'a> {
     inputs: &'a CpuInputs<'a>,
     packing: Packing,
     n_blocks: usize,
-    n_splits: usize,
+    blocks_of_task: usize,
+    heads_of_task: usize,
     bias: PairBias<'a>,
     /// All packed blocks, `[batch, head, block]`; empty if the tasks pack for themselves.
     packed: Vec<f32>,
 }
 
-/// What one task read: `[head, query, v_dim]` and `[head, query]`.
-struct Partial {
+/// What was read: one part for each split of the keys, in the layout of the problem.
+struct Output {
     values: Vec<f32>,
     log_sum_exp: Vec<f32>,
 }
@@ -82,62 +95,102 @@ struct Scratch {
 }
 
 fn scan<S: Simd>(simd: S, problem: &Problem, inputs: &CpuInputs<'_>) -> (Vec<f32>, Vec<f32>) {
-    let most_keys = problem.n_keys.div_ceil(inputs.n_splits.unwrap_or(1));
-    let packing = Packing::new(simd, problem, most_keys);
-    let n_blocks = problem.n_keys.div_ceil(packing.block_keys);
-    let q_blocks = problem.n_queries.div_ceil(BLOCK_QUERIES);
-    let bias = PairBias::new(problem, inputs, packing.block_keys);
-    // Heads share the distances, if there are any.
-    let head_groups = if bias.is_shared() { 1 } else { problem.n_heads };
-    let n_tasks = problem.batch * head_groups * q_blocks;
-    let wanted =
-        inputs.n_splits.unwrap_or_else(|| ENOUGH_TASKS.div_ceil(n_tasks).min(n_blocks.div_ceil(BLOCKS_PER_SPLIT)));
-    let blocks_per_split = n_blocks.div_ceil(wanted.max(1));
-    let n_splits = n_blocks.div_ceil(blocks_per_split);
-
-    let mut scan = Scan { problem, inputs, packing, n_blocks, n_splits, bias, packed: Vec::new() };
-    if q_blocks > 1 {
-        scan.packed = scan.pack(simd);
+    let scan = Scan::new(simd, problem, inputs);
+    let tasks = scan.tasks();
+    let rows = problem.batch * problem.n_heads * problem.n_queries;
+    let output = Mutex::new(Output {
+        values: vec![0.0; scan.n_splits() * rows * problem.v_dim],
+        log_sum_exp: vec![0.0; scan.n_splits() * rows],
+    });
+    let tasks = tasks.par_iter().with_min_len(THREAD_WORK.div_ceil(scan.work_of_task()));
+    tasks.for_each_init(
+        || scan.scratch(),
+        |scratch, task| {
+            simd.vectorize(
+                #[inline(always)]
+                || scan.run(simd, task, scratch),
+            );
+            scan.finish(task, S::f32s::LEN, &mut scratch.states, &output);
+        },
+    );
+    let Output { values, log_sum_exp } = output.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if scan.n_splits() == 1 {
+        return (values, log_sum_exp);
     }
-    let mut tasks = Vec::with_capacity(n_tasks * n_splits);
-    for split in 0..n_splits {
-        let blocks = split * blocks_per_split..n_blocks.min((split + 1) * blocks_per_split);
-        for batch in 0..problem.batch {
-            for group in 0..head_groups {
-                let heads = group * problem.n_heads / head_groups..(group + 1) * problem.n_heads / head_groups;
-                for start in (0..problem.n_queries).step_by(BLOCK_QUERIES) {
-                    let queries = start..problem.n_queries.min(start + BLOCK_QUERIES);
-                    tasks.push(Task { split, batch, heads: heads.clone(), queries, blocks: blocks.clone() });
+    merge_attention(scan.n_splits(), problem.v_dim, &values, &log_sum_exp)
+}
+
+impl<'a> Scan<'a> {
+    fn new<S: Simd>(simd: S, problem: &'a Problem, inputs: &'a CpuInputs<'a>) -> Self {
+        let most_keys = problem.n_keys.div_ceil(inputs.n_splits.unwrap_or(1));
+        let packing = Packing::new(simd, problem, most_keys);
+        let n_blocks = problem.n_keys.div_ceil(packing.block_keys);
+        let bias = PairBias::new(problem, inputs, packing.block_keys);
+        // Heads share the distances, if there are any.
+        let heads_of_task = if bias.has_distances() { problem.n_heads } else { 1 };
+        let q_blocks = problem.n_queries.div_ceil(BLOCK_QUERIES);
+        let n_tasks = problem.batch * (problem.n_heads / heads_of_task) * q_blocks;
+        let n_splits =
+            inputs.n_splits.unwrap_or_else(|| ENOUGH_TASKS.div_ceil(n_tasks).min(n_blocks.div_ceil(BLOCKS_PER_SPLIT)));
+        let blocks_of_task = n_blocks.div_ceil(n_splits.max(1));
+        let packed = Vec::new();
+        let mut scan = Self { problem, inputs, packing, n_blocks, blocks_of_task, heads_of_task, bias, packed };
+        if q_blocks > 1 {
+            scan.packed = scan.pack(simd);
+        }
+        scan
+    }
+
+    /// Parts into which the keys are split; at most as many as the caller asked for, whole blocks.
+    fn n_splits(&self) -> usize {
+        self.n_blocks.div_ceil(self.blocks_of_task)
+    }
+
+    /// Depends on the problem alone, not on the number of threads: so do the bits of the result.
+    fn tasks(&self) -> Vec<Task> {
+        let Problem { batch, n_heads, n_queries, .. } = *self.problem;
+        let ranges = |n: usize, step: usize| (0..n).step_by(step).map(move |start| start..n.min(start + step));
+        let mut tasks = Vec::new();
+        for (split, blocks) in ranges(self.n_blocks, self.blocks_of_task).enumerate() {
+            for batch in 0..batch {
+                for heads in ranges(n_heads, self.heads_of_task) {
+                    for queries in ranges(n_queries, BLOCK_QUERIES) {
+                        let (heads, blocks) = (heads.clone(), blocks.clone());
+                        tasks.push(Task { split, batch, heads, queries, blocks });
+                    }
                 }
             }
         }
+        tasks
     }
-    let partials: Vec<Partial> = tasks
-        .par_iter()
-        .map_init(
-            || scan.scratch(),
-            |scratch, task| {
-                simd.vectorize(
-                    #[inline(always)]
-                    || scan.run(simd, task, scratch),
-                )
-            },
-        )
-        .collect();
-    scan.gather(&tasks, &partials)
-}
 
-impl Scan<'_> {
+    /// Multiply-adds in a task, roughly.
+    fn work_of_task(&self) -> usize {
+        let Problem { n_queries, head_dim, v_dim, .. } = *self.problem;
+        let pairs = n_queries.min(BLOCK_QUERIES) * self.blocks_of_task * self.packing.block_keys;
+        self.heads_of_task * pairs * (head_dim + v_dim + self.bias.work_of_pair())
+    }
+
     fn scratch(&self) -> Scratch {
         let tile = ROWS * self.packing.block_keys;
-        let heads = if self.bias.is_shared() { self.problem.n_heads } else { 1 };
+        let heads = self.heads_of_task;
         Scratch {
             q: Vec::new(),
-            block: if self.packed.is_empty() { vec![0.0; heads * self.packing.block_len()] } else { Vec::new() },
+            block: if self.packs_itself() { vec![0.0; heads * self.packing.block_len()] } else { Vec::new() },
             scores: vec![0.0; tile],
             tiles: self.bias.tiles(),
             states: (0..heads).map(|_| State::new()).collect(),
         }
+    }
+
+    /// Whether tasks pack the blocks that they read.
+    fn packs_itself(&self) -> bool {
+        self.packed.is_empty() && !self.is_single()
+    }
+
+    /// Whether there is only one query, which reads keys and values as they are.
+    fn is_single(&self) -> bool {
+        self.problem.n_queries == 1
     }
 
     /// The keys of a block.
@@ -150,7 +203,8 @@ impl Scan<'_> {
         let Problem { batch, n_heads, .. } = *self.problem;
         let len = self.packing.block_len();
         let mut packed = vec![0.0; batch * n_heads * self.n_blocks * len];
-        packed.par_chunks_mut(len).enumerate().for_each(|(i, packed)| {
+        let blocks = packed.par_chunks_mut(len).enumerate().with_min_len(THREAD_NUMBERS.div_ceil(len));
+        blocks.for_each(|(i, packed)| {
             let (head, block) = (i / self.n_blocks, i % self.n_blocks);
             simd.vectorize(
                 #[inline(always)]
@@ -162,17 +216,25 @@ impl Scan<'_> {
 
     #[inline(always)]
     fn pack_block<S: Simd>(&self, simd: S, at: [usize; 2], block: usize, packed: &mut [f32]) {
-        let keys = self.keys(block);
-        let k = self.inputs.k_rows(self.problem, at, keys.clone());
-        let v = self.inputs.v_rows(self.problem, at, keys);
-        self.packing.pack(simd, &k, &v, self.bias.key_bias(at[0], block), packed);
+        self.packing.pack(simd, &self.unpacked(at, block), packed);
     }
 
+    /// The keys and values of one block of one head.
+    fn unpacked(&self, at: [usize; 2], block: usize) -> Unpacked<'_> {
+        let keys = self.keys(block);
+        Unpacked {
+            k: self.inputs.k_rows(self.problem, at, keys.clone()),
+            v: self.inputs.v_rows(self.problem, at, keys),
+            keep: self.bias.key_bias(at[0], block),
+        }
+    }
+
+    /// Reads all keys of a task into the states of its heads.
     #[inline(always)]
-    fn run<S: Simd>(&self, simd: S, task: &Task, scratch: &mut Scratch) -> Partial {
+    fn run<S: Simd>(&self, simd: S, task: &Task, scratch: &mut Scratch) {
         let Task { batch, ref heads, ref queries, .. } = *task;
         let Packing { head_dim, v_panels, .. } = self.packing;
-        let padded = if queries.len() == 1 { 1 } else { queries.len().next_multiple_of(ROWS) };
+        let padded = if self.is_single() { 1 } else { queries.len().next_multiple_of(ROWS) };
         self.pack_queries(task, padded, &mut scratch.q);
         for state in &mut scratch.states {
             state.reset(padded, S::f32s::LEN, v_panels.width);
@@ -182,7 +244,7 @@ impl Scan<'_> {
                 continue;
             }
             let n_keys = self.keys(block).len();
-            if self.packed.is_empty() {
+            if self.packs_itself() {
                 let blocks = scratch.block.chunks_exact_mut(self.packing.block_len());
                 for (head, packed) in heads.clone().zip(blocks) {
                     self.pack_block(simd, [batch, head], block, packed);
@@ -206,30 +268,31 @@ impl Scan<'_> {
                         #[inline(always)]
                         || self.bias.write(simd, &region, head, keep, tiles, scores),
                     );
-                    let len = self.packing.block_len();
-                    let step = Step {
-                        packing: &self.packing,
-                        q: &scratch.q[(i * padded + first_row) * head_dim..],
-                        block: if self.packed.is_empty() {
+                    let q = &scratch.q[(i * padded + first_row) * head_dim..];
+                    let step = Step { packing: &self.packing, q, n_keys, biased, first_row, n_rows };
+                    let (scores, state) = (&mut scratch.scores, &mut scratch.states[i]);
+                    if self.is_single() {
+                        let block = self.unpacked([batch, head], block);
+                        simd.vectorize(
+                            #[inline(always)]
+                            || step.run_single(simd, &block, scores, state),
+                        );
+                    } else {
+                        let len = self.packing.block_len();
+                        let packed = if self.packs_itself() {
                             &scratch.block[i * len..][..len]
                         } else {
                             let at = (batch * self.problem.n_heads + head) * self.n_blocks + block;
                             &self.packed[at * len..][..len]
-                        },
-                        n_keys,
-                        biased,
-                        first_row,
-                        n_rows,
-                    };
-                    let (scores, state) = (&mut scratch.scores, &mut scratch.states[i]);
-                    simd.vectorize(
-                        #[inline(always)]
-                        || step.run_rows(simd, scores, state),
-                    );
+                        };
+                        simd.vectorize(
+                            #[inline(always)]
+                            || step.run(simd, packed, scores, state),
+                        );
+                    }
                 }
             }
         }
-        self.finish(task, &scratch.states, S::f32s::LEN)
     }
 
     /// The task's queries, `[head, padded, head_dim]`, in base 2.
@@ -246,49 +309,25 @@ impl Scan<'_> {
         }
     }
 
-    fn finish(&self, task: &Task, states: &[State], lanes: usize) -> Partial {
-        let Packing { v_dim, v_panels, .. } = self.packing;
-        let rows = task.heads.len() * task.queries.len();
-        let mut values = Vec::with_capacity(rows * v_dim);
-        let mut log_sum_exp = Vec::with_capacity(rows);
-        for state in &states[..task.heads.len()] {
-            for (row, query) in task.queries.clone().enumerate() {
-                let largest = state.largest[row];
-                if largest <= 0.5 * MASKED_2 || !self.bias.has_query(task.batch, query) {
-                    values.resize(values.len() + v_dim, 0.0);
-                    log_sum_exp.push(MASKED);
-                    continue;
-                }
-                let sum: f32 = state.sums[row * lanes..][..lanes].iter().sum();
-                values.extend(state.values[row * v_panels.width..][..v_dim].iter().map(|x| x / sum));
-                let log = f64::from(largest) + f64::from(sum).log2();
-                log_sum_exp.push((log * std::f64::consts::LN_2) as f32);
-            }
-        }
-        Partial { values, log_sum_exp }
-    }
-
-    /// Puts the partial results in place, and merges those of split keys.
-    fn gather(&self, tasks: &[Task], partials: &[Partial]) -> (Vec<f32>, Vec<f32>) {
+    /// Divides what a task read by its sums, and puts it in place.
+    fn finish(&self, task: &Task, lanes: usize, states: &mut [State], output: &Mutex<Output>) {
         let Problem { batch, n_heads, n_queries, v_dim, .. } = *self.problem;
-        let rows = batch * n_heads * n_queries;
-        let strides = self.problem.strides(n_queries, 1);
-        let mut values = vec![0.0; self.n_splits * rows * v_dim];
-        let mut log_sum_exp = vec![0.0; self.n_splits * rows];
-        for (task, partial) in tasks.iter().zip(partials) {
-            let mut from = 0;
-            for head in task.heads.clone() {
-                for query in task.queries.clone() {
-                    let row = task.split * rows + task.batch * strides[0] + head * strides[1] + query * strides[2];
-                    values[row * v_dim..][..v_dim].copy_from_slice(&partial.values[from * v_dim..][..v_dim]);
-                    log_sum_exp[row] = partial.log_sum_exp[from];
-                    from += 1;
-                }
+        for state in &mut *states {
+            for (row, query) in task.queries.clone().enumerate() {
+                state.finish(row, lanes, self.bias.has_query(task.batch, query));
             }
         }
-        if self.n_splits == 1 {
-            return (values, log_sum_exp);
+        let strides = self.problem.strides(n_queries, 1);
+        let first = task.split * batch * n_heads * n_queries + task.batch * strides[0];
+        // A copy, short against the rest of the task.
+        let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
+        for (head, state) in task.heads.clone().zip(states) {
+            for (row, query) in task.queries.clone().enumerate() {
+                let to = first + head * strides[1] + query * strides[2];
+                let from = row * self.packing.v_panels.width;
+                output.values[to * v_dim..][..v_dim].copy_from_slice(&state.values[from..][..v_dim]);
+                output.log_sum_exp[to] = state.largest[row];
+            }
         }
-        merge_attention(self.n_splits, v_dim, &values, &log_sum_exp)
     }
 }

@@ -20,7 +20,6 @@ const BLOCK_NUMBERS: usize = 1 << 16;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Packing {
     pub head_dim: usize,
-    pub v_dim: usize,
     /// How the values are cut.
     pub v_panels: Panels,
     /// Keys in a panel: a row of a register tile.
@@ -35,7 +34,6 @@ impl Packing {
         let fitting = BLOCK_NUMBERS / (problem.head_dim + problem.v_dim);
         Self {
             head_dim: problem.head_dim,
-            v_dim: problem.v_dim,
             v_panels: Panels::new(simd, problem.v_dim),
             panel,
             block_keys: most_keys.min(BLOCK_KEYS).min(fitting).next_multiple_of(panel),
@@ -53,27 +51,48 @@ impl Packing {
     }
 
     /// Packs the keys of one head as `[panel, head_dim, keys of the panel]`, and the values as
-    /// `[panel, key, columns of the panel]`. Keys that the mask drops (`keep < 0`) become zeros, so that whatever they hold
-    /// cannot spread.
+    /// `[panel, key, columns of the panel]`. Keys that do not take part become zeros, so that
+    /// whatever they hold cannot spread.
     #[inline(always)]
-    pub fn pack<S: Simd>(&self, simd: S, k: &Rows<'_>, v: &Rows<'_>, keep: &[f32], packed: &mut [f32]) {
-        let lanes = S::f32s::LEN;
-        let kept = |key: usize| key < k.n && keep[key] == 0.0;
+    pub fn pack<S: Simd>(&self, simd: S, block: &Unpacked<'_>, packed: &mut [f32]) {
         let (packed_k, packed_v) = packed.split_at_mut(self.block_keys * self.head_dim);
         for (p, packed) in packed_k.chunks_exact_mut(self.panel * self.head_dim).enumerate() {
-            for first in (0..self.panel).step_by(lanes) {
-                let row = |r: usize| {
-                    let key = p * self.panel + first + r;
-                    if kept(key) { k.row(key) } else { &ZEROS[..self.head_dim] }
-                };
+            for first in (0..self.panel).step_by(S::f32s::LEN) {
+                let row = |r: usize| block.k_row(p * self.panel + first + r);
                 transpose(simd, row, self.head_dim, &mut packed[first..], self.panel);
             }
         }
         for panel in self.v_panels.iter() {
-            let row = |key: usize| if kept(key) { v.row(key) } else { &ZEROS[..self.v_dim] };
-            let packed = &mut packed_v[panel.first * self.block_keys..][..panel.width * v.n];
-            panel.pack(simd, row, packed);
+            let packed = &mut packed_v[panel.first * self.block_keys..][..panel.width * block.v.n];
+            panel.pack(simd, |key| block.v_row(key), packed);
         }
+    }
+}
+
+/// The keys and values of a block, as they are.
+pub(super) struct Unpacked<'a> {
+    pub k: Rows<'a>,
+    pub v: Rows<'a>,
+    /// 0 for a key that takes part.
+    pub keep: &'a [f32],
+}
+
+impl<'a> Unpacked<'a> {
+    #[inline(always)]
+    fn has(&self, key: usize) -> bool {
+        key < self.k.n && self.keep[key] == 0.0
+    }
+
+    /// A key, or zeros if it does not take part.
+    #[inline(always)]
+    pub fn k_row(&self, key: usize) -> &'a [f32] {
+        if self.has(key) { self.k.row(key) } else { &ZEROS[..self.k.dim] }
+    }
+
+    /// The value of a key, or zeros if it does not take part.
+    #[inline(always)]
+    pub fn v_row(&self, key: usize) -> &'a [f32] {
+        if self.has(key) { self.v.row(key) } else { &ZEROS[..self.v.dim] }
     }
 }
 

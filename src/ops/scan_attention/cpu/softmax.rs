@@ -2,7 +2,7 @@
 
 use fearless_simd::prelude::*;
 
-use super::{MASKED_2, pack::Packing};
+use super::{super::MASKED, MASKED_2, pack::Packing};
 use crate::simd::{
     math::exp2,
     tile::{ROWS, VECTORS, product},
@@ -33,14 +33,29 @@ impl State {
         self.values.clear();
         self.values.resize(rows * v_width, 0.0);
     }
+
+    /// Turns sums into the values that were read, and `largest` into the natural log-sum-exp.
+    pub fn finish(&mut self, row: usize, lanes: usize, exists: bool) {
+        let v_width = self.values.len() / self.largest.len();
+        let values = &mut self.values[row * v_width..][..v_width];
+        let largest = self.largest[row];
+        if !exists || largest <= 0.5 * MASKED_2 {
+            values.fill(0.0);
+            self.largest[row] = MASKED;
+            return;
+        }
+        let sum: f32 = self.sums[row * lanes..][..lanes].iter().sum();
+        values.iter_mut().for_each(|x| *x /= sum);
+        let log = f64::from(largest) + f64::from(sum).log2();
+        self.largest[row] = (log * std::f64::consts::LN_2) as f32;
+    }
 }
 
-/// Some rows of one head against one packed block of keys.
+/// Some rows of one head against one block of keys.
 pub(super) struct Step<'a> {
     pub packing: &'a Packing,
     /// `[R, head_dim]`, scaled.
     pub q: &'a [f32],
-    pub block: &'a [f32],
     /// Keys in the block.
     pub n_keys: usize,
     /// Whether `scores` holds a bias.
@@ -52,19 +67,29 @@ pub(super) struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// Reads the block. `scores` is `[R, block_keys]`: the bias on entry, weights afterwards.
+    /// Reads a packed block. `scores` is `[ROWS, block_keys]`: the bias on entry, if there is
+    /// one, and weights afterwards.
     #[inline(always)]
-    pub fn run<S: Simd, const R: usize>(&self, simd: S, scores: &mut [f32], state: &mut State) {
-        let largest = self.score::<S, R>(simd, scores);
+    pub fn run<S: Simd>(&self, simd: S, block: &[f32], scores: &mut [f32], state: &mut State) {
+        if self.n_rows == 1 {
+            self.run_tile::<S, 1>(simd, block, scores, state);
+        } else {
+            self.run_tile::<S, ROWS>(simd, block, scores, state);
+        }
+    }
+
+    #[inline(always)]
+    fn run_tile<S: Simd, const R: usize>(&self, simd: S, block: &[f32], scores: &mut [f32], state: &mut State) {
+        let (k, v) = self.packing.split(block);
+        let largest = self.score::<S, R>(simd, k, scores);
         let decay = self.weigh::<S, R>(simd, &largest, scores, state);
-        self.read::<S, R>(simd, &decay, scores, state);
+        self.read::<S, R>(simd, v, &decay, scores, state);
     }
 
     /// `scores += q k^T`; returns the largest of each row, lane by lane.
     #[inline(always)]
-    fn score<S: Simd, const R: usize>(&self, simd: S, scores: &mut [f32]) -> [S::f32s; R] {
+    fn score<S: Simd, const R: usize>(&self, simd: S, k: &[f32], scores: &mut [f32]) -> [S::f32s; R] {
         let Packing { head_dim, panel, block_keys, .. } = *self.packing;
-        let (k, _) = self.packing.split(self.block);
         let mut q = [self.q; R];
         for (r, q) in q.iter_mut().enumerate() {
             *q = &self.q[r * head_dim..][..head_dim];
@@ -90,7 +115,7 @@ impl Step<'_> {
 
     /// Turns scores into weights; returns what earlier sums must be multiplied by.
     #[inline(always)]
-    fn weigh<S: Simd, const R: usize>(
+    pub fn weigh<S: Simd, const R: usize>(
         &self,
         simd: S,
         largest: &[S::f32s; R],
@@ -121,9 +146,15 @@ impl Step<'_> {
 
     /// `values = decay values + weights v`.
     #[inline(always)]
-    fn read<S: Simd, const R: usize>(&self, simd: S, decay: &[S::f32s; R], weights: &[f32], state: &mut State) {
+    fn read<S: Simd, const R: usize>(
+        &self,
+        simd: S,
+        v: &[f32],
+        decay: &[S::f32s; R],
+        weights: &[f32],
+        state: &mut State,
+    ) {
         let Packing { v_panels, block_keys, .. } = *self.packing;
-        let (_, v) = self.packing.split(self.block);
         let mut rows = [weights; R];
         for (r, row) in rows.iter_mut().enumerate() {
             *row = &weights[r * block_keys..][..self.n_keys];
@@ -155,16 +186,6 @@ impl Step<'_> {
             for (c, values) in values.chunks_exact_mut(S::f32s::LEN).enumerate() {
                 S::f32s::from_slice(simd, values).mul_add(decay[r], tile[r][c]).store_slice(values);
             }
-        }
-    }
-
-    /// [`Step::run`] with as many rows as there are, or [`ROWS`].
-    #[inline(always)]
-    pub fn run_rows<S: Simd>(&self, simd: S, scores: &mut [f32], state: &mut State) {
-        if self.n_rows == 1 {
-            self.run::<S, 1>(simd, scores, state);
-        } else {
-            self.run::<S, ROWS>(simd, scores, state);
         }
     }
 }

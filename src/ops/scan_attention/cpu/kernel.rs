@@ -1,0 +1,94 @@
+//! From distances to biases.
+
+use std::{f32::consts::LOG2_E, ops::Range};
+
+use fearless_simd::prelude::*;
+
+use super::{
+    super::{Distance, Kernel},
+    MASKED_2,
+};
+use crate::simd::{math::exp2_saturating, tile::VECTORS};
+
+/// No bias leaves this range: beyond the sentinel, and far enough from overflow to add up.
+pub(super) const LARGEST: f32 = -4.0 * MASKED_2;
+
+/// A built-in term, prepared.
+pub(super) struct Term {
+    pub distance: Distance,
+    pub kernel: Kernel,
+    /// Its packed columns.
+    pub columns: Range<usize>,
+    pub n_basis: usize,
+    /// `[n_heads, n_basis]` of `a log2 e`, `-b log2 e` and `c`.
+    pub coefficients: Vec<[f32; 3]>,
+}
+
+/// A coefficient in base 2; still finite if it was.
+pub(super) fn base_2(x: f32) -> f32 {
+    (x * LOG2_E).clamp(f32::MIN, f32::MAX)
+}
+
+impl Term {
+    /// Adds the term's bias for one head, given distances.
+    #[inline(always)]
+    pub fn add<S: Simd>(&self, simd: S, head: usize, distances: &[f32], scores: &mut [f32]) {
+        let coefficients = &self.coefficients[head * self.n_basis..][..self.n_basis];
+        match self.kernel {
+            Kernel::Scalar => add_sum(
+                simd,
+                coefficients,
+                distances,
+                scores,
+                #[inline(always)]
+                |d, [a, ..], sum| d.mul_add(a, sum),
+            ),
+            Kernel::Rbf | Kernel::Exponential => add_sum(
+                simd,
+                coefficients,
+                distances,
+                scores,
+                #[inline(always)]
+                |d, [a, b, _], sum| exp2_saturating(simd, d * b).mul_add(a, sum),
+            ),
+            Kernel::Tisa => add_sum(
+                simd,
+                coefficients,
+                distances,
+                scores,
+                #[inline(always)]
+                |d, [a, b, c], sum| {
+                    let d = d - c;
+                    // In this order an infinite product keeps its sign and 0 stays 0.
+                    exp2_saturating(simd, d * b * d).mul_add(a, sum)
+                },
+            ),
+        }
+    }
+}
+
+/// Adds a sum over the basis functions to the scores, two vectors at a time.
+#[inline(always)]
+fn add_sum<S: Simd>(
+    simd: S,
+    coefficients: &[[f32; 3]],
+    distances: &[f32],
+    scores: &mut [f32],
+    basis: impl Fn(S::f32s, [f32; 3], S::f32s) -> S::f32s,
+) {
+    let lanes = S::f32s::LEN;
+    let pairs = scores.chunks_exact_mut(VECTORS * lanes).zip(distances.chunks_exact(VECTORS * lanes));
+    for (scores, distances) in pairs {
+        let mut sums = [S::f32s::splat(simd, 0.0); VECTORS];
+        for &coefficient in coefficients {
+            for (v, sum) in sums.iter_mut().enumerate() {
+                let d = S::f32s::from_slice(simd, &distances[v * lanes..(v + 1) * lanes]);
+                *sum = basis(d, coefficient, *sum);
+            }
+        }
+        for (v, sum) in sums.iter().enumerate() {
+            let scores = &mut scores[v * lanes..(v + 1) * lanes];
+            (S::f32s::from_slice(simd, scores) + sum.max(-LARGEST).min(LARGEST)).store_slice(scores);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Every kernel against its CPU twin, on random shapes and options.
+#![cfg(feature = "gpu")]
+
+mod support;
+
+use approx::relative_eq;
+use proptest::prelude::*;
+use support::{Random, gpus};
+use wgpu_attention::{
+    Device, Mask, Tensor,
+    ops::{
+        Activation, Bias, BiasTerm, Distance, Kernel, Linear, ScanAttention, layer_norm, linear, merge_attention,
+        scan_attention,
+    },
+};
+
+/// Both are within 1e-5 of float64 in these sizes, so within twice that of each other.
+#[track_caller]
+fn assert_twins(gpu: &[f32], cpu: &[f32], what: &str) {
+    assert_eq!(gpu.len(), cpu.len(), "{what}");
+    for (a, b) in gpu.iter().zip(cpu) {
+        assert!(relative_eq!(a, b, epsilon = 2e-5, max_relative = 2e-5), "{what}: {a} on the GPU, {b} on the CPU");
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Shape {
+    sizes: [usize; 6],
+    head_major: bool,
+    has_mask: bool,
+    has_matrix: bool,
+    distance: Option<Distance>,
+    kernel: Kernel,
+    n_splits: Option<usize>,
+    seed: u64,
+}
+
+fn shapes() -> impl Strategy<Value = Shape> {
+    let sizes = (1..4usize, 1..4usize, 1..90usize, 1..200usize, 1..70usize, 1..70usize);
+    let distance = prop_oneof![
+        Just(None),
+        Just(Some(Distance::Euclidean)),
+        Just(Some(Distance::GreatCircle)),
+        Just(Some(Distance::CausalTime)),
+    ];
+    let kernel = prop_oneof![Just(Kernel::Scalar), Just(Kernel::Rbf), Just(Kernel::Tisa), Just(Kernel::Exponential)];
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    (sizes, flags, distance, kernel, proptest::option::of(1..9usize), any::<u64>()).prop_map(
+        |((b, h, q, k, d, v), (head_major, has_mask, has_matrix), distance, kernel, n_splits, seed)| Shape {
+            sizes: [b, h, q, k, d, v],
+            head_major,
+            has_mask,
+            has_matrix: has_matrix && distance.is_none(),
+            distance,
+            kernel,
+            n_splits: n_splits.map(|n| n.min(k)),
+            seed,
+        },
+    )
+}
+
+fn attend(device: &Device, shape: &Shape) -> (Vec<f32>, Vec<f32>) {
+    let [batch, heads, n_queries, n_keys, head_dim, v_dim] = shape.sizes;
+    let mut random = Random::new(shape.seed);
+    let mut tensor = |length: usize, dim: usize| {
+        let sizes = if shape.head_major { vec![batch, heads, length, dim] } else { vec![batch, length, heads * dim] };
+        Tensor::new(device, &sizes, &random.numbers(batch * heads * length * dim)).unwrap()
+    };
+    let (q, k, v) = (tensor(n_queries, head_dim), tensor(n_keys, head_dim), tensor(n_keys, v_dim));
+    let mask = Mask::new(device, &[batch, n_keys], &random.booleans(batch * n_keys, 0.7)).unwrap();
+    let matrix = random.numbers(batch * heads * n_queries * n_keys);
+    let matrix = Tensor::new(device, &[batch, heads, n_queries, n_keys], &matrix).unwrap();
+    let mut coords =
+        |length: usize| Tensor::new(device, &[batch, length, 2], &random.scaled(batch * length * 2, 2.0)).unwrap();
+    let (q_coords, k_coords) = (coords(n_queries), coords(n_keys));
+    let n = if shape.kernel == Kernel::Scalar { heads } else { 2 * heads };
+    let (a, b, c) = (random.numbers(n), random.numbers(n), random.numbers(n));
+    let b: Vec<f32> = if shape.kernel == Kernel::Scalar { vec![] } else { b.iter().map(|b| b.abs()).collect() };
+    let c = if shape.kernel == Kernel::Tisa { c } else { vec![] };
+    let columns = if shape.distance == Some(Distance::CausalTime) { 1..2 } else { 0..2 };
+    let terms: Vec<BiasTerm> =
+        shape.distance.iter().map(|d| BiasTerm::new(columns.clone(), *d, shape.kernel, &a, &b, &c)).collect();
+    let matrix = shape.has_matrix.then_some(&matrix);
+    let bias = Bias { matrix, ..Bias::new(&q_coords, &k_coords, &terms) };
+    let options = ScanAttention {
+        n_heads: Some(heads),
+        key_mask: shape.has_mask.then_some(&mask),
+        bias: Some(bias),
+        n_splits: shape.n_splits,
+        ..Default::default()
+    };
+    let read = scan_attention(&q, &k, &v, &options).unwrap();
+    (read.values.read().unwrap(), read.log_sum_exp.read().unwrap())
+}
+
+proptest! {
+    // A software adapter compiles a shader for each.
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+
+    #[test]
+    fn scan_attention_twins(shape in shapes()) {
+        let (values, lse) = attend(&Device::cpu(), &shape);
+        for (name, device) in gpus().into_iter().take(1) {
+            let found = attend(&device, &shape);
+            assert_twins(&found.0, &values, &name);
+            assert_twins(&found.1, &lse, &name);
+        }
+    }
+
+    #[test]
+    fn small_twins(rows in 1..300usize, n_in in 1..150usize, n_out in 1..150usize, seed: u64) {
+        let run = |device: &Device| {
+            let mut random = Random::new(seed);
+            let mut tensor = |shape: &[usize]| {
+                Tensor::new(device, shape, &random.numbers(shape.iter().product())).unwrap()
+            };
+            let (x, residual) = (tensor(&[rows, n_in]), tensor(&[rows, n_out]));
+            let layer = Linear { weight: tensor(&[n_in, n_out]), bias: Some(tensor(&[n_out])) };
+            let (scale, bias) = (tensor(&[n_out]), tensor(&[n_out]));
+            let y = linear(&x, &layer, Activation::GeluErf, Some(&residual)).unwrap();
+            let lse = tensor(&[rows, 1]);
+            // A large epsilon: a row of one or two numbers would magnify what it is given.
+            let normed = layer_norm(&y, &scale, &bias, 0.1).unwrap();
+            let merged = merge_attention(&y, &lse).unwrap();
+            [y.read().unwrap(), normed.read().unwrap(), merged.values.read().unwrap()]
+        };
+        let cpu = run(&Device::cpu());
+        for (name, device) in gpus().into_iter().take(1) {
+            for (gpu, cpu) in run(&device).iter().zip(&cpu) {
+                assert_twins(gpu, cpu, &name);
+            }
+        }
+    }
+}
