@@ -248,3 +248,23 @@ fn devices_that_do_not_exist() {
     refused(Device::by_name("no such adapter"), &["no such adapter", "Device::cpu()"]);
     assert_eq!(Device::by_name("CPU").unwrap(), Device::cpu());
 }
+
+/// On Vulkan, where the drivers that exist can be hidden: the test runs itself again without.
+#[cfg(all(feature = "gpu", target_os = "linux"))]
+#[test]
+fn without_any_adapter() {
+    const HIDDEN: &str = "WGPU_ATTENTION_TEST_WITHOUT_ADAPTERS";
+    if std::env::var_os(HIDDEN).is_some() {
+        assert!(Device::adapters().is_empty());
+        refused(Device::gpu(), &["no GPU adapter found", "Device::cpu()"]);
+        assert_eq!(Device::best(), Device::cpu());
+        return;
+    }
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "without_any_adapter"])
+        .env(HIDDEN, "1")
+        .env("VK_DRIVER_FILES", "/dev/null")
+        .env("VK_ICD_FILENAMES", "/dev/null")
+        .status();
+    assert!(status.unwrap().success());
+}

@@ -38,7 +38,8 @@ pub struct ScanAttention<'a> {
     /// What is added to the scaled logits.
     pub bias: Option<Bias<'a>>,
     /// Into how many parts the keys are split, each with a softmax of its own, merged
-    /// exactly afterwards. Chosen by the problem and the device if not given.
+    /// exactly afterwards. Chosen by the problem and the device if not given. The CPU splits at
+    /// whole blocks of keys, so there may be fewer.
     pub n_splits: Option<usize>,
 }
 
