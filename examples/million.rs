@@ -91,7 +91,8 @@ fn main() -> Result<()> {
 
 /// The network to measure.
 fn load(args: &Args, device: &Device) -> Result<TnpKr> {
-    TnpKr::open(device, &args.checkpoint).context("no model; run in the repository's root or give --checkpoint")
+    TnpKr::open(device, &args.checkpoint)
+        .context("cannot load the model (run in the repository's root, or give --checkpoint)")
 }
 
 /// Conditions on a smooth function with noise.
@@ -151,6 +152,7 @@ fn noise(rng: &mut StdRng) -> f32 {
     (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0
 }
 
+/// `pairs` counts a query and a key once in each layer, for all heads together.
 fn report(what: &str, time: Duration, points: u64, pairs: u64) {
     let seconds = time.as_secs_f64().max(1e-9);
     println!(

@@ -122,7 +122,8 @@ fn main() -> Result<()> {
 
     let device = Device::by_name(&args.device)?;
     println!("device    {device}");
-    let model = TnpKr::open(&device, &args.checkpoint).context("no model; run in the repository's root")?;
+    let model = TnpKr::open(&device, &args.checkpoint)
+        .context("cannot load the model (run in the repository's root, or give --checkpoint)")?;
     let curve_x = curve_coordinates(&context, &targets);
     let [at_context, at_targets, curve] =
         neural_process(&device, &model, &scaling, &context, [&context.x, &targets.x, &curve_x])?;
