@@ -6,7 +6,8 @@ fn main() -> anyhow::Result<()> {
     std::fs::create_dir_all(folder)?;
     let variants = wgpu_attention::shaders::variants()?;
     for shader in &variants {
-        let name: String = shader.name.chars().map(|c| if c.is_alphanumeric() { c } else { '_' }).collect();
+        let name: String =
+            shader.name.chars().map(|c| if c.is_alphanumeric() || "+-".contains(c) { c } else { '_' }).collect();
         std::fs::write(folder.join(format!("{name}.wgsl")), &shader.wgsl)?;
     }
     println!("{} variants in {}", variants.len(), folder.display());
