@@ -15,7 +15,8 @@ use wgpu_attention::{
 };
 
 fn zeros(device: &Device, shape: &[usize]) -> Tensor {
-    Tensor::new(device, shape, &vec![0.0; shape.iter().product()]).unwrap()
+    let n = if shape.contains(&0) { 0 } else { shape.iter().product() };
+    Tensor::new(device, shape, &vec![0.0; n]).unwrap()
 }
 
 /// Asserts that a call fails and that its message contains every one of some words.
@@ -120,6 +121,9 @@ fn small_operations() {
             linear(&t(&[2, 4]), &layer(&[4, 5], None), Activation::None, Some(&t(&[2, 4]))),
             &["residual", "[2, 4]"],
         );
+        let wide = layer(&[0, 1 << 20], None);
+        refused(linear(&t(&[1 << 60, 0]), &wide, Activation::None, None), &["elements in the result"]);
+        refused(linear(&t(&[1 << 40, 1 << 40, 0]), &wide, Activation::None, None), &["elements in the result"]);
         refused(layer_norm(&t(&[2, 0]), &t(&[0]), &t(&[0]), 1e-6), &["x", "width > 0"]);
         refused(layer_norm(&t(&[2, 3]), &t(&[3]), &t(&[2]), 1e-6), &["bias", "[2]"]);
         refused(layer_norm(&t(&[2, 3]), &t(&[3]), &t(&[3]), -1.0), &["epsilon", "-1"]);

@@ -104,7 +104,7 @@ impl TnpKr {
     }
 
     /// Reads the observations. Time grows with the square of their number, memory with their
-    /// number.
+    /// number. On a GPU this starts the work; [`Device::wait`] waits for it.
     ///
     /// # Errors
     /// No observations in some batch element; coordinates that are not those of the model;

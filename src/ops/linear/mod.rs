@@ -6,10 +6,13 @@ pub(crate) mod gpu;
 
 use crate::{
     error::{Error, Result},
-    tensor::{Storage, Tensor, check_same_device},
+    tensor::{Storage, Tensor, check_same_device, n_elements},
 };
 
 const OP: &str = "linear";
+
+/// More than any memory holds.
+const MAX_ELEMENTS: usize = isize::MAX as usize / size_of::<f32>();
 
 /// What follows the product of a dense layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -94,7 +97,15 @@ pub fn linear(x: &Tensor, layer: &Linear, activation: Activation, residual: Opti
         });
     }
     check_same_device(OP, x, &[Some(weight), layer.bias.as_ref(), residual])?;
-    let rows = shape[..shape.len() - 1].iter().product();
+    // Without inputs a small tensor can ask for a large result.
+    let rows = n_elements(&shape[..shape.len() - 1]);
+    if rows > MAX_ELEMENTS || n_elements(&shape) > MAX_ELEMENTS {
+        return Err(Error::LimitExceeded {
+            limit: "elements in the result of linear",
+            requested: n_elements(&shape).max(rows) as u64,
+            allowed: MAX_ELEMENTS as u64,
+        });
+    }
     let problem = Problem { rows, n_in, n_out, activation };
     match x.storage() {
         Storage::Cpu(_) => {
