@@ -12,10 +12,11 @@ import jax.numpy as jnp
 PRECISION = "highest"  # full float32 products on every backend (TPU/GPU default is less)
 
 
-def default_config(width=64, n_blocks=6, n_heads=4, n_basis=5):
-    """BSA-TNP for one coordinate group `s` that enters only through distances."""
+def default_config(width=64, n_blocks=6, n_heads=4, n_basis=5, attention="scan"):
+    """For one coordinate group `s`. Scan attention (BSA-TNP) sees only distances; deep
+    kernel attention (TNP-KR) sees the coordinate itself."""
     w = width
-    return {
+    cfg = {
         "n_blocks": n_blocks,
         "n_repeats": 1,
         "n_values": 1,
@@ -40,6 +41,15 @@ def default_config(width=64, n_blocks=6, n_heads=4, n_basis=5):
         "head": {"dims": [4 * w, w, 2], "activation": "gelu_tanh"},
         "output": {"kind": "gaussian", "min_std": 0.0},
     }
+    if attention == "deep_kernel":
+        cfg["groups"] = [{"name": "s", "dim": 1, "embed": True, "bias": None}]
+        cfg["attention"] = {
+            "kind": "deep_kernel",
+            "n_heads": 1,
+            "proj_qks": {"dims": [2 * w, 2 * w], "activation": "gelu_tanh"},
+            "proj_vs": {"dims": [2 * w, w], "activation": "gelu_tanh"},
+        }
+    return cfg
 
 
 # --- layers -----------------------------------------------------------------------------
@@ -124,9 +134,17 @@ def scan_attention(q, k, v, mask, bias):
     return out / (weights.sum(-1, keepdims=True) + 1e-10)
 
 
-def multi_head_scan(p, name, cfg, x_q, x_k, mask, d2):
+def split_heads(x, n_heads):
+    return x.reshape(*x.shape[:2], n_heads, -1).transpose(0, 2, 1, 3)
+
+
+def merge_heads(x):
+    return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)
+
+
+def multi_head_scan(p, name, cfg, x_q, x_k, mask, s_q, s_k):
     spec, n_heads = cfg["attention"], cfg["attention"]["n_heads"]
-    split = lambda x: x.reshape(*x.shape[:2], n_heads, -1).transpose(0, 2, 1, 3)
+    split = lambda x: split_heads(x, n_heads)
     q = split(mlp(p, f"{name}.proj_qs", x_q, spec["proj_qs"]))
     k = split(mlp(p, f"{name}.proj_ks", x_k, spec["proj_ks"]))
     v = split(mlp(p, f"{name}.proj_vs", x_k, spec["proj_vs"]))
@@ -134,13 +152,31 @@ def multi_head_scan(p, name, cfg, x_q, x_k, mask, d2):
     for g in cfg["groups"]:
         if g["bias"]:
             a, b = (p[f"{name}.attn.{g['name']}_bias_{x}"] for x in "ab")
-            bias = bias + BIASES[g["bias"]["kernel"]](a, b, d2[g["name"]])
+            bias = bias + BIASES[g["bias"]["kernel"]](a, b, squared_distance(s_q[g["name"]], s_k[g["name"]]))
     out = scan_attention(q, k, v, mask, bias)
-    merged = out.transpose(0, 2, 1, 3).reshape(*x_q.shape[:2], -1)
-    return mlp(p, f"{name}.proj_out", merged, spec["proj_out"])
+    return mlp(p, f"{name}.proj_out", merge_heads(out), spec["proj_out"])
 
 
-ATTENTIONS = {"scan": multi_head_scan}
+def deep_kernel(p, name, cfg, x_q, x_k, mask, s_q, s_k):
+    """Linear attention over learned features of coordinates and tokens, joined in that
+    order. No normaliser but the mean over the keys and the layer norm at the end."""
+    spec, n_heads = cfg["attention"], cfg["attention"]["n_heads"]
+    names = [g["name"] for g in cfg["groups"] if g["name"] == "s"]
+    scale = x_q.shape[-1] ** -0.25
+
+    def features(x, s):
+        joined = jnp.concatenate([*(s[n] for n in names), x], -1)
+        return mlp(p, f"{name}.proj_qks", joined, spec["proj_qks"]) * scale
+
+    q, k = features(x_q, s_q), features(x_k, s_k) * mask[..., None]
+    v = mlp(p, f"{name}.proj_vs", x_k, spec["proj_vs"]) / mask.sum(-1)[:, None, None]
+    q, k, v = (split_heads(x, n_heads) for x in (q, k, v))
+    state = jnp.einsum("bhkf,bhkv->bhfv", k, v, precision=PRECISION)
+    out = jnp.einsum("bhqf,bhfv->bhqv", q, state, precision=PRECISION)
+    return layer_norm(p, f"{name}.LayerNorm_0", merge_heads(out))
+
+
+ATTENTIONS = {"scan": multi_head_scan, "deep_kernel": deep_kernel}
 
 
 # --- the network ------------------------------------------------------------------------
@@ -155,7 +191,6 @@ def forward(p, cfg, coords_ctx, f_ctx, mask_ctx, coords_test):
     n_ctx = f_ctx.shape[1]
     names = [g["name"] for g in cfg["groups"]]
     coords = {n: jnp.concatenate([coords_ctx[n], coords_test[n]], 1) for n in names}
-    d2 = {n: squared_distance(coords[n], coords_ctx[n]) for n in names}
 
     n_batch, n_all = next(iter(coords.values())).shape[:2]
     observed = (jnp.arange(n_all) < n_ctx).astype(int)
@@ -173,8 +208,8 @@ def forward(p, cfg, coords_ctx, f_ctx, mask_ctx, coords_test):
         context, queries = h[:, :n_ctx], h
         if n == len(passes) - 1:  # nobody reads the last block's context
             x, queries = x[:, n_ctx:], h[:, n_ctx:]
-            d2 = {name: d[:, n_ctx:] for name, d in d2.items()}
-        x = x + attend(p, f"{block}.attn", cfg, queries, context, mask_ctx, d2)
+            coords = coords_test
+        x = x + attend(p, f"{block}.attn", cfg, queries, context, mask_ctx, coords, coords_ctx)
         x = x + mlp(p, f"{block}.ffn", layer_norm(p, f"{block}.LayerNorm_0", x), cfg["ffn"])
     return mlp(p, "head", layer_norm(p, "LayerNorm_1", x), cfg["head"])
 
@@ -222,9 +257,14 @@ def init(key, cfg, coord_dims, b_range=(0.1, 1000.0)):
         block = f"KRBlock_{i}"
         add_norm(f"{block}.norm", width)
         add_norm(f"{block}.LayerNorm_0", width)
-        for proj in ("proj_qs", "proj_ks", "proj_vs"):
-            inner = add_mlp(f"{block}.attn.{proj}", width, spec[proj])
-        add_mlp(f"{block}.attn.proj_out", inner, spec["proj_out"])
+        if spec["kind"] == "deep_kernel":
+            n_coords = sum(coord_dims[g["name"]] for g in cfg["groups"] if g["name"] == "s")
+            add_mlp(f"{block}.attn.proj_qks", n_coords + width, spec["proj_qks"])
+            add_norm(f"{block}.attn.LayerNorm_0", add_mlp(f"{block}.attn.proj_vs", width, spec["proj_vs"]))
+        else:
+            for proj in ("proj_qs", "proj_ks", "proj_vs"):
+                inner = add_mlp(f"{block}.attn.{proj}", width, spec[proj])
+            add_mlp(f"{block}.attn.proj_out", inner, spec["proj_out"])
         add_mlp(f"{block}.ffn", width, cfg["ffn"])
         for g in cfg["groups"]:
             if g["bias"]:

@@ -106,7 +106,8 @@ def draw_task(rng, n_ctx, n_tgt):
     # A cycle with fewer than six context points is mostly not identifiable.
     shortest_period = np.clip(6 * length / n_ctx, 0.2, 1.4)
     family, kernel = draw_kernel(rng, shortest_period)
-    s = draw_points(rng, n_ctx + n_tgt, length)
+    # Around zero, for networks that see the coordinate itself.
+    s = draw_points(rng, n_ctx + n_tgt, length) - length / 2
     noise = log_uniform(rng, 0.01, 0.3)
     gram = kernel(np.abs(s[:, None] - s[None, :]))
     gram[np.diag_indices_from(gram)] += noise**2

@@ -1,4 +1,4 @@
-"""Train a BSA-TNP on Gaussian-process tasks and export a checkpoint.
+"""Train a TNP-KR on Gaussian-process tasks and export a checkpoint.
 
     python train.py --minutes 85 --out ../checkpoints/gp_1d.safetensors
     python train.py --minutes 120 --out ../checkpoints/gp_1d.safetensors --resume
@@ -174,7 +174,7 @@ def evaluate(path, seed, n_batches):
 
 
 def train(args):
-    cfg = json.load(open(args.config)) if args.config else model.default_config(args.width, args.blocks)
+    cfg = json.load(open(args.config)) if args.config else model.default_config(args.width, args.blocks, attention=args.attention)
     optimizer, state_path = make_optimizer(), args.out + ".state.npz"
     if args.resume:
         params, state, progress = load_state(state_path, optimizer)
@@ -246,6 +246,7 @@ def main():
     args.add_argument("--rate", type=float, default=PEAK_RATE, help="peak learning rate")
     args.add_argument("--width", type=int, default=64)
     args.add_argument("--blocks", type=int, default=6)
+    args.add_argument("--attention", choices=model.ATTENTIONS, default="scan")
     args.add_argument("--config", help="model configuration (JSON) in place of width and blocks")
     args.add_argument("--save-seconds", type=float, default=120)
     args.add_argument("--evaluate", metavar="CHECKPOINT", help="compare with the exact GP and exit")
