@@ -1,6 +1,6 @@
-// layer_norm: y = (x - mean) / sqrt(variance + epsilon) * scale + bias over rows.
+// layer_norm: y = (x - mean) / sqrt(variance + epsilon) * scale + bias + residual over rows.
 //
-//   x, y [rows, width] · scale, bias [width]
+//   x, residual, y [rows, width] · scale, bias [width]
 //
 // A workgroup of 64 threads takes 4 rows, 16 threads a row, in two passes over the row: the
 // mean first, then the squares of what is left, which does not cancel. 256 bytes of workgroup
@@ -13,13 +13,17 @@ struct Params {
   epsilon: f32,
   // Where the first element is in each binding.
   x_base: u32,
+  residual_base: u32,
   y_base: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> scale: array<f32>;
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+//# if has_residual
+@group(0) @binding(3) var<storage, read> residual: array<f32>;
+//# endif
+@group(0) @binding(4) var<storage, read_write> y: array<f32>;
 @group(1) @binding(0) var<uniform> params: Params;
 
 var<workgroup> partial: array<f32, 64>;
@@ -69,6 +73,10 @@ fn main(
   let variance = row_sum(thread, squares) / f32(params.width);
   let inverse = 1.0 / sqrt(variance + params.epsilon);
   for (var i = lane; i < width; i += 16u) {
-    y[y_row + i] = (x[x_row + i] - mean) * inverse * scale[i] + bias[i];
+    var z = (x[x_row + i] - mean) * inverse * scale[i] + bias[i];
+//# if has_residual
+    z += residual[params.residual_base + row * params.width + i];
+//# endif
+    y[y_row + i] = z;
   }
 }

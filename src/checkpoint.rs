@@ -93,6 +93,60 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// Adds a value to the metadata, or replaces the one of that key.
+    pub fn set_metadata(&mut self, key: &str, value: impl Into<String>) {
+        self.metadata.insert(key.to_owned(), value.into());
+    }
+
+    /// A safetensors file of the parameters and metadata, the same bytes for the same content.
+    ///
+    /// # Errors
+    /// Names or sizes that the format cannot hold.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let refused = |error: safetensors::SafeTensorError| Error::Checkpoint {
+            file: self.file.clone(),
+            message: error.to_string(),
+        };
+        let bytes: Vec<(&String, Vec<u8>)> = self
+            .parameters
+            .iter()
+            .map(|(name, parameter)| (name, parameter.data.iter().flat_map(|x| x.to_le_bytes()).collect()))
+            .collect();
+        let views = bytes.iter().map(|(name, bytes)| {
+            let view = TensorView::new(Dtype::F32, self.parameters[*name].shape.clone(), bytes).map_err(refused)?;
+            Ok((name.as_str(), view))
+        });
+        let views = views.collect::<Result<Vec<_>>>()?;
+        let metadata = Some(self.metadata.clone()).filter(|metadata| !metadata.is_empty());
+        safetensors::serialize(views, metadata).map_err(refused)
+    }
+
+    /// Writes [`Checkpoint::to_bytes`] to a file, which is replaced whole or not at all.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::to_bytes`]; the file cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let io = |source| Error::Io { path: path.display().to_string(), source };
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".part");
+        std::fs::write(&beside, self.to_bytes()?).map_err(io)?;
+        std::fs::rename(&beside, path).map_err(io)
+    }
+
+    /// A number that differs between parameters that differ (FNV-1a over names, shapes and
+    /// bits), the same on every platform.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hash = 0xcbf2_9ce4_8422_2325u64;
+        let mut add = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        for (name, parameter) in &self.parameters {
+            name.bytes().for_each(&mut add);
+            parameter.shape.iter().flat_map(|&d| (d as u64).to_le_bytes()).for_each(&mut add);
+            parameter.data.iter().flat_map(|x| x.to_le_bytes()).for_each(&mut add);
+        }
+        hash
+    }
+
     /// A value of the file's metadata.
     ///
     /// # Errors
@@ -139,6 +193,12 @@ impl<'a> Parameters<'a> {
     /// The parameters of a part: `name.` is put before every name.
     pub fn scope(&self, name: impl std::fmt::Display) -> Parameters<'a> {
         Parameters { prefix: format!("{}{name}.", self.prefix), ..*self }
+    }
+
+    /// The parameters of the same part in another of flax's collections, whose name comes
+    /// first: `projections.KRBlock_0.attn.` for `KRBlock_0.attn.`.
+    pub fn collection(&self, name: &str) -> Parameters<'a> {
+        Parameters { prefix: format!("{name}.{}", self.prefix), ..*self }
     }
 
     /// The device that parameters are loaded to.

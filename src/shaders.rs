@@ -18,8 +18,11 @@ pub struct Shader {
 /// A template that does not expand, which would be a defect of this crate.
 pub fn variants() -> Result<Vec<Shader>> {
     let all = [
+        ops::concat::gpu::variants(),
+        ops::feature_map::gpu::variants(),
         ops::layer_norm::gpu::variants(),
         ops::linear::gpu::variants(),
+        ops::linear_attention::gpu::variants(),
         ops::merge_attention::gpu::variants(),
         ops::scan_attention::gpu::variants(),
     ];

@@ -124,10 +124,10 @@ fn small_operations() {
         let wide = layer(&[0, 1 << 20], None);
         refused(linear(&t(&[1 << 60, 0]), &wide, Activation::None, None), &["elements in the result"]);
         refused(linear(&t(&[1 << 40, 1 << 40, 0]), &wide, Activation::None, None), &["elements in the result"]);
-        refused(layer_norm(&t(&[2, 0]), &t(&[0]), &t(&[0]), 1e-6), &["x", "width > 0"]);
-        refused(layer_norm(&t(&[2, 3]), &t(&[3]), &t(&[2]), 1e-6), &["bias", "[2]"]);
-        refused(layer_norm(&t(&[2, 3]), &t(&[3]), &t(&[3]), -1.0), &["epsilon", "-1"]);
-        refused(layer_norm(&t(&[2, 3]), &t(&[3]), &t(&[3]), f32::NAN), &["epsilon", "NaN"]);
+        refused(layer_norm(&t(&[2, 0]), &t(&[0]), &t(&[0]), 1e-6, None), &["x", "width > 0"]);
+        refused(layer_norm(&t(&[2, 3]), &t(&[3]), &t(&[2]), 1e-6, None), &["bias", "[2]"]);
+        refused(layer_norm(&t(&[2, 3]), &t(&[3]), &t(&[3]), -1.0, None), &["epsilon", "-1"]);
+        refused(layer_norm(&t(&[2, 3]), &t(&[3]), &t(&[3]), f32::NAN, None), &["epsilon", "NaN"]);
         refused(merge_attention(&t(&[0, 2]), &t(&[0])), &["log_sum_exp", "nothing empty"]);
         refused(merge_attention(&t(&[2, 3, 4]), &t(&[3, 2])), &["n_parts"]);
         refused(merge_attention(&t(&[2, 3, 4]), &t(&[2, 5])), &["multiple"]);

@@ -38,7 +38,7 @@ fn bindings_over_the_limit_are_split() {
             let layer = Linear { weight: t(&[width, width], &weight), bias: None };
             let y = linear(&input, &layer, Activation::GeluTanh, Some(&input)).unwrap();
             let ones = t(&[width], &vec![1.0; width]);
-            let normed = layer_norm(&y, &ones, &ones, 1e-6).unwrap();
+            let normed = layer_norm(&y, &ones, &ones, 1e-6, None).unwrap();
             let coords = t(&[1, n_keys, 1], &coords);
             let terms = [BiasTerm::rbf(0..1, &[0.5, -0.5], &[1.0, 2.0])];
             let bias = Some(Bias::new(&coords, &coords, &terms));
@@ -84,7 +84,7 @@ fn grids_past_65535_groups() {
         let x = Tensor::new(&device, &[n, 1], &vec![1.5; n]).unwrap();
         let one = Tensor::new(&device, &[1], &[0.5]).unwrap();
         // 75 000 groups; a row of one number is normalised to zero.
-        let y = layer_norm(&x, &one, &one, 1e-6).unwrap().read().unwrap();
+        let y = layer_norm(&x, &one, &one, 1e-6, None).unwrap().read().unwrap();
         assert!(y.iter().all(|&y| y == 0.5), "{name}");
         // 32 rows a group.
         let n = 32 * 66_000;

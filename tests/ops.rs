@@ -113,8 +113,14 @@ fn layer_norm_agrees_with_float64() {
             let (scale, bias) = (random.numbers(width), random.numbers(width));
             let tensor = |shape: &[usize], data: &[f32]| Tensor::new(&device, shape, data).unwrap();
             poison(&device, &[rows * width]);
-            let y = layer_norm(&tensor(&[rows, width], &x), &tensor(&[width], &scale), &tensor(&[width], &bias), 1e-6)
-                .unwrap();
+            let y = layer_norm(
+                &tensor(&[rows, width], &x),
+                &tensor(&[width], &scale),
+                &tensor(&[width], &bias),
+                1e-6,
+                None,
+            )
+            .unwrap();
             let truth: Vec<f64> = x
                 .chunks(width)
                 .flat_map(|row| {
@@ -191,7 +197,7 @@ fn empty_inputs_give_empty_outputs() {
         let y = linear(&empty, &layer, Activation::None, None).unwrap();
         assert_eq!((y.shape(), y.read().unwrap().len()), (&[0, 3][..], 0));
         let scale = Tensor::new(&device, &[4], &[1.0; 4]).unwrap();
-        assert!(layer_norm(&empty, &scale, &scale, 1e-6).unwrap().is_empty());
+        assert!(layer_norm(&empty, &scale, &scale, 1e-6, None).unwrap().is_empty());
     }
 }
 

@@ -120,7 +120,7 @@ proptest! {
             let y = linear(&x, &layer, Activation::GeluErf, Some(&residual)).unwrap();
             let lse = tensor(&[rows, 1]);
             // A large epsilon: a row of one or two numbers would magnify what it is given.
-            let normed = layer_norm(&y, &scale, &bias, 0.1).unwrap();
+            let normed = layer_norm(&y, &scale, &bias, 0.1, None).unwrap();
             let merged = merge_attention(&y, &lse).unwrap();
             [y.read().unwrap(), normed.read().unwrap(), merged.values.read().unwrap()]
         };

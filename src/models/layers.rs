@@ -93,11 +93,11 @@ impl LayerNorm {
         Ok(Self { scale, bias, epsilon })
     }
 
-    /// Normalises the last dimension.
+    /// Normalises the last dimension and adds a residual of the same shape.
     ///
     /// # Errors
     /// Shapes that do not fit.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::layer_norm(x, &self.scale, &self.bias, self.epsilon)
+    pub fn forward(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+        ops::layer_norm(x, &self.scale, &self.bias, self.epsilon, residual)
     }
 }

@@ -240,6 +240,17 @@ impl Gpu {
         (0..rows).step_by(step).map(|start| start..rows.min(start + step)).collect()
     }
 
+    /// Refuses operands that must be bound whole and are too large for it.
+    pub(crate) fn check_bindings(&self, lengths: &[usize]) -> Result<()> {
+        let requested = 4 * lengths.iter().copied().max().unwrap_or(0) as u64;
+        let allowed = self.max_binding();
+        if requested <= allowed {
+            Ok(())
+        } else {
+            Err(Error::LimitExceeded { limit: "bytes of one operand; cut it into parts", requested, allowed })
+        }
+    }
+
     /// Runs `make` and returns what the device has to say against it.
     fn guarded<T>(&self, what: &str, make: impl FnOnce() -> T) -> Result<T> {
         // In a browser errors arrive later, through the handler.

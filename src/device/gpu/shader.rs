@@ -16,10 +16,16 @@ use crate::error::{Error, Result};
 const FILES: &[(&str, &str)] = &[
     ("lib/activation.wgsl", include_str!("../../../shaders/lib/activation.wgsl")),
     ("lib/bias.wgsl", include_str!("../../../shaders/lib/bias.wgsl")),
+    ("lib/feature_map.wgsl", include_str!("../../../shaders/lib/feature_map.wgsl")),
     ("lib/geodesic.wgsl", include_str!("../../../shaders/lib/geodesic.wgsl")),
     ("lib/group.wgsl", include_str!("../../../shaders/lib/group.wgsl")),
+    ("concat.wgsl", include_str!("../../../shaders/concat.wgsl")),
+    ("feature_map.wgsl", include_str!("../../../shaders/feature_map.wgsl")),
     ("layer_norm.wgsl", include_str!("../../../shaders/layer_norm.wgsl")),
     ("linear.wgsl", include_str!("../../../shaders/linear.wgsl")),
+    ("linear_attention_merge.wgsl", include_str!("../../../shaders/linear_attention_merge.wgsl")),
+    ("linear_attention_read.wgsl", include_str!("../../../shaders/linear_attention_read.wgsl")),
+    ("linear_attention_write.wgsl", include_str!("../../../shaders/linear_attention_write.wgsl")),
     ("merge_attention.wgsl", include_str!("../../../shaders/merge_attention.wgsl")),
     ("scan_attention.wgsl", include_str!("../../../shaders/scan_attention.wgsl")),
 ];

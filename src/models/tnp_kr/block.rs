@@ -4,12 +4,15 @@
 
 use std::ops::Range;
 
-use super::config::{AttentionConfig, Config};
+use super::{
+    config::{AttentionConfig, Config},
+    deep_kernel::DeepKernelAttention,
+};
 use crate::{
     checkpoint::Parameters,
     error::{Error, Result},
     models::layers::{LayerNorm, Mlp},
-    ops::{Bias, BiasTerm, Kernel, ScanAttention, scan_attention},
+    ops::{Bias, BiasTerm, Kernel, LinearAttention, LinearState, ScanAttention, scan_attention},
     tensor::{Mask, Tensor},
 };
 
@@ -20,25 +23,66 @@ pub(super) const EPSILON: f32 = 1e-6;
 #[derive(Clone, Debug)]
 pub struct KrBlock {
     norm: LayerNorm,
-    n_heads: usize,
-    proj_qs: Mlp,
-    proj_ks: Mlp,
-    proj_vs: Mlp,
-    proj_out: Mlp,
-    /// The bias of each group that has one, with the group's index.
-    biases: Vec<(usize, BiasTerm)>,
+    attention: Attention,
     ffn_norm: LayerNorm,
     ffn: Mlp,
 }
 
-/// What a block keeps of a context: the keys and values that every later query reads.
 #[derive(Clone, Debug)]
-pub struct BlockMemory {
+enum Attention {
+    Scan {
+        n_heads: usize,
+        projections: Projections,
+        /// The bias of each group that has one, with the group's index.
+        biases: Vec<(usize, BiasTerm)>,
+    },
+    Performer {
+        projections: Projections,
+        attention: LinearAttention,
+    },
+    DeepKernel {
+        attention: DeepKernelAttention,
+        /// The index of the group that is joined to the tokens.
+        group: usize,
+    },
+}
+
+#[derive(Clone, Debug)]
+struct Projections {
+    qs: Mlp,
+    ks: Mlp,
+    vs: Mlp,
+    out: Mlp,
+}
+
+/// What a block keeps of a context: all that later queries read.
+#[derive(Clone, Debug)]
+pub enum BlockMemory {
+    /// Scan attention keeps keys and values.
+    Scan(ScanMemory),
+    /// Linear attention keeps sums.
+    Linear {
+        /// The sums.
+        state: LinearState,
+        /// Whether there was a mask: deep kernel attention then divides by the number of keys.
+        masked: bool,
+    },
+}
+
+/// The keys and values of a context, and where they are.
+#[derive(Clone, Debug)]
+pub struct ScanMemory {
     keys: Tensor,
     values: Tensor,
+    coords: Option<Tensor>,
+    mask: Option<Mask>,
     /// The biases over the columns of this context's coordinates.
     terms: Vec<BiasTerm>,
 }
+
+/// The coordinates of some points, `[batch, n, n_columns]`, and which columns belong to each
+/// group of the configuration.
+pub type Coords<'a> = (&'a Tensor, &'a [Range<usize>]);
 
 impl KrBlock {
     /// Loads a block.
@@ -47,79 +91,227 @@ impl KrBlock {
     /// A parameter is missing or misshapen.
     pub fn load(parameters: &Parameters<'_>, config: &Config) -> Result<Self> {
         let width = config.width()?;
-        let attention = parameters.scope("attn");
-        let AttentionConfig::Scan { n_heads, proj_qs, proj_ks, proj_vs, proj_out } = &config.attention;
-        let mut biases = Vec::new();
-        for (i, group) in config.groups.iter().enumerate() {
-            let Some(bias) = &group.bias else { continue };
-            let inner = attention.scope("attn");
-            let is_scalar = bias.kernel == Kernel::Scalar;
-            let wide = [*n_heads, bias.n_basis];
-            let shape = if is_scalar { &wide[..1] } else { &wide[..] };
-            let parameter = |name: &str| inner.numbers(&format!("{}_bias_{name}", group.name), shape);
-            let a = parameter("a")?;
-            let b = if is_scalar { &[] } else { parameter("b")? };
-            let c = if bias.kernel == Kernel::Tisa { parameter("c")? } else { &[] };
-            biases.push((i, BiasTerm::new(0..0, bias.distance, bias.kernel, a, b, c)));
-        }
         Ok(Self {
             norm: LayerNorm::load(&parameters.scope("norm"), width, EPSILON)?,
-            n_heads: *n_heads,
-            proj_qs: Mlp::load(&attention.scope("proj_qs"), proj_qs, width)?,
-            proj_ks: Mlp::load(&attention.scope("proj_ks"), proj_ks, width)?,
-            proj_vs: Mlp::load(&attention.scope("proj_vs"), proj_vs, width)?,
-            proj_out: Mlp::load(&attention.scope("proj_out"), proj_out, proj_vs.n_out("proj_vs")?)?,
-            biases,
+            attention: Attention::load(&parameters.scope("attn"), config, width)?,
             ffn_norm: LayerNorm::load(&parameters.scope("LayerNorm_0"), width, EPSILON)?,
             ffn: Mlp::load(&parameters.scope("ffn"), &config.ffn, width)?,
         })
     }
 
-    /// Writes a context `kv [batch, n_context, width]`. `columns` says for each group of the
-    /// configuration which columns of the coordinates are its own.
+    /// Writes a context `kv [batch, n_context, width]`; masked points, `mask [batch,
+    /// n_context]`, are never read.
     ///
     /// # Errors
     /// Shapes that do not fit.
-    pub fn write(&self, kv: &Tensor, columns: &[Range<usize>]) -> Result<BlockMemory> {
-        let normed = self.norm.forward(kv)?;
-        let over = |(group, term): &(usize, BiasTerm)| {
-            columns.get(*group).map(|columns| term.over(columns.clone())).ok_or_else(|| Error::Argument {
-                op: "KrBlock::write",
-                name: "columns",
-                found: format!("{} ranges", columns.len()),
-                allowed: "one for each coordinate group of the configuration".into(),
-            })
-        };
-        Ok(BlockMemory {
-            keys: self.proj_ks.forward(&normed, None)?,
-            values: self.proj_vs.forward(&normed, None)?,
-            terms: self.biases.iter().map(over).collect::<Result<_>>()?,
-        })
+    pub fn write(&self, kv: &Tensor, coords: Option<Coords<'_>>, mask: Option<&Mask>) -> Result<BlockMemory> {
+        let x = self.norm.forward(kv, None)?;
+        match &self.attention {
+            Attention::Scan { projections, biases, .. } => Ok(BlockMemory::Scan(ScanMemory {
+                keys: projections.ks.forward(&x, None)?,
+                values: projections.vs.forward(&x, None)?,
+                coords: coords.map(|(coords, _)| coords.clone()),
+                mask: mask.cloned(),
+                terms: terms(biases, coords.map_or(&[][..], |(_, columns)| columns))?,
+            })),
+            Attention::Performer { projections, attention } => {
+                let (k, v) = (projections.ks.forward(&x, None)?, projections.vs.forward(&x, None)?);
+                Ok(BlockMemory::Linear { state: attention.write(&k, &v, mask)?, masked: mask.is_some() })
+            }
+            Attention::DeepKernel { attention, group } => {
+                let (coords, columns) = of_group(coords, *group)?;
+                let state = attention.write(&x, &x, coords, columns, mask)?;
+                Ok(BlockMemory::Linear { state, masked: mask.is_some() })
+            }
+        }
+    }
+
+    /// What [`KrBlock::write`] returned, from what [`BlockMemory::tensors`] and
+    /// [`BlockMemory::shared_tensors`] named.
+    pub(super) fn restore(
+        &self,
+        [first, second]: [Tensor; 2],
+        coords: Option<Coords<'_>>,
+        mask: Option<Mask>,
+        masked: bool,
+    ) -> Result<BlockMemory> {
+        match &self.attention {
+            Attention::Scan { biases, .. } => Ok(BlockMemory::Scan(ScanMemory {
+                keys: first,
+                values: second,
+                coords: coords.map(|(coords, _)| coords.clone()),
+                mask,
+                terms: terms(biases, coords.map_or(&[][..], |(_, columns)| columns))?,
+            })),
+            _ => Ok(BlockMemory::Linear { state: LinearState { sums: first, n_keys: second }, masked }),
+        }
     }
 
     /// Passes tokens `x [batch, n, width]` through the block: they read the memory, then go
     /// through the feed-forward part. Context tokens and test tokens take the same way.
     ///
-    /// `coords` are those of the tokens and of the context, `[batch, n, n_columns]`;
-    /// `matrix [batch, n_heads, n, n_context]` is a bias that is added to the block's own.
+    /// `matrix [batch, n_heads, n, n_context]` is a bias that is added to the block's own; only
+    /// scan attention can add one.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// Shapes that do not fit; the memory of a block with another attention.
     pub fn read(
         &self,
         x: &Tensor,
         memory: &BlockMemory,
-        coords: Option<(&Tensor, &Tensor)>,
-        mask: Option<&Mask>,
+        coords: Option<Coords<'_>>,
         matrix: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let bias =
-            Bias { q_coords: coords.map(|(q, _)| q), k_coords: coords.map(|(_, k)| k), terms: &memory.terms, matrix };
-        let options =
-            ScanAttention { n_heads: Some(self.n_heads), key_mask: mask, bias: Some(bias), ..Default::default() };
-        let q = self.proj_qs.forward(&self.norm.forward(x)?, None)?;
-        let read = scan_attention(&q, &memory.keys, &memory.values, &options)?;
-        let x = self.proj_out.forward(&read.values, Some(x))?;
-        self.ffn.forward(&self.ffn_norm.forward(&x)?, Some(&x))
+        if matrix.is_some() && !matches!(self.attention, Attention::Scan { .. }) {
+            return Err(refused("matrix", "a bias matrix", "none: linear attention never forms the scores"));
+        }
+        let normed = self.norm.forward(x, None)?;
+        let x = match (&self.attention, memory) {
+            (Attention::Scan { n_heads, projections, .. }, BlockMemory::Scan(memory)) => {
+                let bias = Bias {
+                    q_coords: coords.map(|(coords, _)| coords),
+                    k_coords: memory.coords.as_ref(),
+                    terms: &memory.terms,
+                    matrix,
+                };
+                let options = ScanAttention {
+                    n_heads: Some(*n_heads),
+                    key_mask: memory.mask.as_ref(),
+                    bias: Some(bias),
+                    ..Default::default()
+                };
+                let q = projections.qs.forward(&normed, None)?;
+                let read = scan_attention(&q, &memory.keys, &memory.values, &options)?;
+                projections.out.forward(&read.values, Some(x))?
+            }
+            (Attention::Performer { projections, attention }, BlockMemory::Linear { state, .. }) => {
+                let q = projections.qs.forward(&normed, None)?;
+                projections.out.forward(&attention.read(&q, state)?, Some(x))?
+            }
+            (Attention::DeepKernel { attention, group }, BlockMemory::Linear { state, masked }) => {
+                let (coords, columns) = of_group(coords, *group)?;
+                attention.read(&normed, state, coords, columns, *masked, Some(x))?
+            }
+            _ => return Err(refused("memory", "that of another attention", "what this block wrote")),
+        };
+        self.ffn.forward(&self.ffn_norm.forward(&x, None)?, Some(&x))
+    }
+}
+
+impl Attention {
+    fn load(parameters: &Parameters<'_>, config: &Config, width: usize) -> Result<Self> {
+        let projections = |qs, ks, vs: &_, out| -> Result<Projections> {
+            Ok(Projections {
+                qs: Mlp::load(&parameters.scope("proj_qs"), qs, width)?,
+                ks: Mlp::load(&parameters.scope("proj_ks"), ks, width)?,
+                vs: Mlp::load(&parameters.scope("proj_vs"), vs, width)?,
+                out: Mlp::load(&parameters.scope("proj_out"), out, vs.n_out("proj_vs")?)?,
+            })
+        };
+        match &config.attention {
+            AttentionConfig::Scan { n_heads, proj_qs, proj_ks, proj_vs, proj_out } => Ok(Self::Scan {
+                n_heads: *n_heads,
+                projections: projections(proj_qs, proj_ks, proj_vs, proj_out)?,
+                biases: biases(&parameters.scope("attn"), config, *n_heads)?,
+            }),
+            AttentionConfig::Performer { n_heads, n_features, proj_qs, proj_ks, proj_vs, proj_out } => {
+                let head_dim = proj_qs.n_out("proj_qs")? / n_heads;
+                let features = parameters.scope("attn").collection("projections");
+                let projection = features.tensor("qk_orf", &[*n_features, head_dim])?;
+                Ok(Self::Performer {
+                    projections: projections(proj_qs, proj_ks, proj_vs, proj_out)?,
+                    attention: LinearAttention::favor(*n_heads, projection),
+                })
+            }
+            AttentionConfig::DeepKernel { n_heads, proj_qks, proj_vs } => {
+                let group = config.groups.iter().position(|group| group.name == "s");
+                let group = group.ok_or_else(|| no_columns(&[]))?;
+                let dim = config.groups[group].dim.unwrap_or(0);
+                let attention = DeepKernelAttention::load(parameters, *n_heads, proj_qks, proj_vs, width, dim)?;
+                Ok(Self::DeepKernel { attention, group })
+            }
+        }
+    }
+}
+
+fn biases(parameters: &Parameters<'_>, config: &Config, n_heads: usize) -> Result<Vec<(usize, BiasTerm)>> {
+    let mut biases = Vec::new();
+    for (i, group) in config.groups.iter().enumerate() {
+        let Some(bias) = &group.bias else { continue };
+        let is_scalar = bias.kernel == Kernel::Scalar;
+        let wide = [n_heads, bias.n_basis];
+        let shape = if is_scalar { &wide[..1] } else { &wide[..] };
+        let parameter = |name: &str| parameters.numbers(&format!("{}_bias_{name}", group.name), shape);
+        let a = parameter("a")?;
+        let b = if is_scalar { &[] } else { parameter("b")? };
+        let c = if bias.kernel == Kernel::Tisa { parameter("c")? } else { &[] };
+        biases.push((i, BiasTerm::new(0..0, bias.distance, bias.kernel, a, b, c)));
+    }
+    Ok(biases)
+}
+
+/// The biases over the columns of each one's group.
+fn terms(biases: &[(usize, BiasTerm)], columns: &[Range<usize>]) -> Result<Vec<BiasTerm>> {
+    let over = |(group, term): &(usize, BiasTerm)| {
+        columns.get(*group).map(|columns| term.over(columns.clone())).ok_or_else(|| no_columns(columns))
+    };
+    biases.iter().map(over).collect()
+}
+
+/// The coordinates and the columns of one group.
+fn of_group(coords: Option<Coords<'_>>, group: usize) -> Result<(&Tensor, Range<usize>)> {
+    let (coords, columns) = coords.ok_or_else(|| no_columns(&[]))?;
+    Ok((coords, columns.get(group).ok_or_else(|| no_columns(columns))?.clone()))
+}
+
+fn no_columns(columns: &[Range<usize>]) -> Error {
+    refused("columns", &format!("{} ranges", columns.len()), "one for each coordinate group of the configuration")
+}
+
+fn refused(name: &'static str, found: &str, allowed: &str) -> Error {
+    Error::Argument { op: "KrBlock", name, found: found.into(), allowed: allowed.into() }
+}
+
+impl BlockMemory {
+    /// What writing both parts of a context would have kept; linear attention alone.
+    ///
+    /// # Errors
+    /// Memories of scan attention, of different shapes, or one with a mask and one without.
+    pub fn merge(&self, other: &Self) -> Result<Self> {
+        match (self, other) {
+            (Self::Linear { state, masked }, Self::Linear { state: other, masked: other_masked })
+                if masked == other_masked =>
+            {
+                Ok(Self::Linear { state: state.merge(other)?, masked: *masked })
+            }
+            _ => Err(refused("memory", "one that does not merge", "two of linear attention, both masked or neither")),
+        }
+    }
+
+    /// What is kept in this block, by name.
+    pub(super) fn tensors(&self) -> Vec<(&'static str, &Tensor)> {
+        match self {
+            Self::Scan(memory) => vec![("keys", &memory.keys), ("values", &memory.values)],
+            Self::Linear { state, .. } => vec![("sums", &state.sums), ("n_keys", &state.n_keys)],
+        }
+    }
+
+    /// What all blocks keep alike, by name.
+    pub(super) fn shared_tensors(&self) -> Vec<(&'static str, &Tensor)> {
+        match self {
+            Self::Scan(ScanMemory { coords, mask, .. }) => {
+                let mask = mask.as_ref().map(|mask| ("mask", mask.tensor()));
+                coords.iter().map(|coords| ("coords", coords)).chain(mask).collect()
+            }
+            Self::Linear { .. } => Vec::new(),
+        }
+    }
+
+    /// Whether there was a mask.
+    pub(super) fn is_masked(&self) -> bool {
+        match self {
+            Self::Scan(memory) => memory.mask.is_some(),
+            Self::Linear { masked, .. } => *masked,
+        }
     }
 }

@@ -92,6 +92,58 @@ pub enum AttentionConfig {
         /// Tokens from what was read.
         proj_out: MlpConfig,
     },
+    /// Linear attention over learned features of the coordinates of group `s`, joined with the
+    /// tokens: a memory of constant size. What is read is divided by the number of keys if
+    /// there is a mask, and normalised.
+    DeepKernel {
+        /// Heads.
+        n_heads: usize,
+        /// Features of queries and of keys, from coordinates and tokens.
+        proj_qks: MlpConfig,
+        /// Values from tokens; ends in the width of a token.
+        proj_vs: MlpConfig,
+    },
+    /// Linear attention over random features of the softmax kernel (FAVOR+).
+    Performer {
+        /// Heads.
+        n_heads: usize,
+        /// Rows of the random projection, which is the parameter `qk_orf`.
+        n_features: usize,
+        /// Queries from tokens.
+        proj_qs: MlpConfig,
+        /// Keys from tokens.
+        proj_ks: MlpConfig,
+        /// Values from tokens.
+        proj_vs: MlpConfig,
+        /// Tokens from what was read.
+        proj_out: MlpConfig,
+    },
+}
+
+impl AttentionConfig {
+    /// Whether the memory is of constant size and keys can be written in parts.
+    pub(super) fn is_linear(&self) -> bool {
+        !matches!(self, Self::Scan { .. })
+    }
+
+    /// What a block keeps of a context, by name, see [`super::BlockMemory`].
+    pub(super) fn memory_shapes(&self, batch: usize, n: usize) -> Result<[(&'static str, Vec<usize>); 2]> {
+        let linear =
+            |n_heads, n_features, width| [("sums", vec![batch, n_heads, n_features, width]), ("n_keys", vec![batch])];
+        Ok(match self {
+            Self::Scan { proj_ks, proj_vs, .. } => [
+                ("keys", vec![batch, n, proj_ks.n_out("proj_ks")?]),
+                ("values", vec![batch, n, proj_vs.n_out("proj_vs")?]),
+            ],
+            Self::DeepKernel { n_heads, proj_qks, proj_vs } => {
+                linear(*n_heads, proj_qks.n_out("proj_qks")? / n_heads, proj_vs.n_out("proj_vs")? / n_heads)
+            }
+            // One column more: the sums of the features.
+            Self::Performer { n_heads, n_features, proj_vs, .. } => {
+                linear(*n_heads, *n_features, proj_vs.n_out("proj_vs")? / n_heads + 1)
+            }
+        })
+    }
 }
 
 /// The distribution that is predicted at a point.
@@ -176,17 +228,51 @@ impl Config {
                 ));
             }
         }
-        let AttentionConfig::Scan { n_heads, proj_qs, proj_ks, proj_vs, proj_out } = &self.attention;
-        let (q, k, v) = (proj_qs.n_out("proj_qs")?, proj_ks.n_out("proj_ks")?, proj_vs.n_out("proj_vs")?);
-        if *n_heads == 0 || q != k || q % n_heads != 0 || v % n_heads != 0 || q.max(v) / n_heads > MAX_HEAD_DIM {
-            return refused(format!(
-                "proj_qs, proj_ks and proj_vs end in widths {q}, {k} and {v} with {n_heads} heads; allowed are equal \
-                 widths of queries and keys, all multiples of n_heads, at most {MAX_HEAD_DIM} a head"
-            ));
+        if self.attention.is_linear()
+            && let Some(group) = self.groups.iter().find(|group| group.bias.is_some())
+        {
+            return refused(format!("group {:?} has a bias, which only scan attention can add", group.name));
         }
-        if proj_out.n_out("proj_out")? != width {
-            return refused(format!("proj_out ends in width {}, but tokens have {width}", proj_out.n_out("proj_out")?));
+        match &self.attention {
+            AttentionConfig::Scan { n_heads, proj_qs, proj_ks, proj_vs, proj_out } => {
+                heads(*n_heads, proj_qs, proj_ks, proj_vs, MAX_HEAD_DIM)?;
+                ends_in_width("proj_out", proj_out, width)
+            }
+            AttentionConfig::Performer { n_heads, n_features, proj_qs, proj_ks, proj_vs, proj_out } => {
+                if *n_features == 0 || *n_features > 1 << 16 {
+                    return refused(format!("n_features is {n_features}, allowed is 1 to 65536"));
+                }
+                heads(*n_heads, proj_qs, proj_ks, proj_vs, 1 << 16)?;
+                ends_in_width("proj_out", proj_out, width)
+            }
+            AttentionConfig::DeepKernel { n_heads, proj_qks, proj_vs } => {
+                if !self.groups.iter().any(|group| group.name == "s" && matches!(group.dim, Some(1..=64))) {
+                    return refused("deep kernel attention needs the group \"s\" with a dim of 1 to 64".into());
+                }
+                heads(*n_heads, proj_qks, proj_qks, proj_vs, 1 << 16)?;
+                ends_in_width("proj_vs", proj_vs, width)
+            }
         }
-        Ok(())
+    }
+}
+
+/// Checks what is split into heads.
+fn heads(n_heads: usize, q: &MlpConfig, k: &MlpConfig, v: &MlpConfig, max_head_dim: usize) -> Result<()> {
+    let (q, k, v) = (q.n_out("queries")?, k.n_out("keys")?, v.n_out("values")?);
+    if n_heads == 0 || q != k || q % n_heads != 0 || v % n_heads != 0 || q.max(v) / n_heads > max_head_dim {
+        return Err(Error::Config {
+            message: format!(
+                "queries, keys and values have widths {q}, {k} and {v} with {n_heads} heads; allowed are equal widths \
+                 of queries and keys, all multiples of n_heads, at most {max_head_dim} a head"
+            ),
+        });
+    }
+    Ok(())
+}
+
+fn ends_in_width(name: &str, mlp: &MlpConfig, width: usize) -> Result<()> {
+    match mlp.n_out(name)? {
+        n if n == width => Ok(()),
+        n => Err(Error::Config { message: format!("{name} ends in width {n}, but tokens have {width}") }),
     }
 }

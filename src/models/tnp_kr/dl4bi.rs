@@ -102,12 +102,41 @@ fn mlp(value: &Value, name: &str) -> Result<MlpConfig> {
 }
 
 fn attention_config(value: &Value) -> Result<(AttentionConfig, Vec<(String, BiasConfig)>)> {
-    let Some("MultiHeadAttention") = target(value) else {
-        return Err(unknown("attention", &value["_target_"].to_string()));
-    };
+    match target(value) {
+        Some("MultiHeadAttention") => {}
+        Some("DeepKernelAttention") => {
+            only(value, &["num_heads", "proj_qks", "proj_vs", "p_dropout"])?;
+            let attention = AttentionConfig::DeepKernel {
+                n_heads: if value["num_heads"].is_null() { 1 } else { count(&value["num_heads"], "num_heads")? },
+                proj_qks: mlp(&value["proj_qks"], "proj_qks")?,
+                proj_vs: mlp(&value["proj_vs"], "proj_vs")?,
+            };
+            return Ok((attention, Vec::new()));
+        }
+        _ => return Err(unknown("attention", &value["_target_"].to_string())),
+    }
     only(value, &["attn", "num_heads", "proj_qs", "proj_ks", "proj_vs", "proj_out", "p_dropout"])?;
     let inner = &value["attn"];
     let biases = match target(inner) {
+        Some("FastAttention") => {
+            only(inner, &["num_ortho_features", "build_phi"])?;
+            match target(&inner["build_phi"]) {
+                None | Some("build_stable_positive_softmax_phi") => {}
+                Some(other) => return Err(unknown("build_phi", other)),
+            }
+            let features = &inner["num_ortho_features"];
+            return Ok((
+                AttentionConfig::Performer {
+                    n_heads: if value["num_heads"].is_null() { 4 } else { count(&value["num_heads"], "num_heads")? },
+                    n_features: if features.is_null() { 64 } else { count(features, "num_ortho_features")? },
+                    proj_qs: mlp(&value["proj_qs"], "proj_qs")?,
+                    proj_ks: mlp(&value["proj_ks"], "proj_ks")?,
+                    proj_vs: mlp(&value["proj_vs"], "proj_vs")?,
+                    proj_out: mlp(&value["proj_out"], "proj_out")?,
+                },
+                Vec::new(),
+            ));
+        }
         // A plain attention returns NaN where no key exists; a scan attention zeros, as here.
         Some("Attention" | "ScanAttention") => Vec::new(),
         Some("BiasedScanAttention") => {

@@ -6,14 +6,17 @@
 
 mod block;
 mod config;
+mod deep_kernel;
 mod dl4bi;
 mod points;
 mod posterior;
+mod saved;
 
 use std::{path::Path, sync::Arc};
 
 pub use block::{BlockMemory, KrBlock};
 pub use config::{AttentionConfig, BiasConfig, Config, GroupConfig, Output};
+pub use deep_kernel::DeepKernelAttention;
 pub use points::{Context, Locations};
 pub use posterior::{Posterior, Prediction};
 
@@ -46,6 +49,8 @@ struct Network {
     head: Mlp,
     /// Numbers that the head returns for a point.
     n_out: usize,
+    /// That of the checkpoint.
+    fingerprint: u64,
 }
 
 impl TnpKr {
@@ -86,6 +91,7 @@ impl TnpKr {
                 final_norm: LayerNorm::load(&parameters.scope("LayerNorm_1"), width, block::EPSILON)?,
                 head: Mlp::load(&parameters.scope("head"), &config.head, width)?,
                 n_out: config.head.n_out("head")?,
+                fingerprint: checkpoint.fingerprint(),
                 device: device.clone(),
                 config: config.clone(),
             })
@@ -103,8 +109,11 @@ impl TnpKr {
         &self.network.device
     }
 
-    /// Reads the observations. Time grows with the square of their number, memory with their
-    /// number. On a GPU this starts the work; [`Device::wait`] waits for it.
+    /// Reads the observations. On a GPU this starts the work; [`Device::wait`] waits for it.
+    ///
+    /// With scan attention time grows with the square of their number and the posterior with
+    /// their number; with linear attention time grows with their number and the posterior is of
+    /// constant size.
     ///
     /// # Errors
     /// No observations in some batch element; coordinates that are not those of the model;
@@ -130,7 +139,11 @@ impl TnpKr {
         if n_points == 0 {
             return Err(Error::EmptyContext { batch: None });
         }
-        let mask = context.mask.map(|keep| Mask::new(&network.device, &[batch, n_points], keep)).transpose()?;
+        if let Some(keep) = context.mask
+            && keep.len() != batch * n_points
+        {
+            return Err(Error::Length { shape: vec![batch, n_points], expected: batch * n_points, found: keep.len() });
+        }
         if let Some(keep) = context.mask
             && let Some(batch) = keep.chunks(n_points).position(|keep| !keep.contains(&true))
         {
@@ -142,23 +155,40 @@ impl TnpKr {
                 check_finite(&format!("values of point {i}"), values)?;
             }
         }
-        let all = 0..n_points;
-        let mut kv = network.embed(&points, &all, &network.obs[config.obs_dim..], Some(context.values))?;
-        let coords = network.coords(&points, &all)?;
         let columns = points.columns();
-        let mut memories = Vec::new();
+        let mut tiles = network.context_tiles(&points, context)?;
+        let mut memories: Vec<BlockMemory> = Vec::new();
         let n_applications = config.n_blocks * config.n_repeats;
         for (i, block) in network.applications().enumerate() {
-            let memory = block.write(&kv, &columns)?;
+            let mut memory: Option<BlockMemory> = None;
+            for tile in &tiles {
+                let written = block.write(&tile.tokens, Some((&tile.coords, &columns)), tile.mask.as_ref())?;
+                memory = Some(match memory {
+                    Some(memory) => memory.merge(&written)?,
+                    None => written,
+                });
+            }
+            let memory = memory.ok_or(Error::EmptyContext { batch: None })?;
             // Nothing reads the context after the last block.
             if i + 1 < n_applications {
-                kv = block.read(&kv, &memory, Some((&coords, &coords)), mask.as_ref(), None)?;
+                for tile in &mut tiles {
+                    tile.tokens = block.read(&tile.tokens, &memory, Some((&tile.coords, &columns)), None)?;
+                }
             }
             memories.push(memory);
         }
         network.device.submit()?;
-        Ok(Posterior { network: network.clone(), batch, n_context: n_points, memories, coords, columns, mask })
+        Ok(Posterior { network: network.clone(), batch, n_context: n_points, memories, columns })
     }
+}
+
+/// A part of the context: what passes through a block at once.
+struct Tile {
+    /// `[batch, len, width]`.
+    tokens: Tensor,
+    /// `[batch, len, n_columns]`.
+    coords: Tensor,
+    mask: Option<Mask>,
 }
 
 impl Network {
@@ -167,10 +197,32 @@ impl Network {
         self.blocks.iter().flat_map(|block| std::iter::repeat_n(block, self.config.n_repeats))
     }
 
-    /// Points that are predicted at once: enough to keep the device busy.
+    /// Points that pass through the blocks at once: enough to keep the device busy.
     fn tile(&self, batch: usize) -> usize {
         let points: usize = if self.device == Device::cpu() { 4096 } else { 16_384 };
         (points / batch).max(64)
+    }
+
+    /// The context in parts, so that what is between layers stays small; scan attention needs
+    /// it whole.
+    fn context_tiles(&self, points: &Points<'_>, context: &Context<'_>) -> Result<Vec<Tile>> {
+        let tile = if self.config.attention.is_linear() { self.tile(points.batch) } else { points.n_points };
+        let observed = &self.obs[self.config.obs_dim..];
+        let starts = (0..points.n_points).step_by(tile);
+        let part = |start: usize| {
+            let range = start..points.n_points.min(start + tile);
+            let of_range = |keep: &[bool]| {
+                let keep: Vec<bool> =
+                    keep.chunks(points.n_points).flat_map(|keep| &keep[range.clone()]).copied().collect();
+                Mask::new(&self.device, &[points.batch, range.len()], &keep)
+            };
+            Ok(Tile {
+                tokens: self.embed(points, &range, observed, Some(context.values))?,
+                coords: self.coords(points, &range)?,
+                mask: context.mask.map(of_range).transpose()?,
+            })
+        };
+        starts.map(part).collect()
     }
 
     /// Tokens of some points, `[batch, len, width]`.
@@ -184,7 +236,7 @@ impl Network {
         let inputs = points.tokens(range, obs, values, self.config.n_values);
         let shape = [points.batch, range.len(), self.config.n_inputs()];
         let inputs = Tensor::new(&self.device, &shape, &inputs)?;
-        self.embed_norm.forward(&self.embed_all.forward(&inputs, None)?)
+        self.embed_norm.forward(&self.embed_all.forward(&inputs, None)?, None)
     }
 
     /// Coordinates of some points, `[batch, len, n_columns]`.

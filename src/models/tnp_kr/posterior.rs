@@ -10,11 +10,12 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    tensor::{Mask, Tensor},
+    tensor::Tensor,
 };
 
-/// A TNP-KR that has read its context. Predicting never touches the observations again; the
-/// size grows with the context and not with the number of predictions.
+/// A TNP-KR that has read its context. Predicting never touches the observations again. With
+/// scan attention its size grows with the context; with linear attention it is constant:
+/// layers × heads × features × width of a value.
 #[derive(Clone, Debug)]
 pub struct Posterior {
     pub(super) network: Arc<Network>,
@@ -22,10 +23,8 @@ pub struct Posterior {
     pub(super) n_context: usize,
     /// One for each application of each block.
     pub(super) memories: Vec<BlockMemory>,
-    /// `[batch, n_context, n_columns]`.
-    pub(super) coords: Tensor,
+    /// The columns of each coordinate group.
     pub(super) columns: Vec<Range<usize>>,
-    pub(super) mask: Option<Mask>,
 }
 
 /// Independent predictions at some points, row-major.
@@ -47,6 +46,48 @@ impl Posterior {
     /// How many observations there are in each batch element.
     pub fn n_context(&self) -> usize {
         self.n_context
+    }
+
+    /// Bytes that the posterior holds beside the network.
+    pub fn n_bytes(&self) -> usize {
+        let mut tensors: Vec<_> = self.memories.iter().flat_map(BlockMemory::tensors).collect();
+        // All layers of scan attention share the coordinates and the mask.
+        tensors.extend(self.memories.first().map(BlockMemory::shared_tensors).into_iter().flatten());
+        tensors.iter().map(|(_, tensor)| size_of::<f32>() * tensor.len()).sum()
+    }
+
+    /// The posterior of both contexts together, where that can be had without reading them
+    /// again: of a model that applies **one block** of linear attention. The keys of a second
+    /// block depend on all of the context, and softmax attention would need its keys side by
+    /// side; condition on the joined observations there.
+    ///
+    /// # Errors
+    /// A model with more than one block application or scan attention; posteriors of different
+    /// models, batches or coordinate groups; one with a mask and one without.
+    pub fn merge(&self, other: &Self) -> Result<Self> {
+        let refused = |name, found: String, allowed: &str| {
+            Err(Error::Argument { op: "Posterior::merge", name, found, allowed: allowed.into() })
+        };
+        if !self.network.is_same(&other.network) || self.network.device != other.network.device {
+            return refused("other", "that of another model or device".into(), "a posterior of the same model");
+        }
+        if self.batch != other.batch || self.columns != other.columns {
+            return refused(
+                "other",
+                format!("of batch {} and columns {:?}", other.batch, other.columns),
+                &format!("batch {} and columns {:?}", self.batch, self.columns),
+            );
+        }
+        let ([memory], true) = (self.memories.as_slice(), self.network.config.attention.is_linear()) else {
+            let layers = self.memories.len();
+            return refused(
+                "the model",
+                format!("one of {layers} attention layers"),
+                "a single layer of linear attention",
+            );
+        };
+        let memories = vec![memory.merge(&other.memories[0])?];
+        Ok(Self { n_context: self.n_context + other.n_context, memories, ..self.clone() })
     }
 
     /// Predicts at any number of points; they do not influence each other. No points give an
@@ -181,9 +222,9 @@ impl Posterior {
         let mut qv = network.embed(points, range, &network.obs[..config.obs_dim], None)?;
         let coords = network.coords(points, range)?;
         for (block, memory) in network.applications().zip(&self.memories) {
-            qv = block.read(&qv, memory, Some((&coords, &self.coords)), self.mask.as_ref(), None)?;
+            qv = block.read(&qv, memory, Some((&coords, &self.columns)), None)?;
         }
-        network.head.forward(&network.final_norm.forward(&qv)?, None)
+        network.head.forward(&network.final_norm.forward(&qv, None)?, None)
     }
 
     fn prediction(&self, len: usize, activations: Vec<f32>) -> Prediction {

@@ -8,9 +8,16 @@ use crate::simd::{load_some, store_some};
 /// Numbers in a task: enough to be worth a thread.
 const TASK: usize = 1 << 16;
 
-pub(super) fn layer_norm(x: &[f32], width: usize, scale: &[f32], bias: &[f32], epsilon: f32) -> Vec<f32> {
+pub(super) fn layer_norm(
+    x: &[f32],
+    width: usize,
+    scale: &[f32],
+    bias: &[f32],
+    epsilon: f32,
+    residual: Option<&[f32]>,
+) -> Vec<f32> {
     let norm = Norm { scale, bias, epsilon };
-    dispatch!(Level::new(), simd => norm.run(simd, x, width))
+    dispatch!(Level::new(), simd => norm.run(simd, x, width, residual))
 }
 
 struct Norm<'a> {
@@ -20,8 +27,8 @@ struct Norm<'a> {
 }
 
 impl Norm<'_> {
-    fn run<S: Simd>(&self, simd: S, x: &[f32], width: usize) -> Vec<f32> {
-        let mut y = vec![0.0; x.len()];
+    fn run<S: Simd>(&self, simd: S, x: &[f32], width: usize, residual: Option<&[f32]>) -> Vec<f32> {
+        let mut y = residual.map_or_else(|| vec![0.0; x.len()], <[f32]>::to_vec);
         let chunk = (TASK / width).max(1) * width;
         y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(y, x)| {
             simd.vectorize(
@@ -36,6 +43,7 @@ impl Norm<'_> {
         y
     }
 
+    /// Adds the normalised row to `y`.
     #[inline(always)]
     fn row<S: Simd>(&self, simd: S, x: &[f32], y: &mut [f32]) {
         let lanes = S::f32s::LEN;
@@ -58,7 +66,7 @@ impl Norm<'_> {
             let scale = load_some(simd, &self.scale[at.clone()]) * factor;
             let bias = load_some(simd, &self.bias[at.clone()]);
             let centred = load_some(simd, &x[at]) - mean;
-            store_some::<S>(centred.mul_add(scale, bias), y);
+            store_some::<S>(centred.mul_add(scale, bias) + load_some(simd, y), y);
         }
     }
 }

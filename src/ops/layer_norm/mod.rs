@@ -11,13 +11,20 @@ use crate::{
 
 const OP: &str = "layer_norm";
 
-/// `(x - mean) / sqrt(variance + epsilon) * scale + bias` over the last dimension of
-/// `x [.., width]`, with the biased variance; `scale` and `bias` are `[width]`.
+/// `(x - mean) / sqrt(variance + epsilon) * scale + bias + residual` over the last dimension of
+/// `x [.., width]`, with the biased variance; `scale` and `bias` are `[width]`, the residual has
+/// the shape of `x`.
 ///
 /// # Errors
-/// An empty last dimension, parameters of another width, a negative epsilon, tensors on
-/// different devices.
-pub fn layer_norm(x: &Tensor, scale: &Tensor, bias: &Tensor, epsilon: f32) -> Result<Tensor> {
+/// An empty last dimension, parameters or a residual of another shape, a negative epsilon,
+/// tensors on different devices.
+pub fn layer_norm(
+    x: &Tensor,
+    scale: &Tensor,
+    bias: &Tensor,
+    epsilon: f32,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
     let width = x.shape().last().copied().unwrap_or(0);
     if width == 0 {
         return Err(Error::Shape {
@@ -39,6 +46,18 @@ pub fn layer_norm(x: &Tensor, scale: &Tensor, bias: &Tensor, epsilon: f32) -> Re
             });
         }
     }
+    if let Some(residual) = residual
+        && residual.shape() != x.shape()
+    {
+        return Err(Error::ShapeMismatch {
+            op: OP,
+            left_name: "x",
+            left: x.shape().to_vec(),
+            right_name: "residual",
+            right: residual.shape().to_vec(),
+            rule: "the residual must have the shape of x",
+        });
+    }
     if !(epsilon >= 0.0 && epsilon.is_finite()) {
         return Err(Error::Argument {
             op: OP,
@@ -47,13 +66,13 @@ pub fn layer_norm(x: &Tensor, scale: &Tensor, bias: &Tensor, epsilon: f32) -> Re
             allowed: "a finite number, 0 or more".into(),
         });
     }
-    check_same_device(OP, x, &[Some(scale), Some(bias)])?;
+    check_same_device(OP, x, &[Some(scale), Some(bias), residual])?;
     match x.storage() {
         Storage::Cpu(_) => {
-            let data = cpu::layer_norm(x.cpu(), width, scale.cpu(), bias.cpu(), epsilon);
+            let data = cpu::layer_norm(x.cpu(), width, scale.cpu(), bias.cpu(), epsilon, residual.map(Tensor::cpu));
             Ok(Tensor::from_cpu(x.shape().to_vec(), data))
         }
         #[cfg(feature = "gpu")]
-        Storage::Gpu(gpu, _) => gpu::layer_norm(gpu, x, scale, bias, epsilon),
+        Storage::Gpu(gpu, _) => gpu::layer_norm(gpu, x, scale, bias, epsilon, residual),
     }
 }

@@ -131,7 +131,7 @@ const GELU_IS_ZERO: f32 = -30.0;
 
 /// `x/2 (1 + tanh u) = x / (1 + exp(-2u))`.
 #[inline(always)]
-fn gelu_tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+pub(crate) fn gelu_tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     // -2 sqrt(2/pi) (x + 0.044715 x^3)
     const FIRST: f32 = -2.0 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2;
     const THIRD: f32 = FIRST * 0.044_715;

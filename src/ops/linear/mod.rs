@@ -1,6 +1,6 @@
 //! A dense layer with its activation and residual fused: `activation(x W + b) + residual`.
 
-mod cpu;
+pub(crate) mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
 

@@ -1,0 +1,37 @@
+// Features of a row of `x`; twin: `src/ops/feature_map/cpu.rs`.
+
+//# if kind != "identity"
+// `z` is the product with a row of the projection and `half_norm` half the squared norm of
+// what was projected.
+fn feature(z: f32, half_norm: f32, n_features: u32) -> f32 {
+//# if kind == "softmax"
+  return exp(z - half_norm) / sqrt(f32(n_features));
+//# elif kind == "relu"
+  return max(z, 0.0);
+//# elif kind == "gelu"
+  // x/2 (1 + tanh u) = x / (1 + exp(-2u)); the exponent is clamped so that nothing overflows.
+  let u = 0.7978845608 * (z + 0.044715 * z * z * z);
+  return z / (1.0 + exp(min(-2.0 * u, 87.0)));
+//# elif kind == "exp"
+  return exp(z);
+//# elif kind == "elu"
+  return select(exp(min(z, 0.0)) - 1.0, z, z > 0.0);
+//# endif
+}
+//# endif
+
+// Feature `f` of a row.
+fn feature_of(row: u32, f: u32) -> f32 {
+//# if kind == "identity"
+  return params.scale * x[row * params.n_features + f];
+//# else
+  var z = 0.0;
+  var norm = 0.0;
+  for (var d = 0u; d < params.head_dim; d++) {
+    let scaled = params.scale * x[row * params.head_dim + d];
+    z += scaled * projection[f * params.head_dim + d];
+    norm += scaled * scaled;
+  }
+  return feature(z, 0.5 * norm, params.n_features);
+//# endif
+}

@@ -1,0 +1,128 @@
+// linear_attention_write: partial sums of features(k) v^T over parts of the keys.
+//
+//   x: the keys [outer, n, inner, head_dim] · projection [n_features, head_dim]
+//   v [outer, n, inner, v_dim] · keep [outer / heads, n], 0 or 1
+//   partial [n_parts, outer, inner, n_features, width]
+//
+// `width` is v_dim, or one more: the last column is then the sum of the features. Heads are in
+// `inner` (projected tokens) or in `outer` (head-major). A workgroup of 64 threads makes a tile
+// of 32 features x 32 columns of one part, each thread 4 x 4 of them, and computes the features
+// of 8 keys at a time into workgroup memory: 2048 bytes. The features are never stored.
+
+struct Params {
+  n: u32,
+  n_features: u32,
+  head_dim: u32,
+  first_group: u32,
+  scale: f32,
+  outer: u32,
+  inner: u32,
+  // Outer indices that share a row of `keep`.
+  heads: u32,
+  v_dim: u32,
+  width: u32,
+  part: u32,
+  n_groups: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+//# if kind != "identity"
+@group(0) @binding(1) var<storage, read> projection: array<f32>;
+//# endif
+@group(0) @binding(2) var<storage, read> v: array<f32>;
+//# if has_mask
+@group(0) @binding(3) var<storage, read> keep: array<f32>;
+//# endif
+@group(0) @binding(4) var<storage, read_write> partial: array<f32>;
+@group(1) @binding(0) var<uniform> params: Params;
+
+// Four features, four columns of one key.
+var<workgroup> feature_tile: array<vec4<f32>, 64>;
+var<workgroup> value_tile: array<vec4<f32>, 64>;
+
+//# include "lib/group.wgsl"
+//# include "lib/feature_map.wgsl"
+
+fn exists(outer: u32, key: u32, end: u32) -> bool {
+//# if has_mask
+  return key < end && keep[(outer / params.heads) * params.n + min(key, params.n - 1u)] > 0.0;
+//# else
+  return key < end;
+//# endif
+}
+
+fn value(row: u32, column: u32) -> f32 {
+  if (column < params.v_dim) {
+    return v[row * params.v_dim + column];
+  }
+  return select(0.0, 1.0, column < params.width);
+}
+
+@compute @workgroup_size(64)
+fn main(
+  @builtin(workgroup_id) group_id: vec3<u32>,
+  @builtin(num_workgroups) group_count: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let local = group_index(group_id, group_count);
+  // Uniform for the whole group, so no thread waits at a barrier alone.
+  if (local >= params.n_groups) {
+    return;
+  }
+  let group = params.first_group + local;
+  let feature_tiles = (params.n_features + 31u) / 32u;
+  let column_tiles = (params.width + 31u) / 32u;
+  let column0 = (group % column_tiles) * 32u;
+  let feature0 = ((group / column_tiles) % feature_tiles) * 32u;
+  let which = group / (column_tiles * feature_tiles);
+  let head = which % (params.outer * params.inner);
+  let part = which / (params.outer * params.inner);
+  let outer = head / params.inner;
+  let inner = head % params.inner;
+  let end = min((part + 1u) * params.part, params.n);
+
+//# for r in range(4)
+  var sum{{ r }} = vec4(0.0);
+//# endfor
+  let slot_key = thread / 8u;
+  let slot = thread % 8u;
+  for (var first = part * params.part; first < end; first += 8u) {
+    let key = first + slot_key;
+    var features = vec4(0.0);
+    var values = vec4(0.0);
+    // A masked key is not read: whatever it holds cannot spread.
+    if (exists(outer, key, end)) {
+      let row = (outer * params.n + key) * params.inner + inner;
+      for (var c = 0u; c < 4u; c++) {
+        let f = feature0 + slot * 4u + c;
+        if (f < params.n_features) {
+          features[c] = feature_of(row, f);
+        }
+        values[c] = value(row, column0 + slot * 4u + c);
+      }
+    }
+    feature_tile[thread] = features;
+    value_tile[thread] = values;
+    workgroupBarrier();
+    for (var k = 0u; k < 8u; k++) {
+      let a = feature_tile[k * 8u + thread / 8u];
+      let b = value_tile[k * 8u + thread % 8u];
+      sum0 += a.x * b;
+      sum1 += a.y * b;
+      sum2 += a.z * b;
+      sum3 += a.w * b;
+    }
+    workgroupBarrier();
+  }
+//# for r in range(4)
+  {
+    let f = feature0 + (thread / 8u) * 4u + {{ r }}u;
+    for (var c = 0u; c < 4u; c++) {
+      let column = column0 + (thread % 8u) * 4u + c;
+      if (f < params.n_features && column < params.width) {
+        partial[(which * params.n_features + f) * params.width + column] = sum{{ r }}[c];
+      }
+    }
+  }
+//# endfor
+}

@@ -1,0 +1,146 @@
+//! The CPU twin of `shaders/feature_map.wgsl`.
+
+use fearless_simd::{Level, dispatch, prelude::*};
+use rayon::prelude::*;
+
+use super::{FeatureKind, FeatureMap};
+use crate::{
+    ops::linear::cpu::gelu_tanh,
+    simd::{
+        math::exp,
+        store_some,
+        tile::{Panels, ROWS, VECTORS, product},
+    },
+};
+
+/// Rows of a task.
+const TASK: usize = 256;
+
+pub(super) fn feature_map(map: &FeatureMap, head_dim: usize, n_features: usize, x: &[f32]) -> Vec<f32> {
+    let mut y = vec![0.0; x.len() / head_dim.max(1) * n_features];
+    dispatch!(Level::new(), simd => {
+        let map = &Map::new(simd, map, head_dim, n_features);
+        y.par_chunks_mut((TASK * n_features).max(1)).enumerate().for_each_init(Vec::new, |scaled, (task, y)| {
+            let rows = y.len() / n_features;
+            simd.vectorize(
+                #[inline(always)]
+                || map.apply(simd, |i| Some(&x[(task * TASK + i) * head_dim..][..head_dim]), rows, n_features, scaled, y),
+            );
+        });
+    });
+    y
+}
+
+/// A feature map with its projection packed.
+pub(crate) struct Map {
+    kind: FeatureKind,
+    scale: f32,
+    head_dim: usize,
+    n_features: usize,
+    panels: Panels,
+    /// The transposed projection, panel after panel.
+    packed: Vec<f32>,
+}
+
+impl Map {
+    pub fn new<S: Simd>(simd: S, map: &FeatureMap, head_dim: usize, n_features: usize) -> Self {
+        let panels = Panels::new(simd, n_features);
+        let mut packed = Vec::new();
+        if let Some(projection) = &map.projection {
+            packed.resize(head_dim * panels.width, 0.0);
+            for panel in panels.iter() {
+                let packed = &mut packed[panel.first * head_dim..][..panel.width * head_dim];
+                for (d, row) in packed.chunks_exact_mut(panel.width).enumerate() {
+                    for (j, to) in row.iter_mut().enumerate().take(panel.used) {
+                        *to = projection.cpu()[(panel.first + j) * head_dim + d];
+                    }
+                }
+            }
+        }
+        Self { kind: map.kind, scale: map.scale, head_dim, n_features, panels, packed }
+    }
+
+    /// Writes the features of some rows to `y`, whose rows are `stride` apart; those of a row
+    /// that is `None` are zeros.
+    #[inline(always)]
+    pub fn apply<'a, S: Simd>(
+        &self,
+        simd: S,
+        row: impl Fn(usize) -> Option<&'a [f32]>,
+        n_rows: usize,
+        stride: usize,
+        scaled: &mut Vec<f32>,
+        y: &mut [f32],
+    ) {
+        if self.kind == FeatureKind::Identity {
+            for (i, y) in y.chunks_exact_mut(stride).enumerate().take(n_rows) {
+                match row(i) {
+                    Some(x) => y.iter_mut().zip(x).for_each(|(y, x)| *y = self.scale * x),
+                    None => y[..self.n_features].fill(0.0),
+                }
+            }
+            return;
+        }
+        let d = self.head_dim;
+        scaled.clear();
+        for i in 0..n_rows {
+            match row(i) {
+                Some(x) => scaled.extend(x.iter().map(|x| self.scale * x)),
+                None => scaled.resize((i + 1) * d, 0.0),
+            }
+        }
+        for (block, y) in y[..n_rows * stride].chunks_mut(ROWS * stride).enumerate() {
+            let in_block = y.len() / stride;
+            let mut rows = [&scaled[..]; ROWS];
+            for (r, row) in rows.iter_mut().enumerate() {
+                // Rows past the end repeat the last one.
+                *row = &scaled[(block * ROWS + r.min(in_block - 1)) * d..][..d];
+            }
+            let half_norms = rows.map(|row| 0.5 * row.iter().map(|x| x * x).sum::<f32>());
+            for panel in self.panels.iter() {
+                let packed = &self.packed[panel.first * d..][..panel.width * d];
+                if panel.width == S::f32s::LEN {
+                    let z = product::<S, ROWS, 1>(simd, rows, packed);
+                    self.store(simd, &z, &half_norms, panel.first, stride, y);
+                } else {
+                    let z = product::<S, ROWS, VECTORS>(simd, rows, packed);
+                    self.store(simd, &z, &half_norms, panel.first, stride, y);
+                }
+            }
+            for (r, y) in y.chunks_exact_mut(stride).enumerate() {
+                if row(block * ROWS + r).is_none() {
+                    y[..self.n_features].fill(0.0);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn store<S: Simd, const C: usize>(
+        &self,
+        simd: S,
+        z: &[[S::f32s; C]; ROWS],
+        half_norms: &[f32; ROWS],
+        first: usize,
+        stride: usize,
+        y: &mut [f32],
+    ) {
+        for ((y, z), &half_norm) in y.chunks_exact_mut(stride).zip(z).zip(half_norms) {
+            for (y, &z) in y[first..self.n_features].chunks_mut(S::f32s::LEN).zip(z) {
+                store_some::<S>(self.feature(simd, z, half_norm), y);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn feature<S: Simd>(&self, simd: S, z: S::f32s, half_norm: f32) -> S::f32s {
+        match self.kind {
+            FeatureKind::Identity => z,
+            FeatureKind::Softmax => exp(simd, z - half_norm) * (self.n_features as f32).sqrt().recip(),
+            FeatureKind::Relu => z.max(0.0),
+            FeatureKind::Gelu => gelu_tanh(simd, z),
+            FeatureKind::Exp => exp(simd, z),
+            FeatureKind::Elu => z.simd_gt(0.0).select(z, exp(simd, z.min(0.0)) - 1.0),
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The CPU twins of `shaders/linear_attention_{write,read}.wgsl`.
+
+use fearless_simd::{Level, dispatch, prelude::*};
+use rayon::prelude::*;
+
+use super::{Normalizer, Problem};
+use crate::{
+    ops::feature_map::{FeatureMap, cpu::Map},
+    simd::{
+        store_some,
+        tile::{Panel, Panels, ROWS, VECTORS, product},
+    },
+};
+
+/// Keys or queries whose features exist at once.
+const BLOCK: usize = 256;
+
+/// Keys of a task.
+const TASK: usize = 8 * BLOCK;
+
+pub(super) fn write(problem: &Problem, map: &FeatureMap, k: &[f32], v: &[f32], keep: Option<&[f32]>) -> Vec<f32> {
+    dispatch!(Level::new(), simd => {
+        let map = &Map::new(simd, map, problem.head_dim, problem.n_features);
+        let task = Write { problem, map, k, v, keep };
+        // Tasks do not depend on the number of threads, so neither do the bits.
+        let parts = problem.n.div_ceil(TASK);
+        let all = || (0..problem.outer * problem.inner).flat_map(|head| (0..parts).map(move |part| (head, part)));
+        let all: Vec<(usize, usize)> = all().collect();
+        let sums: Vec<Vec<f32>> = all
+            .par_iter()
+            .map(|&(head, part)| simd.vectorize(
+                #[inline(always)]
+                || task.run(simd, head, part),
+            ))
+            .collect();
+        let len = problem.n_features * problem.width;
+        let mut state = vec![0.0; problem.outer * problem.inner * len];
+        for (head, state) in state.chunks_exact_mut(len.max(1)).enumerate() {
+            let mut total = vec![0.0f64; len];
+            for sums in &sums[head * parts..][..parts] {
+                total.iter_mut().zip(sums).for_each(|(total, sum)| *total += f64::from(*sum));
+            }
+            state.iter_mut().zip(total).for_each(|(state, total)| *state = total as f32);
+        }
+        state
+    })
+}
+
+struct Write<'a> {
+    problem: &'a Problem,
+    map: &'a Map,
+    k: &'a [f32],
+    v: &'a [f32],
+    keep: Option<&'a [f32]>,
+}
+
+impl Write<'_> {
+    /// The sums of one head over some keys, `[n_features, width]`.
+    #[inline(always)]
+    fn run<S: Simd>(&self, simd: S, head: usize, part: usize) -> Vec<f32> {
+        let Problem { inner, n, head_dim, n_features, v_dim, width, .. } = *self.problem;
+        let (outer, inner_index) = (head / inner, head % inner);
+        let stride = n_features.next_multiple_of(ROWS);
+        let panels = Panels::new(simd, width);
+        let mut sums = vec![0.0; n_features * width];
+        let mut features = vec![0.0; BLOCK * stride];
+        let mut scaled = Vec::new();
+        let mut values = vec![0.0; BLOCK * width];
+        let mut packed = vec![0.0; BLOCK * panels.width];
+        let end = n.min((part + 1) * TASK);
+        for first in (part * TASK..end).step_by(BLOCK) {
+            let len = BLOCK.min(end - first);
+            let row = |i: usize| (outer * n + first + i) * inner + inner_index;
+            let batch = outer / self.problem.outer_per_batch();
+            // A masked key is not read: whatever it holds cannot spread.
+            let exists = |i: usize| self.keep.is_none_or(|keep| keep[batch * n + first + i] > 0.0);
+            let key = |i: usize| exists(i).then(|| &self.k[row(i) * head_dim..][..head_dim]);
+            self.map.apply(simd, key, len, stride, &mut scaled, &mut features);
+            for (i, values) in values.chunks_exact_mut(width).enumerate().take(len) {
+                if exists(i) {
+                    values[..v_dim].copy_from_slice(&self.v[row(i) * v_dim..][..v_dim]);
+                    values[v_dim..].fill(1.0);
+                } else {
+                    values.fill(0.0);
+                }
+            }
+            for panel in panels.iter() {
+                let packed = &mut packed[..len * panel.width];
+                panel.pack(simd, |i| &values[i * width..][..width], packed);
+                for f in (0..n_features).step_by(ROWS) {
+                    let sums = &mut sums[f * width..n_features.min(f + ROWS) * width];
+                    if panel.width == S::f32s::LEN {
+                        outer_product::<S, 1>(simd, &features[f..], stride, &panel, packed, width, sums);
+                    } else {
+                        outer_product::<S, VECTORS>(simd, &features[f..], stride, &panel, packed, width, sums);
+                    }
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// Adds the products of [`ROWS`] features with one panel of values, over a block of keys.
+#[inline(always)]
+fn outer_product<S: Simd, const C: usize>(
+    simd: S,
+    features: &[f32],
+    stride: usize,
+    panel: &Panel,
+    packed: &[f32],
+    width: usize,
+    sums: &mut [f32],
+) {
+    let lanes = S::f32s::LEN;
+    let mut tile = [[S::f32s::splat(simd, 0.0); C]; ROWS];
+    for (features, values) in features.chunks(stride).zip(packed.chunks_exact(C * lanes)) {
+        let mut vectors = [S::f32s::splat(simd, 0.0); C];
+        for (vector, values) in vectors.iter_mut().zip(values.chunks_exact(lanes)) {
+            *vector = S::f32s::from_slice(simd, values);
+        }
+        let features = &features[..ROWS];
+        for (row, &feature) in tile.iter_mut().zip(features) {
+            let feature = S::f32s::splat(simd, feature);
+            for (sum, &vector) in row.iter_mut().zip(&vectors) {
+                *sum = feature.mul_add(vector, *sum);
+            }
+        }
+    }
+    for (sums, tile) in sums.chunks_exact_mut(width).zip(&tile) {
+        for (sums, &tile) in sums[panel.first..][..panel.used].chunks_mut(lanes).zip(tile) {
+            let before = crate::simd::load_some(simd, sums);
+            store_some::<S>(before + tile, sums);
+        }
+    }
+}
+
+pub(super) fn read(problem: &Problem, map: &FeatureMap, q: &[f32], sums: &[f32], n_keys: &[f32]) -> Vec<f32> {
+    let Problem { outer, inner, n, v_dim, .. } = *problem;
+    let mut y = vec![0.0; outer * n * inner * v_dim];
+    if y.is_empty() {
+        return y;
+    }
+    dispatch!(Level::new(), simd => {
+        let map = &Map::new(simd, map, problem.head_dim, problem.n_features);
+        let packed = pack(simd, problem, sums);
+        let task = Read { problem, map, q, packed: &packed, n_keys };
+        y.par_chunks_mut(n * inner * v_dim).enumerate().for_each(|(outer, y)| {
+            y.par_chunks_mut(BLOCK * inner * v_dim).enumerate().for_each(|(block, y)| {
+                simd.vectorize(
+                    #[inline(always)]
+                    || task.run(simd, outer, block * BLOCK, y),
+                );
+            });
+        });
+    });
+    y
+}
+
+/// The sums of every head, panel after panel.
+#[inline(always)]
+fn pack<S: Simd>(simd: S, problem: &Problem, sums: &[f32]) -> Vec<f32> {
+    let Problem { n_features, width, .. } = *problem;
+    let panels = Panels::new(simd, width);
+    let mut packed = vec![0.0; problem.outer * problem.inner * n_features * panels.width];
+    let heads = packed.chunks_exact_mut(n_features * panels.width);
+    for (packed, sums) in heads.zip(sums.chunks_exact(n_features * width)) {
+        for panel in panels.iter() {
+            let packed = &mut packed[panel.first * n_features..][..panel.width * n_features];
+            panel.pack(simd, |f| &sums[f * width..][..width], packed);
+        }
+    }
+    packed
+}
+
+struct Read<'a> {
+    problem: &'a Problem,
+    map: &'a Map,
+    q: &'a [f32],
+    packed: &'a [f32],
+    n_keys: &'a [f32],
+}
+
+impl Read<'_> {
+    /// All heads of some queries, which begin at `first`.
+    #[inline(always)]
+    fn run<S: Simd>(&self, simd: S, outer: usize, first: usize, y: &mut [f32]) {
+        let Problem { inner, n, head_dim, n_features, v_dim, width, normalizer, .. } = *self.problem;
+        let panels = Panels::new(simd, width);
+        let len = y.len() / (inner * v_dim);
+        let mut features = vec![0.0; BLOCK * n_features];
+        let mut scaled = Vec::new();
+        let mut values = vec![0.0; ROWS * width];
+        let count = self.n_keys[outer / self.problem.outer_per_batch()].max(1.0);
+        for head in 0..inner {
+            let row = |i: usize| Some(&self.q[((outer * n + first + i) * inner + head) * head_dim..][..head_dim]);
+            self.map.apply(simd, row, len, n_features, &mut scaled, &mut features);
+            let packed = &self.packed[(outer * inner + head) * n_features * panels.width..];
+            for i in (0..len).step_by(ROWS) {
+                let used = ROWS.min(len - i);
+                let mut rows = [&features[..]; ROWS];
+                for (r, row) in rows.iter_mut().enumerate() {
+                    // Rows past the end repeat the last one.
+                    *row = &features[(i + r.min(used - 1)) * n_features..][..n_features];
+                }
+                for panel in panels.iter() {
+                    let packed = &packed[panel.first * n_features..][..panel.width * n_features];
+                    if panel.width == S::f32s::LEN {
+                        store::<S, 1>(&product::<S, ROWS, 1>(simd, rows, packed), &panel, width, &mut values);
+                    } else {
+                        store::<S, VECTORS>(
+                            &product::<S, ROWS, VECTORS>(simd, rows, packed),
+                            &panel,
+                            width,
+                            &mut values,
+                        );
+                    }
+                }
+                for (r, values) in values.chunks_exact(width).enumerate().take(used) {
+                    let divisor = match normalizer {
+                        Normalizer::None => 1.0,
+                        Normalizer::KeyCount => count,
+                        Normalizer::FeatureSum { floor } => values[v_dim].max(floor),
+                    };
+                    let y = &mut y[((i + r) * inner + head) * v_dim..][..v_dim];
+                    y.iter_mut().zip(values).for_each(|(y, value)| *y = value / divisor);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn store<S: Simd, const C: usize>(tile: &[[S::f32s; C]; ROWS], panel: &Panel, width: usize, values: &mut [f32]) {
+    for (values, tile) in values.chunks_exact_mut(width).zip(tile) {
+        for (values, &vector) in values[panel.first..][..panel.used].chunks_mut(S::f32s::LEN).zip(tile) {
+            store_some::<S>(vector, values);
+        }
+    }
+}
