@@ -39,6 +39,18 @@ impl MlpConfig {
     }
 }
 
+/// Loads a layer as PyTorch stores it: `weight [n_out, n_in]`, which is the transpose of what
+/// [`Linear`] takes, and `bias [n_out]` if it has one.
+///
+/// # Errors
+/// A parameter is missing or misshapen.
+pub fn torch_linear(parameters: &Parameters<'_>, n_in: usize, n_out: usize, has_bias: bool) -> Result<Linear> {
+    let weight = parameters.numbers("weight", &[n_out, n_in])?;
+    let transposed: Vec<f32> = (0..n_in).flat_map(|i| (0..n_out).map(move |o| weight[o * n_in + i])).collect();
+    let bias = has_bias.then(|| parameters.tensor("bias", &[n_out])).transpose()?;
+    Ok(Linear { weight: Tensor::new(parameters.device(), &[n_in, n_out], &transposed)?, bias })
+}
+
 /// Dense layers with an activation between them.
 #[derive(Clone, Debug)]
 pub struct Mlp {
@@ -91,6 +103,15 @@ impl LayerNorm {
     pub fn load(parameters: &Parameters<'_>, width: usize, epsilon: f32) -> Result<Self> {
         let (scale, bias) = (parameters.tensor("scale", &[width])?, parameters.tensor("bias", &[width])?);
         Ok(Self { scale, bias, epsilon })
+    }
+
+    /// Loads `weight` and `bias`, as PyTorch names them, with its epsilon of 1e-5.
+    ///
+    /// # Errors
+    /// A parameter is missing or misshapen.
+    pub fn load_torch(parameters: &Parameters<'_>, width: usize) -> Result<Self> {
+        let (scale, bias) = (parameters.tensor("weight", &[width])?, parameters.tensor("bias", &[width])?);
+        Ok(Self { scale, bias, epsilon: 1e-5 })
     }
 
     /// Normalises the last dimension and adds a residual of the same shape.
