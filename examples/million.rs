@@ -3,24 +3,24 @@
 //!     cargo run --release --example million
 //!     cargo run --release --example million -- --context 100000 --test 1000000
 //!
-//! The observations lie in the plane. The network is the papers' full-size BSA-TNP (6 blocks of
-//! width 64, 4 heads, an RBF bias of 5 bases computed inside the kernel); coordinates act
-//! through the bias alone, so the checkpoint for one dimension runs in two. It was not trained
-//! for them: this example is about time and memory, not about the predictions.
+//!     cargo run --release --example million -- --attention scan --scaling
+//!
+//! The observations lie in the plane. The networks are the papers' at full size (6 blocks of
+//! width 64) with random parameters, or a trained one: this example is about time and memory,
+//! not about the predictions.
 
 use std::{
-    ops::Range,
     path::PathBuf,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use wgpu_attention::{
     Device,
-    models::tnp_kr::{Context, Locations, Posterior, TnpKr},
+    models::tnp_kr::{AttentionConfig, Config, Context, Locations, Posterior, TnpKr},
 };
 
 /// Measures the time and the memory of a neural process on synthetic data in the plane. Run it
@@ -36,15 +36,32 @@ struct Args {
     /// Points that are predicted at once.
     #[arg(long, value_name = "POINTS", default_value = "8192", value_parser = count)]
     tile: usize,
-    /// The trained network.
-    #[arg(long, value_name = "FILE", default_value = "checkpoints/gp_1d.safetensors")]
-    checkpoint: PathBuf,
+    /// How the network attends.
+    #[arg(long, value_enum, default_value = "deep-kernel")]
+    attention: Attention,
+    /// A trained network instead; its attention is its own.
+    #[arg(long, value_name = "FILE", conflicts_with = "attention")]
+    checkpoint: Option<PathBuf>,
+    /// Also run a quarter and a half of each number, and print how time grows.
+    #[arg(long)]
+    scaling: bool,
     /// cpu, gpu, best, or a part of an adapter's name.
     #[arg(long, default_value = "best")]
     device: String,
     /// Chooses the data.
     #[arg(long, default_value = "0")]
     seed: u64,
+}
+
+/// The attentions of the papers.
+#[derive(Clone, Copy, ValueEnum)]
+enum Attention {
+    /// Deep kernel attention: learned features, linear in the number of points.
+    DeepKernel,
+    /// FAVOR+: random features of the softmax kernel, linear in the number of points.
+    Performer,
+    /// Softmax attention with an RBF bias: quadratic.
+    Scan,
 }
 
 /// A whole number above 0; `100_000` is allowed.
@@ -54,9 +71,6 @@ fn count(text: &str) -> Result<usize, String> {
         Ok(n) => Ok(n),
     }
 }
-
-/// The dimension of the coordinates.
-const DIM: usize = 2;
 
 /// The coordinates lie in a square of this side, the length that the network was trained on.
 const SIDE: f32 = 4.0;
@@ -69,64 +83,102 @@ fn main() -> Result<()> {
     let device = Device::by_name(&args.device)?;
     let model = load(&args, &device)?;
     let config = model.config();
-    let n_reads = (config.n_blocks * config.n_repeats) as u64;
+    let kind = match config.attention {
+        AttentionConfig::Scan { .. } => "scan attention",
+        AttentionConfig::Performer { .. } => "Performer attention",
+        AttentionConfig::DeepKernel { .. } => "deep kernel attention",
+        _ => "attention",
+    };
     println!("device     {device}");
-    println!("model      {}, {n_reads} attention layers", args.checkpoint.display());
+    println!("model      {kind}, {} layers", config.n_blocks * config.n_repeats);
+    if args.scaling {
+        return scaling(&args, &device, &model);
+    }
     println!("context    {} points, test {} points", HumanCount(args.context as u64), HumanCount(args.test as u64));
-
-    let mut rng = StdRng::seed_from_u64(args.seed);
-    let (posterior, time) = condition(&device, &model, args.context, &mut rng)?;
-    // Every layer but the last is read by the context itself.
-    let n = args.context as u64;
-    report("condition", time, n, n * n * (n_reads - 1));
-
-    let (means, time) = predict(&posterior, &args, &mut rng)?;
-    let m = args.test as u64;
-    report("predict", time, m, n * m * n_reads);
-    println!("means      from {:.3} to {:.3}", means.start, means.end);
-
+    let times = run(&args, &device, &model, args.context, args.test)?;
+    report("condition", times[0], args.context);
+    report("predict", times[1], args.test);
+    report("together", times[0] + times[1], args.context + args.test);
     println!("memory     {}", memory(&device));
     Ok(())
 }
 
 /// The network to measure.
 fn load(args: &Args, device: &Device) -> Result<TnpKr> {
-    TnpKr::open(device, &args.checkpoint)
-        .context("cannot load the model (run in the repository's root, or give --checkpoint)")
+    if let Some(checkpoint) = &args.checkpoint {
+        return TnpKr::open(device, checkpoint).context("cannot load the model (are you in the repository's root?)");
+    }
+    let config = match args.attention {
+        Attention::DeepKernel => Config::deep_kernel(2, 1),
+        Attention::Performer => Config::performer(2, 1),
+        Attention::Scan => Config::scan(1),
+    };
+    Ok(TnpKr::random(device, &config, args.seed)?)
+}
+
+/// Conditions and predicts: the time of each.
+fn run(args: &Args, device: &Device, model: &TnpKr, n_context: usize, n_test: usize) -> Result<[Duration; 2]> {
+    let dim = model.config().groups.first().and_then(|group| group.dim).unwrap_or(2);
+    let mut rng = StdRng::seed_from_u64(args.seed);
+    let (posterior, condition) = condition(device, model, n_context, dim, &mut rng)?;
+    let predict = predict(&posterior, n_test, args.tile, dim, &mut rng)?;
+    Ok([condition, predict])
+}
+
+/// Time at three sizes, and the exponent of the number of points in it, by least squares.
+fn scaling(args: &Args, device: &Device, model: &TnpKr) -> Result<()> {
+    // Compiles shaders and wakes threads.
+    run(args, device, model, args.context.min(1000), args.test.min(1000))?;
+    let mut times = [Vec::new(), Vec::new()];
+    for part in [4, 2, 1] {
+        let (n_context, n_test) = (args.context.div_ceil(part), args.test.div_ceil(part));
+        let [condition, predict] = run(args, device, model, n_context, n_test)?;
+        report("condition", condition, n_context);
+        report("predict", predict, n_test);
+        times[0].push((n_context as f64, condition.as_secs_f64()));
+        times[1].push((n_test as f64, predict.as_secs_f64()));
+    }
+    let [condition, predict] = times.map(|times| exponent(&times));
+    println!("exponent   condition {condition:.2}, predict {predict:.2}: time grows with points to that power");
+    println!("memory     {}", memory(device));
+    Ok(())
+}
+
+fn exponent(times: &[(f64, f64)]) -> f64 {
+    let n = times.len() as f64;
+    let logs = || times.iter().map(|(size, time)| (size.ln(), time.ln()));
+    let (x, y) = logs().fold((0.0, 0.0), |mean, (x, y)| (mean.0 + x / n, mean.1 + y / n));
+    logs().map(|(a, b)| (a - x) * (b - y)).sum::<f64>() / logs().map(|(a, _)| (a - x).powi(2)).sum::<f64>()
 }
 
 /// Conditions on a smooth function with noise.
-fn condition(device: &Device, model: &TnpKr, n: usize, rng: &mut StdRng) -> Result<(Posterior, Duration)> {
-    let x = coordinates(n, rng);
-    let y: Vec<f32> = x.chunks_exact(DIM).map(|x| function(x) + 0.1 * noise(rng)).collect();
+fn condition(device: &Device, model: &TnpKr, n: usize, dim: usize, rng: &mut StdRng) -> Result<(Posterior, Duration)> {
+    let x = coordinates(n, dim, rng);
+    let y: Vec<f32> = x.chunks_exact(dim).map(|x| function(x) + 0.1 * noise(rng)).collect();
     let spinner = ProgressBar::new_spinner().with_message("condition");
     spinner.enable_steady_tick(Duration::from_millis(200));
     let start = Instant::now();
-    let posterior = model.condition(&Context::new(Locations::space(DIM, &x), &y))?;
+    let posterior = model.condition(&Context::new(Locations::space(dim, &x), &y))?;
     device.wait()?;
     let time = start.elapsed();
     spinner.finish_and_clear();
     Ok((posterior, time))
 }
 
-/// Predicts at random points, which are made and forgotten a few tiles at a time. Returns the
-/// range of the means.
-fn predict(posterior: &Posterior, args: &Args, rng: &mut StdRng) -> Result<(Range<f32>, Duration)> {
-    let bar = ProgressBar::new(args.test as u64).with_style(ProgressStyle::with_template(
+/// Predicts at random points, which are made and forgotten a few tiles at a time.
+fn predict(posterior: &Posterior, n_test: usize, tile: usize, dim: usize, rng: &mut StdRng) -> Result<Duration> {
+    let bar = ProgressBar::new(n_test as u64).with_style(ProgressStyle::with_template(
         "predict {wide_bar} {human_pos}/{human_len} points, {per_sec}, {eta} left",
     )?);
     bar.enable_steady_tick(Duration::from_millis(200));
     let start = Instant::now();
-    let mut means = f32::INFINITY..f32::NEG_INFINITY;
-    let mut left = args.test;
+    let mut is_finite = true;
+    let mut left = n_test;
     while left > 0 {
-        let n = left.min(args.tile.saturating_mul(TILES_AT_ONCE));
-        let x = coordinates(n, rng);
-        posterior.predict_tiles(&Locations::space(DIM, &x), args.tile, |points, tile| {
-            for &mean in &tile.mean {
-                means.start = means.start.min(mean);
-                means.end = means.end.max(mean);
-            }
+        let n = left.min(tile.saturating_mul(TILES_AT_ONCE));
+        let x = coordinates(n, dim, rng);
+        posterior.predict_tiles(&Locations::space(dim, &x), tile, |points, tile| {
+            is_finite &= tile.mean.iter().all(|mean| mean.is_finite());
             bar.inc(points.len() as u64);
             Ok(())
         })?;
@@ -134,17 +186,17 @@ fn predict(posterior: &Posterior, args: &Args, rng: &mut StdRng) -> Result<(Rang
     }
     let time = start.elapsed();
     bar.finish_and_clear();
-    ensure!(means.start.is_finite() && means.end.is_finite(), "the predictions are not finite: {means:?}");
-    Ok((means, time))
+    ensure!(is_finite, "the predictions are not finite");
+    Ok(time)
 }
 
 /// Points in the square, uniformly.
-fn coordinates(n: usize, rng: &mut StdRng) -> Vec<f32> {
-    (0..n * DIM).map(|_| SIDE * rng.random::<f32>()).collect()
+fn coordinates(n: usize, dim: usize, rng: &mut StdRng) -> Vec<f32> {
+    (0..n * dim).map(|_| SIDE * rng.random::<f32>()).collect()
 }
 
 fn function(x: &[f32]) -> f32 {
-    (2.0 * x[0]).sin() * (1.5 * x[1]).cos() + 0.5 * (3.0 * (x[0] + x[1])).sin()
+    x.iter().map(|x| (2.0 * x).sin()).product::<f32>() + 0.5 * (3.0 * x.iter().sum::<f32>()).sin()
 }
 
 /// About normal, with standard deviation 1.
@@ -152,14 +204,10 @@ fn noise(rng: &mut StdRng) -> f32 {
     (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0
 }
 
-/// `pairs` counts a query and a key once in each layer, for all heads together.
-fn report(what: &str, time: Duration, points: u64, pairs: u64) {
+fn report(what: &str, time: Duration, points: usize) {
     let seconds = time.as_secs_f64().max(1e-9);
-    println!(
-        "{what:<10} {seconds:.2} s: {} points/s, {:.2e} query-key pairs/s",
-        HumanCount((points as f64 / seconds) as u64),
-        pairs as f64 / seconds
-    );
+    let rate = HumanCount((points as f64 / seconds) as u64);
+    println!("{what:<10} {seconds:.2} s for {} points: {rate} a second", HumanCount(points as u64));
 }
 
 /// The most memory that was taken: the device's, or the process's on the CPU.

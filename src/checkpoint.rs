@@ -6,6 +6,10 @@ use std::{
     path::Path,
 };
 
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{Rng, SeedableRng},
+};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::{
@@ -91,6 +95,32 @@ impl Checkpoint {
         check_finite(&format!("parameter {name}"), &data)?;
         self.parameters.insert(name.to_owned(), Parameter { shape: shape.to_vec(), data });
         Ok(())
+    }
+
+    /// Random parameters for whatever `build` asks for, of a size that keeps what passes
+    /// through them of about the size it was: for measurements and tests. The same seed gives
+    /// the same numbers everywhere.
+    ///
+    /// # Errors
+    /// What `build` refuses beside parameters that are missing.
+    pub fn random<T>(seed: u64, build: impl Fn(&Self) -> Result<T>) -> Result<Self> {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut uniform = || (random.next_u32() >> 8) as f32 / (1 << 23) as f32 - 1.0;
+        let mut checkpoint = Self::default();
+        loop {
+            let (name, shape) = match build(&checkpoint) {
+                Ok(_) => return Ok(checkpoint),
+                Err(Error::MissingParameter { name, expected }) => (name, expected),
+                Err(other) => return Err(other),
+            };
+            let numbers = std::iter::repeat_with(&mut uniform).take(n_elements(&shape));
+            let numbers: Vec<f32> = match shape.as_slice() {
+                [.., n, m] => numbers.map(|x| x * (6.0 / (n + m) as f32).sqrt()).collect(),
+                _ if name.ends_with("scale") => numbers.map(|x| 1.0 + 0.1 * x).collect(),
+                _ => numbers.map(|x| 0.1 * x).collect(),
+            };
+            checkpoint.insert(&name, &shape, numbers)?;
+        }
     }
 
     /// Adds a value to the metadata, or replaces the one of that key.

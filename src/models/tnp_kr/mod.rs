@@ -10,6 +10,7 @@ mod deep_kernel;
 mod dl4bi;
 mod points;
 mod posterior;
+mod presets;
 mod saved;
 
 use std::{path::Path, sync::Arc};
@@ -97,6 +98,15 @@ impl TnpKr {
             })
         })?;
         Ok(Self { network: Arc::new(network) })
+    }
+
+    /// A network with random parameters: for measurements and tests.
+    ///
+    /// # Errors
+    /// The configuration contradicts itself.
+    pub fn random(device: &Device, config: &Config, seed: u64) -> Result<Self> {
+        let checkpoint = Checkpoint::random(seed, |checkpoint| Self::new(&Device::cpu(), config, checkpoint))?;
+        Self::new(device, config, &checkpoint)
     }
 
     /// The architecture.
