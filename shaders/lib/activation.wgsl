@@ -5,7 +5,8 @@ fn activate(x: vec4<f32>) -> vec4<f32> {
 }
 //# elif activation == "relu"
 fn activate(x: vec4<f32>) -> vec4<f32> {
-  return max(x, vec4(0.0));
+  // This order of comparison keeps NaN, where the driver has any.
+  return select(x, vec4(0.0), x < vec4(0.0));
 }
 //# elif activation == "gelu_tanh"
 // x/2 (1 + tanh u) = x / (1 + exp(-2u)); the exponent is clamped so that nothing overflows.

@@ -7,7 +7,8 @@ fn feature(z: f32, half_norm: f32, n_features: u32) -> f32 {
 //# if kind == "softmax"
   return exp(z - half_norm) / sqrt(f32(n_features));
 //# elif kind == "relu"
-  return max(z, 0.0);
+  // This order of comparison keeps NaN, where the driver has any.
+  return select(z, 0.0, z < 0.0);
 //# elif kind == "gelu"
   // x/2 (1 + tanh u) = x / (1 + exp(-2u)); the exponent is clamped so that nothing overflows.
   let u = 0.7978845608 * (z + 0.044715 * z * z * z);
@@ -15,7 +16,7 @@ fn feature(z: f32, half_norm: f32, n_features: u32) -> f32 {
 //# elif kind == "exp"
   return exp(z);
 //# elif kind == "elu"
-  return select(exp(min(z, 0.0)) - 1.0, z, z > 0.0);
+  return select(z, exp(z) - 1.0, z < 0.0);
 //# endif
 }
 //# endif

@@ -9,7 +9,7 @@ pub mod merge_attention;
 pub mod scan_attention;
 
 pub use concat::concat;
-pub use feature_map::{FeatureKind, FeatureMap, feature_map, random_features};
+pub use feature_map::{FeatureKind, FeatureMap, Rows, feature_map, random_features};
 pub use layer_norm::layer_norm;
 pub use linear::{Activation, Linear, linear};
 pub use linear_attention::{LinearAttention, LinearState, Normalizer};

@@ -64,6 +64,16 @@ pub(crate) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     exp2_fraction(simd, f * std::f32::consts::LOG2_E) * scale
 }
 
+/// `e^x` for every `x`: zero below -87, infinite where it overflows, NaN stays.
+#[inline(always)]
+pub(crate) fn exp_unclamped<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    const LARGEST: f32 = 88.722_84;
+    let y = x.simd_gt(87.0).select(exp(simd, x - 1.0) * std::f32::consts::E, exp(simd, x));
+    let y = x.simd_gt(LARGEST).select(S::f32s::splat(simd, f32::INFINITY), y);
+    let y = x.simd_lt(-87.0).select(S::f32s::splat(simd, 0.0), y);
+    x.simd_eq(x).select(y, x)
+}
+
 /// `atan(x)` for `x` in `[0, 1]`.
 #[inline(always)]
 pub(crate) fn atan_unit<S: Simd>(simd: S, x: S::f32s) -> S::f32s {

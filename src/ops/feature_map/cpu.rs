@@ -7,7 +7,7 @@ use super::{FeatureKind, FeatureMap};
 use crate::{
     ops::linear::cpu::gelu_tanh,
     simd::{
-        math::exp,
+        math::{exp, exp_unclamped},
         store_some,
         tile::{Panels, ROWS, VECTORS, product},
     },
@@ -136,11 +136,12 @@ impl Map {
     fn feature<S: Simd>(&self, simd: S, z: S::f32s, half_norm: f32) -> S::f32s {
         match self.kind {
             FeatureKind::Identity => z,
-            FeatureKind::Softmax => exp(simd, z - half_norm) * (self.n_features as f32).sqrt().recip(),
-            FeatureKind::Relu => z.max(0.0),
+            FeatureKind::Softmax => exp_unclamped(simd, z - half_norm) * (self.n_features as f32).sqrt().recip(),
+            // These orders of comparison keep NaN.
+            FeatureKind::Relu => z.simd_lt(0.0).select(S::f32s::splat(simd, 0.0), z),
             FeatureKind::Gelu => gelu_tanh(simd, z),
-            FeatureKind::Exp => exp(simd, z),
-            FeatureKind::Elu => z.simd_gt(0.0).select(z, exp(simd, z.min(0.0)) - 1.0),
+            FeatureKind::Exp => exp_unclamped(simd, z),
+            FeatureKind::Elu => z.simd_lt(0.0).select(exp(simd, z) - 1.0, z),
         }
     }
 }

@@ -119,7 +119,8 @@ impl Layer<'_> {
 fn activate<S: Simd>(simd: S, activation: Activation, x: S::f32s) -> S::f32s {
     match activation {
         Activation::None => x,
-        Activation::Relu => x.max(0.0),
+        // This order of comparison keeps NaN, here and below.
+        Activation::Relu => x.simd_lt(0.0).select(S::f32s::splat(simd, 0.0), x),
         Activation::GeluTanh => gelu_tanh(simd, x),
         Activation::GeluErf => gelu_erf(simd, x),
     }
@@ -135,7 +136,7 @@ pub(crate) fn gelu_tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     // -2 sqrt(2/pi) (x + 0.044715 x^3)
     const FIRST: f32 = -2.0 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2;
     const THIRD: f32 = FIRST * 0.044_715;
-    let x = x.max(GELU_IS_ZERO);
+    let x = x.simd_lt(GELU_IS_ZERO).select(S::f32s::splat(simd, GELU_IS_ZERO), x);
     let exponent = x * (x * x).mul_add(THIRD, S::f32s::splat(simd, FIRST));
     x / (exp(simd, exponent) + 1.0)
 }
@@ -195,6 +196,7 @@ mod tests {
                 assert_eq!(apply(level, activation, f32::MAX), f32::MAX, "{activation:?}");
                 assert!(apply(level, activation, -f32::MAX).abs() < 1e-30, "{activation:?}");
                 assert_eq!(apply(level, activation, 0.0), 0.0);
+                assert!(apply(level, activation, f32::NAN).is_nan(), "{activation:?}");
             }
         }
     }
