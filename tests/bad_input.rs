@@ -9,7 +9,8 @@ use wgpu_attention::{
     checkpoint::Checkpoint,
     models::tnp_kr::{Config, Context, Locations, TnpKr},
     ops::{
-        Activation, Bias, BiasTerm, Distance, Kernel, Linear, ScanAttention, layer_norm, linear, merge_attention,
+        Activation, Bias, BiasTerm, Distance, FeatureKind, FeatureMap, Kernel, Linear, LinearAttention, LinearState,
+        Normalizer, Rows, ScanAttention, concat, feature_map, layer_norm, linear, merge_attention, random_features,
         scan_attention::{MAX_HEAD_DIM, scan_attention},
     },
 };
@@ -128,9 +129,76 @@ fn small_operations() {
         refused(layer_norm(&t(&[2, 3]), &t(&[3]), &t(&[2]), 1e-6, None), &["bias", "[2]"]);
         refused(layer_norm(&t(&[2, 3]), &t(&[3]), &t(&[3]), -1.0, None), &["epsilon", "-1"]);
         refused(layer_norm(&t(&[2, 3]), &t(&[3]), &t(&[3]), f32::NAN, None), &["epsilon", "NaN"]);
+        refused(layer_norm(&t(&[2, 3]), &t(&[3]), &t(&[3]), 0.1, Some(&t(&[3, 3]))), &["residual", "[3, 3]"]);
         refused(merge_attention(&t(&[0, 2]), &t(&[0])), &["log_sum_exp", "nothing empty"]);
         refused(merge_attention(&t(&[2, 3, 4]), &t(&[3, 2])), &["n_parts"]);
         refused(merge_attention(&t(&[2, 3, 4]), &t(&[2, 5])), &["multiple"]);
+    }
+}
+
+#[test]
+fn linear_attention() {
+    for (_, device) in devices() {
+        let t = |shape: &[usize]| zeros(&device, shape);
+        let favor = |n_heads| LinearAttention::favor(n_heads, t(&[6, 4]));
+        let attention = favor(2);
+        let mask = |shape: &[usize], n| Mask::new(&device, shape, &vec![true; n]).unwrap();
+        let (k, v) = (t(&[1, 5, 8]), t(&[1, 5, 6]));
+        refused(attention.write(&t(&[5, 8]), &v, None), &["k", "[5, 8]", "2 heads"]);
+        refused(attention.write(&t(&[1, 5, 9]), &v, None), &["k", "[1, 5, 9]", "2 * dim"]);
+        refused(attention.write(&t(&[1, 3, 5, 4]), &v, None), &["k", "[1, 3, 5, 4]"]);
+        refused(attention.write(&t(&[1, 5, 0]), &v, None), &["k", "[1, 5, 0]"]);
+        refused(attention.write(&k, &t(&[1, 4, 6]), None), &["[1, 4, 6]", "must be equal"]);
+        refused(attention.write(&k, &t(&[1, 2, 5, 3]), None), &["[1, 2, 5, 3]"]);
+        refused(attention.write(&t(&[1, 5, 6]), &v, None), &["projection", "[6, 4]", "[n_features, 3]"]);
+        refused(attention.write(&k, &v, Some(&mask(&[1, 4], 4))), &["mask", "[1, 4]", "[1, 5]"]);
+        refused(attention.write(&k, &v, Some(&mask(&[5], 5))), &["mask", "[5]"]);
+        refused(favor(0).write(&k, &v, None), &["0 heads"]);
+        for floor in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+            let normalizer = Normalizer::FeatureSum { floor };
+            let attention = LinearAttention { normalizer, ..attention.clone() };
+            refused(attention.write(&k, &v, None), &["floor", "above zero"]);
+        }
+        let state = attention.write(&k, &v, None).unwrap();
+        refused(attention.read(&t(&[2, 3, 8]), &state), &["state", "[1, 2, 6, 4]", "[2, 2, 6, width]"]);
+        refused(favor(4).read(&t(&[1, 3, 16]), &state), &["state", "[1, 4, 6, width]"]);
+        let wider = LinearAttention::favor(2, t(&[7, 4]));
+        refused(wider.read(&k, &state), &["state", "[1, 2, 7, width]"]);
+        refused(attention.read(&t(&[1, 3, 8, 1]), &state), &["q", "[1, 3, 8, 1]"]);
+        let strange = LinearState { n_keys: t(&[3]), ..state.clone() };
+        refused(attention.read(&k, &strange), &["state"]);
+        let narrow = LinearState { sums: t(&[1, 2, 6, 1]), ..state.clone() };
+        refused(attention.read(&k, &narrow), &["state"]);
+        refused(state.merge(&narrow), &["[1, 2, 6, 4]", "[1, 2, 6, 1]"]);
+        let none = FeatureMap { kind: FeatureKind::Relu, projection: None, scale: 1.0 };
+        refused(feature_map(&k, &none), &["projection", "none for Relu"]);
+        let both = FeatureMap { projection: Some(t(&[6, 8])), ..FeatureMap::identity(1.0) };
+        refused(feature_map(&k, &both), &["projection", "Identity"]);
+        refused(feature_map(&k, &FeatureMap::softmax(t(&[0, 8]))), &["projection", "[0, 8]"]);
+        refused(feature_map(&k, &FeatureMap::softmax(t(&[8]))), &["projection", "[8]"]);
+        refused(feature_map(&t(&[]).reshape(&[]).unwrap(), &FeatureMap::identity(1.0)), &["x", "head_dim"]);
+        for (n, d) in [(0, 4), (4, 0), (1 << 17, 1), (1 << 16, 1 << 16)] {
+            refused(random_features(&device, 0, n, d, Rows::Orthogonal), &["n_features and head_dim", "65536"]);
+        }
+        refused(concat(&t(&[2, 3]), 0..3, &t(&[3, 3])), &["[2, 3]", "[3, 3]"]);
+        refused(concat(&t(&[2, 3]), 1..4, &t(&[2, 3])), &["columns", "1..4", "0..3"]);
+    }
+}
+
+#[cfg(feature = "gpu")]
+#[test]
+fn linear_attention_on_two_devices() {
+    for (_, device) in support::gpus() {
+        let (here, there) = (Device::cpu(), &device);
+        let attention = LinearAttention::favor(1, zeros(&here, &[6, 4]));
+        let (k, far) = (zeros(&here, &[1, 5, 4]), zeros(there, &[1, 5, 4]));
+        refused(attention.write(&k, &far, None), &["different devices"]);
+        refused(attention.write(&far, &far, None), &["different devices"]);
+        let state = attention.write(&k, &k, None).unwrap();
+        refused(attention.read(&far, &state), &["different devices"]);
+        let of_gpu = LinearState { sums: state.sums.to(there).unwrap(), n_keys: state.n_keys.to(there).unwrap() };
+        refused(state.merge(&of_gpu), &["different devices"]);
+        refused(concat(&k, 0..1, &far), &["different devices"]);
     }
 }
 

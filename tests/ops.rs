@@ -110,7 +110,7 @@ fn layer_norm_agrees_with_float64() {
         {
             let mut x = random.numbers(rows * width);
             x.iter_mut().for_each(|x| *x += offset);
-            let (scale, bias) = (random.numbers(width), random.numbers(width));
+            let (scale, bias, residual) = (random.numbers(width), random.numbers(width), random.numbers(rows * width));
             let tensor = |shape: &[usize], data: &[f32]| Tensor::new(&device, shape, data).unwrap();
             poison(&device, &[rows * width]);
             let y = layer_norm(
@@ -118,7 +118,7 @@ fn layer_norm_agrees_with_float64() {
                 &tensor(&[width], &scale),
                 &tensor(&[width], &bias),
                 1e-6,
-                None,
+                Some(&tensor(&[rows, width], &residual)),
             )
             .unwrap();
             let truth: Vec<f64> = x
@@ -134,6 +134,8 @@ fn layer_norm_agrees_with_float64() {
                         .map(move |(i, &x)| (f64::from(x) - mean) * inverse * f64::from(scale[i]) + f64::from(bias[i]))
                         .collect::<Vec<_>>()
                 })
+                .zip(&residual)
+                .map(|(y, &residual)| y + f64::from(residual))
                 .collect();
             let error = error(&y.read().unwrap(), &truth);
             // An input of size `offset` has lost that many units in the last place already.

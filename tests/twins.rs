@@ -9,8 +9,8 @@ use support::{Random, gpus};
 use wgpu_attention::{
     Device, Mask, Tensor,
     ops::{
-        Activation, Bias, BiasTerm, Distance, Kernel, Linear, ScanAttention, layer_norm, linear, merge_attention,
-        scan_attention,
+        Activation, Bias, BiasTerm, Distance, FeatureKind, FeatureMap, Kernel, Linear, LinearAttention, Normalizer,
+        Rows, ScanAttention, concat, layer_norm, linear, merge_attention, random_features, scan_attention,
     },
 };
 
@@ -93,6 +93,27 @@ fn attend(device: &Device, shape: &Shape) -> (Vec<f32>, Vec<f32>) {
     (read.values.read().unwrap(), read.log_sum_exp.read().unwrap())
 }
 
+fn linear_attention(device: &Device, sizes: [usize; 7], head_major: bool, kind: usize, seed: u64) -> Vec<f32> {
+    let [batch, n_heads, n_queries, n_keys, head_dim, v_dim, n_features] = sizes;
+    let mut random = Random::new(seed);
+    let mut tensor = |length: usize, dim: usize| {
+        let shape = if head_major { vec![batch, n_heads, length, dim] } else { vec![batch, length, n_heads * dim] };
+        Tensor::new(device, &shape, &random.numbers(batch * n_heads * length * dim)).unwrap()
+    };
+    let (q, k, v) = (tensor(n_queries, head_dim), tensor(n_keys, head_dim), tensor(n_keys, v_dim));
+    let mask = Mask::new(device, &[batch, n_keys], &random.booleans(batch * n_keys, 0.7)).unwrap();
+    let kinds = [FeatureKind::Identity, FeatureKind::Softmax, FeatureKind::Relu, FeatureKind::Exp];
+    let projection = random_features(device, seed, n_features, head_dim, Rows::Orthogonal).unwrap();
+    let features = match kinds[kind] {
+        FeatureKind::Identity => FeatureMap::identity(0.5),
+        kind => FeatureMap { kind, ..FeatureMap::softmax(projection) },
+    };
+    let normalizer = if kind % 2 == 0 { Normalizer::KeyCount } else { Normalizer::FeatureSum { floor: 1e-6 } };
+    let attention = LinearAttention { n_heads, features, normalizer };
+    let state = attention.write(&k, &v, (seed % 2 == 0).then_some(&mask)).unwrap();
+    attention.read(&q, &state.merge(&state).unwrap()).unwrap().read().unwrap()
+}
+
 proptest! {
     // A software adapter compiles a shader for each.
     #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
@@ -104,6 +125,20 @@ proptest! {
             let found = attend(&device, &shape);
             assert_twins(&found.0, &values, &name);
             assert_twins(&found.1, &lse, &name);
+        }
+    }
+
+    #[test]
+    fn linear_attention_twins(
+        sizes in (1..4usize, 1..4usize, 1..90usize, 1..700usize, 1..70usize, 1..70usize, 1..90usize),
+        head_major: bool,
+        kind in 0..4usize,
+        seed: u64,
+    ) {
+        let sizes = <[usize; 7]>::from(sizes);
+        let cpu = linear_attention(&Device::cpu(), sizes, head_major, kind, seed);
+        for (name, device) in gpus().into_iter().take(1) {
+            assert_twins(&linear_attention(&device, sizes, head_major, kind, seed), &cpu, &name);
         }
     }
 
@@ -120,9 +155,10 @@ proptest! {
             let y = linear(&x, &layer, Activation::GeluErf, Some(&residual)).unwrap();
             let lse = tensor(&[rows, 1]);
             // A large epsilon: a row of one or two numbers would magnify what it is given.
-            let normed = layer_norm(&y, &scale, &bias, 0.1, None).unwrap();
+            let normed = layer_norm(&y, &scale, &bias, 0.1, Some(&residual)).unwrap();
             let merged = merge_attention(&y, &lse).unwrap();
-            [y.read().unwrap(), normed.read().unwrap(), merged.values.read().unwrap()]
+            let joined = concat(&x, n_in / 3..n_in, &y).unwrap();
+            [&y, &normed, &merged.values, &joined].map(|tensor| tensor.read().unwrap())
         };
         let cpu = run(&Device::cpu());
         for (name, device) in gpus().into_iter().take(1) {
