@@ -5,7 +5,7 @@ mod support;
 use support::{Random, bound, devices, error, poison};
 use wgpu_attention::{
     Device, Tensor,
-    ops::{Activation, Linear, layer_norm, linear, merge_attention, scan_attention::MASKED},
+    ops::{Activation, Linear, concat, layer_norm, linear, merge_attention, scan_attention::MASKED},
 };
 
 /// What f32 costs in sums of this length; [`bound`] multiplies it.
@@ -97,6 +97,29 @@ fn activations_do_not_overflow() {
                 let error = (f64::from(y) - truth).abs() / (1.0 + truth.abs());
                 assert!(error < 1e-5, "{name}: {activation:?}({x}) is {y}, truth {truth}");
             }
+        }
+    }
+}
+
+#[test]
+fn concat_copies_rows_side_by_side() {
+    for (name, device) in devices() {
+        // The last takes more than 65 535 groups.
+        for (rows, width, columns, right_width) in
+            [(1, 1, 0..1, 1), (7, 5, 1..4, 3), (64, 3, 2..2, 65), (3, 2, 0..2, 0), (2_200_000, 1, 0..1, 1)]
+        {
+            let numbers = |n: usize, sign: f32| (0..n).map(|i| sign * i as f32).collect::<Vec<_>>();
+            let (left, right) = (numbers(rows * width, 1.0), numbers(rows * right_width, -1.0));
+            let tensor = |width: usize, data: &[f32]| Tensor::new(&device, &[rows, width], data).unwrap();
+            poison(&device, &[rows * (columns.len() + right_width)]);
+            let joined = concat(&tensor(width, &left), columns.clone(), &tensor(right_width, &right)).unwrap();
+            assert_eq!(joined.shape(), [rows, columns.len() + right_width]);
+            let mut expected = Vec::new();
+            for row in 0..rows {
+                expected.extend_from_slice(&left[row * width..][columns.clone()]);
+                expected.extend_from_slice(&right[row * right_width..][..right_width]);
+            }
+            assert!(joined.read().unwrap() == expected, "{rows} rows of {width} and {right_width} on {name}");
         }
     }
 }

@@ -108,9 +108,9 @@ fn linear_attention(device: &Device, sizes: [usize; 7], head_major: bool, kind: 
         FeatureKind::Identity => FeatureMap::identity(0.5),
         kind => FeatureMap { kind, ..FeatureMap::softmax(projection) },
     };
-    let normalizer = if kind % 2 == 0 { Normalizer::KeyCount } else { Normalizer::FeatureSum { floor: 1e-6 } };
+    let normalizer = if kind.is_multiple_of(2) { Normalizer::KeyCount } else { Normalizer::FeatureSum { floor: 1e-6 } };
     let attention = LinearAttention { n_heads, features, normalizer };
-    let state = attention.write(&k, &v, (seed % 2 == 0).then_some(&mask)).unwrap();
+    let state = attention.write(&k, &v, seed.is_multiple_of(2).then_some(&mask)).unwrap();
     attention.read(&q, &state.merge(&state).unwrap()).unwrap().read().unwrap()
 }
 
