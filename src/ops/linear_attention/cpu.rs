@@ -1,5 +1,7 @@
 //! The CPU twins of `shaders/linear_attention_{write,read}.wgsl`.
 
+use std::ops::Range;
+
 use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
@@ -15,22 +17,27 @@ use crate::{
 /// Keys or queries whose features exist at once.
 const BLOCK: usize = 256;
 
-/// Keys of a task.
-const TASK: usize = 8 * BLOCK;
+/// Keys whose products are added in f32, block by block; beyond that, in f64.
+const CHUNK: usize = 8 * BLOCK;
+
+/// Sums of a head that exist at once, one for each part of the keys.
+const MAX_PARTS: usize = 64;
 
 pub(super) fn write(problem: &Problem, map: &FeatureMap, k: &[f32], v: &[f32], keep: Option<&[f32]>) -> Vec<f32> {
     dispatch!(Level::new(), simd => {
         let map = &Map::new(simd, map, problem.head_dim, problem.n_features);
         let task = Write { problem, map, k, v, keep };
-        // Tasks do not depend on the number of threads, so neither do the bits.
-        let parts = problem.n.div_ceil(TASK);
-        let all = || (0..problem.outer * problem.inner).flat_map(|head| (0..parts).map(move |part| (head, part)));
-        let all: Vec<(usize, usize)> = all().collect();
-        let sums: Vec<Vec<f32>> = all
+        // Parts do not depend on the number of threads, so neither do the bits.
+        let part_len = problem.n.div_ceil(MAX_PARTS).next_multiple_of(CHUNK);
+        let parts = problem.n.div_ceil(part_len.max(1));
+        let all: Vec<(usize, usize)> = (0..problem.outer * problem.inner)
+            .flat_map(|head| (0..parts).map(move |part| (head, part * part_len)))
+            .collect();
+        let sums: Vec<Vec<f64>> = all
             .par_iter()
-            .map(|&(head, part)| simd.vectorize(
+            .map(|&(head, first)| simd.vectorize(
                 #[inline(always)]
-                || task.run(simd, head, part),
+                || task.run(simd, head, first..problem.n.min(first + part_len)),
             ))
             .collect();
         let len = problem.n_features * problem.width;
@@ -38,7 +45,7 @@ pub(super) fn write(problem: &Problem, map: &FeatureMap, k: &[f32], v: &[f32], k
         for (head, state) in state.chunks_exact_mut(len.max(1)).enumerate() {
             let mut total = vec![0.0f64; len];
             for sums in &sums[head * parts..][..parts] {
-                total.iter_mut().zip(sums).for_each(|(total, sum)| *total += f64::from(*sum));
+                total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
             }
             state.iter_mut().zip(total).for_each(|(state, total)| *state = total as f32);
         }
@@ -57,7 +64,7 @@ struct Write<'a> {
 impl Write<'_> {
     /// The sums of one head over some keys, `[n_features, width]`.
     #[inline(always)]
-    fn run<S: Simd>(&self, simd: S, head: usize, part: usize) -> Vec<f32> {
+    fn run<S: Simd>(&self, simd: S, head: usize, keys: Range<usize>) -> Vec<f64> {
         let Problem { inner, n, head_dim, n_features, v_dim, width, .. } = *self.problem;
         let (outer, inner_index) = (head / inner, head % inner);
         let stride = n_features.next_multiple_of(ROWS);
@@ -67,9 +74,9 @@ impl Write<'_> {
         let mut scaled = Vec::new();
         let mut values = vec![0.0; BLOCK * width];
         let mut packed = vec![0.0; BLOCK * panels.width];
-        let end = n.min((part + 1) * TASK);
-        for first in (part * TASK..end).step_by(BLOCK) {
-            let len = BLOCK.min(end - first);
+        let mut total = vec![0.0f64; sums.len()];
+        for first in keys.clone().step_by(BLOCK) {
+            let len = BLOCK.min(keys.end - first);
             let row = |i: usize| (outer * n + first + i) * inner + inner_index;
             let batch = outer / self.problem.outer_per_batch();
             // A masked key is not read: whatever it holds cannot spread.
@@ -96,8 +103,11 @@ impl Write<'_> {
                     }
                 }
             }
+            if first + len == keys.end || (first + len - keys.start).is_multiple_of(CHUNK) {
+                total.iter_mut().zip(&mut sums).for_each(|(total, sum)| *total += f64::from(std::mem::take(sum)));
+            }
         }
-        sums
+        total
     }
 }
 
