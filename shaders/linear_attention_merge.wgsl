@@ -1,13 +1,14 @@
-// linear_attention_merge: sums of parts, in their order.
+// linear_attention_merge: sums of parts, up to `fan_in` of them in each, in their order.
 //
-//   parts [n_parts, n] · sum [n]
-//{% if has_other %} · other [n], added last{% endif %}
+//   parts [n_parts, n] · sum [n_parts / fan_in, n], rounded up
+//{% if has_other %} · other [n], added last; there is one sum{% endif %}
 //
-// A thread for each sum, 64 in a workgroup; no workgroup memory.
+// A thread for each number, 64 in a workgroup; no workgroup memory.
 
 struct Params {
   n: u32,
   n_parts: u32,
+  fan_in: u32,
 }
 
 @group(0) @binding(0) var<storage, read> parts: array<f32>;
@@ -26,12 +27,13 @@ fn main(
   @builtin(local_invocation_index) thread: u32,
 ) {
   let i = group_index(group_id, group_count) * 64u + thread;
-  if (i >= params.n) {
+  let first = (i / params.n) * params.fan_in;
+  if (first >= params.n_parts) {
     return;
   }
   var total = 0.0;
-  for (var part = 0u; part < params.n_parts; part++) {
-    total += parts[part * params.n + i];
+  for (var part = first; part < min(first + params.fan_in, params.n_parts); part++) {
+    total += parts[part * params.n + i % params.n];
   }
 //# if has_other
   total += other[i];

@@ -7,7 +7,8 @@
 // `width` is v_dim, or one more: the last column is then the sum of the features. Heads are in
 // `inner` (projected tokens) or in `outer` (head-major). A workgroup of 64 threads makes a tile
 // of 32 features x 32 columns of one part, each thread 4 x 4 of them, and computes the features
-// of 8 keys at a time into workgroup memory: 2048 bytes. The features are never stored.
+// of 8 keys at a time into workgroup memory: 2048 bytes. The features are never stored. Sums of
+// 32 keys are added to those before, so that rounding errors stay small.
 
 struct Params {
   n: u32,
@@ -55,7 +56,7 @@ fn value(row: u32, column: u32) -> f32 {
   if (column < params.v_dim) {
     return v[row * params.v_dim + column];
   }
-  return select(0.0, 1.0, column < params.width);
+  return 0.0;
 }
 
 @compute @workgroup_size(64)
@@ -71,7 +72,7 @@ fn main(
   }
   let group = params.first_group + local;
   let feature_tiles = (params.n_features + 31u) / 32u;
-  let column_tiles = (params.width + 31u) / 32u;
+  let column_tiles = (params.v_dim + 31u) / 32u;
   let column0 = (group % column_tiles) * 32u;
   let feature0 = ((group / column_tiles) % feature_tiles) * 32u;
   let which = group / (column_tiles * feature_tiles);
@@ -82,11 +83,17 @@ fn main(
   let end = min((part + 1u) * params.part, params.n);
 
 //# for r in range(4)
+  var total{{ r }} = vec4(0.0);
   var sum{{ r }} = vec4(0.0);
 //# endfor
+//# if has_sums
+  var feature_total = vec4(0.0);
+  var feature_sum = vec4(0.0);
+//# endif
   let slot_key = thread / 8u;
   let slot = thread % 8u;
-  for (var first = part * params.part; first < end; first += 8u) {
+  let start = part * params.part;
+  for (var first = start; first < end; first += 8u) {
     let key = first + slot_key;
     var features = vec4(0.0);
     var values = vec4(0.0);
@@ -111,18 +118,36 @@ fn main(
       sum1 += a.y * b;
       sum2 += a.z * b;
       sum3 += a.w * b;
+//# if has_sums
+      feature_sum += a;
+//# endif
     }
     workgroupBarrier();
+    if ((first - start) % 32u == 24u || first + 8u >= end) {
+//# for r in range(4)
+      total{{ r }} += sum{{ r }};
+      sum{{ r }} = vec4(0.0);
+//# endfor
+//# if has_sums
+      feature_total += feature_sum;
+      feature_sum = vec4(0.0);
+//# endif
+    }
   }
 //# for r in range(4)
   {
     let f = feature0 + (thread / 8u) * 4u + {{ r }}u;
     for (var c = 0u; c < 4u; c++) {
       let column = column0 + (thread % 8u) * 4u + c;
-      if (f < params.n_features && column < params.width) {
-        partial[(which * params.n_features + f) * params.width + column] = sum{{ r }}[c];
+      if (f < params.n_features && column < params.v_dim) {
+        partial[(which * params.n_features + f) * params.width + column] = total{{ r }}[c];
       }
     }
+//# if has_sums
+    if (f < params.n_features && column0 == 0u && thread % 8u == 0u) {
+      partial[(which * params.n_features + f) * params.width + params.v_dim] = feature_total[{{ r }}];
+    }
+//# endif
   }
 //# endfor
 }

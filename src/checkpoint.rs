@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet, HashMap},
+    io::Write,
     path::Path,
 };
 
@@ -113,8 +114,14 @@ impl Checkpoint {
                 Err(Error::MissingParameter { name, expected }) => (name, expected),
                 Err(other) => return Err(other),
             };
+            if n_elements(&shape) as u64 > MAX_BYTES / 4 {
+                let requested = 4 * n_elements(&shape) as u64;
+                return Err(Error::LimitExceeded { limit: "bytes of one parameter", requested, allowed: MAX_BYTES });
+            }
             let numbers = std::iter::repeat_with(&mut uniform).take(n_elements(&shape));
             let numbers: Vec<f32> = match shape.as_slice() {
+                // Random features: rows of the papers' length.
+                _ if name.ends_with("qk_orf") => numbers.map(|x| 3.0f32.sqrt() * x).collect(),
                 [.., n, m] => numbers.map(|x| x * (6.0 / (n + m) as f32).sqrt()).collect(),
                 _ if name.ends_with("scale") => numbers.map(|x| 1.0 + 0.1 * x).collect(),
                 _ => numbers.map(|x| 0.1 * x).collect(),
@@ -128,7 +135,7 @@ impl Checkpoint {
         self.metadata.insert(key.to_owned(), value.into());
     }
 
-    /// A safetensors file of the parameters and metadata, the same bytes for the same content.
+    /// A safetensors file of the parameters and metadata.
     ///
     /// # Errors
     /// Names or sizes that the format cannot hold.
@@ -151,17 +158,33 @@ impl Checkpoint {
         safetensors::serialize(views, metadata).map_err(refused)
     }
 
-    /// Writes [`Checkpoint::to_bytes`] to a file, which is replaced whole or not at all.
+    /// Writes [`Checkpoint::to_bytes`] to a file, which is replaced whole or not at all, by way
+    /// of a file `.part` beside it. One writer at a time.
     ///
     /// # Errors
-    /// As [`Checkpoint::to_bytes`]; the file cannot be written.
+    /// As [`Checkpoint::to_bytes`]; more than [`MAX_BYTES`], which could not be read again; the
+    /// file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let io = |source| Error::Io { path: path.display().to_string(), source };
+        let bytes = self.to_bytes()?;
+        if bytes.len() as u64 > MAX_BYTES {
+            let requested = bytes.len() as u64;
+            return Err(Error::LimitExceeded { limit: "checkpoint size in bytes", requested, allowed: MAX_BYTES });
+        }
         let mut beside = path.as_os_str().to_owned();
         beside.push(".part");
-        std::fs::write(&beside, self.to_bytes()?).map_err(io)?;
-        std::fs::rename(&beside, path).map_err(io)
+        let write = || {
+            let mut file = std::fs::File::create(&beside)?;
+            file.write_all(&bytes)?;
+            // The contents reach the disk before the name does.
+            file.sync_all()?;
+            std::fs::rename(&beside, path)
+        };
+        write().map_err(|source| {
+            // What is half written is of no use, and the first error says why.
+            let _ = std::fs::remove_file(&beside);
+            Error::Io { path: path.display().to_string(), source }
+        })
     }
 
     /// A number that differs between parameters that differ (FNV-1a over names, shapes and

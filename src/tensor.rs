@@ -200,20 +200,23 @@ impl PendingRead {
 
 /// Which of some keys exist: booleans of any shape, on a device.
 #[derive(Clone, Debug)]
-pub struct Mask(Tensor, Arc<Vec<f32>>);
+pub struct Mask(Tensor, Arc<Vec<u64>>);
 
 impl Mask {
     /// Copies booleans to the device; `true` keeps the key.
+    ///
+    /// # Errors
+    /// `keep` does not fill the shape; the device has no room.
     pub fn new(device: &Device, shape: &[usize], keep: &[bool]) -> Result<Self> {
         let numbers: Vec<f32> = keep.iter().map(|&keep| f32::from(u8::from(keep))).collect();
         let tensor = Tensor::new(device, shape, &numbers)?;
         let row = shape.last().copied().unwrap_or(1).max(1);
-        let counts = numbers.chunks(row).map(|row| row.iter().filter(|keep| **keep > 0.0).count() as f32);
+        let counts = numbers.chunks(row).map(|row| row.iter().filter(|keep| **keep > 0.0).count() as u64);
         Ok(Self(tensor, Arc::new(counts.collect())))
     }
 
     /// How many keys each row of the last dimension keeps.
-    pub(crate) fn counts(&self) -> &[f32] {
+    pub(crate) fn counts(&self) -> &[u64] {
         &self.1
     }
 

@@ -7,7 +7,7 @@ use support::devices;
 use wgpu_attention::{
     Device, Error, Mask, Tensor,
     checkpoint::Checkpoint,
-    models::tnp_kr::{Config, Context, Locations, TnpKr},
+    models::tnp_kr::{AttentionConfig, Config, Context, KrBlock, Locations, TnpKr},
     ops::{
         Activation, Bias, BiasTerm, Distance, FeatureKind, FeatureMap, Kernel, Linear, LinearAttention, LinearState,
         Normalizer, Rows, ScanAttention, concat, feature_map, layer_norm, linear, merge_attention, random_features,
@@ -160,16 +160,23 @@ fn linear_attention() {
             refused(attention.write(&k, &v, None), &["floor", "above zero"]);
         }
         let state = attention.write(&k, &v, None).unwrap();
-        refused(attention.read(&t(&[2, 3, 8]), &state), &["state", "[1, 2, 6, 4]", "[2, 2, 6, width]"]);
-        refused(favor(4).read(&t(&[1, 3, 16]), &state), &["state", "[1, 4, 6, width]"]);
+        refused(attention.read(&t(&[2, 3, 8]), &state), &["state", "[1, 2, 6, 4]", "[2, 2, 6, 4]"]);
+        refused(favor(4).read(&t(&[1, 3, 16]), &state), &["state", "[1, 4, 6, 4]"]);
         let wider = LinearAttention::favor(2, t(&[7, 4]));
-        refused(wider.read(&k, &state), &["state", "[1, 2, 7, width]"]);
+        refused(wider.read(&k, &state), &["state", "[1, 2, 7, 4]"]);
         refused(attention.read(&t(&[1, 3, 8, 1]), &state), &["q", "[1, 3, 8, 1]"]);
-        let strange = LinearState { n_keys: t(&[3]), ..state.clone() };
+        let strange = LinearState { n_keys: vec![5; 3], ..state.clone() };
         refused(attention.read(&k, &strange), &["state"]);
         let narrow = LinearState { sums: t(&[1, 2, 6, 1]), ..state.clone() };
         refused(attention.read(&k, &narrow), &["state"]);
         refused(state.merge(&narrow), &["[1, 2, 6, 4]", "[1, 2, 6, 1]"]);
+        // The sums of features are missing, or would be taken for a value.
+        let plain = LinearAttention { normalizer: Normalizer::None, ..attention.clone() };
+        refused(plain.read(&k, &state), &["state", "[1, 2, 6, 4]", "[1, 2, 6, 3]", "None"]);
+        refused(attention.read(&k, &plain.write(&k, &v, None).unwrap()), &["[1, 2, 6, 3]", "FeatureSum"]);
+        refused(state.merge(&plain.write(&k, &t(&[1, 5, 8]), None).unwrap()), &["[1, 2, 6, 4]"]);
+        refused(feature_map(&t(&[3, 0]), &FeatureMap::softmax(t(&[4, 0]))), &["x", "head_dim > 0"]);
+        refused(feature_map(&k, &FeatureMap::identity(f32::NAN)), &["scale", "NaN"]);
         let none = FeatureMap { kind: FeatureKind::Relu, projection: None, scale: 1.0 };
         refused(feature_map(&k, &none), &["projection", "none for Relu"]);
         let both = FeatureMap { projection: Some(t(&[6, 8])), ..FeatureMap::identity(1.0) };
@@ -177,8 +184,8 @@ fn linear_attention() {
         refused(feature_map(&k, &FeatureMap::softmax(t(&[0, 8]))), &["projection", "[0, 8]"]);
         refused(feature_map(&k, &FeatureMap::softmax(t(&[8]))), &["projection", "[8]"]);
         refused(feature_map(&t(&[]).reshape(&[]).unwrap(), &FeatureMap::identity(1.0)), &["x", "head_dim"]);
-        for (n, d) in [(0, 4), (4, 0), (1 << 17, 1), (1 << 16, 1 << 16)] {
-            refused(random_features(&device, 0, n, d, Rows::Orthogonal), &["n_features and head_dim", "65536"]);
+        for (n, d) in [(0, 4), (4, 0), (1, 1025), (1 << 18, 8), (usize::MAX, 2)] {
+            refused(random_features(&device, 0, n, d, Rows::Orthogonal), &["n_features and head_dim", "2^20"]);
         }
         refused(concat(&t(&[2, 3]), 0..3, &t(&[3, 3])), &["[2, 3]", "[3, 3]"]);
         refused(concat(&t(&[2, 3]), 1..4, &t(&[2, 3])), &["columns", "1..4", "0..3"]);
@@ -196,7 +203,7 @@ fn linear_attention_on_two_devices() {
         refused(attention.write(&far, &far, None), &["different devices"]);
         let state = attention.write(&k, &k, None).unwrap();
         refused(attention.read(&far, &state), &["different devices"]);
-        let of_gpu = LinearState { sums: state.sums.to(there).unwrap(), n_keys: state.n_keys.to(there).unwrap() };
+        let of_gpu = LinearState { sums: state.sums.to(there).unwrap(), ..state.clone() };
         refused(state.merge(&of_gpu), &["different devices"]);
         refused(concat(&k, 0..1, &far), &["different devices"]);
     }
@@ -309,6 +316,28 @@ fn parameters_that_do_not_fit() {
     other = config.clone();
     other.groups.push(other.groups[0].clone());
     refused(TnpKr::new(&device, &other, &checkpoint), &["\"s\"", "twice"]);
+    let linear = Config::performer(2, 1);
+    assert!(linear.check().is_ok());
+    other = linear.clone();
+    other.groups[0].embed = false;
+    refused(other.check(), &["\"s\"", "not embedded"]);
+    other = linear.clone();
+    other.groups[0].bias = config.groups[0].bias.clone();
+    refused(other.check(), &["\"s\"", "only scan attention"]);
+    other = Config::deep_kernel(2, 1);
+    other.groups[0].name = "x".into();
+    refused(other.check(), &["\"s\"", "dim"]);
+    for n_heads in [0, 3] {
+        other = Config::deep_kernel(2, 1);
+        other.attention = match other.attention {
+            AttentionConfig::DeepKernel { proj_qks, proj_vs, .. } => {
+                AttentionConfig::DeepKernel { n_heads, proj_qks, proj_vs }
+            }
+            _ => unreachable!(),
+        };
+        refused(other.check(), &["heads", "multiples"]);
+        refused(checkpoint.load(&device, |parameters| KrBlock::load(parameters, &other)), &["multiples"]);
+    }
     for text in ["{}", "null", r#"{"n_blocks": -1}"#, &serde_json::to_string(&config).unwrap().replace("rbf", "cubic")]
     {
         assert!(serde_json::from_str::<Config>(text).is_err());

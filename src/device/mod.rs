@@ -42,6 +42,15 @@ impl Device {
         Self(Backend::Cpu)
     }
 
+    /// The most bytes that one operand may have where it must be bound whole.
+    pub(crate) fn max_binding(&self) -> usize {
+        match &self.0 {
+            Backend::Cpu => usize::MAX,
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(gpu) => gpu.max_binding().try_into().unwrap_or(usize::MAX),
+        }
+    }
+
     /// A hardware GPU if there is one that opens, else the CPU. Print the device to see
     /// which it is.
     #[cfg(not(target_arch = "wasm32"))]

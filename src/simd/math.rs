@@ -68,7 +68,8 @@ pub(crate) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 #[inline(always)]
 pub(crate) fn exp_unclamped<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const LARGEST: f32 = 88.722_84;
-    let y = x.simd_gt(87.0).select(exp(simd, x - 1.0) * std::f32::consts::E, exp(simd, x));
+    let large = exp(simd, x - 2.0) * (std::f32::consts::E * std::f32::consts::E);
+    let y = x.simd_gt(87.0).select(large, exp(simd, x));
     let y = x.simd_gt(LARGEST).select(S::f32s::splat(simd, f32::INFINITY), y);
     let y = x.simd_lt(-87.0).select(S::f32s::splat(simd, 0.0), y);
     x.simd_eq(x).select(y, x)
@@ -151,6 +152,8 @@ mod tests {
             assert!(relative_error(&x, &map!(level, &x, exp2_saturating), f64::exp2) < ALLOWED);
             let x = grid(-87.0, 87.0);
             assert!(relative_error(&x, &map!(level, &x, exp), f64::exp) < ALLOWED);
+            let x = grid(-87.0, 88.72);
+            assert!(relative_error(&x, &map!(level, &x, exp_unclamped), f64::exp) < 2.0 * ALLOWED);
             let x = grid(1e-6, 1.0);
             assert!(relative_error(&x, &map!(level, &x, atan_unit), f64::atan) < ALLOWED);
             let x = grid(0.0, 5.0);
@@ -168,6 +171,9 @@ mod tests {
             assert_eq!(found, [1.0, most, most, most, least, least]);
             let found = map!(level, &[f32::INFINITY, f32::NEG_INFINITY], exp);
             assert!(found[0].is_finite() && found[0] > 6e37 && found[1] < 2e-38, "{found:?}");
+            let found = map!(level, &[88.73, 1e30, f32::INFINITY, -88.0, f32::NEG_INFINITY], exp_unclamped);
+            assert_eq!(found, [f32::INFINITY, f32::INFINITY, f32::INFINITY, 0.0, 0.0]);
+            assert!(map!(level, &[f32::NAN], exp_unclamped)[0].is_nan());
             assert_eq!(map!(level, &[0.0], atan_unit), [0.0]);
         }
     }

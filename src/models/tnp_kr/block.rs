@@ -88,8 +88,9 @@ impl KrBlock {
     /// Loads a block.
     ///
     /// # Errors
-    /// A parameter is missing or misshapen.
+    /// The configuration contradicts itself; a parameter is missing or misshapen.
     pub fn load(parameters: &Parameters<'_>, config: &Config) -> Result<Self> {
+        config.check()?;
         let width = config.width()?;
         Ok(Self {
             norm: LayerNorm::load(&parameters.scope("norm"), width, EPSILON)?,
@@ -127,23 +128,35 @@ impl KrBlock {
     }
 
     /// What [`KrBlock::write`] returned, from what [`BlockMemory::tensors`] and
-    /// [`BlockMemory::shared_tensors`] named.
+    /// [`BlockMemory::shared_tensors`] named, in that order.
     pub(super) fn restore(
         &self,
-        [first, second]: [Tensor; 2],
+        tensors: Vec<Tensor>,
         coords: Option<Coords<'_>>,
         mask: Option<Mask>,
         masked: bool,
+        n_keys: &[u64],
     ) -> Result<BlockMemory> {
-        match &self.attention {
-            Attention::Scan { biases, .. } => Ok(BlockMemory::Scan(ScanMemory {
-                keys: first,
-                values: second,
+        match (&self.attention, tensors.as_slice()) {
+            (Attention::Scan { biases, .. }, [keys, values]) => Ok(BlockMemory::Scan(ScanMemory {
+                keys: keys.clone(),
+                values: values.clone(),
                 coords: coords.map(|(coords, _)| coords.clone()),
                 mask,
                 terms: terms(biases, coords.map_or(&[][..], |(_, columns)| columns))?,
             })),
-            _ => Ok(BlockMemory::Linear { state: LinearState { sums: first, n_keys: second }, masked }),
+            (Attention::Performer { .. } | Attention::DeepKernel { .. }, [sums]) => {
+                let width = sums.shape().last().copied().unwrap_or(0);
+                let is_performer = matches!(self.attention, Attention::Performer { .. });
+                let state = LinearState {
+                    sums: sums.clone(),
+                    // The last column of a Performer's is the sum of the features.
+                    v_dim: width.saturating_sub(usize::from(is_performer)),
+                    n_keys: n_keys.to_vec(),
+                };
+                Ok(BlockMemory::Linear { state, masked })
+            }
+            _ => Err(refused("memory", &format!("{} tensors", tensors.len()), "what this block wrote")),
         }
     }
 
@@ -292,7 +305,7 @@ impl BlockMemory {
     pub(super) fn tensors(&self) -> Vec<(&'static str, &Tensor)> {
         match self {
             Self::Scan(memory) => vec![("keys", &memory.keys), ("values", &memory.values)],
-            Self::Linear { state, .. } => vec![("sums", &state.sums), ("n_keys", &state.n_keys)],
+            Self::Linear { state, .. } => vec![("sums", &state.sums)],
         }
     }
 
@@ -304,6 +317,14 @@ impl BlockMemory {
                 coords.iter().map(|coords| ("coords", coords)).chain(mask).collect()
             }
             Self::Linear { .. } => Vec::new(),
+        }
+    }
+
+    /// The keys in each batch element; scan attention has no need to count them.
+    pub(super) fn n_keys(&self) -> &[u64] {
+        match self {
+            Self::Scan(_) => &[],
+            Self::Linear { state, .. } => &state.n_keys,
         }
     }
 

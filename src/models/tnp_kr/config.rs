@@ -126,12 +126,20 @@ impl AttentionConfig {
         !matches!(self, Self::Scan { .. })
     }
 
+    /// Every perceptron in it.
+    fn mlps(&self) -> Vec<&MlpConfig> {
+        match self {
+            Self::Scan { proj_qs, proj_ks, proj_vs, proj_out, .. }
+            | Self::Performer { proj_qs, proj_ks, proj_vs, proj_out, .. } => vec![proj_qs, proj_ks, proj_vs, proj_out],
+            Self::DeepKernel { proj_qks, proj_vs, .. } => vec![proj_qks, proj_vs],
+        }
+    }
+
     /// What a block keeps of a context, by name, see [`super::BlockMemory`].
-    pub(super) fn memory_shapes(&self, batch: usize, n: usize) -> Result<[(&'static str, Vec<usize>); 2]> {
-        let linear =
-            |n_heads, n_features, width| [("sums", vec![batch, n_heads, n_features, width]), ("n_keys", vec![batch])];
+    pub(super) fn memory_shapes(&self, batch: usize, n: usize) -> Result<Vec<(&'static str, Vec<usize>)>> {
+        let linear = |n_heads, n_features, width| vec![("sums", vec![batch, n_heads, n_features, width])];
         Ok(match self {
-            Self::Scan { proj_ks, proj_vs, .. } => [
+            Self::Scan { proj_ks, proj_vs, .. } => vec![
                 ("keys", vec![batch, n, proj_ks.n_out("proj_ks")?]),
                 ("values", vec![batch, n, proj_vs.n_out("proj_vs")?]),
             ],
@@ -176,6 +184,15 @@ impl Config {
         self.obs_dim + embedded.filter_map(|group| group.dim).sum::<usize>() + self.n_values
     }
 
+    /// The width of the widest layer.
+    pub(super) fn widest(&self) -> usize {
+        let mlps = [&self.embed_all, &self.ffn, &self.head].into_iter().chain(self.attention.mlps());
+        let widest = mlps.flat_map(|mlp| &mlp.dims).copied().max().unwrap_or(1);
+        // Coordinates join the tokens.
+        let dims: usize = self.groups.iter().filter_map(|group| group.dim).sum();
+        widest.max(self.n_inputs()).saturating_add(dims).max(1)
+    }
+
     /// Checks that the parts fit together.
     ///
     /// # Errors
@@ -189,7 +206,8 @@ impl Config {
             ));
         }
         // Enough for any model that fits in a file, and no overflow anywhere.
-        let widths = [&self.embed_all, &self.ffn, &self.head].into_iter().flat_map(|mlp| &mlp.dims);
+        let mlps = [&self.embed_all, &self.ffn, &self.head].into_iter().chain(self.attention.mlps());
+        let widths = mlps.flat_map(|mlp| &mlp.dims);
         let is_wide = widths.chain([&self.n_values, &self.obs_dim]).any(|&width| width > 1 << 20);
         if is_wide || self.n_blocks > 1 << 10 || self.n_repeats > 1 << 10 {
             return refused("a width over 2^20, or more than 2^10 blocks or repeats".into());
@@ -233,6 +251,16 @@ impl Config {
         {
             return refused(format!("group {:?} has a bias, which only scan attention can add", group.name));
         }
+        let joins =
+            |group: &GroupConfig| matches!(self.attention, AttentionConfig::DeepKernel { .. }) && group.name == "s";
+        if self.attention.is_linear()
+            && let Some(group) = self.groups.iter().find(|group| !group.embed && !joins(group))
+        {
+            return refused(format!(
+                "group {:?} is not embedded, and without a bias nothing would read its coordinates",
+                group.name
+            ));
+        }
         match &self.attention {
             AttentionConfig::Scan { n_heads, proj_qs, proj_ks, proj_vs, proj_out } => {
                 heads(*n_heads, proj_qs, proj_ks, proj_vs, MAX_HEAD_DIM)?;
@@ -242,22 +270,25 @@ impl Config {
                 if *n_features == 0 || *n_features > 1 << 16 {
                     return refused(format!("n_features is {n_features}, allowed is 1 to 65536"));
                 }
-                heads(*n_heads, proj_qs, proj_ks, proj_vs, 1 << 16)?;
+                heads(*n_heads, proj_qs, proj_ks, proj_vs, MAX_LINEAR_HEAD_DIM)?;
                 ends_in_width("proj_out", proj_out, width)
             }
             AttentionConfig::DeepKernel { n_heads, proj_qks, proj_vs } => {
                 if !self.groups.iter().any(|group| group.name == "s" && matches!(group.dim, Some(1..=64))) {
                     return refused("deep kernel attention needs the group \"s\" with a dim of 1 to 64".into());
                 }
-                heads(*n_heads, proj_qks, proj_qks, proj_vs, 1 << 16)?;
+                heads(*n_heads, proj_qks, proj_qks, proj_vs, MAX_LINEAR_HEAD_DIM)?;
                 ends_in_width("proj_vs", proj_vs, width)
             }
         }
     }
 }
 
+/// More than anybody has trained.
+pub(super) const MAX_LINEAR_HEAD_DIM: usize = 1 << 16;
+
 /// Checks what is split into heads.
-fn heads(n_heads: usize, q: &MlpConfig, k: &MlpConfig, v: &MlpConfig, max_head_dim: usize) -> Result<()> {
+pub(super) fn heads(n_heads: usize, q: &MlpConfig, k: &MlpConfig, v: &MlpConfig, max_head_dim: usize) -> Result<()> {
     let (q, k, v) = (q.n_out("queries")?, k.n_out("keys")?, v.n_out("values")?);
     if n_heads == 0 || q != k || q % n_heads != 0 || v % n_heads != 0 || q.max(v) / n_heads > max_head_dim {
         return Err(Error::Config {

@@ -3,7 +3,10 @@
 
 use std::ops::Range;
 
-use super::block::EPSILON;
+use super::{
+    block::EPSILON,
+    config::{MAX_LINEAR_HEAD_DIM, heads},
+};
 use crate::{
     checkpoint::Parameters,
     error::Result,
@@ -33,7 +36,7 @@ impl DeepKernelAttention {
     /// coordinates of `dim`.
     ///
     /// # Errors
-    /// A parameter is missing or misshapen.
+    /// Widths that are no multiples of `n_heads`; a parameter is missing or misshapen.
     pub fn load(
         parameters: &Parameters<'_>,
         n_heads: usize,
@@ -42,6 +45,7 @@ impl DeepKernelAttention {
         width: usize,
         dim: usize,
     ) -> Result<Self> {
+        heads(n_heads, proj_qks, proj_qks, proj_vs, MAX_LINEAR_HEAD_DIM)?;
         Ok(Self {
             proj_qks: Mlp::load(&parameters.scope("proj_qks"), proj_qks, dim + width)?,
             proj_vs: Mlp::load(&parameters.scope("proj_vs"), proj_vs, width)?,

@@ -207,10 +207,12 @@ impl Network {
         self.blocks.iter().flat_map(|block| std::iter::repeat_n(block, self.config.n_repeats))
     }
 
-    /// Points that pass through the blocks at once: enough to keep the device busy.
+    /// Points that pass through the blocks at once: enough to keep the device busy, not more
+    /// than what one binding holds of the widest layer.
     fn tile(&self, batch: usize) -> usize {
         let points: usize = if self.device == Device::cpu() { 4096 } else { 16_384 };
-        (points / batch).max(64)
+        let widest = self.device.max_binding() / size_of::<f32>() / self.config.widest() / batch;
+        (points / batch).max(64).min(widest).max(1)
     }
 
     /// The context in parts, so that what is between layers stays small; scan attention needs

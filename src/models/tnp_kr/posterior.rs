@@ -87,7 +87,8 @@ impl Posterior {
             );
         };
         let memories = vec![memory.merge(&other.memories[0])?];
-        Ok(Self { n_context: self.n_context + other.n_context, memories, ..self.clone() })
+        let n_context = self.n_context.saturating_add(other.n_context);
+        Ok(Self { n_context, memories, ..self.clone() })
     }
 
     /// Predicts at any number of points; they do not influence each other. No points give an

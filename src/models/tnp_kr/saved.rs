@@ -4,7 +4,7 @@ use std::{ops::Range, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Network, Posterior, TnpKr};
+use super::{Config, Network, Posterior, TnpKr};
 use crate::{
     checkpoint::Checkpoint,
     error::{Error, Result},
@@ -19,12 +19,15 @@ const KEY: &str = "posterior";
 #[serde(deny_unknown_fields)]
 struct Metadata {
     model: String,
+    config: Config,
     /// That of the network's parameters.
     fingerprint: u64,
     batch: usize,
     n_context: usize,
     columns: Vec<Range<usize>>,
     masked: bool,
+    /// Of linear attention: the keys in each batch element.
+    n_keys: Vec<u64>,
 }
 
 impl Network {
@@ -40,7 +43,7 @@ impl Posterior {
     /// device.
     ///
     /// # Errors
-    /// The device was lost; with scan attention, keys that are not finite.
+    /// The device was lost; keys, values or sums that are not finite.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn to_checkpoint(&self) -> Result<Checkpoint> {
         pollster::block_on(self.to_checkpoint_async())
@@ -53,11 +56,13 @@ impl Posterior {
     pub async fn to_checkpoint_async(&self) -> Result<Checkpoint> {
         let metadata = Metadata {
             model: "tnp_kr".into(),
+            config: self.network.config.clone(),
             fingerprint: self.network.fingerprint,
             batch: self.batch,
             n_context: self.n_context,
             columns: self.columns.clone(),
             masked: self.memories.first().is_some_and(|memory| memory.is_masked()),
+            n_keys: self.memories.first().map(|memory| memory.n_keys().to_vec()).unwrap_or_default(),
         };
         let json = serde_json::to_string(&metadata).map_err(|error| Error::Config { message: error.to_string() })?;
         let mut checkpoint = Checkpoint::default();
@@ -109,6 +114,9 @@ impl TnpKr {
                 saved.model, saved.fingerprint, network.fingerprint
             )));
         }
+        if saved.config != *config {
+            return Err(refused("the posterior is of a model with these parameters, but another configuration".into()));
+        }
         let columns_fit = saved.columns.len() == config.groups.len()
             && saved.columns.iter().try_fold(0, |end, c| (c.start == end && c.end >= end).then_some(c.end)).is_some()
             && saved.columns.iter().zip(&config.groups).all(|(c, g)| g.dim.is_none_or(|dim| dim == c.len()));
@@ -120,22 +128,38 @@ impl TnpKr {
             )));
         }
         let points = [saved.batch, saved.n_context];
+        let is_scan = !config.attention.is_linear();
+        let counts_fit = match (is_scan, saved.masked) {
+            (true, _) => saved.n_keys.is_empty(),
+            (false, true) => saved.n_keys.iter().all(|n| (1..=saved.n_context as u64).contains(n)),
+            (false, false) => saved.n_keys.iter().all(|&n| n == saved.n_context as u64),
+        };
+        if !counts_fit || !(is_scan || saved.n_keys.len() == saved.batch) {
+            return Err(refused(format!(
+                "the posterior has {:?} keys of {} observations in {} batch elements",
+                saved.n_keys, saved.n_context, saved.batch
+            )));
+        }
         checkpoint.load(&network.device, |parameters| {
-            let is_scan = !config.attention.is_linear();
             let coords = is_scan.then(|| parameters.tensor("coords", &[saved.batch, saved.n_context, n_columns]));
             let coords = coords.transpose()?;
             let mask = (is_scan && saved.masked).then(|| parameters.numbers("mask", &points)).transpose()?;
             let mask = mask.map(|mask| {
                 let keep: Vec<bool> = mask.iter().map(|&keep| keep > 0.0).collect();
+                if mask.iter().any(|&keep| keep != 0.0 && keep != 1.0)
+                    || keep.chunks(saved.n_context).any(|keep| !keep.contains(&true))
+                {
+                    return Err(refused("the posterior's mask is not one of booleans that keep a point".into()));
+                }
                 Mask::new(&network.device, &points, &keep)
             });
             let mask = mask.transpose()?;
             let restore = |(i, block): (usize, &super::KrBlock)| {
                 let scope = parameters.scope(format!("memory_{i}"));
                 let shapes = config.attention.memory_shapes(saved.batch, saved.n_context)?;
-                let [first, second] = shapes.map(|(name, shape)| scope.tensor(name, &shape));
+                let tensors = shapes.iter().map(|(name, shape)| scope.tensor(name, shape));
                 let coords = coords.as_ref().map(|coords| (coords, &saved.columns[..]));
-                block.restore([first?, second?], coords, mask.clone(), saved.masked)
+                block.restore(tensors.collect::<Result<_>>()?, coords, mask.clone(), saved.masked, &saved.n_keys)
             };
             let memories = network.applications().enumerate().map(restore).collect::<Result<_>>()?;
             Ok(Posterior {

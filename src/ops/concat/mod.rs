@@ -17,7 +17,7 @@ const OP: &str = "concat";
 ///
 /// # Errors
 /// Shapes that differ in more than the last dimension, columns that do not exist, tensors on
-/// different devices.
+/// different devices; on a GPU, an operand larger than one binding.
 pub fn concat(left: &Tensor, columns: Range<usize>, right: &Tensor) -> Result<Tensor> {
     let (Some((&n, rows)), Some((&m, right_rows))) = (left.shape().split_last(), right.shape().split_last()) else {
         return Err(Error::Shape { op: OP, name: "left", found: left.shape().to_vec(), expected: "[.., n]".into() });

@@ -23,7 +23,9 @@ pub enum FeatureKind {
     /// `x` itself; there is no projection. Deep kernel attention, whose features are learned.
     Identity,
     /// `exp(z - |x|^2 / 2) / sqrt(n_features)`: positive features of the softmax kernel, in
-    /// the form that does not overflow (arXiv 2009.14794, lemma 1).
+    /// the form that does not overflow (arXiv 2009.14794, lemma 1). They fall off with the
+    /// square of the length: vectors much longer than 10 have features of zero in f32, and the
+    /// estimate of the kernel is poor well before.
     Softmax,
     /// `max(z, 0)`.
     Relu,
@@ -62,6 +64,10 @@ impl FeatureMap {
 
     /// The number of features of an input of some width.
     pub(crate) fn n_features(&self, op: &'static str, head_dim: usize) -> Result<usize> {
+        if !self.scale.is_finite() {
+            let found = self.scale.to_string();
+            return Err(Error::Argument { op, name: "scale", found, allowed: "a finite number".into() });
+        }
         match (&self.projection, self.kind) {
             (None, FeatureKind::Identity) => Ok(head_dim),
             (Some(projection), kind) if kind != FeatureKind::Identity => match *projection.shape() {
@@ -87,11 +93,20 @@ impl FeatureMap {
 /// that those of all keys never exist at once; this is for those who want to look at them.
 ///
 /// # Errors
-/// A projection of another width, or on another device; one that is missing or too many.
+/// A projection of another width, or on another device; one that is missing or too many; a
+/// scale that is not finite; on a GPU, an operand larger than one binding.
 pub fn feature_map(x: &Tensor, map: &FeatureMap) -> Result<Tensor> {
     let Some((&head_dim, rows)) = x.shape().split_last() else {
         return Err(Error::Shape { op: OP, name: "x", found: vec![], expected: "[.., head_dim]".into() });
     };
+    if head_dim == 0 {
+        return Err(Error::Shape {
+            op: OP,
+            name: "x",
+            found: x.shape().to_vec(),
+            expected: "[.., head_dim], head_dim > 0".into(),
+        });
+    }
     let n_features = map.n_features(OP, head_dim)?;
     check_same_device(OP, x, &[map.projection.as_ref()])?;
     let mut shape = rows.to_vec();

@@ -14,22 +14,23 @@ use crate::{
     },
 };
 
-/// Keys or queries whose features exist at once.
-const BLOCK: usize = 256;
+/// Queries whose features exist at once.
+const QUERIES: usize = 256;
 
-/// Keys whose products are added in f32, block by block; beyond that, in f64.
-const CHUNK: usize = 8 * BLOCK;
+/// Keys whose features exist at once. Their products are added in f32, those sums in f64.
+const KEYS: usize = 64;
 
-/// Sums of a head that exist at once, one for each part of the keys.
-const MAX_PARTS: usize = 64;
+/// Keys of a task at least, and how many tasks a head is cut into at most.
+const PART: usize = 4 * KEYS;
+const MAX_PARTS: usize = 32;
 
 pub(super) fn write(problem: &Problem, map: &FeatureMap, k: &[f32], v: &[f32], keep: Option<&[f32]>) -> Vec<f32> {
     dispatch!(Level::new(), simd => {
         let map = &Map::new(simd, map, problem.head_dim, problem.n_features);
         let task = Write { problem, map, k, v, keep };
         // Parts do not depend on the number of threads, so neither do the bits.
-        let part_len = problem.n.div_ceil(MAX_PARTS).next_multiple_of(CHUNK);
-        let parts = problem.n.div_ceil(part_len.max(1));
+        let part_len = problem.n.div_ceil(MAX_PARTS).max(PART);
+        let parts = problem.n.div_ceil(part_len);
         let all: Vec<(usize, usize)> = (0..problem.outer * problem.inner)
             .flat_map(|head| (0..parts).map(move |part| (head, part * part_len)))
             .collect();
@@ -70,13 +71,13 @@ impl Write<'_> {
         let stride = n_features.next_multiple_of(ROWS);
         let panels = Panels::new(simd, width);
         let mut sums = vec![0.0; n_features * width];
-        let mut features = vec![0.0; BLOCK * stride];
+        let mut features = vec![0.0; KEYS * stride];
         let mut scaled = Vec::new();
-        let mut values = vec![0.0; BLOCK * width];
-        let mut packed = vec![0.0; BLOCK * panels.width];
+        let mut values = vec![0.0; KEYS * width];
+        let mut packed = vec![0.0; KEYS * panels.width];
         let mut total = vec![0.0f64; sums.len()];
-        for first in keys.clone().step_by(BLOCK) {
-            let len = BLOCK.min(keys.end - first);
+        for first in keys.clone().step_by(KEYS) {
+            let len = KEYS.min(keys.end - first);
             let row = |i: usize| (outer * n + first + i) * inner + inner_index;
             let batch = outer / self.problem.outer_per_batch();
             // A masked key is not read: whatever it holds cannot spread.
@@ -103,9 +104,7 @@ impl Write<'_> {
                     }
                 }
             }
-            if first + len == keys.end || (first + len - keys.start).is_multiple_of(CHUNK) {
-                total.iter_mut().zip(&mut sums).for_each(|(total, sum)| *total += f64::from(std::mem::take(sum)));
-            }
+            total.iter_mut().zip(&mut sums).for_each(|(total, sum)| *total += f64::from(std::mem::take(sum)));
         }
         total
     }
@@ -145,7 +144,7 @@ fn outer_product<S: Simd, const C: usize>(
     }
 }
 
-pub(super) fn read(problem: &Problem, map: &FeatureMap, q: &[f32], sums: &[f32], n_keys: &[f32]) -> Vec<f32> {
+pub(super) fn read(problem: &Problem, map: &FeatureMap, q: &[f32], sums: &[f32], n_keys: &[u64]) -> Vec<f32> {
     let Problem { outer, inner, n, v_dim, .. } = *problem;
     let mut y = vec![0.0; outer * n * inner * v_dim];
     if y.is_empty() {
@@ -156,10 +155,10 @@ pub(super) fn read(problem: &Problem, map: &FeatureMap, q: &[f32], sums: &[f32],
         let packed = pack(simd, problem, sums);
         let task = Read { problem, map, q, packed: &packed, n_keys };
         y.par_chunks_mut(n * inner * v_dim).enumerate().for_each(|(outer, y)| {
-            y.par_chunks_mut(BLOCK * inner * v_dim).enumerate().for_each(|(block, y)| {
+            y.par_chunks_mut(QUERIES * inner * v_dim).enumerate().for_each(|(block, y)| {
                 simd.vectorize(
                     #[inline(always)]
-                    || task.run(simd, outer, block * BLOCK, y),
+                    || task.run(simd, outer, block * QUERIES, y),
                 );
             });
         });
@@ -188,7 +187,7 @@ struct Read<'a> {
     map: &'a Map,
     q: &'a [f32],
     packed: &'a [f32],
-    n_keys: &'a [f32],
+    n_keys: &'a [u64],
 }
 
 impl Read<'_> {
@@ -198,10 +197,10 @@ impl Read<'_> {
         let Problem { inner, n, head_dim, n_features, v_dim, width, normalizer, .. } = *self.problem;
         let panels = Panels::new(simd, width);
         let len = y.len() / (inner * v_dim);
-        let mut features = vec![0.0; BLOCK * n_features];
+        let mut features = vec![0.0; QUERIES * n_features];
         let mut scaled = Vec::new();
         let mut values = vec![0.0; ROWS * width];
-        let count = self.n_keys[outer / self.problem.outer_per_batch()].max(1.0);
+        let count = self.n_keys[outer / self.problem.outer_per_batch()].max(1) as f32;
         for head in 0..inner {
             let row = |i: usize| Some(&self.q[((outer * n + first + i) * inner + head) * head_dim..][..head_dim]);
             self.map.apply(simd, row, len, n_features, &mut scaled, &mut features);

@@ -18,6 +18,9 @@ const PART: usize = 256;
 /// Columns and features of a workgroup that writes.
 const TILE: usize = 32;
 
+/// Parts that a thread adds.
+const FAN_IN: usize = 32;
+
 /// Partial sums that exist at once, in numbers.
 const MAX_PARTIAL: usize = 1 << 24;
 
@@ -25,6 +28,8 @@ const MAX_PARTIAL: usize = 1 << 24;
 struct WriteConstants {
     kind: FeatureKind,
     has_mask: bool,
+    /// Whether the sum of the features follows the columns of the values.
+    has_sums: bool,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -96,7 +101,8 @@ pub(super) fn write(
     if problem.n == 0 || len == 0 {
         return Tensor::new(&k.device(), &shape, &vec![0.0; len]);
     }
-    let constants = WriteConstants { kind: map.kind, has_mask: keep.is_some() };
+    let constants =
+        WriteConstants { kind: map.kind, has_mask: keep.is_some(), has_sums: problem.width > problem.v_dim };
     let mut bindings = vec![(0, Access::Read)];
     bindings.extend(map.projection.is_some().then_some((1, Access::Read)));
     bindings.push((2, Access::Read));
@@ -111,7 +117,7 @@ pub(super) fn write(
     let n_parts = problem.n.div_ceil(part);
     gpu.check_bindings(&[k.len(), v.len(), n_parts * len])?;
     let partial = gpu.allocate(n_parts * len)?;
-    let tiles = problem.n_features.div_ceil(TILE) * problem.width.div_ceil(TILE);
+    let tiles = problem.n_features.div_ceil(TILE) * problem.v_dim.div_ceil(TILE);
     let n_groups = n_parts * problem.outer * problem.inner * tiles;
     let of_features = if map.projection.is_some() { problem.head_dim * TILE } else { 0 };
     let cost_of_group = 2.0 * (part * (TILE * TILE + of_features)) as f64;
@@ -131,17 +137,29 @@ pub(super) fn write(
             cost: cost_of_group * groups.len() as f64,
         })?;
     }
-    sum(gpu, &partial, n_parts, None, shape)
+    let mut parts = (partial, n_parts);
+    while parts.1 > FAN_IN {
+        let n_sums = parts.1.div_ceil(FAN_IN);
+        parts = (sum(gpu, &parts.0, parts.1, len, n_sums, None)?, n_sums);
+    }
+    Ok(Tensor::from_gpu(shape, gpu, sum(gpu, &parts.0, parts.1, len, 1, None)?))
 }
 
-/// `parts [n_parts, shape]` added in their order, and then another.
-pub(super) fn sum(
+/// The element-wise sum of two tensors of one shape.
+pub(super) fn add(gpu: &Arc<Gpu>, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let sum = sum(gpu, a.gpu(), 1, a.len(), 1, Some(b))?;
+    Ok(Tensor::from_gpu(a.shape().to_vec(), gpu, sum))
+}
+
+/// `parts [n_parts, n]` added, [`FAN_IN`] at a time and in their order, to `[n_sums, n]`.
+fn sum(
     gpu: &Arc<Gpu>,
     parts: &Buffer,
     n_parts: usize,
+    n: usize,
+    n_sums: usize,
     other: Option<&Tensor>,
-    shape: Vec<usize>,
-) -> Result<Tensor> {
+) -> Result<Buffer> {
     let constants = MergeConstants { has_other: other.is_some() };
     let mut bindings = vec![(0, Access::Read)];
     bindings.extend(other.is_some().then_some((1, Access::Read)));
@@ -149,20 +167,19 @@ pub(super) fn sum(
     let variant =
         Variant { name: "linear_attention_merge", constants: &constants, bindings: &bindings, untrusted: None };
     let pipeline = gpu.pipeline(&variant)?;
-    let n = n_elements(&shape);
     gpu.check_bindings(&[n_parts * n])?;
-    let y = gpu.allocate(n)?;
+    let y = gpu.allocate(n_sums * n)?;
     let mut buffers = vec![parts.first(n_parts * n)];
     buffers.extend(other.map(|other| other.gpu().first(n)));
-    buffers.push(y.first(n));
+    buffers.push(y.first(n_sums * n));
     gpu.dispatch(&Dispatch {
         pipeline: &pipeline,
         buffers: &buffers,
-        params: bytemuck::cast_slice(&[n as u32, n_parts as u32, 0, 0]),
-        n_groups: n.div_ceil(64) as u64,
+        params: bytemuck::cast_slice(&[n as u32, n_parts as u32, FAN_IN as u32, 0]),
+        n_groups: (n_sums * n).div_ceil(64) as u64,
         cost: (n * n_parts) as f64,
     })?;
-    Ok(Tensor::from_gpu(shape, gpu, y))
+    Ok(y)
 }
 
 pub(super) fn read(
@@ -188,6 +205,8 @@ pub(super) fn read(
         Variant { name: "linear_attention_read", constants: &constants, bindings: &bindings, untrusted: None };
     let pipeline = gpu.pipeline(&variant)?;
     gpu.check_bindings(&[q.len(), len, state.sums.len()])?;
+    let n_keys: Vec<f32> = state.n_keys.iter().map(|&n| n as f32).collect();
+    let n_keys = counts.then(|| Tensor::new(&q.device(), &[n_keys.len()], &n_keys)).transpose()?;
     let y = gpu.allocate(len)?;
     let floor = match problem.normalizer {
         Normalizer::FeatureSum { floor } => floor,
@@ -200,7 +219,7 @@ pub(super) fn read(
         let mut buffers = vec![q.gpu().first(q.len())];
         buffers.extend(map.projection.as_ref().map(|projection| projection.gpu().first(projection.len())));
         buffers.push(state.sums.gpu().first(state.sums.len()));
-        buffers.extend(counts.then(|| state.n_keys.gpu().first(state.n_keys.len())));
+        buffers.extend(n_keys.iter().map(|n_keys| n_keys.gpu().first(n_keys.len())));
         buffers.push(y.first(len));
         let mut params = Params::new(problem, map, floor.to_bits());
         (params.first_group, params.n_groups) = (groups.start as u32, groups.len() as u32);
@@ -219,8 +238,8 @@ pub(super) fn read(
 pub(crate) fn variants() -> Vec<(String, Result<String>)> {
     let mut variants = Vec::new();
     for kind in KINDS {
-        for has_mask in [false, true] {
-            let constants = WriteConstants { kind, has_mask };
+        for (has_mask, has_sums) in [(false, false), (false, true), (true, false), (true, true)] {
+            let constants = WriteConstants { kind, has_mask, has_sums };
             let text = shader::expand("linear_attention_write", &constants);
             variants.push((format!("linear_attention_write {constants:?}"), text));
         }

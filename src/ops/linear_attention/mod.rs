@@ -30,8 +30,9 @@ pub enum Normalizer {
     /// a mask. No keys read as zeros.
     KeyCount,
     /// `phi(q) . sum_j phi(k_j)`, but no less than `floor`: the Performer. No keys read as
-    /// zeros. Features that may be negative (gelu, elu) can bring the sum below the floor, and
-    /// then what is read is large.
+    /// zeros, and so do softmax features of keys or queries so long that the sum is far below
+    /// the floor, as in the papers' own code. Features that may be negative (gelu, elu) can
+    /// bring the sum below the floor, and then what is read is large.
     FeatureSum {
         /// The least divisor, above zero; the papers' is 1e-6.
         floor: f32,
@@ -59,8 +60,10 @@ pub struct LinearState {
     /// [`Normalizer::FeatureSum`] the width is `v_dim + 1` and the last column `sum_j phi(k_j)`,
     /// else `v_dim`.
     pub sums: Tensor,
-    /// `[batch]`, how many keys there are.
-    pub n_keys: Tensor,
+    /// The width of a value: of the columns of `sums`, those that are not sums of features.
+    pub v_dim: usize,
+    /// How many keys there are in each batch element.
+    pub n_keys: Vec<u64>,
 }
 
 /// The sizes of one call, checked. Heads are in `inner` (projected) or in `outer` (head-major).
@@ -140,10 +143,10 @@ impl LinearAttention {
     /// Writes keys and their values, of one layout; masked keys, `mask [batch, n]`, are not read
     /// at all. To write more, [`LinearState::merge`] what two writes returned.
     ///
-    /// Features are computed block by block and never stored. Sums of 256 keys are added in a
-    /// fixed order, so that the error of a long sum grows with the number of blocks and the
-    /// same input gives the same bits. A key that is not finite and not masked makes what is
-    /// read not finite.
+    /// Features are computed block by block and never stored. Products of a few dozen keys are
+    /// added in f32, those sums in f64 on the CPU and as a tree on a GPU, always in the same
+    /// order: a long sum keeps its digits, and the same input gives the same bits. A NaN in a
+    /// key or value that is not masked makes what is read NaN.
     ///
     /// # Errors
     /// Shapes that fit neither each other nor the heads and features; different devices; on a
@@ -175,9 +178,8 @@ impl LinearAttention {
         check_same_device(WRITE, k, &[Some(v), mask.map(Mask::tensor), self.features.projection.as_ref()])?;
         let n_keys = match mask {
             Some(mask) if problem.n > 0 => mask.counts().to_vec(),
-            _ => vec![problem.n as f32; problem.batch],
+            _ => vec![problem.n as u64; problem.batch],
         };
-        let n_keys = Tensor::new(&k.device(), &[problem.batch], &n_keys)?;
         let keep = mask.map(Mask::tensor);
         let sums = match k.storage() {
             Storage::Cpu(_) => {
@@ -187,39 +189,40 @@ impl LinearAttention {
             #[cfg(feature = "gpu")]
             Storage::Gpu(gpu, _) => gpu::write(gpu, &problem, &self.features, k, v, keep)?,
         };
-        Ok(LinearState { sums, n_keys })
+        Ok(LinearState { sums, v_dim: v_sizes[3], n_keys })
     }
 
     /// Reads with queries of either layout: `phi(q)` times the sums, divided as the normaliser
     /// says, in the layout of the queries.
     ///
     /// # Errors
-    /// A state of another batch, number of heads or features; different devices; on a GPU, an
-    /// operand larger than one binding.
+    /// A state of another batch, number of heads or features, or one that lacks the sums of the
+    /// normaliser; different devices; on a GPU, an operand larger than one binding. That the
+    /// state was written with the same feature map cannot be checked.
     pub fn read(&self, q: &Tensor, state: &LinearState) -> Result<Tensor> {
         let (sizes, head_major) = layout(READ, "q", q, self.n_heads)?;
-        let extra = usize::from(matches!(self.normalizer, Normalizer::FeatureSum { .. }));
-        let v_dim = state.sums.shape().last().map_or(0, |width| width.saturating_sub(extra));
+        let v_dim = state.v_dim;
         let problem = self.problem(READ, sizes, head_major, v_dim)?;
-        if *state.sums.shape() != problem.state_shape() || v_dim == 0 || *state.n_keys.shape() != [problem.batch] {
-            let [batch, n_heads, n_features, _] = problem.state_shape();
+        if *state.sums.shape() != problem.state_shape() || v_dim == 0 || state.n_keys.len() != problem.batch {
+            let [batch, n_heads, n_features, width] = problem.state_shape();
+            let normalizer = self.normalizer;
             return Err(Error::Shape {
                 op: READ,
                 name: "state",
                 found: state.sums.shape().to_vec(),
                 expected: format!(
-                    "[{batch}, {n_heads}, {n_features}, width]: batch, heads and features of the queries"
+                    "[{batch}, {n_heads}, {n_features}, {width}]: batch, heads and features of the queries, \
+                     values of width {v_dim}, and what {normalizer:?} needs"
                 ),
             });
         }
-        let others = [Some(&state.sums), Some(&state.n_keys), self.features.projection.as_ref()];
-        check_same_device(READ, q, &others)?;
+        check_same_device(READ, q, &[Some(&state.sums), self.features.projection.as_ref()])?;
         let mut shape = q.shape().to_vec();
         shape.pop();
         shape.push(if head_major { v_dim } else { problem.n_heads * v_dim });
         match q.storage() {
             Storage::Cpu(_) => {
-                let y = cpu::read(&problem, &self.features, q.cpu(), state.sums.cpu(), state.n_keys.cpu());
+                let y = cpu::read(&problem, &self.features, q.cpu(), state.sums.cpu(), &state.n_keys);
                 Ok(Tensor::from_cpu(shape, y))
             }
             #[cfg(feature = "gpu")]
@@ -229,13 +232,19 @@ impl LinearAttention {
 }
 
 impl LinearState {
-    /// What writing both sets of keys would have kept. Commutative to the bit, associative to
-    /// rounding.
+    /// What writing both sets of keys, with one feature map, would have kept. Commutative to the
+    /// bit, associative to rounding.
+    ///
+    /// Sums are f32: what is merged should not be millions of times smaller than what it is
+    /// merged with, or it is lost in rounding. Collect small writes before they join a large state.
     ///
     /// # Errors
     /// States of different shapes or on different devices.
     pub fn merge(&self, other: &Self) -> Result<Self> {
-        if self.sums.shape() != other.sums.shape() || self.n_keys.shape() != other.n_keys.shape() {
+        if self.sums.shape() != other.sums.shape()
+            || self.v_dim != other.v_dim
+            || self.n_keys.len() != other.n_keys.len()
+        {
             return Err(Error::ShapeMismatch {
                 op: MERGE,
                 left_name: "one state",
@@ -245,8 +254,9 @@ impl LinearState {
                 rule: "both must be of the same batch, heads, features and width",
             });
         }
-        check_same_device(MERGE, &self.sums, &[Some(&other.sums), Some(&self.n_keys), Some(&other.n_keys)])?;
-        Ok(Self { sums: add(&self.sums, &other.sums)?, n_keys: add(&self.n_keys, &other.n_keys)? })
+        check_same_device(MERGE, &self.sums, &[Some(&other.sums)])?;
+        let n_keys = self.n_keys.iter().zip(&other.n_keys).map(|(a, b)| a.saturating_add(*b)).collect();
+        Ok(Self { sums: add(&self.sums, &other.sums)?, v_dim: self.v_dim, n_keys })
     }
 }
 
@@ -257,6 +267,6 @@ fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
             Ok(Tensor::from_cpu(a.shape().to_vec(), sums))
         }
         #[cfg(feature = "gpu")]
-        Storage::Gpu(gpu, _) => gpu::sum(gpu, a.gpu(), 1, Some(b), a.shape().to_vec()),
+        Storage::Gpu(gpu, _) => gpu::add(gpu, a, b),
     }
 }
