@@ -103,7 +103,7 @@ impl Config {
                 return refused(format!("{name} is {found}, allowed is 1 to {most}"));
             }
         }
-        if self.d_model % self.n_heads != 0 || self.d_model / self.n_heads > MAX_HEAD_DIM {
+        if !self.d_model.is_multiple_of(self.n_heads) || self.d_model / self.n_heads > MAX_HEAD_DIM {
             return refused(format!(
                 "d_model {} is not a multiple of n_heads {} with heads of at most {MAX_HEAD_DIM} numbers",
                 self.d_model, self.n_heads
