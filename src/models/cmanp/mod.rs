@@ -26,6 +26,8 @@
 mod attention;
 mod block;
 mod config;
+mod covariance;
+mod joint;
 mod points;
 mod posterior;
 mod saved;
@@ -35,6 +37,8 @@ use std::{path::Path, sync::Arc};
 pub use attention::{Attention, FeedForward, PreNormAttention, PreNormFeedForward};
 pub use block::{Cmab, CmabQueries, CmabSizes, DecoderLayer, LatentBlock};
 pub use config::{Config, CovarianceConfig, CovarianceKind};
+pub use covariance::TransformerLayer;
+pub use joint::{Evaluation, JointPrediction, MAX_JOINT};
 pub use points::Context;
 pub use posterior::{Posterior, Prediction};
 
@@ -46,6 +50,7 @@ use crate::{
     tensor::Tensor,
 };
 use block::{Encoder, Latents};
+use covariance::Covariance;
 use points::Points;
 
 /// A trained CMANP, CMANP-AND or LBANP. Cheap to clone.
@@ -65,7 +70,9 @@ struct Network {
     encoder: Encoder,
     decoder: Vec<DecoderLayer>,
     norm: LayerNorm,
+    /// A CMANP-AND has it, too, and does not use it.
     predictor: Mlp,
+    covariance: Option<Covariance>,
     /// That of the checkpoint.
     fingerprint: u64,
 }
@@ -152,6 +159,7 @@ impl Network {
             decoder: decoder.collect::<Result<_>>()?,
             norm: LayerNorm::load_torch(&parameters.scope("norm"), width)?,
             predictor: Mlp::load_torch(&parameters.scope("predictor"), width, &heads)?,
+            covariance: Covariance::load(parameters, config)?,
             fingerprint: checkpoint.fingerprint(),
             device: parameters.device().clone(),
             config: config.clone(),
