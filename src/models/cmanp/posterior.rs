@@ -8,6 +8,7 @@ use std::{
 use super::{
     Network,
     block::{CmabQueries, Encoder},
+    config::Config,
     points::{Context, Points},
 };
 use crate::{
@@ -112,6 +113,11 @@ impl Posterior {
     /// How many observations were taken in, in each batch element.
     pub fn n_points(&self) -> &[u64] {
         &self.n_points
+    }
+
+    /// The architecture of the model.
+    pub fn config(&self) -> &Config {
+        &self.network.config
     }
 
     /// Independent data sets.
