@@ -104,7 +104,7 @@ impl Inputs<'_> {
             return;
         }
         for state in states {
-            let scale = f64::from(state[0] - sum.reference).exp();
+            let scale = if state[0] == sum.reference { 1.0 } else { f64::from(state[0] - sum.reference).exp() };
             sum.weights += scale * whole(state[1], state[2]);
             let (high, low) = state[3..].split_at(width);
             for ((sum, &high), &low) in sum.sums.iter_mut().zip(high).zip(low) {
