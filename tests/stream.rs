@@ -166,7 +166,9 @@ fn a_killed_stream_goes_on_without_losing_or_repeating_a_point() {
             state.is_ok_and(|state| !state.metadata("stream").unwrap().contains(&format!("\"n_rows\":{n},")));
         n_midway += usize::from(is_midway);
         succeeds(&mut stream(&name));
-        assert_eq!(results(&folder, &name, n as u64), truth, "run {i}");
+        let found = results(&folder, &name, n as u64);
+        assert_eq!((found.0, &found.1, &found.2), (truth.0, &truth.1, &truth.2), "run {i}");
+        assert!(found.3 == truth.3, "run {i}: other predictions");
     }
     println!("{n_kills} kills; {n_midway} of 20 last runs went on from the middle");
     assert!(n_kills >= 20 && n_midway >= 5, "{n_kills} kills, {n_midway} midway: the kills came too late");
@@ -185,7 +187,8 @@ fn rows_that_are_not_finite_are_rejected_and_change_nothing() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("3 points, 2 lines rejected"));
     let (state, posterior, _, predictions) = results(&folder, "bad", 3);
     let truth = results(&folder, "good", 3);
-    assert_eq!((state, posterior, predictions), (truth.0, truth.1, truth.3));
+    assert_eq!((state, posterior), (truth.0, truth.1));
+    assert!(predictions == truth.3, "other predictions");
 }
 
 #[test]

@@ -105,8 +105,9 @@ fn main() -> Result<()> {
             if args.score
                 && let Some(posterior) = &posterior
             {
-                progress.score(&posterior.predict(&block.x)?, &block.y, scaling.unit)?;
+                progress.score(&posterior.predict(&block.x)?, &block, scaling.unit)?;
             }
+            progress.remember(&block, model.config().dim_y);
             let before = posterior.as_ref().map_or(0, |posterior| posterior.n_points()[0]);
             let started = Instant::now();
             let now = take_in(&model, posterior.take(), &block)?;

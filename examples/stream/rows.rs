@@ -21,11 +21,11 @@ pub struct ScalingArgs {
     /// the CO2 record].
     #[arg(long, value_name = "FROM,TO", value_parser = range, allow_hyphen_values = true)]
     x_range: Option<(f64, f64)>,
-    /// The value that is subtracted from y at the beginning of the range [default: 311.5 with a
+    /// The value that is subtracted from y at the beginning of the range [default: 309.4 with a
     /// cycle].
     #[arg(long, allow_negative_numbers = true)]
     level: Option<f64>,
-    /// How much more is subtracted for each unit of x [default: 1.31 with a cycle].
+    /// How much more is subtracted for each unit of x [default: 1.3 with a cycle].
     #[arg(long, allow_negative_numbers = true)]
     slope: Option<f64>,
     /// What y is divided by after that [default: 3 with a cycle].
@@ -77,7 +77,7 @@ impl Scaling {
     /// cycle, than what the columns say.
     pub fn new(args: &ScalingArgs, config: &Config) -> Result<Self> {
         let (range, level, slope, unit) =
-            if args.cycle > 0.0 { ((1958.0, 2002.0), 311.5, 1.31, 3.0) } else { ((-2.0, 2.0), 0.0, 0.0, 1.0) };
+            if args.cycle > 0.0 { ((1958.0, 2002.0), 309.4, 1.3, 3.0) } else { ((-2.0, 2.0), 0.0, 0.0, 1.0) };
         let scaling = Self {
             cycle: args.cycle,
             x_range: args.x_range.unwrap_or(range),
@@ -139,6 +139,8 @@ impl Scaling {
 pub struct Block {
     pub x: Vec<f32>,
     pub y: Vec<f32>,
+    /// `y` in the units of the data.
+    pub values: Vec<f64>,
     n: u64,
     /// Whether the input has ended.
     pub is_last: bool,
@@ -212,6 +214,7 @@ impl<'a> Rows<'a> {
             let (x, y) = numbers.split_at(self.n_coordinates);
             block.x.extend(self.scaling.point(x));
             block.y.extend(y.iter().map(|y| ((y - self.scaling.trend(x[0])) / self.scaling.unit) as f32));
+            block.values.extend(y);
             block.n += 1;
         }
         Ok(block)
