@@ -212,7 +212,7 @@ fn draw(args: &Args, scaling: &Scaling, model: &Cmanp, stages: &[Stage]) -> Resu
     let observed = Rows::new(Box::new(file), model.config(), scaling)?.observations()?;
     ensure!(!observed.is_empty(), "{} holds no observation", path.display());
     let svg = args.out.join("stream.svg");
-    plot::draw(&svg, stages, &observed)?;
+    plot::draw(&svg, stages, &observed, |x| scaling.trend(x))?;
     println!("picture   {}", svg.display());
     Ok(())
 }

@@ -22,14 +22,16 @@ const DARK: RGBColor = RGBColor(40, 40, 40);
 
 type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
 
-/// Draws each stage with the observations that it had taken in (dark) and those to come (grey).
-pub fn draw(path: &Path, stages: &[Stage], observed: &[(f64, f64)]) -> Result<()> {
+/// Draws each stage with the observations that it had taken in (dark) and those to come (grey),
+/// all of them minus a trend.
+pub fn draw(path: &Path, stages: &[Stage], observed: &[(f64, f64)], trend: impl Fn(f64) -> f64) -> Result<()> {
+    let observed: Vec<(f64, f64)> = observed.iter().map(|&(x, y)| (x, y - trend(x))).collect();
     let stages = &stages[stages.len().saturating_sub(MAX_PANELS)..];
     let root = SVGBackend::new(path, (WIDTH, PANEL * stages.len() as u32)).into_drawing_area();
     let drawn = || -> Drawn {
         root.fill(&WHITE)?;
         for (area, stage) in root.split_evenly((stages.len(), 1)).iter().zip(stages) {
-            panel(area, stage, observed)?;
+            panel(area, stage, &observed, &trend)?;
         }
         root.present()
     };
@@ -37,7 +39,12 @@ pub fn draw(path: &Path, stages: &[Stage], observed: &[(f64, f64)]) -> Result<()
     drawn().map_err(|error| anyhow!("{error}"))
 }
 
-fn panel(area: &DrawingArea<SVGBackend<'_>, Shift>, stage: &Stage, observed: &[(f64, f64)]) -> Drawn {
+fn panel(
+    area: &DrawingArea<SVGBackend<'_>, Shift>,
+    stage: &Stage,
+    observed: &[(f64, f64)],
+    trend: &impl Fn(f64) -> f64,
+) -> Drawn {
     let text = |size: u32| ("sans-serif", size * SCALE).into_font().color(&DARK);
     let values = observed.iter().map(|(_, y)| *y);
     let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), y| (low.min(y), high.max(y)));
@@ -45,16 +52,23 @@ fn panel(area: &DrawingArea<SVGBackend<'_>, Shift>, stage: &Stage, observed: &[(
     let whole = stage.x[0]..stage.x[stage.x.len() - 1];
     let mut chart = ChartBuilder::on(area)
         .margin(8 * SCALE)
-        .caption(format!("after {} observations: mean, 95%", stage.n_points), text(13))
+        .caption(format!("after {} observations: mean and 95% band, minus the trend", stage.n_points), text(13))
         .x_label_area_size(20 * SCALE)
         .y_label_area_size(45 * SCALE)
         .build_cartesian_2d(whole, low - margin..high + margin)?;
-    chart.configure_mesh().disable_mesh().x_label_formatter(&|x| format!("{x}")).label_style(text(11)).draw()?;
+    chart
+        .configure_mesh()
+        .disable_mesh()
+        .x_label_formatter(&|x| format!("{x}"))
+        .y_label_formatter(&|y| format!("{y}"))
+        .y_labels(6)
+        .label_style(text(11))
+        .draw()?;
     let points = || stage.x.iter().zip(stage.mean.iter().zip(&stage.std));
-    let upper = points().map(|(&x, (mean, std))| (x, mean + 1.96 * std));
-    let lower = points().rev().map(|(&x, (mean, std))| (x, mean - 1.96 * std));
+    let upper = points().map(|(&x, (mean, std))| (x, mean - trend(x) + 1.96 * std));
+    let lower = points().rev().map(|(&x, (mean, std))| (x, mean - trend(x) - 1.96 * std));
     chart.draw_series([Polygon::new(upper.chain(lower).collect::<Vec<_>>(), BAND.filled())])?;
-    let line = points().map(|(&x, (&mean, _))| (x, mean));
+    let line = points().map(|(&x, (&mean, _))| (x, mean - trend(x)));
     chart.draw_series(LineSeries::new(line, BLUE.stroke_width(SCALE)))?;
     let dots = observed.iter().enumerate().map(|(i, &point)| {
         let color = if (i as u64) < stage.n_points { DARK } else { GREY };

@@ -118,7 +118,8 @@ impl Scaling {
         point.into_iter().map(|x| x as f32).collect()
     }
 
-    fn trend(&self, x: f64) -> f64 {
+    /// What is subtracted from y.
+    pub fn trend(&self, x: f64) -> f64 {
         self.level + self.slope * (x - self.x_range.0)
     }
 
