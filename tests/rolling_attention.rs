@@ -207,6 +207,38 @@ fn masked_keys_are_not_read() {
 }
 
 #[test]
+fn values_that_are_not_finite_stay_in_their_head_and_are_not_lost() {
+    let mut random = Random::new(10);
+    let case = stream(&mut random, [2, 2, 3, 20, 4, 5]);
+    for (name, device) in devices() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            for in_keys in [true, false] {
+                // Of the second data set and its first head alone.
+                let mut wrong = stream(&mut Random::new(10), [2, 2, 3, 20, 4, 5]);
+                if in_keys {
+                    wrong.k[2 * 20 * 4 + 4] = bad
+                } else {
+                    wrong.v[2 * 20 * 5 + 5] = bad
+                }
+                let good = Cut { device: &device, case: &case, head_major: true };
+                let wrong = Cut { device: &device, case: &wrong, head_major: true };
+                let bad_first = good.write(Some(&wrong.write(None, &[0, 1])), &[2, 3]);
+                let bad_last = wrong.write(Some(&good.write(None, &[2, 3])), &[0, 1]);
+                let merged = good.write(None, &[5]).merge(&wrong.write(None, &[1])).unwrap();
+                for state in [bad_first, bad_last, merged] {
+                    let values = state.read().unwrap().values.read().unwrap();
+                    let is_finite = |row: &[f32]| row.iter().all(|x| x.is_finite());
+                    let rows: Vec<bool> = values.chunks(3 * 5).map(is_finite).collect();
+                    // A key that is not a number may have no weight instead.
+                    let seen = [true, true, in_keys && rows[2], true];
+                    assert_eq!(rows, seen, "{name}: {bad} in keys: {in_keys}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn huge_logits_neither_overflow_nor_lose_the_state() {
     for scale in [30.0f32, 1000.0] {
         let mut random = Random::new(5);

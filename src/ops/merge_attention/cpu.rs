@@ -52,7 +52,7 @@ impl Inputs<'_> {
             |sum, (i, (merged, lse))| {
                 for (r, (merged, lse)) in merged.chunks_exact_mut(width).zip(lse).enumerate() {
                     self.sum(i * chunk + r, sum);
-                    if sum.reference > 0.5 * MASKED {
+                    if !sum.is_empty() {
                         let scale = 1.0 / sum.weights;
                         merged.iter_mut().zip(&sum.sums).for_each(|(y, x)| *y = (x * scale) as f32);
                         *lse = (f64::from(sum.reference) + sum.weights.ln()) as f32;
@@ -95,12 +95,13 @@ impl Inputs<'_> {
         let of_row = |state: &'_ [f32]| row * state.len() / rows..(row + 1) * state.len() / rows;
         let states = self.states.iter().map(|state| &state[of_row(state)]);
         let parts = || self.log_sum_exp[row..].iter().step_by(rows).copied();
-        let reference = states.clone().map(|state| state[0]).fold(MASKED, f32::max);
-        let largest = if self.n_parts == 0 { MASKED } else { parts().fold(MASKED, f32::max) };
-        sum.reference = if largest > reference + HEADROOM { largest } else { reference };
+        let reference = states.clone().map(|state| state[0]).fold(MASKED, larger);
+        let largest = if self.n_parts == 0 { MASKED } else { parts().fold(MASKED, larger) };
+        let moves = largest.is_nan() || largest > reference + HEADROOM;
+        sum.reference = if moves { largest } else { reference };
         sum.weights = 0.0;
         sum.sums.fill(0.0);
-        if sum.reference <= 0.5 * MASKED {
+        if sum.is_empty() {
             return;
         }
         for state in states {
@@ -130,6 +131,16 @@ impl Row {
     fn new(width: usize) -> Self {
         Self { reference: MASKED, weights: 0.0, sums: vec![0.0; width] }
     }
+
+    /// Whether there was no key; a reference that is not a number comes from one.
+    fn is_empty(&self) -> bool {
+        self.reference <= 0.5 * MASKED
+    }
+}
+
+/// The larger of two, or the one that is not a number: what is wrong must not get lost.
+fn larger(a: f32, b: f32) -> f32 {
+    if a.is_nan() || a >= b { a } else { b }
 }
 
 /// A number as the sum of a large and a small one: 48 bits.

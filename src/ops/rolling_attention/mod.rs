@@ -61,8 +61,9 @@ impl RollingAttention {
     /// a state, begins one. Masked keys, `mask [batch, n_keys]`, are not read.
     ///
     /// The state that is given stays as it is. Any cut of the same keys into writes gives the
-    /// same state up to rounding, see the [module](self). A key or value that is not finite and
-    /// not masked makes what is read not finite.
+    /// same state up to rounding, see the [module](self). A value that is not finite and not
+    /// masked makes what its head reads not finite for good; such a key may do so, or have no
+    /// weight. Check what comes from outside.
     ///
     /// # Errors
     /// As [`scan_attention`](crate::ops::scan_attention()); a state of another shape; on a GPU,
