@@ -1,6 +1,11 @@
-//! What the benches share: devices and random numbers.
+//! What the benches share: devices, random numbers, networks of random parameters.
+#![allow(dead_code)] // each bench uses a part
 
-use wgpu_attention::Device;
+use wgpu_attention::{
+    Device, Error,
+    checkpoint::Checkpoint,
+    models::cmanp::{Cmanp, Config},
+};
 
 /// The CPU and every adapter. A software adapter is named as what it is: its times say nothing
 /// about GPUs.
@@ -26,4 +31,49 @@ pub fn numbers(n: usize) -> Vec<f32> {
         (state >> 8) as f32 / (1 << 23) as f32 - 1.0
     };
     std::iter::repeat_with(next).take(n).collect()
+}
+
+/// The size of the paper's Gaussian-process experiments: 1.3 million parameters.
+pub fn full_size_cmanp(device: &Device) -> Cmanp {
+    cmanp(device, [64, 128, 128, 6])
+}
+
+/// The size of a network for one series.
+pub fn small_cmanp(device: &Device) -> Cmanp {
+    cmanp(device, [16, 32, 16, 2])
+}
+
+fn cmanp(device: &Device, [d_model, dim_feedforward, n_latents, n_layers]: [usize; 4]) -> Cmanp {
+    let config = Config {
+        dim_x: 1,
+        dim_y: 1,
+        d_model,
+        dim_feedforward,
+        n_heads: 4,
+        n_latents,
+        n_latents_per_layer: Some(n_latents),
+        n_layers,
+        emb_depth: 4,
+        bound_std: true,
+        covariance: None,
+    };
+    let mut checkpoint = Checkpoint::default();
+    loop {
+        match Cmanp::new(device, &config, &checkpoint) {
+            Ok(model) => return model,
+            Err(Error::MissingParameter { name, expected }) => {
+                let scale = 1.0 / (*expected.last().unwrap() as f32).sqrt();
+                let drawn = numbers(expected.iter().product()).into_iter().map(|x| scale * x).collect();
+                checkpoint.insert(&name, &expected, drawn).unwrap();
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+/// The memory of this process that is in RAM, where the system says.
+pub fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(1024 * line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?)
 }

@@ -1,10 +1,13 @@
-// merge_attention: partial softmax reads over disjoint keys become one, exactly.
+// merge_attention: what attention read over disjoint keys becomes one, exactly.
 //
-//   values [n_parts, rows, width] · log_sum_exp [n_parts, rows] (natural logarithms)
-//   merged [rows, width] · merged_log_sum_exp [rows]
+//   parts    values [n_parts, rows, width] · log_sum_exp [n_parts, rows] (natural logarithms)
+//   states   up to two, [rows, 3 + 2 width]: the reference m, sum e^(l - m) as two numbers whose
+//            sum it is, sum e^(l - m) values likewise, all large halves before all small ones
+//   result   merged [rows, width] · merged_log_sum_exp [rows], or a state
 //
-// A thread for each merged number, 64 in a workgroup; no workgroup memory. Parts are added in
-// their order. A part at the sentinel has no keys; if all are, the row is zeros.
+// A thread for each merged number, 64 in a workgroup; no workgroup memory. States come before
+// parts, which are added in their order. What is at the sentinel has no keys; if all are, the row
+// is zeros.
 
 struct Params {
   n_parts: u32,
@@ -15,15 +18,54 @@ struct Params {
   // Where the first element is in the last two bindings.
   merged_base: u32,
   merged_lse_base: u32,
+  // How far a part may be above the reference before that moves.
+  headroom: f32,
+  // Zero, which the compiler cannot know.
+  zero: u32,
 }
 
-@group(0) @binding(0) var<storage, read> values: array<f32>;
-@group(0) @binding(1) var<storage, read> log_sum_exp: array<f32>;
-@group(0) @binding(2) var<storage, read_write> merged: array<f32>;
-@group(0) @binding(3) var<storage, read_write> merged_log_sum_exp: array<f32>;
+//# if n_states > 0
+@group(0) @binding(0) var<storage, read> state_0: array<f32>;
+//# endif
+//# if n_states > 1
+@group(0) @binding(1) var<storage, read> state_1: array<f32>;
+//# endif
+//# if has_parts
+@group(0) @binding(2) var<storage, read> values: array<f32>;
+@group(0) @binding(3) var<storage, read> log_sum_exp: array<f32>;
+//# endif
+@group(0) @binding(4) var<storage, read_write> merged: array<f32>;
+//# if not to_state
+@group(0) @binding(5) var<storage, read_write> merged_log_sum_exp: array<f32>;
+//# endif
 @group(1) @binding(0) var<uniform> params: Params;
 
 //# include "lib/group.wgsl"
+
+// A number as the sum of a large and a small one: 48 bits.
+struct Pair {
+  high: f32,
+  low: f32,
+}
+
+// The same number, but no compiler may compute across it as if sums were exact.
+fn rounded(x: f32) -> f32 {
+  return bitcast<f32>(bitcast<u32>(x) ^ params.zero);
+}
+
+fn add(a: Pair, b: Pair) -> Pair {
+  let sum = rounded(a.high + b.high);
+  let from_b = rounded(sum - a.high);
+  let rest = rounded(a.high - rounded(sum - from_b)) + rounded(b.high - from_b);
+  let low = a.low + b.low + rest;
+  let high = rounded(sum + low);
+  return Pair(high, low - rounded(high - sum));
+}
+
+// What is multiplied when the reference moves from `l` to `m`; one, exactly, if it does not.
+fn weight(l: f32, m: f32) -> f32 {
+  return select(select(0.0, exp(l - m), l > 0.5 * params.masked), 1.0, l == m);
+}
 
 @compute @workgroup_size(64)
 fn main(
@@ -36,23 +78,56 @@ fn main(
     return;
   }
   let row = i / params.width;
+  let column = i % params.width;
+  let state_width = 3u + 2u * params.width;
+  var reference = params.masked;
+//# for s in range(n_states)
+  let l_{{ s }} = state_{{ s }}[row * state_width];
+  reference = max(reference, l_{{ s }});
+//# endfor
+//# if has_parts
   var largest = params.masked;
   for (var part = 0u; part < params.n_parts; part++) {
     largest = max(largest, log_sum_exp[part * params.rows + row]);
   }
-  let empty = largest <= 0.5 * params.masked;
-  var weights = 0.0;
-  var sum = 0.0;
+  reference = select(reference, largest, largest > reference + params.headroom);
+//# endif
+  let empty = reference <= 0.5 * params.masked;
+  var weights = Pair(0.0, 0.0);
+  var sum = Pair(0.0, 0.0);
+//# for s in range(n_states)
+  {
+    let scale = weight(l_{{ s }}, reference);
+    let at = row * state_width + 1u;
+    weights = add(weights, Pair(rounded(scale * state_{{ s }}[at]), scale * state_{{ s }}[at + 1u]));
+    let high = state_{{ s }}[at + 2u + column];
+    let low = state_{{ s }}[at + 2u + params.width + column];
+    sum = add(sum, Pair(rounded(scale * high), scale * low));
+  }
+//# endfor
+//# if has_parts
   for (var part = 0u; part < params.n_parts; part++) {
     let l = log_sum_exp[part * params.rows + row];
-    let weight = select(0.0, exp(l - largest), l > 0.5 * params.masked);
-    weights += weight;
-    sum += weight * values[part * params.rows * params.width + i];
+    let w = select(weight(l, reference), 0.0, l <= 0.5 * params.masked);
+    weights = add(weights, Pair(w, 0.0));
+    sum = add(sum, Pair(rounded(w * values[part * params.rows * params.width + i]), 0.0));
   }
+//# endif
+//# if to_state
+  let to = row * state_width;
+  merged[to + 3u + column] = sum.high;
+  merged[to + 3u + params.width + column] = sum.low;
+  if (column == 0u) {
+    merged[to] = reference;
+    merged[to + 1u] = weights.high;
+    merged[to + 2u] = weights.low;
+  }
+//# else
   // An empty row divides by one, not by zero.
-  let total = select(weights, 1.0, empty);
-  merged[params.merged_base + i] = sum / total;
-  if (i % params.width == 0u) {
-    merged_log_sum_exp[params.merged_lse_base + row] = select(largest + log(total), params.masked, empty);
+  let total = select(weights.high + weights.low, 1.0, empty);
+  merged[params.merged_base + i] = (sum.high + sum.low) / total;
+  if (column == 0u) {
+    merged_log_sum_exp[params.merged_lse_base + row] = select(reference + log(total), params.masked, empty);
   }
+//# endif
 }

@@ -79,6 +79,13 @@ pub enum Error {
         batch: Option<usize>,
     },
 
+    /// A covariance that a model predicts has no inverse.
+    #[error("the predicted covariance of {n} numbers is not positive definite; predict fewer points together")]
+    NotPositiveDefinite {
+        /// Numbers that vary together.
+        n: usize,
+    },
+
     /// Inputs live on different devices.
     #[error("{op}: the inputs live on different devices ({left} and {right}); move them with Tensor::to")]
     DeviceMismatch {

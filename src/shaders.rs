@@ -20,6 +20,7 @@ pub fn variants() -> Result<Vec<Shader>> {
     let all = [
         ops::concat::gpu::variants(),
         ops::feature_map::gpu::variants(),
+        ops::geglu::gpu::variants(),
         ops::layer_norm::gpu::variants(),
         ops::linear::gpu::variants(),
         ops::linear_attention::gpu::variants(),

@@ -10,7 +10,8 @@ use wgpu_attention::{
     Device, Mask, Tensor,
     ops::{
         Activation, Bias, BiasTerm, Distance, FeatureKind, FeatureMap, Kernel, Linear, LinearAttention, Normalizer,
-        Rows, ScanAttention, concat, layer_norm, linear, merge_attention, random_features, scan_attention,
+        RollingAttention, Rows, ScanAttention, concat, geglu, layer_norm, linear, merge_attention, random_features,
+        scan_attention,
     },
 };
 
@@ -159,6 +160,42 @@ proptest! {
             let merged = merge_attention(&y, &lse).unwrap();
             let joined = concat(&x, n_in / 3..n_in, &y).unwrap();
             [&y, &normed, &merged.values, &joined].map(|tensor| tensor.read().unwrap())
+        };
+        let cpu = run(&Device::cpu());
+        for (name, device) in gpus().into_iter().take(1) {
+            for (gpu, cpu) in run(&device).iter().zip(&cpu) {
+                assert_twins(gpu, cpu, &name);
+            }
+        }
+    }
+
+    #[test]
+    fn rolling_attention_twins(
+        sizes in (1..3usize, 1..4usize, 1..40usize, 1..30usize, 1..40usize),
+        lengths in proptest::collection::vec(1..100usize, 1..5),
+        has_mask: bool,
+        seed: u64,
+    ) {
+        let (batch, n_heads, n_queries, head_dim, v_dim) = sizes;
+        let run = |device: &Device| {
+            let mut random = Random::new(seed);
+            let mut tensor = |n: usize, dim: usize| {
+                let numbers = random.numbers(batch * n * n_heads * dim);
+                Tensor::new(device, &[batch, n, n_heads * dim], &numbers).unwrap()
+            };
+            let queries = tensor(n_queries, head_dim);
+            let attention = RollingAttention { queries, n_heads: Some(n_heads), scale: None };
+            let mut state = None;
+            for &n in &lengths {
+                let (k, v) = (tensor(n, head_dim), tensor(n, v_dim));
+                let keep: Vec<bool> = (0..batch * n).map(|i| i % 3 != 1).collect();
+                let mask = Mask::new(device, &[batch, n], &keep).unwrap();
+                state = Some(attention.write(state.as_ref(), &k, &v, has_mask.then_some(&mask)).unwrap());
+            }
+            let state = state.unwrap();
+            let read = state.merge(&state).unwrap().read().unwrap();
+            let gated = geglu(&tensor(n_queries, 2 * v_dim)).unwrap();
+            [read.values.read().unwrap(), read.log_sum_exp.read().unwrap(), gated.read().unwrap()]
         };
         let cpu = run(&Device::cpu());
         for (name, device) in gpus().into_iter().take(1) {

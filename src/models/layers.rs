@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     checkpoint::Parameters,
+    device::Device,
     error::{Error, Result},
     ops::{self, Activation, Linear},
     tensor::Tensor,
@@ -45,10 +46,21 @@ impl MlpConfig {
 /// # Errors
 /// A parameter is missing or misshapen.
 pub fn torch_linear(parameters: &Parameters<'_>, n_in: usize, n_out: usize, has_bias: bool) -> Result<Linear> {
-    let weight = parameters.numbers("weight", &[n_out, n_in])?;
-    let transposed: Vec<f32> = (0..n_in).flat_map(|i| (0..n_out).map(move |o| weight[o * n_in + i])).collect();
+    let weight = transposed(parameters.device(), parameters.numbers("weight", &[n_out, n_in])?, n_in)?;
     let bias = has_bias.then(|| parameters.tensor("bias", &[n_out])).transpose()?;
-    Ok(Linear { weight: Tensor::new(parameters.device(), &[n_in, n_out], &transposed)?, bias })
+    Ok(Linear { weight, bias })
+}
+
+/// The rows of a weight `[n_out, n_in]` as the columns that [`Linear`] takes.
+pub(crate) fn transposed(device: &Device, weight: &[f32], n_in: usize) -> Result<Tensor> {
+    let n_out = weight.len() / n_in;
+    let columns: Vec<f32> = (0..n_in).flat_map(|i| (0..n_out).map(move |o| weight[o * n_in + i])).collect();
+    Tensor::new(device, &[n_in, n_out], &columns)
+}
+
+/// `log(1 + e^x)` without overflow.
+pub fn softplus(x: f32) -> f32 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
 /// Dense layers with an activation between them.
@@ -70,6 +82,18 @@ impl Mlp {
             Ok(Linear { weight: dense.tensor("kernel", &[n_in, n_out])?, bias: Some(dense.tensor("bias", &[n_out])?) })
         });
         Ok(Self { layers: layers.collect::<Result<_>>()?, activation: config.activation })
+    }
+
+    /// Loads `0.weight`, `0.bias`, `2.weight` and so on, as a PyTorch `Sequential` of dense layers
+    /// with ReLU between them names its parameters; `dims` are the widths after each layer.
+    ///
+    /// # Errors
+    /// A parameter is missing or misshapen.
+    pub fn load_torch(parameters: &Parameters<'_>, n_in: usize, dims: &[usize]) -> Result<Self> {
+        let inputs = std::iter::once(&n_in).chain(dims);
+        let layers = inputs.zip(dims).enumerate();
+        let layers = layers.map(|(i, (&n_in, &n_out))| torch_linear(&parameters.scope(2 * i), n_in, n_out, true));
+        Ok(Self { layers: layers.collect::<Result<_>>()?, activation: Activation::Relu })
     }
 
     /// `x [.., n_in]` to `[.., n_out]`, plus a residual of that shape.

@@ -2,16 +2,20 @@
 
 pub mod concat;
 pub mod feature_map;
+pub mod geglu;
 pub mod layer_norm;
 pub mod linear;
 pub mod linear_attention;
 pub mod merge_attention;
+pub mod rolling_attention;
 pub mod scan_attention;
 
 pub use concat::concat;
 pub use feature_map::{FeatureKind, FeatureMap, Rows, feature_map, random_features};
+pub use geglu::geglu;
 pub use layer_norm::layer_norm;
 pub use linear::{Activation, Linear, linear};
 pub use linear_attention::{LinearAttention, LinearState, Normalizer};
 pub use merge_attention::merge_attention;
+pub use rolling_attention::{RollingAttention, RollingState};
 pub use scan_attention::{Attention, Bias, BiasTerm, CustomBias, Distance, Kernel, ScanAttention, scan_attention};

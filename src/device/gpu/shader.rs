@@ -21,6 +21,7 @@ const FILES: &[(&str, &str)] = &[
     ("lib/group.wgsl", include_str!("../../../shaders/lib/group.wgsl")),
     ("concat.wgsl", include_str!("../../../shaders/concat.wgsl")),
     ("feature_map.wgsl", include_str!("../../../shaders/feature_map.wgsl")),
+    ("geglu.wgsl", include_str!("../../../shaders/geglu.wgsl")),
     ("layer_norm.wgsl", include_str!("../../../shaders/layer_norm.wgsl")),
     ("linear.wgsl", include_str!("../../../shaders/linear.wgsl")),
     ("linear_attention_merge.wgsl", include_str!("../../../shaders/linear_attention_merge.wgsl")),

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    models::layers::softplus,
     tensor::Tensor,
 };
 
@@ -248,11 +249,6 @@ impl Posterior {
         };
         Prediction { shape: [self.batch, len, n], mean, std, activations }
     }
-}
-
-/// `log(1 + e^x)` without overflow.
-fn softplus(x: f32) -> f32 {
-    x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
 fn softmax(logits: &[f32]) -> Vec<f32> {

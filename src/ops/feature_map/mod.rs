@@ -12,6 +12,7 @@ use crate::{
     error::{Error, Result},
     tensor::{Storage, Tensor, check_same_device},
 };
+pub(crate) use random::normal;
 pub use random::{Rows, random_features};
 
 const OP: &str = "feature_map";

@@ -61,8 +61,8 @@ pub fn random_features(device: &Device, seed: u64, n_features: usize, head_dim: 
     Tensor::new(device, &[n_features, head_dim], &numbers)
 }
 
-/// Box-Muller, with functions that are the same on every platform.
-fn normal(random: &mut ChaCha8Rng) -> f64 {
+/// A standard normal number by Box-Muller, with functions that are the same on every platform.
+pub(crate) fn normal(random: &mut ChaCha8Rng) -> f64 {
     // In (0, 1], so that the logarithm is finite.
     let mut uniform = || ((random.next_u64() >> 11) + 1) as f64 / (1u64 << 53) as f64;
     libm::sqrt(-2.0 * libm::log(uniform())) * libm::cos(TAU * uniform())

@@ -143,7 +143,7 @@ pub(crate) fn gelu_tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 
 /// `x/2 erfc(-x / sqrt 2)`, by way of `erfc(|x| / sqrt 2)`, which keeps its digits in both tails.
 #[inline(always)]
-fn gelu_erf<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+pub(crate) fn gelu_erf<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     // Beyond these the tail is zero in f32, and the square would overflow.
     let near = x.max(GELU_IS_ZERO).min(-GELU_IS_ZERO);
     let square = near * near;

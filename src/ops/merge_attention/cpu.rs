@@ -2,12 +2,33 @@
 
 use rayon::prelude::*;
 
+use super::{HEADROOM, state_width};
 use crate::ops::scan_attention::MASKED;
 
 /// Numbers in a task: enough to be worth a thread.
 const TASK: usize = 1 << 16;
 
-/// Returns the merged values and log-sum-exp.
+/// What is merged.
+pub(crate) struct Inputs<'a> {
+    /// `[rows, 3 + 2 width]` each.
+    pub states: &'a [&'a [f32]],
+    pub n_parts: usize,
+    /// `[n_parts, rows, width]`.
+    pub values: &'a [f32],
+    /// `[n_parts, rows]`.
+    pub log_sum_exp: &'a [f32],
+    pub rows: usize,
+    pub width: usize,
+}
+
+/// One row of the result, before it is divided or split into halves.
+struct Row {
+    reference: f32,
+    weights: f64,
+    sums: Vec<f64>,
+}
+
+/// Returns the merged values and log-sum-exp of parts.
 pub(crate) fn merge_attention(
     n_parts: usize,
     width: usize,
@@ -15,40 +36,119 @@ pub(crate) fn merge_attention(
     log_sum_exp: &[f32],
 ) -> (Vec<f32>, Vec<f32>) {
     let rows = log_sum_exp.len() / n_parts;
-    let mut merged = vec![0.0; rows * width];
-    let mut merged_lse = vec![MASKED; rows];
-    let chunk = (TASK / (n_parts * width).max(1)).max(1);
-    let chunks = merged.par_chunks_mut(chunk * width).zip(merged_lse.par_chunks_mut(chunk));
-    chunks.enumerate().for_each_init(
-        || vec![0.0; n_parts],
-        |weights, (i, (merged, lse))| {
-            for (r, (merged, lse)) in merged.chunks_exact_mut(width).zip(lse).enumerate() {
-                let row = i * chunk + r;
-                *lse = weigh(log_sum_exp[row..].iter().step_by(rows).copied(), weights);
-                for (part, &weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
-                    let values = &values[(part * rows + row) * width..][..width];
-                    merged.iter_mut().zip(values).for_each(|(sum, x)| *sum += weight * x);
-                }
-            }
-        },
-    );
-    (merged, merged_lse)
+    Inputs { states: &[], n_parts, values, log_sum_exp, rows, width }.attention()
 }
 
-/// Writes the weight of each part, all zero where no part has a valid key; returns the merged
-/// log-sum-exp.
-fn weigh(log_sum_exp: impl Iterator<Item = f32> + Clone, weights: &mut [f32]) -> f32 {
-    let largest = log_sum_exp.clone().fold(MASKED, f32::max);
-    if largest <= 0.5 * MASKED {
-        weights.fill(0.0);
-        return MASKED;
+impl Inputs<'_> {
+    /// The merged values and log-sum-exp.
+    pub fn attention(&self) -> (Vec<f32>, Vec<f32>) {
+        let width = self.width;
+        let mut merged = vec![0.0; self.rows * width];
+        let mut merged_lse = vec![MASKED; self.rows];
+        let chunk = self.rows_of_task();
+        let chunks = merged.par_chunks_mut(chunk * width).zip(merged_lse.par_chunks_mut(chunk));
+        chunks.enumerate().for_each_init(
+            || Row::new(width),
+            |sum, (i, (merged, lse))| {
+                for (r, (merged, lse)) in merged.chunks_exact_mut(width).zip(lse).enumerate() {
+                    self.sum(i * chunk + r, sum);
+                    if !sum.is_empty() {
+                        let scale = 1.0 / sum.weights;
+                        merged.iter_mut().zip(&sum.sums).for_each(|(y, x)| *y = (x * scale) as f32);
+                        *lse = (f64::from(sum.reference) + sum.weights.ln()) as f32;
+                    }
+                }
+            },
+        );
+        (merged, merged_lse)
     }
-    let mut total = 0.0;
-    for (weight, lse) in weights.iter_mut().zip(log_sum_exp) {
-        // An empty part is far below any other, so that its weight is zero.
-        *weight = (lse - largest).exp();
-        total += *weight;
+
+    /// The merged state.
+    pub fn state(&self) -> Vec<f32> {
+        let state_width = state_width(self.width);
+        let mut state = vec![0.0; self.rows * state_width];
+        let chunk = self.rows_of_task();
+        state.par_chunks_mut(chunk * state_width).enumerate().for_each_init(
+            || Row::new(self.width),
+            |sum, (i, state)| {
+                for (r, state) in state.chunks_exact_mut(state_width).enumerate() {
+                    self.sum(i * chunk + r, sum);
+                    state[0] = sum.reference;
+                    (state[1], state[2]) = halves(sum.weights);
+                    let (high, low) = state[3..].split_at_mut(self.width);
+                    for ((high, low), &x) in high.iter_mut().zip(low).zip(&sum.sums) {
+                        (*high, *low) = halves(x);
+                    }
+                }
+            },
+        );
+        state
     }
-    weights.iter_mut().for_each(|weight| *weight /= total);
-    largest + total.ln()
+
+    fn rows_of_task(&self) -> usize {
+        (TASK / ((self.n_parts + 2 * self.states.len()) * self.width).max(1)).max(1)
+    }
+
+    /// Sums a row over everything, states first.
+    fn sum(&self, row: usize, sum: &mut Row) {
+        let (rows, width) = (self.rows, self.width);
+        let of_row = |state: &'_ [f32]| row * state.len() / rows..(row + 1) * state.len() / rows;
+        let states = self.states.iter().map(|state| &state[of_row(state)]);
+        let parts = || self.log_sum_exp[row..].iter().step_by(rows).copied();
+        let reference = states.clone().map(|state| state[0]).fold(MASKED, larger);
+        let largest = if self.n_parts == 0 { MASKED } else { parts().fold(MASKED, larger) };
+        let moves = largest.is_nan() || largest > reference + HEADROOM;
+        sum.reference = if moves { largest } else { reference };
+        sum.weights = 0.0;
+        sum.sums.fill(0.0);
+        if sum.is_empty() {
+            return;
+        }
+        for state in states {
+            let scale = if state[0] == sum.reference { 1.0 } else { f64::from(state[0] - sum.reference).exp() };
+            sum.weights += scale * whole(state[1], state[2]);
+            let (high, low) = state[3..].split_at(width);
+            for ((sum, &high), &low) in sum.sums.iter_mut().zip(high).zip(low) {
+                *sum += scale * whole(high, low);
+            }
+        }
+        if self.n_parts == 0 {
+            return;
+        }
+        for (part, lse) in parts().enumerate() {
+            // What is empty is far below any other, so that its weight is zero.
+            let weight = f64::from((lse - sum.reference).exp());
+            if weight != 0.0 {
+                sum.weights += weight;
+                let values = &self.values[(part * rows + row) * width..][..width];
+                sum.sums.iter_mut().zip(values).for_each(|(sum, &x)| *sum += weight * f64::from(x));
+            }
+        }
+    }
+}
+
+impl Row {
+    fn new(width: usize) -> Self {
+        Self { reference: MASKED, weights: 0.0, sums: vec![0.0; width] }
+    }
+
+    /// Whether there was no key; a reference that is not a number comes from one.
+    fn is_empty(&self) -> bool {
+        self.reference <= 0.5 * MASKED
+    }
+}
+
+/// The larger of two, or the one that is not a number: what is wrong must not get lost.
+fn larger(a: f32, b: f32) -> f32 {
+    if a.is_nan() || a >= b { a } else { b }
+}
+
+/// A number as the sum of a large and a small one: 48 bits.
+fn halves(x: f64) -> (f32, f32) {
+    let high = x as f32;
+    (high, (x - f64::from(high)) as f32)
+}
+
+fn whole(high: f32, low: f32) -> f64 {
+    f64::from(high) + f64::from(low)
 }

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
+
+use super::{HEADROOM, state_width};
 use crate::{
     device::gpu::{Access, Buffer, Dispatch, Gpu, Variant, View, shader},
     error::Result,
@@ -11,6 +14,33 @@ use crate::{
 
 /// Threads in a workgroup, each with one merged number.
 const GROUP: usize = 64;
+
+/// The constants of the shader's text.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Constants {
+    n_states: usize,
+    has_parts: bool,
+    to_state: bool,
+}
+
+/// Everything that is ever merged.
+const PARTS: Constants = Constants { n_states: 0, has_parts: true, to_state: false };
+const FIRST_WRITE: Constants = Constants { n_states: 0, has_parts: true, to_state: true };
+const WRITE: Constants = Constants { n_states: 1, has_parts: true, to_state: true };
+const STATES: Constants = Constants { n_states: 2, has_parts: false, to_state: true };
+const READ: Constants = Constants { n_states: 1, has_parts: false, to_state: false };
+
+impl Constants {
+    fn bindings(&self) -> Vec<(u32, Access)> {
+        let mut bindings: Vec<_> = (0..self.n_states as u32).map(|state| (state, Access::Read)).collect();
+        if self.has_parts {
+            bindings.extend([(2, Access::Read), (3, Access::Read)]);
+        }
+        bindings.push((4, Access::Write));
+        bindings.extend((!self.to_state).then_some((5, Access::Write)));
+        bindings
+    }
+}
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -22,7 +52,9 @@ struct Params {
     masked: f32,
     merged_base: u32,
     merged_lse_base: u32,
-    padding: u32,
+    headroom: f32,
+    zero: u32,
+    padding: [u32; 3],
 }
 
 pub(super) fn merge_attention(
@@ -54,8 +86,51 @@ pub(crate) fn merge_into(
     [(merged, merged_base), (merged_lse, merged_lse_base)]: [(View<'_>, u32); 2],
     rows: usize,
 ) -> Result<()> {
-    let bindings = [(0, Access::Read), (1, Access::Read), (2, Access::Write), (3, Access::Write)];
-    let variant = Variant { name: "merge_attention", constants: &(), bindings: &bindings, untrusted: None };
+    let buffers = [values.first(n_parts * rows * width), log_sum_exp.first(n_parts * rows), merged, merged_lse];
+    launch(gpu, PARTS, [n_parts, rows, width], [merged_base, merged_lse_base], &buffers)
+}
+
+/// The state of one or two states, or of one and a part, or of a part alone.
+pub(super) fn merge_states(
+    gpu: &Arc<Gpu>,
+    states: &[&Tensor],
+    part: Option<&Attention>,
+    [rows, width]: [usize; 2],
+) -> Result<Buffer> {
+    let len = rows * state_width(width);
+    gpu.check_bindings(&[len])?;
+    let state = gpu.allocate(len)?;
+    let mut buffers: Vec<View<'_>> = states.iter().map(|state| state.gpu().first(len)).collect();
+    buffers.extend(part.into_iter().flat_map(|part| {
+        [part.values.gpu().first(part.values.len()), part.log_sum_exp.gpu().first(part.log_sum_exp.len())]
+    }));
+    buffers.push(state.first(len));
+    let constants = match (states.len(), part) {
+        (0, _) => FIRST_WRITE,
+        (1, _) => WRITE,
+        _ => STATES,
+    };
+    launch(gpu, constants, [usize::from(part.is_some()), rows, width], [0, 0], &buffers)?;
+    Ok(state)
+}
+
+/// The values and log-sum-exp of a state.
+pub(super) fn read_state(gpu: &Arc<Gpu>, state: &Tensor, [rows, width]: [usize; 2]) -> Result<[Buffer; 2]> {
+    let (values, log_sum_exp) = (gpu.allocate(rows * width)?, gpu.allocate(rows)?);
+    let buffers = [state.gpu().first(state.len()), values.first(rows * width), log_sum_exp.first(rows)];
+    launch(gpu, READ, [0, rows, width], [0, 0], &buffers)?;
+    Ok([values, log_sum_exp])
+}
+
+fn launch(
+    gpu: &Gpu,
+    constants: Constants,
+    [n_parts, rows, width]: [usize; 3],
+    [merged_base, merged_lse_base]: [u32; 2],
+    buffers: &[View<'_>],
+) -> Result<()> {
+    let bindings = constants.bindings();
+    let variant = Variant { name: "merge_attention", constants: &constants, bindings: &bindings, untrusted: None };
     let pipeline = gpu.pipeline(&variant)?;
     let n_groups = (rows * width).div_ceil(GROUP);
     let params = Params {
@@ -66,18 +141,22 @@ pub(crate) fn merge_into(
         masked: MASKED,
         merged_base,
         merged_lse_base,
-        padding: 0,
+        headroom: HEADROOM,
+        zero: 0,
+        padding: [0; 3],
     };
     gpu.dispatch(&Dispatch {
         pipeline: &pipeline,
-        buffers: &[values.first(n_parts * rows * width), log_sum_exp.first(n_parts * rows), merged, merged_lse],
+        buffers,
         params: bytemuck::bytes_of(&params),
         n_groups: n_groups as u64,
-        cost: 4.0 * (n_parts * rows * width) as f64,
+        cost: 16.0 * ((n_parts + 2 * constants.n_states) * rows * width) as f64,
     })
 }
 
-/// The one text of this operation.
+/// Every text that this operation may compile, by name.
 pub(crate) fn variants() -> Vec<(String, Result<String>)> {
-    vec![("merge_attention".into(), shader::expand("merge_attention", &()))]
+    let all = [PARTS, FIRST_WRITE, WRITE, STATES, READ];
+    let name = |constants: &Constants| format!("merge_attention {constants:?}");
+    all.iter().map(|constants| (name(constants), shader::expand("merge_attention", constants))).collect()
 }

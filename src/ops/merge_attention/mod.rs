@@ -1,6 +1,7 @@
 //! The exact merge of attention over disjoint keys. Split keys, a context that does not fit
 //! in memory and the rolling update of constant-memory attention (arXiv 2305.14567,
-//! equation 4) are all this one function.
+//! equation 4) are all this one function: what is merged are results of attention, and the
+//! states of [`rolling_attention`](crate::ops::rolling_attention), which keep more digits.
 
 pub(crate) mod cpu;
 #[cfg(feature = "gpu")]
@@ -9,10 +10,21 @@ pub(crate) mod gpu;
 use crate::{
     error::{Error, Result},
     ops::Attention,
-    tensor::{Storage, Tensor, check_same_device},
+    tensor::{Storage, Tensor, check_same_device, n_elements},
 };
 
 const OP: &str = "merge_attention";
+
+/// How far the log-sum-exp of a part may be above a state's reference before that moves. Sums are
+/// at most `e^8` a part, so that nothing overflows, and a reference that seldom moves is one
+/// that seldom rounds.
+pub(crate) const HEADROOM: f32 = 8.0;
+
+/// Numbers in a row of a state: the reference `m`, `sum e^(l - m)` and `sum e^(l - m) values`,
+/// each sum as a large and a small half.
+pub(crate) fn state_width(width: usize) -> usize {
+    3 + 2 * width
+}
 
 /// Merges `n_parts` partial results of attention, over disjoint keys and for the same
 /// queries, into what attention over all the keys would have read.
@@ -63,4 +75,50 @@ pub fn merge_attention(values: &Tensor, log_sum_exp: &Tensor) -> Result<Attentio
         #[cfg(feature = "gpu")]
         Storage::Gpu(gpu, _) => gpu::merge_attention(gpu, n_parts, width, values, log_sum_exp),
     }
+}
+
+/// The state of what one or two states and a part hold together; `shape` is that of the result,
+/// `[.., 3 + 2 width]`. The caller has checked that all fit and are on one device.
+pub(crate) fn merge_states(states: &[&Tensor], part: Option<&Attention>, shape: Vec<usize>) -> Result<Tensor> {
+    let sizes = sizes(&shape);
+    let Some(first) = states.first().copied().or(part.map(|part| &part.values)) else {
+        return Err(Error::Shape { op: OP, name: "states", found: vec![0], expected: "one or more".into() });
+    };
+    match first.storage() {
+        Storage::Cpu(_) => {
+            let states: Vec<&[f32]> = states.iter().map(|state| state.cpu()).collect();
+            let merged = cpu_inputs(&states, part, sizes).state();
+            Ok(Tensor::from_cpu(shape, merged))
+        }
+        #[cfg(feature = "gpu")]
+        Storage::Gpu(gpu, _) => Ok(Tensor::from_gpu(shape, gpu, gpu::merge_states(gpu, states, part, sizes)?)),
+    }
+}
+
+/// What attention over all the keys of a state reads.
+pub(crate) fn read_state(state: &Tensor, values_shape: Vec<usize>, lse_shape: Vec<usize>) -> Result<Attention> {
+    let sizes = sizes(state.shape());
+    let (values, log_sum_exp) = match state.storage() {
+        Storage::Cpu(_) => {
+            let (values, lse) = cpu_inputs(&[state.cpu()], None, sizes).attention();
+            (Tensor::from_cpu(values_shape, values), Tensor::from_cpu(lse_shape, lse))
+        }
+        #[cfg(feature = "gpu")]
+        Storage::Gpu(gpu, _) => {
+            let [values, lse] = gpu::read_state(gpu, state, sizes)?;
+            (Tensor::from_gpu(values_shape, gpu, values), Tensor::from_gpu(lse_shape, gpu, lse))
+        }
+    };
+    Ok(Attention { values, log_sum_exp })
+}
+
+/// Rows of a state, and columns of its values.
+fn sizes(state: &[usize]) -> [usize; 2] {
+    let state_width = state.last().copied().unwrap_or(3);
+    [n_elements(state) / state_width.max(1), (state_width.max(3) - 3) / 2]
+}
+
+fn cpu_inputs<'a>(states: &'a [&'a [f32]], part: Option<&'a Attention>, [rows, width]: [usize; 2]) -> cpu::Inputs<'a> {
+    let (values, log_sum_exp) = part.map_or((&[][..], &[][..]), |part| (part.values.cpu(), part.log_sum_exp.cpu()));
+    cpu::Inputs { states, n_parts: usize::from(part.is_some()), values, log_sum_exp, rows, width }
 }

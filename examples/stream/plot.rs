@@ -1,0 +1,79 @@
+//! The picture: what was predicted everywhere after so many observations.
+
+use std::path::Path;
+
+use anyhow::{Result, anyhow};
+use plotters::{coord::Shift, prelude::*};
+
+use crate::Stage;
+
+/// Stages that are drawn.
+pub const MAX_PANELS: usize = 4;
+
+// plotters rounds to whole pixels, so everything is drawn at twice the size that it is shown at.
+const SCALE: u32 = 2;
+const WIDTH: u32 = 900 * SCALE;
+const PANEL: u32 = 190 * SCALE;
+
+const BLUE: RGBColor = RGBColor(31, 100, 180);
+const BAND: RGBAColor = RGBAColor(31, 100, 180, 0.2);
+const GREY: RGBColor = RGBColor(170, 170, 170);
+const DARK: RGBColor = RGBColor(40, 40, 40);
+
+type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
+
+/// Draws each stage with the observations that it had taken in (dark) and those to come (grey),
+/// all of them minus a trend.
+pub fn draw(path: &Path, stages: &[Stage], observed: &[(f64, f64)], trend: impl Fn(f64) -> f64) -> Result<()> {
+    let observed: Vec<(f64, f64)> = observed.iter().map(|&(x, y)| (x, y - trend(x))).collect();
+    let stages = &stages[stages.len().saturating_sub(MAX_PANELS)..];
+    let root = SVGBackend::new(path, (WIDTH, PANEL * stages.len() as u32)).into_drawing_area();
+    let drawn = || -> Drawn {
+        root.fill(&WHITE)?;
+        for (area, stage) in root.split_evenly((stages.len(), 1)).iter().zip(stages) {
+            panel(area, stage, &observed, &trend)?;
+        }
+        root.present()
+    };
+    // The error holds a lock and cannot be passed on.
+    drawn().map_err(|error| anyhow!("{error}"))
+}
+
+fn panel(
+    area: &DrawingArea<SVGBackend<'_>, Shift>,
+    stage: &Stage,
+    observed: &[(f64, f64)],
+    trend: &impl Fn(f64) -> f64,
+) -> Drawn {
+    let text = |size: u32| ("sans-serif", size * SCALE).into_font().color(&DARK);
+    let values = observed.iter().map(|(_, y)| *y);
+    let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), y| (low.min(y), high.max(y)));
+    let margin = 0.15 * (high - low).max(1e-9);
+    let whole = stage.x[0]..stage.x[stage.x.len() - 1];
+    let mut chart = ChartBuilder::on(area)
+        .margin(8 * SCALE)
+        .caption(format!("after {} observations: mean and 95% band, minus the trend", stage.n_points), text(13))
+        .x_label_area_size(20 * SCALE)
+        .y_label_area_size(45 * SCALE)
+        .build_cartesian_2d(whole, low - margin..high + margin)?;
+    chart
+        .configure_mesh()
+        .disable_mesh()
+        .x_label_formatter(&|x| format!("{x}"))
+        .y_label_formatter(&|y| format!("{y}"))
+        .y_labels(6)
+        .label_style(text(11))
+        .draw()?;
+    let points = || stage.x.iter().zip(stage.mean.iter().zip(&stage.std));
+    let upper = points().map(|(&x, (mean, std))| (x, mean - trend(x) + 1.96 * std));
+    let lower = points().rev().map(|(&x, (mean, std))| (x, mean - trend(x) - 1.96 * std));
+    chart.draw_series([Polygon::new(upper.chain(lower).collect::<Vec<_>>(), BAND.filled())])?;
+    let line = points().map(|(&x, (&mean, _))| (x, mean - trend(x)));
+    chart.draw_series(LineSeries::new(line, BLUE.stroke_width(SCALE)))?;
+    let dots = observed.iter().enumerate().map(|(i, &point)| {
+        let color = if (i as u64) < stage.n_points { DARK } else { GREY };
+        Circle::new(point, SCALE, color.filled())
+    });
+    chart.draw_series(dots)?;
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! The state file: the posterior, and how far the stream was read.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use serde::{Deserialize, Serialize};
+use wgpu_attention::{
+    checkpoint::Checkpoint,
+    models::cmanp::{Cmanp, Posterior, Prediction},
+};
+
+use crate::rows::Block;
+
+/// Under which key the metadata of the state file hold the progress.
+const KEY: &str = "stream";
+
+/// A number that JSON must not round.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "u64", into = "u64")]
+struct Exact(f64);
+
+impl From<u64> for Exact {
+    fn from(bits: u64) -> Self {
+        Self(f64::from_bits(bits))
+    }
+}
+
+impl From<Exact> for u64 {
+    fn from(exact: Exact) -> Self {
+        exact.0.to_bits()
+    }
+}
+
+/// How far the stream was read, and how well it was predicted.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Progress {
+    /// Lines consumed, rejected ones included.
+    pub n_rows: u64,
+    pub n_rejected: u64,
+    /// Numbers that were predicted before they came.
+    n_scored: u64,
+    squares: Exact,
+    log_density: Exact,
+    n_covered: u64,
+    /// The values of the last observation, and how far each was from the one before.
+    last: Vec<Exact>,
+    squares_of_last: Exact,
+    /// What must not change between runs.
+    settings: String,
+}
+
+impl Progress {
+    /// Scores a prediction of values that had not been seen; `unit` is that of the data.
+    pub fn score(&mut self, prediction: &Prediction, block: &Block, unit: f64) -> Result<()> {
+        let y = &block.y;
+        let n = y.len();
+        self.n_scored += n as u64;
+        self.log_density.0 += prediction.log_density(y)?.iter().sum::<f64>() - n as f64 * unit.ln();
+        for ((y, mean), std) in y.iter().zip(&prediction.mean).zip(&prediction.std) {
+            let error = f64::from(y - mean);
+            self.squares.0 += (error * unit).powi(2);
+            self.n_covered += u64::from(error.abs() <= 1.96 * f64::from(*std));
+        }
+        // What the last observation before the block would have said.
+        let differences = block.values.iter().zip(self.last.iter().cycle());
+        self.squares_of_last.0 += differences.map(|(y, last)| (y - last.0).powi(2)).sum::<f64>();
+        Ok(())
+    }
+
+    /// Remembers the last observation of a block that was taken in.
+    pub fn remember(&mut self, block: &Block, dim_y: usize) {
+        self.last = block.values[block.values.len() - dim_y..].iter().map(|&y| Exact(y)).collect();
+    }
+
+    pub fn scores(&self) -> Option<String> {
+        let n = self.n_scored as f64;
+        (self.n_scored > 0).then(|| {
+            format!(
+                "of the next block: RMSE {:.3} (repeating the last value: {:.3}), log-likelihood {:.3}, {:.1}% in the \
+                 95% band, {} values",
+                (self.squares.0 / n).sqrt(),
+                (self.squares_of_last.0 / n).sqrt(),
+                self.log_density.0 / n,
+                100.0 * self.n_covered as f64 / n,
+                self.n_scored
+            )
+        })
+    }
+}
+
+pub struct Saved {
+    pub path: Option<PathBuf>,
+    /// How numbers are scaled.
+    pub settings: String,
+    pub block: u64,
+}
+
+impl Saved {
+    fn settings(&self) -> String {
+        format!("{} block {}", self.settings, self.block)
+    }
+
+    /// What an earlier run left, if there was one.
+    pub fn open(&self, model: &Cmanp) -> Result<(Option<Posterior>, Progress)> {
+        let fresh = Progress { settings: self.settings(), ..Default::default() };
+        let Some(path) = self.path.as_ref().filter(|path| path.exists()) else { return Ok((None, fresh)) };
+        let context = || format!("cannot resume from {} (give another --state, or remove it)", path.display());
+        let open = || -> Result<(Posterior, Progress)> {
+            let checkpoint = Checkpoint::open(path)?;
+            let progress: Progress = serde_json::from_str(checkpoint.metadata(KEY)?)?;
+            Ok((model.restore(&checkpoint)?, progress))
+        };
+        let (posterior, progress) = open().with_context(context)?;
+        ensure!(
+            progress.settings == fresh.settings,
+            "{} was written with the settings {:?}, not {:?}",
+            path.display(),
+            progress.settings,
+            fresh.settings
+        );
+        Ok((Some(posterior), progress))
+    }
+
+    /// Replaces the file whole: a kill leaves the one before or this one.
+    pub fn save(&self, posterior: &Posterior, progress: &Progress) -> Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let mut checkpoint = posterior.to_checkpoint()?;
+        checkpoint.set_metadata(KEY, serde_json::to_string(progress)?);
+        checkpoint.save(path).with_context(|| format!("cannot save the state to {}", path.display()))
+    }
+}

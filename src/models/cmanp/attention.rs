@@ -1,0 +1,231 @@
+//! Attention and feed-forward layers of the CMANP, with the normalisation before them.
+//!
+//! The residual adds the *normalised* input: `PreNorm(f)(x) = f(LN(x)) + LN(x)`.
+
+use crate::{
+    checkpoint::Parameters,
+    error::Result,
+    models::layers::{LayerNorm, torch_linear, transposed},
+    ops::{self, Activation, Linear, RollingAttention, ScanAttention},
+    tensor::{Mask, Tensor},
+};
+
+/// Multi-head attention without biases in its projections but the last.
+#[derive(Clone, Debug)]
+pub struct Attention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+    n_heads: usize,
+}
+
+impl Attention {
+    /// Loads `to_q.weight [n_heads dim_head, query_dim]`, `to_kv.weight [2 n_heads dim_head,
+    /// context_dim]` (keys first) and `to_out.{weight, bias}`.
+    ///
+    /// # Errors
+    /// A parameter is missing or misshapen.
+    pub fn load(
+        parameters: &Parameters<'_>,
+        query_dim: usize,
+        context_dim: usize,
+        n_heads: usize,
+        dim_head: usize,
+    ) -> Result<Self> {
+        let width = n_heads * dim_head;
+        let kv = parameters.scope("to_kv").numbers("weight", &[2 * width, context_dim])?;
+        let part = |rows| Ok(Linear { weight: transposed(parameters.device(), rows, context_dim)?, bias: None });
+        let (k, v) = kv.split_at(width * context_dim);
+        Ok(Self {
+            to_q: torch_linear(&parameters.scope("to_q"), query_dim, width, false)?,
+            to_k: part(k)?,
+            to_v: part(v)?,
+            to_out: torch_linear(&parameters.scope("to_out"), width, query_dim, true)?,
+            n_heads,
+        })
+    }
+
+    /// The queries of `x [batch, n, query_dim]`, to read a stream with.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn queries(&self, x: &Tensor) -> Result<RollingAttention> {
+        let queries = ops::linear(x, &self.to_q, Activation::None, None)?;
+        Ok(RollingAttention { queries, n_heads: Some(self.n_heads), scale: None })
+    }
+
+    /// Keys and values of a context `[batch, n, context_dim]`, `[batch, n, n_heads dim_head]` each.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn keys_values(&self, context: &Tensor) -> Result<[Tensor; 2]> {
+        let project = |layer| ops::linear(context, layer, Activation::None, None);
+        Ok([project(&self.to_k)?, project(&self.to_v)?])
+    }
+
+    /// What was read, `[batch, n, n_heads dim_head]`, as tokens `[batch, n, query_dim]`, plus a
+    /// residual of that shape.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn finish(&self, read: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+        ops::linear(read, &self.to_out, Activation::None, residual)
+    }
+
+    /// Reads keys and values that [`Attention::keys_values`] made, and adds a residual.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        [k, v]: &[Tensor; 2],
+        mask: Option<&Mask>,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let queries = self.queries(x)?.queries;
+        let options = ScanAttention { n_heads: Some(self.n_heads), key_mask: mask, ..Default::default() };
+        self.finish(&ops::scan_attention(&queries, k, v, &options)?.values, residual)
+    }
+}
+
+/// [`Attention`] after a normalisation, of the context too if it has one.
+#[derive(Clone, Debug)]
+pub struct PreNormAttention {
+    norm: LayerNorm,
+    /// None in self-attention.
+    norm_context: Option<LayerNorm>,
+    attention: Attention,
+}
+
+impl PreNormAttention {
+    /// Loads `norm.*`, `norm_context.*` if there is a context of width `context_dim`, and `fn.*`
+    /// with heads of `query_dim / n_heads` numbers.
+    ///
+    /// # Errors
+    /// A parameter is missing or misshapen.
+    pub fn load(
+        parameters: &Parameters<'_>,
+        query_dim: usize,
+        context_dim: Option<usize>,
+        n_heads: usize,
+    ) -> Result<Self> {
+        let norm_context = context_dim.map(|dim| LayerNorm::load_torch(&parameters.scope("norm_context"), dim));
+        let (inner, context_dim) = (parameters.scope("fn"), context_dim.unwrap_or(query_dim));
+        Ok(Self {
+            norm: LayerNorm::load_torch(&parameters.scope("norm"), query_dim)?,
+            norm_context: norm_context.transpose()?,
+            attention: Attention::load(&inner, query_dim, context_dim, n_heads, query_dim / n_heads)?,
+        })
+    }
+
+    /// Keys and values of a context `[batch, n, context_dim]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn keys_values(&self, context: &Tensor) -> Result<[Tensor; 2]> {
+        match &self.norm_context {
+            Some(norm) => self.attention.keys_values(&norm.forward(context, None)?),
+            None => self.attention.keys_values(context),
+        }
+    }
+
+    /// The normalised `x [batch, n, query_dim]` and its queries.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn queries(&self, x: &Tensor) -> Result<(Tensor, RollingAttention)> {
+        let normed = self.norm.forward(x, None)?;
+        let queries = self.attention.queries(&normed)?;
+        Ok((normed, queries))
+    }
+
+    /// What was read with [`PreNormAttention::queries`], as tokens, plus the normalised input.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn finish(&self, read: &Tensor, normed: &Tensor) -> Result<Tensor> {
+        self.attention.finish(read, Some(normed))
+    }
+
+    /// Reads the keys and values of a context with `x [batch, n, query_dim]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn read(&self, x: &Tensor, keys_values: &[Tensor; 2]) -> Result<Tensor> {
+        let normed = self.norm.forward(x, None)?;
+        self.attention.forward(&normed, keys_values, None, Some(&normed))
+    }
+
+    /// Reads a context, or `x` itself without one.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward(&self, x: &Tensor, context: Option<&Tensor>) -> Result<Tensor> {
+        if let Some(context) = context {
+            return self.read(x, &self.keys_values(context)?);
+        }
+        let normed = self.norm.forward(x, None)?;
+        self.attention.forward(&normed, &self.attention.keys_values(&normed)?, None, Some(&normed))
+    }
+}
+
+/// A gated feed-forward layer, `W_2 geglu(W_1 x)`.
+#[derive(Clone, Debug)]
+pub struct FeedForward {
+    first: Linear,
+    second: Linear,
+}
+
+impl FeedForward {
+    /// Loads `net.0.{weight, bias}`, which makes `2 hidden` numbers, and `net.2.{weight, bias}`.
+    ///
+    /// # Errors
+    /// A parameter is missing or misshapen.
+    pub fn load(parameters: &Parameters<'_>, width: usize, hidden: usize) -> Result<Self> {
+        let net = parameters.scope("net");
+        Ok(Self {
+            first: torch_linear(&net.scope(0), width, 2 * hidden, true)?,
+            second: torch_linear(&net.scope(2), hidden, width, true)?,
+        })
+    }
+
+    /// Every token `[.., width]`, plus a residual.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+        let hidden = ops::geglu(&ops::linear(x, &self.first, Activation::None, None)?)?;
+        ops::linear(&hidden, &self.second, Activation::None, residual)
+    }
+}
+
+/// [`FeedForward`] after a normalisation.
+#[derive(Clone, Debug)]
+pub struct PreNormFeedForward {
+    norm: LayerNorm,
+    feed_forward: FeedForward,
+}
+
+impl PreNormFeedForward {
+    /// Loads `norm.*` and `fn.*`.
+    ///
+    /// # Errors
+    /// A parameter is missing or misshapen.
+    pub fn load(parameters: &Parameters<'_>, width: usize, hidden: usize) -> Result<Self> {
+        Ok(Self {
+            norm: LayerNorm::load_torch(&parameters.scope("norm"), width)?,
+            feed_forward: FeedForward::load(&parameters.scope("fn"), width, hidden)?,
+        })
+    }
+
+    /// Every token `[.., width]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let normed = self.norm.forward(x, None)?;
+        self.feed_forward.forward(&normed, Some(&normed))
+    }
+}

@@ -1,0 +1,228 @@
+//! The layers of the encoder and of the decoder.
+
+use super::{
+    attention::{PreNormAttention, PreNormFeedForward},
+    config::Config,
+};
+use crate::{
+    checkpoint::Parameters,
+    device::Device,
+    error::Result,
+    ops::{RollingAttention, RollingState},
+    tensor::{Mask, Tensor},
+};
+
+/// Learned latents `[n, width]`, on the host so that a batch of any size can be made of them.
+#[derive(Clone, Debug)]
+pub(super) struct Latents {
+    numbers: Vec<f32>,
+    n: usize,
+    device: Device,
+}
+
+impl Latents {
+    pub(super) fn load(parameters: &Parameters<'_>, n: usize, width: usize) -> Result<Self> {
+        let numbers = parameters.numbers("latents", &[n, width])?.to_vec();
+        Ok(Self { numbers, n, device: parameters.device().clone() })
+    }
+
+    /// `[batch, n, width]`.
+    pub(super) fn repeat(&self, batch: usize) -> Result<Tensor> {
+        let shape = [batch, self.n, self.numbers.len() / self.n];
+        Tensor::new(&self.device, &shape, &self.numbers.repeat(batch))
+    }
+}
+
+/// Sizes of a [`Cmab`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CmabSizes {
+    /// The block's own latents, which read the context.
+    pub n_latents: usize,
+    /// Width of a latent.
+    pub latent_dim: usize,
+    /// Width of a token of the context.
+    pub context_dim: usize,
+    /// Heads of every attention.
+    pub n_heads: usize,
+    /// Hidden width of the feed-forward parts.
+    pub dim_feedforward: usize,
+}
+
+/// A constant-memory attention block (arXiv 2305.14567, section 3.2): latents of its own read
+/// the context, which is all that depends on it; what they read is what the latents of the layer
+/// before read.
+#[derive(Clone, Debug)]
+pub struct Cmab {
+    latents: Latents,
+    layer_cross_attn: PreNormAttention,
+    layer_cross_ff: PreNormFeedForward,
+    layer_latent_self_attn: PreNormAttention,
+    layer_latent_ff: PreNormFeedForward,
+    read: LatentBlock,
+}
+
+/// The queries of a [`Cmab`] for a batch: they depend on parameters alone.
+#[derive(Clone, Debug)]
+pub struct CmabQueries {
+    normed: Tensor,
+    rolling: RollingAttention,
+}
+
+impl Cmab {
+    /// Loads `latents` and the sub-layers by their upstream names.
+    ///
+    /// # Errors
+    /// A parameter is missing or misshapen.
+    pub fn load(parameters: &Parameters<'_>, sizes: &CmabSizes) -> Result<Self> {
+        let CmabSizes { n_latents, latent_dim, context_dim, n_heads, dim_feedforward } = *sizes;
+        let attention = |name, context| PreNormAttention::load(&parameters.scope(name), latent_dim, context, n_heads);
+        let feed_forward = |name| PreNormFeedForward::load(&parameters.scope(name), latent_dim, dim_feedforward);
+        Ok(Self {
+            latents: Latents::load(parameters, n_latents, latent_dim)?,
+            layer_cross_attn: attention("layer_cross_attn", Some(context_dim))?,
+            layer_cross_ff: feed_forward("layer_cross_ff")?,
+            layer_latent_self_attn: attention("layer_latent_self_attn", None)?,
+            layer_latent_ff: feed_forward("layer_latent_ff")?,
+            read: LatentBlock::load(parameters, sizes, latent_dim)?,
+        })
+    }
+
+    /// The queries for a batch, made once.
+    ///
+    /// # Errors
+    /// The device has no room.
+    pub fn queries(&self, batch: usize) -> Result<CmabQueries> {
+        let (normed, rolling) = self.layer_cross_attn.queries(&self.latents.repeat(batch)?)?;
+        Ok(CmabQueries { normed, rolling })
+    }
+
+    /// Adds tokens of the context, `[batch, n, context_dim]`, to what was read before.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn write(
+        &self,
+        queries: &CmabQueries,
+        state: Option<&RollingState>,
+        tokens: &Tensor,
+        mask: Option<&Mask>,
+    ) -> Result<RollingState> {
+        let [k, v] = self.layer_cross_attn.keys_values(tokens)?;
+        queries.rolling.write(state, &k, &v, mask)
+    }
+
+    /// What the latents of the layer before, `[batch, n, latent_dim]`, make of what was read.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn read(&self, queries: &CmabQueries, state: &RollingState, latents: &Tensor) -> Result<Tensor> {
+        let z = self.layer_cross_attn.finish(&state.read()?.values, &queries.normed)?;
+        let z = self.layer_cross_ff.forward(&z)?;
+        let z = self.layer_latent_self_attn.forward(&z, None)?;
+        let z = self.layer_latent_ff.forward(&z)?;
+        self.read.forward(latents, &z)
+    }
+}
+
+/// Latents read a context and each other: the layer of an LBANP (arXiv 2211.08458), and the
+/// second half of a [`Cmab`].
+#[derive(Clone, Debug)]
+pub struct LatentBlock {
+    cross_attn: PreNormAttention,
+    cross_ff: PreNormFeedForward,
+    latent_self_attn: PreNormAttention,
+    latent_ff: PreNormFeedForward,
+}
+
+impl LatentBlock {
+    /// Loads the sub-layers by their upstream names, for a context of width `context_dim`.
+    ///
+    /// # Errors
+    /// A parameter is missing or misshapen.
+    pub fn load(parameters: &Parameters<'_>, sizes: &CmabSizes, context_dim: usize) -> Result<Self> {
+        let CmabSizes { latent_dim, n_heads, dim_feedforward, .. } = *sizes;
+        let attention = |name, context| PreNormAttention::load(&parameters.scope(name), latent_dim, context, n_heads);
+        let feed_forward = |name| PreNormFeedForward::load(&parameters.scope(name), latent_dim, dim_feedforward);
+        Ok(Self {
+            cross_attn: attention("cross_attn", Some(context_dim))?,
+            cross_ff: feed_forward("cross_ff")?,
+            latent_self_attn: attention("latent_self_attn", None)?,
+            latent_ff: feed_forward("latent_ff")?,
+        })
+    }
+
+    /// `latents [batch, n, latent_dim]` after reading `context [batch, m, context_dim]`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward(&self, latents: &Tensor, context: &Tensor) -> Result<Tensor> {
+        let x = self.cross_attn.forward(latents, Some(context))?;
+        let x = self.cross_ff.forward(&x)?;
+        let x = self.latent_self_attn.forward(&x, None)?;
+        self.latent_ff.forward(&x)
+    }
+}
+
+/// Targets read the latents; they do not read each other.
+#[derive(Clone, Debug)]
+pub struct DecoderLayer {
+    cross_attn: PreNormAttention,
+    cross_ff: PreNormFeedForward,
+}
+
+impl DecoderLayer {
+    /// Loads `cross_attn.*` and `cross_ff.*`.
+    ///
+    /// # Errors
+    /// A parameter is missing or misshapen.
+    pub fn load(parameters: &Parameters<'_>, width: usize, n_heads: usize, dim_feedforward: usize) -> Result<Self> {
+        Ok(Self {
+            cross_attn: PreNormAttention::load(&parameters.scope("cross_attn"), width, Some(width), n_heads)?,
+            cross_ff: PreNormFeedForward::load(&parameters.scope("cross_ff"), width, dim_feedforward)?,
+        })
+    }
+
+    /// Keys and values of the latents `[batch, n, width]`, made once for all targets.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn keys_values(&self, latents: &Tensor) -> Result<[Tensor; 2]> {
+        self.cross_attn.keys_values(latents)
+    }
+
+    /// Targets `[batch, n, width]` after reading the latents.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn read(&self, targets: &Tensor, keys_values: &[Tensor; 2]) -> Result<Tensor> {
+        self.cross_ff.forward(&self.cross_attn.read(targets, keys_values)?)
+    }
+}
+
+/// The encoder's layers.
+#[derive(Clone, Debug)]
+pub(super) enum Encoder {
+    /// CMANP.
+    Rolling(Vec<Cmab>),
+    /// LBANP.
+    Whole(Vec<LatentBlock>),
+}
+
+impl Encoder {
+    pub(super) fn load(parameters: &Parameters<'_>, config: &Config) -> Result<Self> {
+        let width = config.d_model;
+        let sizes = CmabSizes {
+            n_latents: config.n_latents_per_layer.unwrap_or(0),
+            latent_dim: width,
+            context_dim: width,
+            n_heads: config.n_heads,
+            dim_feedforward: config.dim_feedforward,
+        };
+        let layers = parameters.scope("layers");
+        let mut scopes = (0..config.n_layers).map(|l| layers.scope(l));
+        Ok(match config.n_latents_per_layer {
+            Some(_) => Self::Rolling(scopes.map(|layer| Cmab::load(&layer, &sizes)).collect::<Result<_>>()?),
+            None => Self::Whole(scopes.by_ref().map(|l| LatentBlock::load(&l, &sizes, width)).collect::<Result<_>>()?),
+        })
+    }
+}

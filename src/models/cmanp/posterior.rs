@@ -1,0 +1,331 @@
+//! A conditioned model: it takes in more observations, merges with others, and predicts.
+
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
+
+use super::{
+    Network,
+    block::{CmabQueries, Encoder},
+    config::Config,
+    points::{Context, Points},
+};
+use crate::{
+    error::{Error, Result},
+    models::layers::softplus,
+    ops::RollingState,
+    tensor::{PendingRead, Tensor},
+};
+
+/// A CMANP that has read observations: one [`RollingState`] for each layer, of constant size.
+///
+/// Taking in observations only writes the states; the latents are made of them when something is
+/// predicted for the first time after that.
+#[derive(Clone, Debug)]
+pub struct Posterior {
+    pub(super) network: Arc<Network>,
+    pub(super) batch: usize,
+    /// Observations of each batch element.
+    pub(super) n_points: Vec<u64>,
+    /// One for each layer; none of an LBANP.
+    pub(super) queries: Arc<Vec<CmabQueries>>,
+    pub(super) states: Vec<RollingState>,
+    pub(super) readout: Arc<OnceLock<Readout>>,
+}
+
+/// What targets read.
+#[derive(Clone, Debug)]
+pub(super) struct Readout {
+    /// The encoder's output of each layer, `[batch, n_latents, d_model]`.
+    encodings: Vec<Tensor>,
+    /// Their keys and values for the decoder.
+    keys_values: Vec<[Tensor; 2]>,
+}
+
+/// Predictions at some points, each a normal distribution for itself, row-major.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Prediction {
+    /// `[batch, n_points, dim_y]`, the shape of `mean` and `std`.
+    pub shape: [usize; 3],
+    /// The expected value.
+    pub mean: Vec<f32>,
+    /// The standard deviation of an observation.
+    pub std: Vec<f32>,
+}
+
+impl Prediction {
+    /// The natural logarithm of the density at `y [batch, n_points, dim_y]`, summed over the
+    /// channels: `[batch, n_points]`.
+    ///
+    /// # Errors
+    /// `y` is not of that shape.
+    pub fn log_density(&self, y: &[f32]) -> Result<Vec<f64>> {
+        if y.len() != self.mean.len() {
+            return Err(Error::Length { shape: self.shape.to_vec(), expected: self.mean.len(), found: y.len() });
+        }
+        let one = |((y, mean), std): ((&f32, &f32), &f32)| {
+            let std = f64::from(*std);
+            let z = (f64::from(*y) - f64::from(*mean)) / std;
+            -0.5 * z * z - std.ln() - 0.5 * std::f64::consts::TAU.ln()
+        };
+        let all: Vec<f64> = y.iter().zip(&self.mean).zip(&self.std).map(one).collect();
+        Ok(all.chunks(self.shape[2].max(1)).map(|point| point.iter().sum()).collect())
+    }
+}
+
+impl Posterior {
+    pub(super) fn condition(network: &Arc<Network>, points: &Points<'_>, block: usize) -> Result<Self> {
+        let batch = points.batch;
+        let queries = match &network.encoder {
+            Encoder::Rolling(layers) => layers.iter().map(|layer| layer.queries(batch)).collect::<Result<_>>()?,
+            Encoder::Whole(_) => Vec::new(),
+        };
+        let empty = Self {
+            network: network.clone(),
+            batch,
+            n_points: vec![0; batch],
+            queries: Arc::new(queries),
+            states: Vec::new(),
+            readout: Arc::default(),
+        };
+        let Encoder::Whole(layers) = &network.encoder else {
+            return empty.write(points, block);
+        };
+        let tokens = network.embedder.forward(&points.rows(&network.device, &(0..points.n))?, None)?;
+        if points.mask(&network.device, &(0..points.n))?.is_some() {
+            return Err(Error::Unsupported {
+                what: "a mask",
+                on: "by an LBANP".into(),
+                why: "its layers read the context whole; condition on each data set by itself",
+            });
+        }
+        let mut x = network.latents.repeat(batch)?;
+        let mut encodings = Vec::new();
+        for layer in layers {
+            x = layer.forward(&x, &tokens)?;
+            encodings.push(x.clone());
+        }
+        let readout = Arc::new(OnceLock::from(Readout::new(network, encodings)?));
+        Ok(Self { n_points: points.counts(), readout, ..empty })
+    }
+
+    /// How many observations were taken in, in each batch element.
+    pub fn n_points(&self) -> &[u64] {
+        &self.n_points
+    }
+
+    /// The architecture of the model.
+    pub fn config(&self) -> &Config {
+        &self.network.config
+    }
+
+    /// Independent data sets.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// What each layer's own latents have read.
+    pub fn states(&self) -> &[RollingState] {
+        &self.states
+    }
+
+    /// Bytes that the observations left behind: of constant size. (An LBANP leaves the latents
+    /// of every layer.)
+    pub fn n_bytes(&self) -> usize {
+        let encodings = self.readout.get().filter(|_| self.states.is_empty());
+        let encodings = encodings.iter().flat_map(|readout| &readout.encodings);
+        self.states.iter().map(RollingState::n_bytes).sum::<usize>()
+            + encodings.map(|tensor| size_of::<f32>() * tensor.len()).sum::<usize>()
+    }
+
+    /// Takes in more observations, any number of them, none included. This posterior stays as it
+    /// is. The result does not depend on how observations are cut into updates, up to rounding.
+    ///
+    /// # Errors
+    /// Another batch than before; sizes that do not fit; numbers that are not finite; an LBANP,
+    /// which cannot take in more.
+    pub fn update(&self, context: &Context<'_>) -> Result<Self> {
+        let points = Points::observed(&self.network.config, context)?;
+        if points.batch != self.batch {
+            return Err(Error::Argument {
+                op: "Posterior::update",
+                name: "batch",
+                found: points.batch.to_string(),
+                allowed: format!("{}, that of the posterior", self.batch),
+            });
+        }
+        self.check_rolling("Posterior::update")?;
+        self.write(&points, self.network.tile(1))
+    }
+
+    /// The posterior of the observations of both, which must not overlap: of contexts that were
+    /// read on two devices or machines, say (see [`Posterior::to_checkpoint`] for how to send one).
+    ///
+    /// # Errors
+    /// Posteriors of different models, devices or batches; an LBANP.
+    pub fn merge(&self, other: &Self) -> Result<Self> {
+        self.check_rolling("Posterior::merge")?;
+        let refused = |found: String, allowed: String| {
+            Err(Error::Argument { op: "Posterior::merge", name: "other", found, allowed })
+        };
+        if !self.network.is_same(&other.network) || self.network.device != other.network.device {
+            return refused("of another model or device".into(), "a posterior of the same model".into());
+        }
+        if self.batch != other.batch {
+            return refused(format!("of batch {}", other.batch), format!("batch {}", self.batch));
+        }
+        let states = self.states.iter().zip(&other.states).map(|(a, b)| a.merge(b)).collect::<Result<_>>()?;
+        let n_points = self.n_points.iter().zip(&other.n_points).map(|(a, b)| a.saturating_add(*b)).collect();
+        Ok(Self { states, n_points, readout: Arc::default(), ..self.clone() })
+    }
+
+    pub(super) fn check_rolling(&self, what: &'static str) -> Result<()> {
+        match self.network.encoder {
+            Encoder::Rolling(_) => Ok(()),
+            Encoder::Whole(_) => Err(Error::Unsupported {
+                what,
+                on: "by an LBANP".into(),
+                why: "its layers keep no state of the context; condition on all observations",
+            }),
+        }
+    }
+
+    /// Writes points, `block` of all the batch at a time.
+    fn write(&self, points: &Points<'_>, block: usize) -> Result<Self> {
+        if block == 0 {
+            return Err(Error::Argument {
+                op: "condition_in_blocks",
+                name: "block",
+                found: "0".into(),
+                allowed: "1 or more".into(),
+            });
+        }
+        let Network { device, embedder, encoder, .. } = &*self.network;
+        let Encoder::Rolling(layers) = encoder else { return Ok(self.clone()) };
+        let mut states: Vec<Option<RollingState>> = self.states.iter().cloned().map(Some).collect();
+        states.resize(layers.len(), None);
+        for range in points.blocks((block / self.batch).max(1)) {
+            let tokens = embedder.forward(&points.rows(device, &range)?, None)?;
+            let mask = points.mask(device, &range)?;
+            for ((layer, queries), state) in layers.iter().zip(&*self.queries).zip(&mut states) {
+                *state = Some(layer.write(queries, state.as_ref(), &tokens, mask.as_ref())?);
+            }
+        }
+        device.submit()?;
+        let n_points = self.n_points.iter().zip(points.counts()).map(|(a, b)| a.saturating_add(b)).collect();
+        let states = states.into_iter().flatten().collect();
+        Ok(Self { states, n_points, readout: Arc::default(), ..self.clone() })
+    }
+
+    /// The encoder's output of each layer, `[batch, n_latents, d_model]`.
+    ///
+    /// # Errors
+    /// The device was lost.
+    pub fn encodings(&self) -> Result<&[Tensor]> {
+        Ok(&self.readout()?.encodings)
+    }
+
+    fn readout(&self) -> Result<&Readout> {
+        if let Some(readout) = self.readout.get() {
+            return Ok(readout);
+        }
+        let mut encodings = Vec::new();
+        if let Encoder::Rolling(layers) = &self.network.encoder {
+            let mut latents = self.network.latents.repeat(self.batch)?;
+            for ((layer, queries), state) in layers.iter().zip(&*self.queries).zip(&self.states) {
+                latents = layer.read(queries, state, &latents)?;
+                encodings.push(latents.clone());
+            }
+        }
+        // Another thread may have been first; what it made is the same.
+        let made = Readout::new(&self.network, encodings)?;
+        Ok(self.readout.get_or_init(|| made))
+    }
+
+    /// The encodings of targets `x [batch, n_points, dim_x]` that have read the latents,
+    /// `[batch, n_points, d_model]`: what predictions are made of.
+    ///
+    /// # Errors
+    /// Sizes that do not fit; numbers that are not finite.
+    pub fn encode(&self, x: &[f32]) -> Result<Tensor> {
+        let targets = self.targets(x)?;
+        self.encode_range(&targets, &(0..targets.n))
+    }
+
+    pub(super) fn targets<'a>(&self, x: &'a [f32]) -> Result<Points<'a>> {
+        Points::targets(&self.network.config, self.batch, x)
+    }
+
+    pub(super) fn encode_range(&self, targets: &Points<'_>, range: &Range<usize>) -> Result<Tensor> {
+        let readout = self.readout()?;
+        let mut x = self.network.embed_targets(targets, range)?;
+        for (layer, keys_values) in self.network.decoder.iter().zip(&readout.keys_values) {
+            x = layer.read(&x, keys_values)?;
+        }
+        self.network.norm.forward(&x, None)
+    }
+
+    /// Predicts at `x [batch, n_points, dim_x]`, any number of points, of which none influences
+    /// another. No points give an empty prediction.
+    ///
+    /// # Errors
+    /// Sizes that do not fit; numbers that are not finite; a CMANP-AND, which predicts points
+    /// together.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn predict(&self, x: &[f32]) -> Result<Prediction> {
+        pollster::block_on(self.predict_async(x))
+    }
+
+    /// [`Posterior::predict`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Posterior::predict`].
+    pub async fn predict_async(&self, x: &[f32]) -> Result<Prediction> {
+        if self.network.config.covariance.is_some() {
+            return Err(Error::Unsupported {
+                what: "Posterior::predict",
+                on: "by a CMANP-AND".into(),
+                why: "its targets vary together; use Posterior::predict_joint",
+            });
+        }
+        let targets = self.targets(x)?;
+        let (batch, n, dim_y) = (self.batch, targets.n, self.network.config.dim_y);
+        let zeros = || vec![0.0; batch * n * dim_y];
+        let mut all = Prediction { shape: [batch, n, dim_y], mean: zeros(), std: zeros() };
+        let mut place = |range: Range<usize>, activations: Vec<f32>| {
+            for (i, row) in activations.chunks_exact(2 * dim_y).enumerate() {
+                let at = (i / range.len() * n + range.start + i % range.len()) * dim_y;
+                for (c, (mean, raw)) in row[..dim_y].iter().zip(&row[dim_y..]).enumerate() {
+                    all.mean[at + c] = *mean;
+                    all.std[at + c] = self.std(*raw);
+                }
+            }
+        };
+        // The device works on a tile while the host takes the one before.
+        let mut before: Option<(Range<usize>, PendingRead)> = None;
+        for range in targets.blocks(self.network.tile(batch)) {
+            let encoded = self.encode_range(&targets, &range)?;
+            let read = self.network.predictor.forward(&encoded, None)?.start_read()?;
+            if let Some((range, read)) = before.replace((range, read)) {
+                place(range, read.finish().await?);
+            }
+        }
+        if let Some((range, read)) = before {
+            place(range, read.finish().await?);
+        }
+        Ok(all)
+    }
+
+    fn std(&self, raw: f32) -> f32 {
+        if self.network.config.bound_std { 0.05 + 0.95 * softplus(raw) } else { raw.exp() }
+    }
+}
+
+impl Readout {
+    fn new(network: &Network, encodings: Vec<Tensor>) -> Result<Self> {
+        let layers = network.decoder.iter().zip(&encodings);
+        let keys_values = layers.map(|(layer, encoding)| layer.keys_values(encoding)).collect::<Result<_>>()?;
+        Ok(Self { encodings, keys_values })
+    }
+}
