@@ -1,17 +1,25 @@
 //! The operations: each has a WGSL kernel, a CPU twin and one contract.
 
+pub mod add;
+pub mod attention_memory;
 pub mod concat;
 pub mod feature_map;
+pub mod gate;
 pub mod layer_norm;
 pub mod linear;
 pub mod linear_attention;
 pub mod merge_attention;
 pub mod scan_attention;
+pub mod unit_norm;
 
+pub use add::add;
+pub use attention_memory::{AttentionMemory, Form, Recall, attention_memory, read_memory, write_memory};
 pub use concat::concat;
 pub use feature_map::{FeatureKind, FeatureMap, feature_map, random_features};
+pub use gate::{Probabilities, gate};
 pub use layer_norm::layer_norm;
 pub use linear::{Activation, Linear, linear};
 pub use linear_attention::{LinearAttention, LinearState, Normalizer};
 pub use merge_attention::merge_attention;
 pub use scan_attention::{Attention, Bias, BiasTerm, CustomBias, Distance, Kernel, ScanAttention, scan_attention};
+pub use unit_norm::unit_norm;

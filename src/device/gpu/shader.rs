@@ -19,8 +19,14 @@ const FILES: &[(&str, &str)] = &[
     ("lib/feature_map.wgsl", include_str!("../../../shaders/lib/feature_map.wgsl")),
     ("lib/geodesic.wgsl", include_str!("../../../shaders/lib/geodesic.wgsl")),
     ("lib/group.wgsl", include_str!("../../../shaders/lib/group.wgsl")),
+    ("add.wgsl", include_str!("../../../shaders/add.wgsl")),
+    ("attention_memory.wgsl", include_str!("../../../shaders/attention_memory.wgsl")),
+    ("attention_memory_chunk.wgsl", include_str!("../../../shaders/attention_memory_chunk.wgsl")),
+    ("attention_memory_read.wgsl", include_str!("../../../shaders/attention_memory_read.wgsl")),
+    ("attention_memory_state.wgsl", include_str!("../../../shaders/attention_memory_state.wgsl")),
     ("concat.wgsl", include_str!("../../../shaders/concat.wgsl")),
     ("feature_map.wgsl", include_str!("../../../shaders/feature_map.wgsl")),
+    ("gate.wgsl", include_str!("../../../shaders/gate.wgsl")),
     ("layer_norm.wgsl", include_str!("../../../shaders/layer_norm.wgsl")),
     ("linear.wgsl", include_str!("../../../shaders/linear.wgsl")),
     ("linear_attention_merge.wgsl", include_str!("../../../shaders/linear_attention_merge.wgsl")),
@@ -28,6 +34,7 @@ const FILES: &[(&str, &str)] = &[
     ("linear_attention_write.wgsl", include_str!("../../../shaders/linear_attention_write.wgsl")),
     ("merge_attention.wgsl", include_str!("../../../shaders/merge_attention.wgsl")),
     ("scan_attention.wgsl", include_str!("../../../shaders/scan_attention.wgsl")),
+    ("unit_norm.wgsl", include_str!("../../../shaders/unit_norm.wgsl")),
 ];
 
 /// What a kernel does with a binding.
