@@ -1,5 +1,9 @@
-//# if is_sigmoid
+//# if kind == "sigmoid"
 // gate: y = 1 / (1 + exp(-x)), a probability for every logit.
+//
+//   x, y [rows, width]
+//# elif kind == "relu"
+// gate: y = max(x, 0).
 //
 //   x, y [rows, width]
 //# else
@@ -18,13 +22,16 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
-//# if not is_sigmoid
+//# if kind == "probability"
 @group(0) @binding(1) var<storage, read> p: array<f32>;
 //# endif
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 @group(1) @binding(0) var<uniform> params: Params;
 
 //# include "lib/group.wgsl"
+//# if kind == "sigmoid"
+//# include "lib/sigmoid.wgsl"
+//# endif
 
 @compute @workgroup_size(64)
 fn main(
@@ -36,9 +43,10 @@ fn main(
   if (i >= params.n) {
     return;
   }
-//# if is_sigmoid
-  // The exponent is clamped so that nothing overflows.
-  y[i] = 1.0 / (1.0 + exp(min(-x[i], 87.0)));
+//# if kind == "sigmoid"
+  y[i] = sigmoid(x[i]);
+//# elif kind == "relu"
+  y[i] = max(x[i], 0.0);
 //# else
   let head = (i % params.width) / (params.width / params.n_heads);
   y[i] = x[i] * p[(i / params.width) * params.n_heads + head];

@@ -26,8 +26,11 @@ pub fn variants() -> Result<Vec<Shader>> {
         ops::layer_norm::gpu::variants(),
         ops::linear::gpu::variants(),
         ops::linear_attention::gpu::variants(),
+        ops::lsam::gpu::variants(),
+        ops::lstm::gpu::variants(),
         ops::merge_attention::gpu::variants(),
         ops::scan_attention::gpu::variants(),
+        ops::tape::gpu::variants(),
         ops::unit_norm::gpu::variants(),
     ];
     all.into_iter().flatten().map(|(name, text)| text.map(|wgsl| Shader { name, wgsl })).collect()

@@ -19,6 +19,7 @@ const FILES: &[(&str, &str)] = &[
     ("lib/feature_map.wgsl", include_str!("../../../shaders/lib/feature_map.wgsl")),
     ("lib/geodesic.wgsl", include_str!("../../../shaders/lib/geodesic.wgsl")),
     ("lib/group.wgsl", include_str!("../../../shaders/lib/group.wgsl")),
+    ("lib/sigmoid.wgsl", include_str!("../../../shaders/lib/sigmoid.wgsl")),
     ("add.wgsl", include_str!("../../../shaders/add.wgsl")),
     ("attention_memory.wgsl", include_str!("../../../shaders/attention_memory.wgsl")),
     ("attention_memory_chunk.wgsl", include_str!("../../../shaders/attention_memory_chunk.wgsl")),
@@ -32,8 +33,11 @@ const FILES: &[(&str, &str)] = &[
     ("linear_attention_merge.wgsl", include_str!("../../../shaders/linear_attention_merge.wgsl")),
     ("linear_attention_read.wgsl", include_str!("../../../shaders/linear_attention_read.wgsl")),
     ("linear_attention_write.wgsl", include_str!("../../../shaders/linear_attention_write.wgsl")),
+    ("lsam.wgsl", include_str!("../../../shaders/lsam.wgsl")),
+    ("lstm.wgsl", include_str!("../../../shaders/lstm.wgsl")),
     ("merge_attention.wgsl", include_str!("../../../shaders/merge_attention.wgsl")),
     ("scan_attention.wgsl", include_str!("../../../shaders/scan_attention.wgsl")),
+    ("tape.wgsl", include_str!("../../../shaders/tape.wgsl")),
     ("unit_norm.wgsl", include_str!("../../../shaders/unit_norm.wgsl")),
 ];
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    ops::Activation,
+    ops::{Activation, HeadMoves, TapeOptions},
 };
 
 /// Which Turing machine: how its heads move and what the probabilities do.
@@ -26,24 +26,14 @@ pub enum TuringOption {
 }
 
 impl TuringOption {
-    /// Directions of a head, in the order of the action vector.
-    pub fn n_directions(self) -> usize {
-        match self {
-            Self::Default | Self::NoRwProb | Self::NoErase => 4,
-            Self::NoJump => 3,
-            Self::OnlyJump => 2,
-        }
-    }
-
-    /// Numbers of the action vector for one tape: directions of both heads and three
-    /// probabilities.
-    pub fn n_actions(self) -> usize {
-        2 * self.n_directions() + 3
-    }
-
-    /// Whether there is a table of keys.
-    pub fn jumps(self) -> bool {
-        self != Self::NoJump
+    /// How the heads move and what is left out.
+    pub fn tape_options(self) -> TapeOptions {
+        let heads = match self {
+            Self::NoJump => HeadMoves::NoJump,
+            Self::OnlyJump => HeadMoves::OnlyJump,
+            Self::Default | Self::NoRwProb | Self::NoErase => HeadMoves::All,
+        };
+        TapeOptions { heads, has_probabilities: self != Self::NoRwProb, has_erase: self != Self::NoErase }
     }
 }
 
@@ -211,6 +201,74 @@ impl FewShotConfig {
             Some(_) => Err(Error::Config {
                 message: format!("embedding.dims is {:?}, allowed is positive widths", self.embedding.dims),
             }),
+        }
+    }
+}
+
+/// The architecture of an [`LsamAe`](super::LsamAe).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LsamAeConfig {
+    /// Tokens that there are.
+    pub vocab_size: usize,
+    /// Width of a token.
+    pub d_model: usize,
+    /// Heads; an even number, half of them for each direction.
+    pub nhead: usize,
+    /// Width of the feed-forward part; the authors' is always 2048.
+    #[serde(default = "feed_forward")]
+    pub dim_feedforward: usize,
+}
+
+fn feed_forward() -> usize {
+    2048
+}
+
+/// The architecture of a [`NamTransformer`](super::NamTransformer).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransformerConfig {
+    /// Tokens that there are.
+    pub vocab: usize,
+    /// The longest sequence.
+    pub max_len: usize,
+    /// Width of a token.
+    pub emb: usize,
+    /// Width of queries, keys and values, all heads together.
+    pub qkv: usize,
+    /// Width of the feed-forward part.
+    pub mlp: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Classes.
+    pub classes: usize,
+    /// Whether positions are learned; if not, they are sinusoids.
+    pub learn_pos: bool,
+}
+
+impl TransformerConfig {
+    /// Refuses sizes of 0 and heads that do not divide `qkv`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] that names the field.
+    pub fn check(&self) -> Result<()> {
+        let Self { vocab, max_len, emb, qkv, mlp, heads, layers, classes, .. } = *self;
+        check_sizes(&[
+            ("vocab", vocab),
+            ("max_len", max_len),
+            ("emb", emb),
+            ("qkv", qkv),
+            ("mlp", mlp),
+            ("heads", heads),
+            ("layers", layers),
+            ("classes", classes),
+        ])?;
+        if qkv.is_multiple_of(heads) {
+            Ok(())
+        } else {
+            Err(Error::Config { message: format!("qkv {qkv} is not a multiple of heads {heads}") })
         }
     }
 }

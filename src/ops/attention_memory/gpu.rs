@@ -11,7 +11,7 @@ use super::{
 use crate::{
     device::gpu::{Access, Buffer, Dispatch, Gpu, Pipeline, Variant, View, shader},
     error::Result,
-    ops::add,
+    ops::add::own_copy,
     tensor::Tensor,
 };
 
@@ -202,13 +202,7 @@ pub(super) fn run(
     shape: Vec<usize>,
 ) -> Result<(Tensor, Tensor)> {
     let plan = select::plan(problem, options.form, gpu.submit_budget())?;
-    // A copy: no operation changes a tensor that exists.
-    let zeros = Tensor::new(&k.device(), &[1], &[0.0])?;
-    let memory = match options.memory {
-        Some(memory) => add(&memory.reshape(&[problem.memory_len(), 1])?, &zeros, 1.0)?,
-        None => Tensor::new(&k.device(), &[problem.memory_len()], &vec![0.0; problem.memory_len()])?,
-    };
-    let memory = memory.reshape(&problem.memory_shape())?;
+    let memory = own_copy(options.memory, &problem.memory_shape(), &k.device())?;
     let len = if q.is_some() { v.len() } else { 0 };
     gpu.check_bindings(&[k.len(), v.len(), memory.len()])?;
     let y = gpu.allocate(len)?;

@@ -122,10 +122,6 @@ impl Problem {
         [self.batch, self.n_heads, self.v_dim, self.head_dim]
     }
 
-    fn memory_len(&self) -> usize {
-        self.memory_shape().iter().product()
-    }
-
     /// Memories that there are.
     fn heads(&self) -> usize {
         self.batch * self.n_heads

@@ -16,12 +16,22 @@ const GROUP: usize = 64;
 /// The constants of the shader's text.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Constants {
-    is_sigmoid: bool,
+    kind: Kind,
 }
 
-/// `p x`, or the sigmoid of `x` without `p`.
-pub(super) fn gate(gpu: &Arc<Gpu>, x: &Tensor, p: Option<&Tensor>) -> Result<Tensor> {
-    let constants = Constants { is_sigmoid: p.is_none() };
+/// What becomes of a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Kind {
+    Sigmoid,
+    Relu,
+    /// It is multiplied by the probability of its head.
+    Probability,
+}
+
+/// `p` is there for [`Kind::Probability`] and not for the others.
+pub(super) fn gate(gpu: &Arc<Gpu>, kind: Kind, x: &Tensor, p: Option<&Tensor>) -> Result<Tensor> {
+    let constants = Constants { kind };
     let mut bindings = vec![(0, Access::Read)];
     bindings.extend(p.is_some().then_some((1, Access::Read)));
     bindings.push((2, Access::Write));
@@ -48,9 +58,9 @@ pub(super) fn gate(gpu: &Arc<Gpu>, x: &Tensor, p: Option<&Tensor>) -> Result<Ten
 
 /// Every text that this operation may compile, by name.
 pub(crate) fn variants() -> Vec<(String, Result<String>)> {
-    [false, true]
-        .map(|is_sigmoid| {
-            let constants = Constants { is_sigmoid };
+    [Kind::Sigmoid, Kind::Relu, Kind::Probability]
+        .map(|kind| {
+            let constants = Constants { kind };
             (format!("gate {constants:?}"), shader::expand("gate", &constants))
         })
         .into()

@@ -52,7 +52,7 @@ impl Probabilities {
                 Ok(Self(Tensor::from_cpu(logits.shape().to_vec(), data)))
             }
             #[cfg(feature = "gpu")]
-            Storage::Gpu(gpu, _) => gpu::gate(gpu, logits, None).map(Self),
+            Storage::Gpu(gpu, _) => gpu::gate(gpu, gpu::Kind::Sigmoid, logits, None).map(Self),
         }
     }
 
@@ -106,6 +106,21 @@ pub fn gate(x: &Tensor, p: &Probabilities) -> Result<Tensor> {
             Ok(Tensor::from_cpu(x.shape().to_vec(), y))
         }
         #[cfg(feature = "gpu")]
-        Storage::Gpu(gpu, _) => gpu::gate(gpu, x, Some(&p.0)),
+        Storage::Gpu(gpu, _) => gpu::gate(gpu, gpu::Kind::Probability, x, Some(&p.0)),
+    }
+}
+
+/// `max(x, 0)`, for where no dense layer comes before it that it could be fused with.
+///
+/// # Errors
+/// On a GPU, an operand larger than one binding.
+pub fn relu(x: &Tensor) -> Result<Tensor> {
+    match x.storage() {
+        Storage::Cpu(_) => {
+            let data = x.cpu().par_iter().with_min_len(TASK).map(|x| x.max(0.0)).collect();
+            Ok(Tensor::from_cpu(x.shape().to_vec(), data))
+        }
+        #[cfg(feature = "gpu")]
+        Storage::Gpu(gpu, _) => gpu::gate(gpu, gpu::Kind::Relu, x, None),
     }
 }
