@@ -93,9 +93,7 @@ impl Case {
         let tensor = |dim: usize, data: &[f32]| Tensor::new(device, &[batch, n, n_heads * dim], data).unwrap();
         let (q, k, v) = (tensor(head_dim, &self.q), tensor(head_dim, &self.k), tensor(v_dim, &self.v));
         let memory = Tensor::new(device, &[batch, n_heads, v_dim, head_dim], &self.memory).unwrap();
-        let p = |p: &Option<Vec<f32>>| {
-            p.as_ref().map(|p| Probabilities::new(device, &[batch, n, n_heads], p).unwrap())
-        };
+        let p = |p: &Option<Vec<f32>>| p.as_ref().map(|p| Probabilities::new(device, &[batch, n, n_heads], p).unwrap());
         let (p_read, p_write, p_erase) = (p(&self.p_read), p(&self.p_write), p(&self.p_erase));
         let mut options = AttentionMemory::new(n_heads).memory(&memory);
         options.p_read = p_read.as_ref();
@@ -209,7 +207,10 @@ fn long_sequences_stay_bounded() {
     for (name, device) in devices() {
         for form in [Form::Recurrent, Form::Chunked] {
             let [values, memory] = case.run(&device, Some(form));
-            let largest = values.iter().chain(&memory).fold(0.0f32, |a, b| if b.is_finite() { a.max(b.abs()) } else { f32::INFINITY });
+            let largest = values
+                .iter()
+                .chain(&memory)
+                .fold(0.0f32, |a, b| if b.is_finite() { a.max(b.abs()) } else { f32::INFINITY });
             assert!(largest < 8.0, "{name} {form:?}: {largest}");
         }
         case.check(&device, None, &format!("{name}: {N} steps"));

@@ -128,8 +128,7 @@ impl Case<'_> {
         let step = |x: &Tensor, i: usize| {
             let width = x.shape()[2];
             let numbers = x.read()?;
-            let rows: Vec<f32> =
-                (0..batch).flat_map(|b| &numbers[(b * n + i) * width..][..width]).copied().collect();
+            let rows: Vec<f32> = (0..batch).flat_map(|b| &numbers[(b * n + i) * width..][..width]).copied().collect();
             Tensor::new(self.device, &[batch, 1, width], &rows)
         };
         let p_step = |p: &Probabilities, i: usize| {
@@ -366,16 +365,14 @@ impl Case<'_> {
         let supports = self.tensor("in.support").reshape(&[1, n, n_features])?;
         let labels = self.tensor("in.labels").reshape(&[1, n, n_classes])?;
         let query = self.tensor("in.query");
-        let query = query.reshape(&[1, query.shape()[0], n_features])?;
+        let query = unit_norm(&query.reshape(&[1, query.shape()[0], n_features])?)?;
         let p = |name: &str| Probabilities::new(self.device, &[1, n, 1], &self.fixture.numbers(name));
         let (p_write, p_erase) = (p("in.p_w")?, p("in.p_e")?);
         let one = Probabilities::new(self.device, &[1, n, 1], &vec![1.0; n])?;
         let mut found = Outputs::new();
-        for (name, p_write, p_erase) in [
-            ("oneshot", Some(&one), Some(&one)),
-            ("gated", Some(&p_write), Some(&p_erase)),
-            ("noerase", Some(&p_write), None),
-        ] {
+        for (name, p_write, p_erase) in
+            [("oneshot", Some(&one), Some(&one)), ("gated", Some(&p_write), Some(&p_erase)), ("noerase", None, None)]
+        {
             let written = start.write(&supports, &labels, p_write, p_erase)?;
             found.insert(format!("{name}.W"), written.weights.read()?);
             for (kind, classifier_type) in [("cosine", ClassifierType::Cosine), ("dot", ClassifierType::DotProduct)] {
@@ -400,11 +397,7 @@ impl Case<'_> {
         let output = lstm(&self.batch_first("in.x"), &layer, None)?;
         let state = output.state.read()?;
         let part = |i: usize| state.chunks(2 * hidden).flat_map(move |state| &state[i * hidden..][..hidden]).copied();
-        Ok(outputs([
-            ("y", sequence_first(&output.values)?),
-            ("h_n", part(0).collect()),
-            ("c_n", part(1).collect()),
-        ]))
+        Ok(outputs([("y", sequence_first(&output.values)?), ("h_n", part(0).collect()), ("c_n", part(1).collect())]))
     }
 
     fn unit_norm(&self) -> Result<Outputs> {

@@ -7,8 +7,8 @@ use crate::{
     error::{Error, Result},
     models::layers::torch_linear,
     ops::{
-        Activation, AttentionMemory, Form, Linear, Probabilities, attention_memory, attention_memory::sum, gate, linear,
-        read_memory, unit_norm,
+        Activation, AttentionMemory, Form, Linear, Probabilities, attention_memory, attention_memory::sum, gate,
+        linear, read_memory, unit_norm,
     },
     tensor::Tensor,
 };

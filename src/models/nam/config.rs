@@ -89,9 +89,7 @@ const MAX_SIZE: usize = 1 << 20;
 pub(super) fn check_sizes(sizes: &[(&str, usize)]) -> Result<()> {
     match sizes.iter().find(|(_, size)| !(1..=MAX_SIZE).contains(size)) {
         None => Ok(()),
-        Some((name, size)) => {
-            Err(Error::Config { message: format!("{name} is {size}, allowed is 1 to {MAX_SIZE}") })
-        }
+        Some((name, size)) => Err(Error::Config { message: format!("{name} is {size}, allowed is 1 to {MAX_SIZE}") }),
     }
 }
 

@@ -14,8 +14,8 @@ use crate::{
     error::{Error, Result},
     models::layers::torch_linear,
     ops::{
-        Activation, Linear, Probabilities, ScanAttention, add, attention_memory::sum, concat, gate, linear, read_memory,
-        scan_attention, unit_norm, write_memory,
+        Activation, Linear, Probabilities, ScanAttention, add, attention_memory::sum, concat, gate, linear,
+        read_memory, scan_attention, unit_norm, write_memory,
     },
     tensor::Tensor,
 };
@@ -202,9 +202,8 @@ impl FewShot {
         let n_base = base.shape()[1];
         let labels = [batch, n, n_novel];
         let means = Tensor::new(&self.device, &labels, &means)?;
-        let of_class = |values: &Tensor, weights: &Tensor| {
-            sum(1, values, weights)?.reshape(&[batch, n_novel, self.n_features])
-        };
+        let of_class =
+            |values: &Tensor, weights: &Tensor| sum(1, values, weights)?.reshape(&[batch, n_novel, self.n_features]);
 
         let mut mean = of_class(&features, &means)?;
         let mut new_base = base.clone();
@@ -298,7 +297,12 @@ fn diagonal(parameters: &Parameters<'_>, name: &str, n: usize) -> Result<Linear>
 fn mean_weights(episode: &Episode<'_>) -> Result<Vec<f32>> {
     let Episode { batch, n_novel, labels, .. } = *episode;
     let of_batch = labels.len() / batch.max(1);
-    if batch == 0 || n_novel == 0 || of_batch == 0 || labels.len() != batch * of_batch || !of_batch.is_multiple_of(n_novel) {
+    if batch == 0
+        || n_novel == 0
+        || of_batch == 0
+        || labels.len() != batch * of_batch
+        || !of_batch.is_multiple_of(n_novel)
+    {
         return Err(Error::Argument {
             op: OP,
             name: "labels",
@@ -423,7 +427,11 @@ impl Accuracy {
             });
         }
         let best = |scores: &[f32]| {
-            scores.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &x)| if x > best.1 { (i, x) } else { best }).0
+            scores
+                .iter()
+                .enumerate()
+                .fold((0, f32::NEG_INFINITY), |best, (i, &x)| if x > best.1 { (i, x) } else { best })
+                .0
         };
         // Right among all, right among its own kind, taken for the other kind.
         let (mut right, mut own, mut wrong, mut n) = (0, [0; 2], [0; 2], [0; 2]);

@@ -158,12 +158,7 @@ impl LsamEncoderLayer {
     ///
     /// # Errors
     /// As [`Blsam::load`].
-    pub fn load(
-        parameters: &Parameters<'_>,
-        d_model: usize,
-        n_heads: usize,
-        dim_feedforward: usize,
-    ) -> Result<Self> {
+    pub fn load(parameters: &Parameters<'_>, d_model: usize, n_heads: usize, dim_feedforward: usize) -> Result<Self> {
         unused_norm(parameters, "norm1", d_model)?;
         Ok(Self {
             attention: Blsam::load(&parameters.scope("attn"), d_model, d_model, n_heads)?,

@@ -64,8 +64,7 @@ pub(super) fn lsam(
             allowed: WORKGROUP_BYTES as u64,
         });
     }
-    let bindings =
-        [(0, Access::Read), (1, Access::Read), (2, Access::Write), (3, Access::Write), (4, Access::Write)];
+    let bindings = [(0, Access::Read), (1, Access::Read), (2, Access::Write), (3, Access::Write), (4, Access::Write)];
     let variant = Variant { name: "lsam", constants: &constants, bindings: &bindings, untrusted: None };
     let pipeline = gpu.pipeline(&variant)?;
     let device = z.device();

@@ -80,9 +80,7 @@ pub fn lsam(x: &Tensor, layer: &Lsam, state: Option<&LsamState>, reverse: bool) 
     if let Some(state) = state {
         let of = |name, tensor: &Tensor, shape: &[usize]| match tensor.shape() == shape {
             true => Ok(()),
-            false => {
-                Err(Error::Shape { op: OP, name, found: tensor.shape().to_vec(), expected: format!("{shape:?}") })
-            }
+            false => Err(Error::Shape { op: OP, name, found: tensor.shape().to_vec(), expected: format!("{shape:?}") }),
         };
         of("state.hidden", &state.hidden, &[batch, d_model])?;
         of("state.memory", &state.memory, &problem.memory_shape())?;

@@ -63,12 +63,7 @@ pub fn lstm(x: &Tensor, layer: &Lstm, state: Option<&Tensor>) -> Result<LstmOutp
         });
     }
     let &[batch, n, _] = x.shape() else {
-        return Err(Error::Shape {
-            op: OP,
-            name: "x",
-            found: x.shape().to_vec(),
-            expected: "[batch, n, n_in]".into(),
-        });
+        return Err(Error::Shape { op: OP, name: "x", found: x.shape().to_vec(), expected: "[batch, n, n_in]".into() });
     };
     if let Some(state) = state
         && *state.shape() != [batch, 2, hidden]

@@ -62,8 +62,7 @@ impl Machine<'_> {
             let (p_read, p_write) = (p(0), p(1));
             let p_erase = if options.has_erase { p(2) } else { 0.0 };
             // Heads that jump are not distributions; they touch the tape with length one.
-            let scale =
-                |head: &[f32]| if jumps { 1.0 / dot(simd, head, head).sqrt().max(EPSILON) } else { 1.0 };
+            let scale = |head: &[f32]| if jumps { 1.0 / dot(simd, head, head).sqrt().max(EPSILON) } else { 1.0 };
             let (read_scale, write_scale) = (scale(read_head), scale(write_head));
 
             x.fill(0.0);

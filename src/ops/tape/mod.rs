@@ -212,14 +212,17 @@ fn check(inputs: &TapeInputs<'_>, options: TapeOptions, tape: Option<&Tensor>) -
     }
     let n_actions = n_tapes * options.heads.n_actions();
     if *inputs.action.shape() != [batch, n, n_actions] {
-        return shape("action", inputs.action, format!("[batch, n, n_tapes * n_actions] = [{batch}, {n}, {n_actions}]"));
+        return shape(
+            "action",
+            inputs.action,
+            format!("[batch, n, n_tapes * n_actions] = [{batch}, {n}, {n_actions}]"),
+        );
     }
     let slots = inputs.tape_length;
     if let Some(tape) = tape
         && *tape.shape() != [batch, n_tapes, slots, mem]
     {
-        let expected =
-            format!("[batch, n_tapes, tape_length, mem_size] = [{batch}, {n_tapes}, {slots}, {mem}]");
+        let expected = format!("[batch, n_tapes, tape_length, mem_size] = [{batch}, {n_tapes}, {slots}, {mem}]");
         return shape("tape", tape, expected);
     }
     check_same_device(OP, inputs.value, &[inputs.key, inputs.query, Some(inputs.action), tape])?;
