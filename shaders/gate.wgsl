@@ -6,6 +6,10 @@
 // gate: y = max(x, 0).
 //
 //   x, y [rows, width]
+//# elif kind == "columns"
+// gate: y = p x, a number for every column.
+//
+//   x, y [rows, width] · p [width]
 //# else
 // gate: y = p x, a probability for every head of a row.
 //
@@ -22,7 +26,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
-//# if kind == "probability"
+//# if kind == "probability" or kind == "columns"
 @group(0) @binding(1) var<storage, read> p: array<f32>;
 //# endif
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
@@ -47,6 +51,8 @@ fn main(
   y[i] = sigmoid(x[i]);
 //# elif kind == "relu"
   y[i] = max(x[i], 0.0);
+//# elif kind == "columns"
+  y[i] = x[i] * p[i % params.width];
 //# else
   let head = (i % params.width) / (params.width / params.n_heads);
   y[i] = x[i] * p[(i / params.width) * params.n_heads + head];

@@ -6,8 +6,8 @@
 //   state [batch, n_tapes, size]: tape [slots, mem]{% if has_keys %}, keys [slots, mem]{% endif %}, read head [slots],
 //   write head [slots]; read, and written at the end
 //
-// A workgroup of 64 threads takes a tape. A thread owns columns of the tape and rows of the keys,
-// so no other reads what it writes; the heads are double. {% if in_workgroup %}The tape is in workgroup memory, up to
+// A workgroup of 64 threads takes a tape. A thread owns columns of the tape and {% if by_position %}columns{% else %}rows{% endif %} of the keys;
+// the heads are double. {% if in_workgroup %}The tape is in workgroup memory, up to
 // {{ len }} numbers{% else %}The tape stays in storage{% endif %}: {{ 4 * ((len if in_workgroup else 0) + 4 * slots) }} bytes.
 
 struct Params {
@@ -114,7 +114,13 @@ fn main(
 //# if has_probabilities
     let p_read = sigmoid(action[act + {{ 2 * n_directions }}u]);
     let p_write = sigmoid(action[act + {{ 2 * n_directions + 1 }}u]);
-    let p_erase = {% if has_erase %}sigmoid(action[act + {{ 2 * n_directions + 2 }}u]){% else %}0.0{% endif %};
+//# if is_tied
+    let p_erase = p_write;
+//# elif has_erase
+    let p_erase = sigmoid(action[act + {{ 2 * n_directions + 2 }}u]);
+//# else
+    let p_erase = 0.0;
+//# endif
 //# else
     let p_read = 1.0;
     let p_write = 1.0;
@@ -149,11 +155,34 @@ fn main(
         sum += cell * read_head[before + l] * read_scale;
       }
       y[token * mem + c] = p_read * sum;
+//# if has_keys and by_position
+      var known = 0.0;
+      for (var l = 0u; l < slots; l++) {
+        known += load(base, (slots + l) * mem + c) * write_head[before + l] * write_scale;
+      }
+      let z = {% if has_erase %}p_write * {% endif %}key[token * mem + c] - p_erase * known;
+      for (var l = 0u; l < slots; l++) {
+        let at = (slots + l) * mem + c;
+        save(base, at, load(base, at) + write_head[before + l] * write_scale * z);
+      }
+//# endif
     }
+//# if has_keys and by_position
+    // Keys are written by column and read by row.
+    workgroupBarrier();
+//# if not in_workgroup
+    storageBarrier();
+//# endif
+//# endif
     for (var l = thread; l < slots; l += 64u) {
       var jump = 0.0;
 //# if has_keys
       let row = (slots + l) * mem;
+//# if by_position
+      for (var c = 0u; c < mem; c++) {
+        jump += load(base, row + c) * query[token * mem + c];
+      }
+//# else
       var known = 0.0;
       for (var c = 0u; c < mem; c++) {
         known += load(base, row + c) * key[token * mem + c];
@@ -165,6 +194,7 @@ fn main(
         save(base, row + c, cell);
         jump += cell * query[token * mem + c];
       }
+//# endif
 //# endif
       let previous = select(l - 1u, slots - 1u, l == 0u);
       let next = select(l + 1u, 0u, l + 1u == slots);

@@ -124,7 +124,7 @@ impl Case {
     }
 }
 
-const FORMS: [Option<Form>; 3] = [None, Some(Form::Recurrent), Some(Form::Chunked)];
+const FORMS: [Option<Form>; 2] = [Some(Form::Recurrent), Some(Form::Chunked)];
 
 #[test]
 fn every_length_agrees_with_float64() {

@@ -157,6 +157,7 @@ fn memories() {
         let two = AttentionMemory::new(2);
         let (tokens, memory) = ([1, 5, 8], t(&[1, 2, 4, 4]));
         refused(run(&[5, 8], &[5, 8], &[5, 8], &two), &["k", "[5, 8]", "2 heads"]);
+        refused(run(&tokens, &tokens, &tokens, &AttentionMemory::new(0)), &["k", "0 heads"]);
         refused(run(&[1, 5, 7], &[1, 5, 7], &tokens, &two), &["k", "[1, 5, 7]", "2 heads"]);
         refused(run(&tokens, &tokens, &[1, 4, 8], &two), &["length", "[1, 4, 8]"]);
         refused(run(&[1, 4, 8], &tokens, &tokens, &two), &["query", "[1, 4, 8]"]);
@@ -212,6 +213,7 @@ fn recurrences() {
         };
         let (all, none) = (HeadMoves::All, HeadMoves::NoJump);
         refused(run(all, Some(&value), 22, 2, 0, None), &["tape_length", "0", "1 or more"]);
+        refused(run(all, Some(&value), 22, 2, usize::MAX, None), &["numbers in all tapes"]);
         refused(run(all, Some(&value), 22, 4, 5, None), &["value", "4 tapes"]);
         refused(run(all, None, 22, 2, 5, None), &["key", "none"]);
         refused(run(none, Some(&value), 18, 2, 5, None), &["key", "do not jump"]);

@@ -171,7 +171,13 @@ fn tapes(
             let (v, a) = (part(value, mem), part(action, n_actions));
             let p = |j: usize| if options.has_probabilities { sigmoid(a[2 * n_directions + j]) } else { 1.0 };
             let (p_r, p_w) = (p(0), p(1));
-            let p_e = if options.has_erase { p(2) } else { 0.0 };
+            let p_e = if !options.has_erase {
+                0.0
+            } else if options.is_tied {
+                p_w
+            } else {
+                p(2)
+            };
             let unit = |head: &[f64]| -> Vec<f64> {
                 let length = head.iter().map(|x| x * x).sum::<f64>().sqrt().max(1e-12);
                 head.iter().map(|x| if options.heads.jumps() { x / length } else { *x }).collect()
@@ -185,11 +191,18 @@ fn tapes(
             let mut jump = vec![0.0; slots];
             if options.heads.jumps() {
                 let (k, q) = (part(key, mem), part(query, mem));
+                let p_k = if options.has_erase { p_w } else { 1.0 };
+                let known: Vec<f64> =
+                    (0..mem).map(|c| (0..slots).map(|l| keys[l * mem + c] * w[l]).sum::<f64>()).collect();
                 for l in 0..slots {
                     let row = &mut keys[l * mem..][..mem];
-                    let known: f64 = row.iter().zip(&k).map(|(a, b)| a * b).sum();
-                    let x = if options.has_erase { p_w } else { 1.0 } * heads[1][l] - p_e * known;
-                    row.iter_mut().zip(&k).for_each(|(m, k)| *m += x * k);
+                    if options.by_position {
+                        (0..mem).for_each(|c| row[c] += w[l] * (p_k * k[c] - p_e * known[c]));
+                    } else {
+                        let known: f64 = row.iter().zip(&k).map(|(a, b)| a * b).sum();
+                        let x = p_k * heads[1][l] - p_e * known;
+                        row.iter_mut().zip(&k).for_each(|(m, k)| *m += x * k);
+                    }
                     jump[l] = row.iter().zip(&q).map(|(a, b)| a * b).sum();
                 }
             }
@@ -220,6 +233,7 @@ fn tapes_agree_with_float64() {
         TapeOptions { heads: HeadMoves::NoJump, ..all },
         TapeOptions { heads: HeadMoves::OnlyJump, has_probabilities: false, ..all },
         TapeOptions { has_erase: false, ..all },
+        TapeOptions { is_tied: true, by_position: true, ..all },
     ];
     // Tapes that fit workgroup memory, one slot, and two that do not fit.
     let sizes = [[2, 10, 3, 5, 4], [1, 3, 1, 1, 1], [1, 20, 2, 70, 65], [1, 8, 1, 300, 3]];
@@ -296,6 +310,7 @@ fn what_comes_later_does_not_matter() {
             TuringOption::OnlyJump,
             TuringOption::NoRwProb,
             TuringOption::NoErase,
+            TuringOption::Paper,
         ] {
             let config = config(option);
             let (model, checkpoint) = parameters(3, |c| NamTmAe::new(&device, &config, c));

@@ -207,7 +207,8 @@ proptest! {
                 n_tapes: n_heads,
                 tape_length: slots,
             };
-            let options = TapeOptions { heads, has_probabilities, has_erase };
+            let by_position = seed.is_multiple_of(3);
+            let options = TapeOptions { heads, has_probabilities, has_erase, by_position, ..Default::default() };
             let output = tape(&inputs, options, None).unwrap();
             let p = Probabilities::sigmoid(&tensor(&[batch, n, n_heads], 2.0)).unwrap();
             [long.state, short.state.memory, gate(&output.values, &p).unwrap(), output.tape].map(|x| x.read().unwrap())

@@ -19,7 +19,7 @@ pub use add::add;
 pub use attention_memory::{AttentionMemory, Form, Recall, attention_memory, read_memory, write_memory};
 pub use concat::concat;
 pub use feature_map::{FeatureKind, FeatureMap, feature_map, random_features};
-pub use gate::{Probabilities, gate, relu};
+pub use gate::{Probabilities, gate, relu, scale_columns};
 pub use layer_norm::layer_norm;
 pub use linear::{Activation, Linear, linear};
 pub use linear_attention::{LinearAttention, LinearState, Normalizer};

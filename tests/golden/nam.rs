@@ -271,6 +271,7 @@ impl Case<'_> {
             heads: heads.into_iter().find(|heads| heads.n_actions() == n_actions).expect("a known action vector"),
             has_probabilities: self.flag("rwprob", true),
             has_erase: !self.flag("noerase", false),
+            ..Default::default()
         };
         let checkpoint = self.fixture.checkpoint();
         let machine = checkpoint.load(self.device, |p| NamTm::load(p, dim, n_tapes, mem_size, options))?;

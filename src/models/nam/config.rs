@@ -23,6 +23,9 @@ pub enum TuringOption {
     NoRwProb,
     /// As the default, without erasing; keys are written with probability 1.
     NoErase,
+    /// As the default, by the paper's equations where they differ from the authors' code: `p_e`
+    /// is `p_w`, and the table of keys is erased by position.
+    Paper,
 }
 
 impl TuringOption {
@@ -31,9 +34,16 @@ impl TuringOption {
         let heads = match self {
             Self::NoJump => HeadMoves::NoJump,
             Self::OnlyJump => HeadMoves::OnlyJump,
-            Self::Default | Self::NoRwProb | Self::NoErase => HeadMoves::All,
+            Self::Default | Self::NoRwProb | Self::NoErase | Self::Paper => HeadMoves::All,
         };
-        TapeOptions { heads, has_probabilities: self != Self::NoRwProb, has_erase: self != Self::NoErase }
+        let is_paper = self == Self::Paper;
+        TapeOptions {
+            heads,
+            has_probabilities: self != Self::NoRwProb,
+            has_erase: self != Self::NoErase,
+            is_tied: is_paper,
+            by_position: is_paper,
+        }
     }
 }
 

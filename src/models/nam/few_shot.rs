@@ -10,12 +10,12 @@ use super::{
 };
 use crate::{
     Device,
-    checkpoint::{Checkpoint, Parameters},
+    checkpoint::Checkpoint,
     error::{Error, Result},
     models::layers::torch_linear,
     ops::{
         Activation, Linear, Probabilities, ScanAttention, add, attention_memory::sum, concat, gate, linear,
-        read_memory, scan_attention, unit_norm, write_memory,
+        read_memory, scale_columns, scan_attention, unit_norm, write_memory,
     },
     tensor::Tensor,
 };
@@ -51,8 +51,8 @@ pub struct FewShot {
     erase_logits: Option<Vec<f32>>,
     eraser: Option<[Linear; 2]>,
     /// Multiply the channels of the mean and of what attention returns.
-    scale_mean: Option<Linear>,
-    scale_attention: Option<Linear>,
+    scale_mean: Option<Tensor>,
+    scale_attention: Option<Tensor>,
     attention: Option<Attention>,
 }
 
@@ -139,10 +139,10 @@ impl FewShot {
                 scale_cls: one("scale_cls")?,
                 erase_logits,
                 eraser,
-                scale_mean: scales.then(|| diagonal(parameters, "wnLayerFavg.weight", n)).transpose()?,
+                scale_mean: scales.then(|| parameters.tensor("wnLayerFavg.weight", &[n])).transpose()?,
                 scale_attention: generator
                     .attends()
-                    .then(|| diagonal(parameters, "wnLayerWatt.weight", n))
+                    .then(|| parameters.tensor("wnLayerWatt.weight", &[n]))
                     .transpose()?,
                 attention: generator.attends().then(attention).transpose()?,
             })
@@ -219,7 +219,7 @@ impl FewShot {
             mean = of_class(&gate(&keys, &p)?, &Tensor::new(&self.device, &labels, episode.labels)?)?;
         }
         let mut novel = match &self.scale_mean {
-            Some(scale) => linear(&mean, scale, Activation::None, None)?,
+            Some(scale) => scale_columns(&mean, scale)?,
             None => mean,
         };
         if let (Some(attention), Some(scale)) = (&self.attention, &self.scale_attention) {
@@ -231,7 +231,7 @@ impl FewShot {
             let options = ScanAttention { scale: Some(attention.scale), ..Default::default() };
             let attended = scan_attention(&query, &keys, &values.reshape(&shape)?, &options)?.values;
             let attended = of_class(&attended.reshape(&[batch, n, self.n_features])?, &means)?;
-            novel = linear(&attended, scale, Activation::None, Some(&novel))?;
+            novel = add(&novel, &scale_columns(&attended, scale)?, 1.0)?;
         }
         // Rows side by side are classes one after the other.
         let flat = |x: &Tensor| x.reshape(&[batch, x.len() / batch]);
@@ -282,15 +282,6 @@ fn erase(weights: &Tensor, keys: &Tensor, p: &Probabilities) -> Result<Tensor> {
     // One memory for the whole batch.
     let erased = sum(1, &keys.reshape(&[1, batch * n, n_features])?, &known.reshape(&[1, batch * n, n_classes])?)?;
     add(weights, &erased.reshape(&[n_classes, n_features])?, -1.0 / batch as f32)
-}
-
-/// A dense layer that multiplies each channel.
-fn diagonal(parameters: &Parameters<'_>, name: &str, n: usize) -> Result<Linear> {
-    let mut weight = vec![0.0; n * n];
-    for (i, &x) in parameters.numbers(name, &[n])?.iter().enumerate() {
-        weight[i * n + i] = x;
-    }
-    Ok(Linear { weight: Tensor::new(parameters.device(), &[n, n], &weight)?, bias: None })
 }
 
 /// Labels divided by the number of supports of their class; refuses what is not one-hot.

@@ -44,10 +44,10 @@ const READ: &str = "read_memory";
 const WRITE: &str = "write_memory";
 
 /// How to write, erase and read a sequence.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct AttentionMemory<'a> {
-    /// Heads of a token; 0 is taken for 1.
+    /// Heads of a token.
     pub n_heads: usize,
     /// The memory before the first step; zeros if not given.
     pub memory: Option<&'a Tensor>,
@@ -59,6 +59,13 @@ pub struct AttentionMemory<'a> {
     pub p_erase: Option<&'a Probabilities>,
     /// How it is computed; chosen from the sizes if not given.
     pub form: Option<Form>,
+}
+
+impl Default for AttentionMemory<'_> {
+    /// One head.
+    fn default() -> Self {
+        Self { n_heads: 1, memory: None, p_read: None, p_write: None, p_erase: None, form: None }
+    }
 }
 
 impl<'a> AttentionMemory<'a> {
@@ -129,9 +136,8 @@ impl Problem {
 
     /// Of queries, keys, values and a memory, if they are given.
     fn new(op: &'static str, n_heads: usize, keys: (&'static str, &Tensor), values: Option<&Tensor>) -> Result<Self> {
-        let n_heads = n_heads.max(1);
         let tokens = |name: &'static str, x: &Tensor| match *x.shape() {
-            [batch, n, width] if width > 0 && width % n_heads == 0 => Ok([batch, n, width / n_heads]),
+            [batch, n, width] if n_heads > 0 && width > 0 && width % n_heads == 0 => Ok([batch, n, width / n_heads]),
             _ => Err(Error::Shape {
                 op,
                 name,

@@ -27,9 +27,11 @@ pub(super) enum Kind {
     Relu,
     /// It is multiplied by the probability of its head.
     Probability,
+    /// It is multiplied by the number of its column.
+    Columns,
 }
 
-/// `p` is there for [`Kind::Probability`] and not for the others.
+/// `p` is there for kinds that multiply.
 pub(super) fn gate(gpu: &Arc<Gpu>, kind: Kind, x: &Tensor, p: Option<&Tensor>) -> Result<Tensor> {
     let constants = Constants { kind };
     let mut bindings = vec![(0, Access::Read)];
@@ -58,7 +60,7 @@ pub(super) fn gate(gpu: &Arc<Gpu>, kind: Kind, x: &Tensor, p: Option<&Tensor>) -
 
 /// Every text that this operation may compile, by name.
 pub(crate) fn variants() -> Vec<(String, Result<String>)> {
-    [Kind::Sigmoid, Kind::Relu, Kind::Probability]
+    [Kind::Sigmoid, Kind::Relu, Kind::Probability, Kind::Columns]
         .map(|kind| {
             let constants = Constants { kind };
             (format!("gate {constants:?}"), shader::expand("gate", &constants))

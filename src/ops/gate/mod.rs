@@ -124,3 +124,31 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
         Storage::Gpu(gpu, _) => gpu::gate(gpu, gpu::Kind::Relu, x, None),
     }
 }
+
+/// `x` times a number for each column: `x [.., width]`, `scale [width]`.
+///
+/// # Errors
+/// Another width; different devices; on a GPU, an operand larger than one binding.
+pub fn scale_columns(x: &Tensor, scale: &Tensor) -> Result<Tensor> {
+    if scale.shape().len() != 1 || !x.shape().ends_with(scale.shape()) {
+        return Err(Error::ShapeMismatch {
+            op: "scale_columns",
+            left_name: "x",
+            left: x.shape().to_vec(),
+            right_name: "scale",
+            right: scale.shape().to_vec(),
+            rule: "x must be [.., width] and scale [width]",
+        });
+    }
+    check_same_device("scale_columns", x, &[Some(scale)])?;
+    match x.storage() {
+        Storage::Cpu(_) => {
+            let mut y = x.cpu().to_vec();
+            let rows = y.chunks_exact_mut(scale.len().max(1));
+            rows.for_each(|y| y.iter_mut().zip(scale.cpu()).for_each(|(y, s)| *y *= s));
+            Ok(Tensor::from_cpu(x.shape().to_vec(), y))
+        }
+        #[cfg(feature = "gpu")]
+        Storage::Gpu(gpu, _) => gpu::gate(gpu, gpu::Kind::Columns, x, Some(scale)),
+    }
+}

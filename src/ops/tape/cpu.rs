@@ -60,7 +60,11 @@ impl Machine<'_> {
             let action = self.part(self.inputs.action, step, options.heads.n_actions());
             let p = |i: usize| if options.has_probabilities { sigmoid(action[2 * n_directions + i]) } else { 1.0 };
             let (p_read, p_write) = (p(0), p(1));
-            let p_erase = if options.has_erase { p(2) } else { 0.0 };
+            let p_erase = match (options.has_erase, options.is_tied) {
+                (false, _) => 0.0,
+                (true, true) => p_write,
+                (true, false) => p(2),
+            };
             // Heads that jump are not distributions; they touch the tape with length one.
             let scale = |head: &[f32]| if jumps { 1.0 / dot(simd, head, head).sqrt().max(EPSILON) } else { 1.0 };
             let (read_scale, write_scale) = (scale(read_head), scale(write_head));
@@ -81,11 +85,18 @@ impl Machine<'_> {
             if let (Some(key), Some(query)) = (self.inputs.key, self.inputs.query) {
                 let (key, query) = (self.part(key, step, mem), self.part(query, step, mem));
                 let p_key = if options.has_erase { p_write } else { 1.0 };
-                for ((row, head), jump) in keys.chunks_exact_mut(mem).zip(&*write_head).zip(&mut jump) {
-                    // The keys are erased by content, with the heads as they are.
-                    let x = p_key * head - p_erase * dot(simd, row, key);
-                    add_scaled(row, key, x);
-                    *jump = dot(simd, row, query);
+                if options.by_position {
+                    x.fill(0.0);
+                    for (row, head) in keys.chunks_exact(mem).zip(&*write_head) {
+                        add_scaled(&mut x, row, head * write_scale);
+                    }
+                    x.iter_mut().zip(key).for_each(|(x, key)| *x = p_key * key - p_erase * *x);
+                    for ((row, head), jump) in keys.chunks_exact_mut(mem).zip(&*write_head).zip(&mut jump) {
+                        add_scaled(row, &x, head * write_scale);
+                        *jump = dot(simd, row, query);
+                    }
+                } else {
+                    by_content(simd, keys, [key, query], write_head, [p_key, p_erase], &mut jump);
                 }
             }
             for (head, directions) in [(&mut *read_head, action), (&mut *write_head, &action[n_directions..])] {
@@ -99,6 +110,24 @@ impl Machine<'_> {
             }
         }
         values
+    }
+}
+
+/// Writes a key to the table, whose rows forget as much as they know of it, and reads the table.
+#[inline(always)]
+fn by_content<S: Simd>(
+    simd: S,
+    keys: &mut [f32],
+    [key, query]: [&[f32]; 2],
+    head: &[f32],
+    [p_key, p_erase]: [f32; 2],
+    jump: &mut [f32],
+) {
+    for ((row, head), jump) in keys.chunks_exact_mut(key.len()).zip(head).zip(jump) {
+        // With the heads as they are.
+        let x = p_key * head - p_erase * dot(simd, row, key);
+        add_scaled(row, key, x);
+        *jump = dot(simd, row, query);
     }
 }
 

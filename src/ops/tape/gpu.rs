@@ -18,6 +18,8 @@ struct Constants {
     n_directions: usize,
     has_probabilities: bool,
     has_erase: bool,
+    is_tied: bool,
+    by_position: bool,
     in_workgroup: bool,
     len: usize,
     slots: usize,
@@ -31,6 +33,8 @@ impl Constants {
             n_directions: options.heads.n_directions(),
             has_probabilities: options.has_probabilities,
             has_erase: options.has_erase,
+            is_tied: options.is_tied && options.has_erase,
+            by_position: options.by_position,
             in_workgroup: place.in_workgroup,
             len: place.len,
             slots: place.slots,
@@ -109,9 +113,10 @@ pub(super) fn tape(
 pub(crate) fn variants() -> Vec<(String, Result<String>)> {
     let mut variants = Vec::new();
     for heads in [HeadMoves::All, HeadMoves::NoJump, HeadMoves::OnlyJump] {
-        for (has_probabilities, has_erase) in [(true, true), (true, false), (false, true), (false, false)] {
+        for i in 0..16 {
+            let [has_probabilities, has_erase, is_tied, by_position] = [8, 4, 2, 1].map(|bit| i & bit != 0);
             for (n_cells, slots) in [(512, 32), (1 << 20, 1024)] {
-                let options = TapeOptions { heads, has_probabilities, has_erase };
+                let options = TapeOptions { heads, has_probabilities, has_erase, is_tied, by_position };
                 let constants = Constants::new(options, n_cells, slots);
                 variants.push((format!("tape {constants:?}"), shader::expand("tape", &constants)));
             }

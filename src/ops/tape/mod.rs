@@ -10,7 +10,7 @@ mod select;
 use super::concat;
 use crate::{
     error::{Error, Result},
-    tensor::{Storage, Tensor, check_same_device},
+    tensor::{Storage, Tensor, check_same_device, n_elements},
 };
 
 const OP: &str = "tape";
@@ -58,11 +58,16 @@ pub struct TapeOptions {
     pub has_probabilities: bool,
     /// Whether the tape and the keys are erased; if not, keys are written with probability 1.
     pub has_erase: bool,
+    /// Whether `p_e` is `p_w`, as in the paper's equations; the authors' code has one of its own.
+    pub is_tied: bool,
+    /// Whether the keys are erased by position, with the head at length one, as in the paper's
+    /// equations; the authors' code erases them by content since May 2023.
+    pub by_position: bool,
 }
 
 impl Default for TapeOptions {
     fn default() -> Self {
-        Self { heads: HeadMoves::All, has_probabilities: true, has_erase: true }
+        Self { heads: HeadMoves::All, has_probabilities: true, has_erase: true, is_tied: false, by_position: false }
     }
 }
 
@@ -128,7 +133,8 @@ impl Problem {
 ///
 /// The read head is where it was before it moves. The tape is a ring. The table of keys is erased
 /// by content and its heads are as they are, as in the authors' code since May 2023; the paper
-/// erases it by position.
+/// erases it by position, `K = K + W^ (p_w k - p_e sum_l K_l W^_l)`, and has `p_e = p_w`, see
+/// [`TapeOptions`].
 ///
 /// # Errors
 /// Shapes that do not fit; a tape of length 0; keys or queries that are missing or too many;
@@ -156,6 +162,9 @@ pub fn tape(inputs: &TapeInputs<'_>, options: TapeOptions, tape: Option<&Tensor>
 
 /// The longest tape on a GPU, where the heads are in workgroup memory.
 pub const MAX_TAPE_LENGTH: usize = 1024;
+
+/// More than this is a mistake: 8 GiB.
+const MAX_NUMBERS: usize = 1 << 31;
 
 /// The state before the first step, `[batch, n_tapes, state_len]`, in a tensor of its own.
 fn begin(problem: &Problem, value: &Tensor, tape: Option<&Tensor>) -> Result<Tensor> {
@@ -219,6 +228,14 @@ fn check(inputs: &TapeInputs<'_>, options: TapeOptions, tape: Option<&Tensor>) -
         );
     }
     let slots = inputs.tape_length;
+    let numbers = n_elements(&[batch, n_tapes, slots, mem + 1]);
+    if numbers > MAX_NUMBERS {
+        return Err(Error::LimitExceeded {
+            limit: "numbers in all tapes",
+            requested: numbers as u64,
+            allowed: MAX_NUMBERS as u64,
+        });
+    }
     if let Some(tape) = tape
         && *tape.shape() != [batch, n_tapes, slots, mem]
     {
