@@ -18,14 +18,21 @@ pub struct Shader {
 /// A template that does not expand, which would be a defect of this crate.
 pub fn variants() -> Result<Vec<Shader>> {
     let all = [
+        ops::add::gpu::variants(),
+        ops::attention_memory::gpu::variants(),
         ops::concat::gpu::variants(),
         ops::feature_map::gpu::variants(),
+        ops::gate::gpu::variants(),
         ops::geglu::gpu::variants(),
         ops::layer_norm::gpu::variants(),
         ops::linear::gpu::variants(),
         ops::linear_attention::gpu::variants(),
+        ops::lsam::gpu::variants(),
+        ops::lstm::gpu::variants(),
         ops::merge_attention::gpu::variants(),
         ops::scan_attention::gpu::variants(),
+        ops::tape::gpu::variants(),
+        ops::unit_norm::gpu::variants(),
     ];
     all.into_iter().flatten().map(|(name, text)| text.map(|wgsl| Shader { name, wgsl })).collect()
 }

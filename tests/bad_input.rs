@@ -3,7 +3,7 @@
 
 mod support;
 
-use support::devices;
+use support::{devices, refused, zeros};
 use wgpu_attention::{
     Device, Error, Mask, Tensor,
     checkpoint::Checkpoint,
@@ -18,20 +18,6 @@ use wgpu_attention::{
         scan_attention::{MAX_HEAD_DIM, scan_attention},
     },
 };
-
-fn zeros(device: &Device, shape: &[usize]) -> Tensor {
-    let n = if shape.contains(&0) { 0 } else { shape.iter().product() };
-    Tensor::new(device, shape, &vec![0.0; n]).unwrap()
-}
-
-/// Asserts that a call fails and that its message contains every one of some words.
-#[track_caller]
-fn refused<T: std::fmt::Debug>(result: Result<T, Error>, words: &[&str]) {
-    let message = result.expect_err("this should be refused").to_string();
-    for word in words {
-        assert!(message.contains(word), "{word:?} is not in {message:?}");
-    }
-}
 
 #[test]
 fn attention_shapes() {

@@ -7,6 +7,7 @@ mod support;
 /// One module for each system: how its cases are run.
 mod golden {
     pub mod cmanp;
+    pub mod nam;
     pub mod tnp_kr;
 }
 
@@ -75,5 +76,6 @@ fn compare(fixture: &Fixture, name: &str, device: &Device, outputs: &Outputs, fa
 fn run(fixture: &Fixture, path: &Path, device: &Device) -> Result<Outputs, String> {
     golden::tnp_kr::run(fixture, path, device)
         .or_else(|| golden::cmanp::run(fixture, path, device))
+        .or_else(|| golden::nam::run(fixture, path, device))
         .unwrap_or_else(|| Err(format!("this test does not know the case {:?}", fixture.case)))
 }

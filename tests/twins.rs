@@ -9,9 +9,10 @@ use support::{Random, gpus};
 use wgpu_attention::{
     Device, Mask, Tensor,
     ops::{
-        Activation, Bias, BiasTerm, Distance, FeatureKind, FeatureMap, Kernel, Linear, LinearAttention, Normalizer,
-        RollingAttention, Rows, ScanAttention, concat, geglu, layer_norm, linear, merge_attention, random_features,
-        scan_attention,
+        Activation, AttentionMemory, Bias, BiasTerm, Distance, FeatureKind, FeatureMap, Form, HeadMoves, Kernel,
+        Linear, LinearAttention, Lsam, Lstm, Normalizer, Probabilities, RollingAttention, Rows, ScanAttention,
+        TapeInputs, TapeOptions, add, attention_memory, concat, gate, geglu, layer_norm, linear, lsam, lstm,
+        merge_attention, random_features, relu, scan_attention, tape, unit_norm, write_memory,
     },
 };
 
@@ -196,6 +197,94 @@ proptest! {
             let read = state.merge(&state).unwrap().read().unwrap();
             let gated = geglu(&tensor(n_queries, 2 * v_dim)).unwrap();
             [read.values.read().unwrap(), read.log_sum_exp.read().unwrap(), gated.read().unwrap()]
+        };
+        let cpu = run(&Device::cpu());
+        for (name, device) in gpus().into_iter().take(1) {
+            for (gpu, cpu) in run(&device).iter().zip(&cpu) {
+                assert_twins(gpu, cpu, &name);
+            }
+        }
+    }
+
+    #[test]
+    fn attention_memory_twins(
+        (batch, n_heads, n) in (1..4usize, 1..4usize, 1..150usize),
+        (head_dim, v_dim) in (1..40usize, 1..40usize),
+        (gates, is_chunked) in (0..8usize, any::<bool>()),
+        seed: u64,
+    ) {
+        let run = |device: &Device| {
+            let mut random = Random::new(seed);
+            let mut tensor = |dim: usize| {
+                let numbers = random.numbers(batch * n * n_heads * dim);
+                Tensor::new(device, &[batch, n, n_heads, dim], &numbers).unwrap()
+            };
+            let flat = |x: Tensor, dim: usize| x.reshape(&[batch, n, n_heads * dim]).unwrap();
+            let q = flat(unit_norm(&tensor(head_dim)).unwrap(), head_dim);
+            let k = flat(unit_norm(&tensor(head_dim)).unwrap(), head_dim);
+            let v = flat(tensor(v_dim), v_dim);
+            let mut p = || Probabilities::sigmoid(&flat(tensor(1), 1)).unwrap();
+            let (p_read, p_write, p_erase) = (p(), p(), p());
+            let mut options = AttentionMemory::new(n_heads);
+            options.form = Some(if is_chunked { Form::Chunked } else { Form::Recurrent });
+            options.p_read = (gates & 1 != 0).then_some(&p_read);
+            options.p_write = (gates & 2 != 0).then_some(&p_write);
+            options.p_erase = (gates & 4 != 0).then_some(&p_erase);
+            let recall = attention_memory(&q, &k, &v, &options).unwrap();
+            let written = write_memory(&recall.memory, &k, &v, options.p_write, options.p_erase).unwrap();
+            [recall.values.read().unwrap(), recall.memory.read().unwrap(), written.read().unwrap()]
+        };
+        let cpu = run(&Device::cpu());
+        for (name, device) in gpus().into_iter().take(1) {
+            for (gpu, cpu) in run(&device).iter().zip(&cpu) {
+                assert_twins(gpu, cpu, &name);
+            }
+        }
+    }
+
+    #[test]
+    fn recurrent_twins(
+        (batch, n, n_in) in (1..9usize, 1..30usize, 1..9usize),
+        (n_heads, dim, slots) in (1..4usize, 1..24usize, 1..40usize),
+        (moves, has_probabilities, has_erase, reverse) in (0..3usize, any::<bool>(), any::<bool>(), any::<bool>()),
+        seed: u64,
+    ) {
+        let heads = [HeadMoves::All, HeadMoves::NoJump, HeadMoves::OnlyJump][moves];
+        let run = |device: &Device| {
+            let mut random = Random::new(seed);
+            let mut tensor = |shape: &[usize], scale: f32| {
+                Tensor::new(device, shape, &random.scaled(shape.iter().product(), scale)).unwrap()
+            };
+            let d_model = n_heads * dim;
+            let x = tensor(&[batch, n, n_in], 1.0);
+            let scale = 1.0 / (d_model as f32).sqrt();
+            let mut dense = |n_out: usize| {
+                let input = Linear { weight: tensor(&[n_in, n_out], 1.0), bias: Some(tensor(&[n_out], 1.0)) };
+                (input, tensor(&[d_model, n_out], scale))
+            };
+            let ((input, hidden), (lsam_input, lsam_hidden)) = (dense(4 * d_model), dense(3 * d_model + 2 * n_heads));
+            let long = lstm(&x, &Lstm { input, hidden }, None).unwrap();
+            let cell = Lsam { n_heads, input: lsam_input, hidden: lsam_hidden };
+            let short = lsam(&x, &cell, None, reverse).unwrap();
+            let action = tensor(&[batch, n, n_heads * heads.n_actions()], 1.0);
+            let value = add(&relu(&long.values).unwrap(), &short.values, -1.0).unwrap();
+            let unit = |x: &Tensor| {
+                unit_norm(&x.reshape(&[batch, n, n_heads, dim]).unwrap()).unwrap().reshape(&[batch, n, d_model]).unwrap()
+            };
+            let jumps = heads.jumps().then(|| (unit(&tensor(&[batch, n, d_model], 1.0)), unit(&tensor(&[batch, n, d_model], 1.0))));
+            let inputs = TapeInputs {
+                value: &value,
+                key: jumps.as_ref().map(|(key, _)| key),
+                query: jumps.as_ref().map(|(_, query)| query),
+                action: &action,
+                n_tapes: n_heads,
+                tape_length: slots,
+            };
+            let by_position = seed.is_multiple_of(3);
+            let options = TapeOptions { heads, has_probabilities, has_erase, by_position, ..Default::default() };
+            let output = tape(&inputs, options, None).unwrap();
+            let p = Probabilities::sigmoid(&tensor(&[batch, n, n_heads], 2.0)).unwrap();
+            [long.state, short.state.memory, gate(&output.values, &p).unwrap(), output.tape].map(|x| x.read().unwrap())
         };
         let cpu = run(&Device::cpu());
         for (name, device) in gpus().into_iter().take(1) {

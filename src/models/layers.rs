@@ -138,6 +138,12 @@ impl LayerNorm {
         Ok(Self { scale, bias, epsilon: 1e-5 })
     }
 
+    /// The same with another epsilon.
+    pub fn with_epsilon(mut self, epsilon: f32) -> Self {
+        self.epsilon = epsilon;
+        self
+    }
+
     /// Normalises the last dimension and adds a residual of the same shape.
     ///
     /// # Errors

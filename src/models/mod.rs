@@ -2,4 +2,5 @@
 
 pub mod cmanp;
 pub mod layers;
+pub mod nam;
 pub mod tnp_kr;

@@ -1,21 +1,35 @@
 //! The operations: each has a WGSL kernel, a CPU twin and one contract.
 
+pub mod add;
+pub mod attention_memory;
 pub mod concat;
 pub mod feature_map;
+pub mod gate;
 pub mod geglu;
 pub mod layer_norm;
 pub mod linear;
 pub mod linear_attention;
+pub mod lsam;
+pub mod lstm;
 pub mod merge_attention;
 pub mod rolling_attention;
 pub mod scan_attention;
+pub mod tape;
+pub mod unit_norm;
 
+pub use add::add;
+pub use attention_memory::{AttentionMemory, Form, Recall, attention_memory, read_memory, write_memory};
 pub use concat::concat;
 pub use feature_map::{FeatureKind, FeatureMap, Rows, feature_map, random_features};
+pub use gate::{Probabilities, gate, relu, scale_columns};
 pub use geglu::geglu;
 pub use layer_norm::layer_norm;
 pub use linear::{Activation, Linear, linear};
 pub use linear_attention::{LinearAttention, LinearState, Normalizer};
+pub use lsam::{Lsam, LsamOutput, LsamState, lsam};
+pub use lstm::{Lstm, LstmOutput, lstm};
 pub use merge_attention::merge_attention;
 pub use rolling_attention::{RollingAttention, RollingState};
 pub use scan_attention::{Attention, Bias, BiasTerm, CustomBias, Distance, Kernel, ScanAttention, scan_attention};
+pub use tape::{HeadMoves, TapeInputs, TapeOptions, TapeOutput, tape};
+pub use unit_norm::unit_norm;

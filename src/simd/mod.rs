@@ -5,6 +5,7 @@
 //! with the features of the `dispatch!` or `vectorize` that encloses them.
 
 pub(crate) mod math;
+pub(crate) mod packed;
 pub(crate) mod tile;
 pub(crate) mod transpose;
 

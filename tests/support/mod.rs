@@ -103,3 +103,18 @@ pub fn poison(device: &Device, lengths: &[usize]) {
         .collect();
     drop(tensors);
 }
+
+/// Zeros of any shape.
+pub fn zeros(device: &Device, shape: &[usize]) -> wgpu_attention::Tensor {
+    let n = if shape.contains(&0) { 0 } else { shape.iter().product() };
+    wgpu_attention::Tensor::new(device, shape, &vec![0.0; n]).unwrap()
+}
+
+/// Asserts that a call fails and that its message contains every one of some words.
+#[track_caller]
+pub fn refused<T: std::fmt::Debug>(result: wgpu_attention::Result<T>, words: &[&str]) {
+    let message = result.expect_err("this should be refused").to_string();
+    for word in words {
+        assert!(message.contains(word), "{word:?} is not in {message:?}");
+    }
+}

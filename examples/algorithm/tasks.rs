@@ -1,0 +1,79 @@
+//! The algorithms: questions, and their answers by ordinary code. The same draws as the training
+//! script's, from other seeds.
+
+use anyhow::{Result, bail};
+use rand::{RngExt, rngs::StdRng};
+
+/// One question and what should stand in the place of each `_`.
+pub struct Problem {
+    pub tokens: Vec<usize>,
+    pub answer: Vec<usize>,
+}
+
+/// What a network was trained on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// `a0 b0 a1 b1 .. = _ _ ..`: digits from the lowest, in pairs.
+    Addition,
+    /// Key strokes, of which `#` deletes the letter before it; what is left, then dots.
+    Reduce,
+}
+
+impl Task {
+    pub fn named(name: &str) -> Result<Self> {
+        match name {
+            "addition" => Ok(Self::Addition),
+            "reduce" => Ok(Self::Reduce),
+            other => bail!("the checkpoint was trained on {other:?}, this example knows addition and reduce"),
+        }
+    }
+
+    /// A random problem of a length.
+    pub fn draw(self, random: &mut StdRng, vocabulary: &[String], length: usize) -> Result<Problem> {
+        let token = |text: &str| match vocabulary.iter().position(|word| word == text) {
+            Some(token) => Ok(token),
+            None => bail!("the vocabulary of the checkpoint lacks {text:?}"),
+        };
+        let (mut tokens, answer) = match self {
+            Self::Addition => addition(random, length),
+            Self::Reduce => reduce(random, length, token("#")?, token(".")?),
+        };
+        tokens.push(token("=")?);
+        tokens.extend(std::iter::repeat_n(token("_")?, answer.len()));
+        Ok(Problem { tokens, answer })
+    }
+}
+
+/// Tokens 0 to 9 are digits.
+fn addition(random: &mut StdRng, length: usize) -> (Vec<usize>, Vec<usize>) {
+    // Long carries are rare in random numbers: in half of the problems half of the pairs only
+    // hand on the carry.
+    let handing = if random.random_range(0..2) == 0 { 0.0 } else { 0.5 };
+    let (mut tokens, mut answer, mut carry) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..length {
+        let a = random.random_range(0..10);
+        let b = if random.random::<f64>() < handing { 9 - a } else { random.random_range(0..10) };
+        tokens.extend([a, b]);
+        answer.push((a + b + carry) % 10);
+        carry = (a + b + carry) / 10;
+    }
+    answer.push(carry);
+    (tokens, answer)
+}
+
+/// Tokens 0 to 7 are letters.
+fn reduce(random: &mut StdRng, length: usize, delete: usize, dot: usize) -> (Vec<usize>, Vec<usize>) {
+    let (mut tokens, mut answer) = (Vec::new(), Vec::new());
+    for _ in 0..length {
+        if !answer.is_empty() && random.random::<f64>() < 0.4 {
+            tokens.push(delete);
+            answer.pop();
+        } else {
+            let letter = random.random_range(0..8);
+            tokens.push(letter);
+            answer.push(letter);
+        }
+    }
+    answer.resize(length, dot);
+    (tokens, answer)
+}

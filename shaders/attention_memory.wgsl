@@ -1,0 +1,165 @@
+// attention_memory: write, erase and read step by step, a memory for each head.
+//
+//   M = M + p_w v k^T - p_e (M k) k^T, then y = p_r M q
+//
+//   q, k [batch, n, n_heads, head_dim] · v, y [batch, n, n_heads, v_dim]
+//   p_read, p_write, p_erase [batch, n, n_heads]
+//   memory [batch, n_heads, v_dim, head_dim]: read, and written at the end
+//
+// Rows of a memory do not depend on each other: a thread keeps one in registers, {{ 4 * vectors }} numbers,
+// 64 threads in a workgroup. Keys{% if has_query %} and queries{% endif %} go through workgroup memory, {{ steps }} steps at a
+// time: {{ (2 if has_query else 1) * steps * vectors * 16 }} bytes.
+
+struct Params {
+  n: u32,
+  n_heads: u32,
+  head_dim: u32,
+  v_dim: u32,
+  first_step: u32,
+  // Past the last step.
+  end: u32,
+  first_group: u32,
+  n_groups: u32,
+}
+
+//# if has_query
+@group(0) @binding(0) var<storage, read> q: array<f32>;
+//# endif
+@group(0) @binding(1) var<storage, read> k: array<f32>;
+@group(0) @binding(2) var<storage, read> v: array<f32>;
+//# if has_read
+@group(0) @binding(3) var<storage, read> p_read: array<f32>;
+//# endif
+//# if has_write
+@group(0) @binding(4) var<storage, read> p_write: array<f32>;
+//# endif
+//# if has_erase
+@group(0) @binding(5) var<storage, read> p_erase: array<f32>;
+//# endif
+@group(0) @binding(6) var<storage, read_write> memory: array<f32>;
+//# if has_query
+@group(0) @binding(7) var<storage, read_write> y: array<f32>;
+//# endif
+@group(1) @binding(0) var<uniform> params: Params;
+
+var<workgroup> k_tile: array<vec4<f32>, {{ steps * vectors }}>;
+//# if has_query
+var<workgroup> q_tile: array<vec4<f32>, {{ steps * vectors }}>;
+//# endif
+
+//# include "lib/group.wgsl"
+
+fn load_k(token: u32, d: u32, exists: bool) -> f32 {
+  if (exists && d < params.head_dim) {
+    return k[token * params.head_dim + d];
+  }
+  return 0.0;
+}
+
+//# if has_query
+fn load_q(token: u32, d: u32, exists: bool) -> f32 {
+  if (exists && d < params.head_dim) {
+    return q[token * params.head_dim + d];
+  }
+  return 0.0;
+}
+//# endif
+
+fn load_m(row: u32, d: u32, exists: bool) -> f32 {
+  if (exists && d < params.head_dim) {
+    return memory[row * params.head_dim + d];
+  }
+  return 0.0;
+}
+
+fn store_m(row: u32, d: u32, m: vec4<f32>) {
+  for (var c = 0u; c < 4u; c++) {
+    if (d + c < params.head_dim) {
+      memory[row * params.head_dim + d + c] = m[c];
+    }
+  }
+}
+
+@compute @workgroup_size(64)
+fn main(
+  @builtin(workgroup_id) group_id: vec3<u32>,
+  @builtin(num_workgroups) group_count: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let local = group_index(group_id, group_count);
+  // Uniform for the whole group, so no thread waits at a barrier alone.
+  if (local >= params.n_groups) {
+    return;
+  }
+  let group = params.first_group + local;
+  let row_tiles = (params.v_dim + 63u) / 64u;
+  let row = (group % row_tiles) * 64u + thread;
+  let head = group / row_tiles;
+  let batch = head / params.n_heads;
+  let exists = row < params.v_dim;
+  let m_row = head * params.v_dim + row;
+  let token0 = batch * params.n * params.n_heads + head % params.n_heads;
+
+//# for i in range(vectors)
+  var m{{ i }} = vec4(
+    load_m(m_row, {{ 4 * i }}u, exists), load_m(m_row, {{ 4 * i + 1 }}u, exists),
+    load_m(m_row, {{ 4 * i + 2 }}u, exists), load_m(m_row, {{ 4 * i + 3 }}u, exists));
+//# endfor
+  for (var first = params.first_step; first < params.end; first += {{ steps }}u) {
+    for (var slot = thread; slot < {{ steps * vectors }}u; slot += 64u) {
+      let step = first + slot / {{ vectors }}u;
+      let token = token0 + step * params.n_heads;
+      let d = 4u * (slot % {{ vectors }}u);
+      let there = step < params.end;
+      k_tile[slot] = vec4(
+        load_k(token, d, there), load_k(token, d + 1u, there), load_k(token, d + 2u, there), load_k(token, d + 3u, there));
+//# if has_query
+      q_tile[slot] = vec4(
+        load_q(token, d, there), load_q(token, d + 1u, there), load_q(token, d + 2u, there), load_q(token, d + 3u, there));
+//# endif
+    }
+    workgroupBarrier();
+    for (var i = 0u; i < min({{ steps }}u, params.end - first); i++) {
+      let token = token0 + (first + i) * params.n_heads;
+      let at = i * {{ vectors }}u;
+      var x = 0.0;
+      if (exists) {
+        x = v[token * params.v_dim + row];
+      }
+//# if has_write
+      x *= p_write[token];
+//# endif
+//# if has_erase
+      var known = vec4(0.0);
+//# for i in range(vectors)
+      known += m{{ i }} * k_tile[at + {{ i }}u];
+//# endfor
+      x -= p_erase[token] * (known.x + known.y + known.z + known.w);
+//# endif
+//# if has_query
+      var sum = vec4(0.0);
+//# endif
+//# for i in range(vectors)
+      m{{ i }} += x * k_tile[at + {{ i }}u];
+//# if has_query
+      sum += m{{ i }} * q_tile[at + {{ i }}u];
+//# endif
+//# endfor
+//# if has_query
+      if (exists) {
+        var z = sum.x + sum.y + sum.z + sum.w;
+//# if has_read
+        z *= p_read[token];
+//# endif
+        y[token * params.v_dim + row] = z;
+      }
+//# endif
+    }
+    workgroupBarrier();
+  }
+  if (exists) {
+//# for i in range(vectors)
+    store_m(m_row, {{ 4 * i }}u, m{{ i }});
+//# endfor
+  }
+}

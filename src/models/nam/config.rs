@@ -1,0 +1,282 @@
+//! What the networks are made of; stored as JSON in the metadata of a checkpoint.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, Result},
+    ops::{Activation, HeadMoves, TapeOptions},
+};
+
+/// Which Turing machine: how its heads move and what the probabilities do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TuringOption {
+    /// Heads go back, stay, go on, or jump to where a key was written.
+    #[default]
+    Default,
+    /// Heads go back, stay or go on; `mem_size * n_heads` must be `dim`.
+    NoJump,
+    /// Heads stay or jump. Degenerate: heads start on slot 0 and keys are only written under a
+    /// head, so one slot is all that is ever used.
+    OnlyJump,
+    /// As the default, with the probabilities of reading, writing and erasing all 1.
+    NoRwProb,
+    /// As the default, without erasing; keys are written with probability 1.
+    NoErase,
+    /// As the default, by the paper's equations where they differ from the authors' code: `p_e`
+    /// is `p_w`, and the table of keys is erased by position.
+    Paper,
+}
+
+impl TuringOption {
+    /// How the heads move and what is left out.
+    pub fn tape_options(self) -> TapeOptions {
+        let heads = match self {
+            Self::NoJump => HeadMoves::NoJump,
+            Self::OnlyJump => HeadMoves::OnlyJump,
+            Self::Default | Self::NoRwProb | Self::NoErase | Self::Paper => HeadMoves::All,
+        };
+        let is_paper = self == Self::Paper;
+        TapeOptions {
+            heads,
+            has_probabilities: self != Self::NoRwProb,
+            has_erase: self != Self::NoErase,
+            is_tied: is_paper,
+            by_position: is_paper,
+        }
+    }
+}
+
+/// The architecture of a [`NamTmAe`](super::NamTmAe).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamTmConfig {
+    /// Width of a token.
+    pub dim: usize,
+    /// Tokens that there are.
+    pub vocab_size: usize,
+    /// Tapes.
+    pub n_heads: usize,
+    /// Width of a slot of a tape.
+    pub mem_size: usize,
+    /// Slots of a tape.
+    pub tape_length: usize,
+    /// Which machine.
+    #[serde(default)]
+    pub option: TuringOption,
+}
+
+impl NamTmConfig {
+    /// Refuses sizes of 0 and, without jumps, tapes that do not add up to `dim`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] that names the field.
+    pub fn check(&self) -> Result<()> {
+        let sizes = [
+            ("dim", self.dim),
+            ("vocab_size", self.vocab_size),
+            ("n_heads", self.n_heads),
+            ("mem_size", self.mem_size),
+            ("tape_length", self.tape_length),
+        ];
+        check_sizes(&sizes)?;
+        if self.option == TuringOption::NoJump && self.mem_size.checked_mul(self.n_heads) != Some(self.dim) {
+            return Err(Error::Config {
+                message: format!(
+                    "mem_size {} times n_heads {} is not dim {}, which option no_jump requires",
+                    self.mem_size, self.n_heads, self.dim
+                ),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The largest size of any dimension of a network.
+const MAX_SIZE: usize = 1 << 20;
+
+/// Refuses sizes of 0 and sizes that no file holds.
+pub(super) fn check_sizes(sizes: &[(&str, usize)]) -> Result<()> {
+    match sizes.iter().find(|(_, size)| !(1..=MAX_SIZE).contains(size)) {
+        None => Ok(()),
+        Some((name, size)) => Err(Error::Config { message: format!("{name} is {size}, allowed is 1 to {MAX_SIZE}") }),
+    }
+}
+
+/// Refuses a width that heads do not divide.
+pub(super) fn check_heads(d_model: usize, n_heads: usize) -> Result<()> {
+    check_sizes(&[("d_model", d_model), ("nhead", n_heads)])?;
+    if d_model.is_multiple_of(n_heads) {
+        Ok(())
+    } else {
+        Err(Error::Config { message: format!("d_model {d_model} is not a multiple of nhead {n_heads}") })
+    }
+}
+
+/// Where the weights of novel classes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Generator {
+    /// The mean of the supports: the cosine classifier, the baseline.
+    None,
+    /// The mean, scaled by channel.
+    FeatureAveraging,
+    /// The mean beside what attention over the base classes returns.
+    AttentionBased,
+    /// The mean, and the supports erased from the base classes with a probability a column.
+    Nam,
+    /// Supports written to the novel and erased from the base classes, with a probability that
+    /// is computed from each.
+    Nam2,
+    /// [`Generator::Nam`] and attention.
+    #[serde(rename = "namattention")]
+    NamAttention,
+    /// [`Generator::Nam2`] and attention.
+    #[serde(rename = "nam2attention")]
+    Nam2Attention,
+}
+
+impl Generator {
+    /// Whether it erases with one probability a column.
+    pub fn has_erase_logits(self) -> bool {
+        matches!(self, Self::Nam | Self::NamAttention)
+    }
+
+    /// Whether it erases with probabilities computed from the supports.
+    pub fn has_eraser(self) -> bool {
+        matches!(self, Self::Nam2 | Self::Nam2Attention)
+    }
+
+    /// Whether it attends to the base classes.
+    pub fn attends(self) -> bool {
+        matches!(self, Self::AttentionBased | Self::NamAttention | Self::Nam2Attention)
+    }
+}
+
+/// How a feature and the weights of a class are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClassifierType {
+    /// By their cosine.
+    Cosine,
+    /// By their product.
+    DotProduct,
+}
+
+/// From what is classified to its features: dense layers with ReLU between them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmbeddingConfig {
+    /// Numbers of an input.
+    pub n_in: usize,
+    /// The width after each layer; the last is the number of features.
+    pub dims: Vec<usize>,
+    /// What follows every layer but the last.
+    #[serde(default = "relu")]
+    pub activation: Activation,
+}
+
+fn relu() -> Activation {
+    Activation::Relu
+}
+
+/// The architecture of a [`FewShot`](super::FewShot).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FewShotConfig {
+    /// Where the weights of novel classes come from.
+    pub generator: Generator,
+    /// How features and weights are compared.
+    pub classifier_type: ClassifierType,
+    /// Base classes that there are weights of.
+    pub n_base: usize,
+    /// Novel classes; only the shape of a parameter that no score depends on.
+    pub n_novel: usize,
+    /// From what is classified to its features.
+    pub embedding: EmbeddingConfig,
+}
+
+impl FewShotConfig {
+    /// Features of an input.
+    ///
+    /// # Errors
+    /// A size of 0.
+    pub fn n_features(&self) -> Result<usize> {
+        check_sizes(&[("n_base", self.n_base), ("n_novel", self.n_novel), ("embedding.n_in", self.embedding.n_in)])?;
+        match self.embedding.dims.last() {
+            None => Ok(self.embedding.n_in),
+            Some(&n) if !self.embedding.dims.contains(&0) => Ok(n),
+            Some(_) => Err(Error::Config {
+                message: format!("embedding.dims is {:?}, allowed is positive widths", self.embedding.dims),
+            }),
+        }
+    }
+}
+
+/// The architecture of an [`LsamAe`](super::LsamAe).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LsamAeConfig {
+    /// Tokens that there are.
+    pub vocab_size: usize,
+    /// Width of a token.
+    pub d_model: usize,
+    /// Heads; an even number, half of them for each direction.
+    pub nhead: usize,
+    /// Width of the feed-forward part; the authors' is always 2048.
+    #[serde(default = "feed_forward")]
+    pub dim_feedforward: usize,
+}
+
+fn feed_forward() -> usize {
+    2048
+}
+
+/// The architecture of a [`NamTransformer`](super::NamTransformer).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransformerConfig {
+    /// Tokens that there are.
+    pub vocab: usize,
+    /// The longest sequence.
+    pub max_len: usize,
+    /// Width of a token.
+    pub emb: usize,
+    /// Width of queries, keys and values, all heads together.
+    pub qkv: usize,
+    /// Width of the feed-forward part.
+    pub mlp: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Classes.
+    pub classes: usize,
+    /// Whether positions are learned; if not, they are sinusoids.
+    pub learn_pos: bool,
+}
+
+impl TransformerConfig {
+    /// Refuses sizes of 0 and heads that do not divide `qkv`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] that names the field.
+    pub fn check(&self) -> Result<()> {
+        let Self { vocab, max_len, emb, qkv, mlp, heads, layers, classes, .. } = *self;
+        check_sizes(&[
+            ("vocab", vocab),
+            ("max_len", max_len),
+            ("emb", emb),
+            ("qkv", qkv),
+            ("mlp", mlp),
+            ("heads", heads),
+            ("layers", layers),
+            ("classes", classes),
+        ])?;
+        if qkv.is_multiple_of(heads) {
+            Ok(())
+        } else {
+            Err(Error::Config { message: format!("qkv {qkv} is not a multiple of heads {heads}") })
+        }
+    }
+}

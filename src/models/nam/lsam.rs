@@ -1,0 +1,234 @@
+//! Networks of long short-term attention memories (arXiv 2302.09422, section 4.2).
+
+use super::{
+    config::{LsamAeConfig, check_heads, check_sizes},
+    tokens::Embedding,
+};
+use crate::{
+    Device,
+    checkpoint::{Checkpoint, Parameters},
+    error::{Error, Result},
+    models::layers::{LayerNorm, torch_linear},
+    ops::{self, Activation, Linear, Lsam, LsamOutput, LsamState, concat, linear},
+    tensor::Tensor,
+};
+
+/// A cell: see [`ops::lsam()`].
+#[derive(Clone, Debug)]
+pub struct LsamCell(Lsam);
+
+impl LsamCell {
+    /// Loads `Wqkv`, `Ww` and `Wr`, whose inputs are `[x ; h]`.
+    ///
+    /// # Errors
+    /// A parameter is missing or misshapen; heads that do not divide `d_model`.
+    pub fn load(parameters: &Parameters<'_>, input_dim: usize, d_model: usize, n_heads: usize) -> Result<Self> {
+        check_heads(d_model, n_heads)?;
+        check_sizes(&[("input_dim", input_dim)])?;
+        let n_in = input_dim + d_model;
+        let (mut rows, mut bias) = (Vec::new(), Vec::new());
+        for (name, n_out) in [("Wqkv", 3 * d_model), ("Ww", n_heads), ("Wr", n_heads)] {
+            let layer = parameters.scope(name);
+            rows.extend(layer.numbers("weight", &[n_out, n_in])?.chunks_exact(n_in));
+            bias.extend_from_slice(layer.numbers("bias", &[n_out])?);
+        }
+        // PyTorch stores the transpose.
+        let columns = |inputs: std::ops::Range<usize>| {
+            let numbers: Vec<f32> = inputs.clone().flat_map(|i| rows.iter().map(move |row| row[i])).collect();
+            Tensor::new(parameters.device(), &[inputs.len(), rows.len()], &numbers)
+        };
+        let input = Linear {
+            weight: columns(0..input_dim)?,
+            bias: Some(Tensor::new(parameters.device(), &[rows.len()], &bias)?),
+        };
+        Ok(Self(Lsam { n_heads, input, hidden: columns(input_dim..n_in)? }))
+    }
+
+    /// Reads every step of `x [batch, n, input_dim]`, in reverse if asked.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward(&self, x: &Tensor, state: Option<&LsamState>, reverse: bool) -> Result<LsamOutput> {
+        ops::lsam(x, &self.0, state, reverse)
+    }
+
+    fn d_model(&self) -> usize {
+        self.0.hidden.shape()[0]
+    }
+}
+
+/// A cell, a dense layer with ReLU, a normalisation.
+#[derive(Clone, Debug)]
+pub struct LsamDecoder {
+    cell: LsamCell,
+    out: Linear,
+    norm: LayerNorm,
+}
+
+impl LsamDecoder {
+    /// Loads `encoder` (the cell), `Wo.0` and `norm`.
+    ///
+    /// # Errors
+    /// As [`LsamCell::load`].
+    pub fn load(parameters: &Parameters<'_>, input_dim: usize, d_model: usize, n_heads: usize) -> Result<Self> {
+        Ok(Self {
+            cell: LsamCell::load(&parameters.scope("encoder"), input_dim, d_model, n_heads)?,
+            out: torch_linear(&parameters.scope("Wo.0"), d_model, d_model, true)?,
+            norm: LayerNorm::load_torch(&parameters.scope("norm"), d_model)?,
+        })
+    }
+
+    /// Reads `x [batch, n, input_dim]`, beginning with this memory and a hidden state of zeros.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward(&self, x: &Tensor, memory: &Tensor) -> Result<LsamOutput> {
+        let batch = x.shape().first().copied().unwrap_or(0);
+        let d_model = self.cell.d_model();
+        let hidden = Tensor::new(&x.device(), &[batch, d_model], &vec![0.0; batch * d_model])?;
+        let output = self.cell.forward(x, Some(&LsamState { hidden, memory: memory.clone() }), false)?;
+        let values = linear(&output.values, &self.out, Activation::Relu, None)?;
+        Ok(LsamOutput { values: self.norm.forward(&values, None)?, state: output.state })
+    }
+}
+
+/// Two cells, one of them in reverse, side by side.
+#[derive(Clone, Debug)]
+pub struct Blsam {
+    forward: LsamCell,
+    backward: LsamCell,
+    out: Linear,
+}
+
+impl Blsam {
+    /// Loads `enc_fw`, `enc_bw` and `Wo.0`; `norm`, which is there and used by nothing, is only
+    /// checked.
+    ///
+    /// # Errors
+    /// As [`LsamCell::load`]; an odd width or number of heads.
+    pub fn load(parameters: &Parameters<'_>, input_dim: usize, d_model: usize, n_heads: usize) -> Result<Self> {
+        if !d_model.is_multiple_of(2) || !n_heads.is_multiple_of(2) {
+            return Err(Error::Config {
+                message: format!("d_model is {d_model} and nhead {n_heads}, allowed is even: half for each direction"),
+            });
+        }
+        let cell = |name: &str| LsamCell::load(&parameters.scope(name), input_dim, d_model / 2, n_heads / 2);
+        unused_norm(parameters, "norm", d_model)?;
+        Ok(Self {
+            forward: cell("enc_fw")?,
+            backward: cell("enc_bw")?,
+            out: torch_linear(&parameters.scope("Wo.0"), d_model, d_model, true)?,
+        })
+    }
+
+    /// Reads `x [batch, n, input_dim]` both ways. The hidden states of the state are the one after
+    /// the last step and the one of the other direction after the first, the memories those of
+    /// both, one after the other.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<LsamOutput> {
+        let a = self.forward.forward(x, None, false)?;
+        let b = self.backward.forward(x, None, true)?;
+        let join = |a: &Tensor, b: &Tensor| concat(a, 0..a.shape().last().copied().unwrap_or(0), b);
+        let values = linear(&join(&a.values, &b.values)?, &self.out, Activation::Relu, None)?;
+        let hidden = join(&a.state.hidden, &b.state.hidden)?;
+        let &[batch, n_heads, dim, _] = a.state.memory.shape() else {
+            return Ok(LsamOutput { values, state: a.state });
+        };
+        let flat = |memory: &Tensor| memory.reshape(&[batch, n_heads * dim * dim]);
+        let memory = join(&flat(&a.state.memory)?, &flat(&b.state.memory)?)?;
+        let memory = memory.reshape(&[batch, 2 * n_heads, dim, dim])?;
+        Ok(LsamOutput { values, state: LsamState { hidden, memory } })
+    }
+}
+
+/// A [`Blsam`] and a feed-forward part, each added to what it gets; one normalisation at the end.
+#[derive(Clone, Debug)]
+pub struct LsamEncoderLayer {
+    attention: Blsam,
+    linear1: Linear,
+    linear2: Linear,
+    norm: LayerNorm,
+}
+
+impl LsamEncoderLayer {
+    /// Loads `attn`, `linear1`, `linear2` and `norm2`; `norm1`, which is there and used by
+    /// nothing, is only checked.
+    ///
+    /// # Errors
+    /// As [`Blsam::load`].
+    pub fn load(parameters: &Parameters<'_>, d_model: usize, n_heads: usize, dim_feedforward: usize) -> Result<Self> {
+        unused_norm(parameters, "norm1", d_model)?;
+        Ok(Self {
+            attention: Blsam::load(&parameters.scope("attn"), d_model, d_model, n_heads)?,
+            linear1: torch_linear(&parameters.scope("linear1"), d_model, dim_feedforward, true)?,
+            linear2: torch_linear(&parameters.scope("linear2"), dim_feedforward, d_model, true)?,
+            norm: LayerNorm::load_torch(&parameters.scope("norm2"), d_model)?,
+        })
+    }
+
+    /// Reads `x [batch, n, d_model]` both ways.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<LsamOutput> {
+        let output = self.attention.forward(x)?;
+        let x = ops::add(x, &output.values, 1.0)?;
+        let hidden = linear(&x, &self.linear1, Activation::Relu, None)?;
+        let x = linear(&hidden, &self.linear2, Activation::None, Some(&x))?;
+        Ok(LsamOutput { values: self.norm.forward(&x, None)?, state: output.state })
+    }
+}
+
+/// From tokens to logits: an encoder layer, and a decoder that begins with its memory.
+#[derive(Clone, Debug)]
+pub struct LsamAe {
+    device: Device,
+    embedding: Embedding,
+    encoder: LsamEncoderLayer,
+    decoder: LsamDecoder,
+    fc: Linear,
+}
+
+impl LsamAe {
+    /// Builds the network from parameters.
+    ///
+    /// # Errors
+    /// The configuration contradicts itself; a parameter is missing, misshapen or left over.
+    pub fn new(device: &Device, config: &LsamAeConfig, checkpoint: &Checkpoint) -> Result<Self> {
+        let LsamAeConfig { vocab_size, d_model, nhead, dim_feedforward } = *config;
+        check_heads(d_model, nhead)?;
+        check_sizes(&[("vocab_size", vocab_size), ("dim_feedforward", dim_feedforward)])?;
+        checkpoint.load(device, |parameters| {
+            Ok(Self {
+                device: device.clone(),
+                embedding: Embedding::load(&parameters.scope("embedding"), vocab_size, d_model)?,
+                encoder: LsamEncoderLayer::load(&parameters.scope("encoder"), d_model, nhead, dim_feedforward)?,
+                decoder: LsamDecoder::load(&parameters.scope("decoder"), d_model, d_model, nhead)?,
+                fc: torch_linear(&parameters.scope("fc"), d_model, vocab_size, true)?,
+            })
+        })
+    }
+
+    /// Logits `[batch, n, vocab_size]` for `batch` sequences of tokens, one after the other, and
+    /// the decoder's state.
+    ///
+    /// # Errors
+    /// Sequences of different lengths; tokens that do not exist.
+    pub fn forward(&self, batch: usize, tokens: &[usize]) -> Result<LsamOutput> {
+        let n = self.embedding.length(batch, tokens)?;
+        let x = Tensor::new(&self.device, &[batch, n, self.embedding.dim], &self.embedding.rows(tokens)?)?;
+        let encoded = self.encoder.forward(&x)?;
+        let decoded = self.decoder.forward(&encoded.values, &encoded.state.memory)?;
+        Ok(LsamOutput { values: linear(&decoded.values, &self.fc, Activation::None, None)?, state: decoded.state })
+    }
+}
+
+/// Parameters that must be there though nothing reads them.
+fn unused_norm(parameters: &Parameters<'_>, name: &str, width: usize) -> Result<()> {
+    let norm = parameters.scope(name);
+    norm.numbers("weight", &[width])?;
+    norm.numbers("bias", &[width])?;
+    Ok(())
+}

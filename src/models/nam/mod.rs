@@ -1,0 +1,24 @@
+//! Neural attention memory (arXiv 2302.09422): networks around a matrix that is written, erased
+//! and read.
+//!
+//! Parameters have the names of the authors' PyTorch code. Sequences are `[batch, n, width]` here
+//! and `[n, batch, width]` there, logits `[batch, n, vocabulary]` here and
+//! `[batch, vocabulary, n]` there; tapes are `[batch, n_tapes, tape_length, mem_size]`.
+
+mod attention;
+mod config;
+mod few_shot;
+mod lsam;
+mod tokens;
+mod transformer;
+mod turing;
+
+pub use attention::{AttentionGates, NamAttention, NamOutput};
+pub use config::{
+    ClassifierType, EmbeddingConfig, FewShotConfig, Generator, LsamAeConfig, NamTmConfig, TransformerConfig,
+    TuringOption,
+};
+pub use few_shot::{Accuracy, Classifier, Episode, FewShot};
+pub use lsam::{Blsam, LsamAe, LsamCell, LsamDecoder, LsamEncoderLayer};
+pub use transformer::{NamTransformer, TransformerOutput};
+pub use turing::{NamTm, NamTmAe, TuringOutput, torch_lstm};

@@ -1,0 +1,159 @@
+//! The NAM Transformer of the long-range table (arXiv 2302.09422, table 1): softmax attention
+//! replaced by an ungated memory.
+
+use super::{attention::unit_heads, config::TransformerConfig, tokens::Embedding};
+use crate::{
+    Device,
+    checkpoint::{Checkpoint, Parameters},
+    error::{Error, Result},
+    models::layers::{LayerNorm, torch_linear},
+    ops::{Activation, Linear, add, attention_memory::sum, concat, linear, read_memory},
+    tensor::Tensor,
+};
+
+/// flax's, not PyTorch's.
+const EPSILON: f32 = 1e-6;
+
+/// From tokens to classes. A token stands before every sequence and its vector is classified.
+/// Queries and keys are unit vectors of each head; where one is zero the authors' code divides by
+/// zero, and here it stays zero. There is no mask: what is padded is written too.
+#[derive(Clone, Debug)]
+pub struct NamTransformer {
+    device: Device,
+    config: TransformerConfig,
+    embedding: Embedding,
+    cls: Vec<f32>,
+    positions: Vec<f32>,
+    blocks: Vec<Block>,
+    norm: LayerNorm,
+    mlp: Linear,
+    logits: Linear,
+}
+
+#[derive(Clone, Debug)]
+struct Block {
+    n_heads: usize,
+    norms: [LayerNorm; 2],
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+    mlp: [Linear; 2],
+}
+
+/// What a transformer returns.
+#[derive(Clone, Debug)]
+pub struct TransformerOutput {
+    /// `[batch, classes]`.
+    pub logits: Tensor,
+    /// After the last normalisation, `[batch, n + 1, emb]`.
+    pub encoded: Tensor,
+}
+
+impl Block {
+    fn load(parameters: &Parameters<'_>, config: &TransformerConfig) -> Result<Self> {
+        let TransformerConfig { emb, qkv, mlp, heads, .. } = *config;
+        let dim = qkv / heads;
+        let attention = parameters.scope("attn");
+        let project = |name: &str| -> Result<Linear> {
+            let weight = attention.tensor(name, &[emb, heads, dim])?.reshape(&[emb, qkv])?;
+            Ok(Linear { weight, bias: None })
+        };
+        let norm = |name: &str| Ok(LayerNorm::load_torch(&parameters.scope(name), emb)?.with_epsilon(EPSILON));
+        let out = attention.tensor("out", &[heads, dim, emb])?.reshape(&[qkv, emb])?;
+        Ok(Self {
+            n_heads: heads,
+            norms: [norm("ln1")?, norm("ln2")?],
+            q: project("query")?,
+            k: project("key")?,
+            v: project("value")?,
+            out: Linear { weight: out, bias: None },
+            mlp: [
+                torch_linear(&parameters.scope("mlp1"), emb, mlp, true)?,
+                torch_linear(&parameters.scope("mlp2"), mlp, emb, true)?,
+            ],
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let dense = |x: &Tensor, layer: &Linear| linear(x, layer, Activation::None, None);
+        let z = self.norms[0].forward(x, None)?;
+        let q = unit_heads(&dense(&z, &self.q)?, self.n_heads)?;
+        let k = unit_heads(&dense(&z, &self.k)?, self.n_heads)?;
+        let memory = sum(self.n_heads, &k, &dense(&z, &self.v)?)?;
+        let x = linear(&read_memory(&memory, &q, None)?, &self.out, Activation::None, Some(x))?;
+        let hidden = linear(&self.norms[1].forward(&x, None)?, &self.mlp[0], Activation::GeluTanh, None)?;
+        linear(&hidden, &self.mlp[1], Activation::None, Some(&x))
+    }
+}
+
+impl NamTransformer {
+    /// Builds the network from parameters.
+    ///
+    /// # Errors
+    /// The configuration contradicts itself; a parameter is missing, misshapen or left over.
+    pub fn new(device: &Device, config: &TransformerConfig, checkpoint: &Checkpoint) -> Result<Self> {
+        config.check()?;
+        let TransformerConfig { vocab, max_len, emb, mlp, layers, classes, .. } = *config;
+        checkpoint.load(device, |parameters| {
+            let blocks = (0..layers).map(|i| Block::load(&parameters.scope(format!("blocks.{i}")), config));
+            let positions = match config.learn_pos {
+                true => parameters.numbers("pos_embedding", &[1, max_len + 1, emb])?.to_vec(),
+                false => sinusoids(max_len + 1, emb),
+            };
+            Ok(Self {
+                device: device.clone(),
+                config: config.clone(),
+                embedding: Embedding::load(&parameters.scope("embed"), vocab, emb)?,
+                cls: parameters.numbers("cls", &[1, 1, emb])?.to_vec(),
+                positions,
+                blocks: blocks.collect::<Result<_>>()?,
+                norm: LayerNorm::load_torch(&parameters.scope("encoder_norm"), emb)?.with_epsilon(EPSILON),
+                mlp: torch_linear(&parameters.scope("mlp"), emb, mlp, true)?,
+                logits: torch_linear(&parameters.scope("logits"), mlp, classes, true)?,
+            })
+        })
+    }
+
+    /// Classifies `batch` sequences of tokens, one after the other.
+    ///
+    /// # Errors
+    /// Sequences of different lengths, or longer than `max_len`; tokens that do not exist.
+    pub fn forward(&self, batch: usize, tokens: &[usize]) -> Result<TransformerOutput> {
+        let n = self.embedding.length(batch, tokens)?;
+        let emb = self.config.emb;
+        if n > self.config.max_len {
+            return Err(Error::LimitExceeded {
+                limit: "tokens of a sequence (max_len)",
+                requested: n as u64,
+                allowed: self.config.max_len as u64,
+            });
+        }
+        let mut rows = Vec::with_capacity((n + 1) * batch * emb);
+        for tokens in tokens.chunks_exact(n) {
+            rows.extend_from_slice(&self.cls);
+            rows.extend(self.embedding.rows(tokens)?);
+        }
+        let positions = Tensor::new(&self.device, &[n + 1, emb], &self.positions[..(n + 1) * emb])?;
+        let mut x = add(&Tensor::new(&self.device, &[batch, n + 1, emb], &rows)?, &positions, 1.0)?;
+        for block in &self.blocks {
+            x = block.forward(&x)?;
+        }
+        let encoded = self.norm.forward(&x, None)?;
+        let nothing = Tensor::new(&self.device, &[batch, 0], &[])?;
+        let cls = concat(&encoded.reshape(&[batch, (n + 1) * emb])?, 0..emb, &nothing)?;
+        let hidden = linear(&cls, &self.mlp, Activation::Relu, None)?;
+        Ok(TransformerOutput { logits: linear(&hidden, &self.logits, Activation::None, None)?, encoded })
+    }
+}
+
+/// Positions `[n, emb]`: sines in even channels, cosines in odd ones, wavelengths from 2 pi to
+/// 20 000 pi (Vaswani et al. 2017, section 3.5).
+fn sinusoids(n: usize, emb: usize) -> Vec<f32> {
+    let number = |position: usize, channel: usize| {
+        let rate = (-((channel / 2 * 2) as f64) * 10_000f64.ln() / emb as f64).exp();
+        let angle = position as f64 * rate;
+        (if channel.is_multiple_of(2) { angle.sin() } else { angle.cos() }) as f32
+    };
+    (0..n).flat_map(|position| (0..emb).map(move |channel| number(position, channel))).collect()
+}

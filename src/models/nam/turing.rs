@@ -1,0 +1,203 @@
+//! The NAM Turing machine (arXiv 2302.09422, section 4.3) and the network around it.
+
+use std::path::Path;
+
+use super::{
+    attention::unit_heads,
+    config::{NamTmConfig, check_sizes},
+    tokens::Embedding,
+};
+use crate::{
+    Device,
+    checkpoint::{Checkpoint, Parameters},
+    error::{Error, Result},
+    models::layers::{LayerNorm, torch_linear},
+    ops::{self, Activation, Linear, Lstm, TapeInputs, TapeOptions, linear, lstm},
+    tensor::Tensor,
+};
+
+/// A machine: a controller that sees the inputs only, and tapes. What was read never reaches the
+/// controller, so all actions of a sequence are known before the first step.
+#[derive(Clone, Debug)]
+pub struct NamTm {
+    options: TapeOptions,
+    n_tapes: usize,
+    controller: Lstm,
+    action: Linear,
+    value: Linear,
+    /// Keys and queries, for heads that jump.
+    jump: Option<(Linear, Linear)>,
+    out: Linear,
+}
+
+/// What a machine returns.
+#[derive(Clone, Debug)]
+pub struct TuringOutput {
+    /// `[batch, n, dim]`.
+    pub values: Tensor,
+    /// `[batch, n_tapes, tape_length, mem_size]`.
+    pub tape: Tensor,
+    /// The controller's hidden states, `[batch, n, dim]`.
+    pub controller: Tensor,
+    /// The action vectors, `[batch, n, n_tapes * n_actions]`.
+    pub actions: Tensor,
+    /// What was read from the tapes, `[batch, n, n_tapes * mem_size]`.
+    pub reads: Tensor,
+}
+
+impl NamTm {
+    /// Loads `controller` (an LSTM of one layer), `actionlayer`, `valuelayer`, `outlayer` and, for
+    /// heads that jump, `keylayer` and `Wq`.
+    ///
+    /// # Errors
+    /// A parameter is missing or misshapen; sizes of 0.
+    pub fn load(
+        parameters: &Parameters<'_>,
+        dim: usize,
+        n_tapes: usize,
+        mem_size: usize,
+        options: TapeOptions,
+    ) -> Result<Self> {
+        check_sizes(&[("dim", dim), ("n_heads", n_tapes), ("mem_size", mem_size)])?;
+        let layer = |name: &str, n_in, n_out| torch_linear(&parameters.scope(name), n_in, n_out, true);
+        let inner = n_tapes * mem_size;
+        let jump = options.heads.jumps().then(|| Ok((layer("keylayer", dim, inner)?, layer("Wq", dim, inner)?)));
+        Ok(Self {
+            options,
+            n_tapes,
+            controller: torch_lstm(&parameters.scope("controller"), dim, dim)?,
+            action: layer("actionlayer", dim, n_tapes * options.heads.n_actions())?,
+            value: layer("valuelayer", dim, inner)?,
+            jump: jump.transpose()?,
+            out: layer("outlayer", inner, dim)?,
+        })
+    }
+
+    /// Runs over `x [batch, n, dim]`, beginning with
+    /// `tape [batch, n_tapes, tape_length, mem_size]` or with zeros; the controller, the keys and
+    /// the heads always begin afresh.
+    ///
+    /// # Errors
+    /// Shapes that do not fit; a tape of length 0.
+    pub fn forward(&self, x: &Tensor, tape_length: usize, tape: Option<&Tensor>) -> Result<TuringOutput> {
+        let dense = |x: &Tensor, layer: &Linear| linear(x, layer, Activation::None, None);
+        let controller = lstm(x, &self.controller, None)?.values;
+        let actions = dense(&controller, &self.action)?;
+        let value = dense(x, &self.value)?;
+        let jump = match &self.jump {
+            Some((key, query)) => Some((
+                unit_heads(&dense(x, key)?, self.n_tapes)?,
+                unit_heads(&dense(&controller, query)?, self.n_tapes)?,
+            )),
+            None => None,
+        };
+        let inputs = TapeInputs {
+            value: &value,
+            key: jump.as_ref().map(|(key, _)| key),
+            query: jump.as_ref().map(|(_, query)| query),
+            action: &actions,
+            n_tapes: self.n_tapes,
+            tape_length,
+        };
+        let output = ops::tape(&inputs, self.options, tape)?;
+        let values = dense(&output.values, &self.out)?;
+        Ok(TuringOutput { values, tape: output.tape, controller, actions, reads: output.values })
+    }
+}
+
+/// Loads an LSTM of one layer as PyTorch stores it: `weight_ih_l0`, `weight_hh_l0`, `bias_ih_l0`,
+/// `bias_hh_l0`.
+///
+/// # Errors
+/// A parameter is missing or misshapen.
+pub fn torch_lstm(parameters: &Parameters<'_>, n_in: usize, hidden: usize) -> Result<Lstm> {
+    let width = 4 * hidden;
+    let transposed = |name: &str, n_in: usize| {
+        let weight = parameters.numbers(name, &[width, n_in])?;
+        let numbers: Vec<f32> = (0..n_in).flat_map(|i| (0..width).map(move |o| weight[o * n_in + i])).collect();
+        Tensor::new(parameters.device(), &[n_in, width], &numbers)
+    };
+    let (a, b) = (parameters.numbers("bias_ih_l0", &[width])?, parameters.numbers("bias_hh_l0", &[width])?);
+    let bias: Vec<f32> = a.iter().zip(b).map(|(a, b)| a + b).collect();
+    Ok(Lstm {
+        input: Linear {
+            weight: transposed("weight_ih_l0", n_in)?,
+            bias: Some(Tensor::new(parameters.device(), &[width], &bias)?),
+        },
+        hidden: transposed("weight_hh_l0", hidden)?,
+    })
+}
+
+/// From tokens to logits, a Turing machine between them.
+#[derive(Clone, Debug)]
+pub struct NamTmAe {
+    device: Device,
+    config: NamTmConfig,
+    embedding: Embedding,
+    project: Linear,
+    norm: LayerNorm,
+    machine: NamTm,
+    fc_norm: LayerNorm,
+    fc: Linear,
+}
+
+impl NamTmAe {
+    /// Reads a checkpoint of model `nam_tm`, whose metadata holds the configuration as JSON under
+    /// `config`.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no such checkpoint, or its parameters are not those that its
+    /// configuration asks for.
+    pub fn open(device: &Device, path: impl AsRef<Path>) -> Result<Self> {
+        let checkpoint = Checkpoint::open(path)?;
+        Self::new(device, &read_config(&checkpoint, "nam_tm")?, &checkpoint)
+    }
+
+    /// Builds the network from parameters.
+    ///
+    /// # Errors
+    /// The configuration contradicts itself; a parameter is missing, misshapen or left over.
+    pub fn new(device: &Device, config: &NamTmConfig, checkpoint: &Checkpoint) -> Result<Self> {
+        config.check()?;
+        let NamTmConfig { dim, vocab_size, n_heads, mem_size, option, .. } = *config;
+        checkpoint.load(device, |parameters| {
+            Ok(Self {
+                device: device.clone(),
+                config: config.clone(),
+                embedding: Embedding::load(&parameters.scope("embedding.0"), vocab_size, dim)?,
+                project: torch_linear(&parameters.scope("embedding.1"), dim, dim, true)?,
+                norm: LayerNorm::load_torch(&parameters.scope("encnorm"), dim)?,
+                machine: NamTm::load(&parameters.scope("tm"), dim, n_heads, mem_size, option.tape_options())?,
+                fc_norm: LayerNorm::load_torch(&parameters.scope("fc.0"), dim)?,
+                fc: torch_linear(&parameters.scope("fc.3"), dim, vocab_size, true)?,
+            })
+        })
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &NamTmConfig {
+        &self.config
+    }
+
+    /// Logits `[batch, n, vocab_size]` for `batch` sequences of tokens, one after the other.
+    ///
+    /// # Errors
+    /// Sequences of different lengths; tokens that do not exist.
+    pub fn forward(&self, batch: usize, tokens: &[usize]) -> Result<Tensor> {
+        let n = self.embedding.length(batch, tokens)?;
+        let x = Tensor::new(&self.device, &[batch, n, self.embedding.dim], &self.embedding.rows(tokens)?)?;
+        let x = self.norm.forward(&linear(&x, &self.project, Activation::None, None)?, None)?;
+        let y = self.machine.forward(&x, self.config.tape_length, None)?.values;
+        let y = ops::relu(&self.fc_norm.forward(&y, None)?)?;
+        linear(&y, &self.fc, Activation::None, None)
+    }
+}
+
+/// The configuration in the metadata of a checkpoint of some model.
+pub(super) fn read_config<T: serde::de::DeserializeOwned>(checkpoint: &Checkpoint, model: &str) -> Result<T> {
+    let found = checkpoint.metadata("model")?;
+    if found != model {
+        return Err(Error::Config { message: format!("the checkpoint is of model {found:?}, not {model:?}") });
+    }
+    serde_json::from_str(checkpoint.metadata("config")?).map_err(|error| Error::Config { message: error.to_string() })
+}

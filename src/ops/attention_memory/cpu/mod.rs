@@ -1,0 +1,199 @@
+//! The CPU twins of `shaders/attention_memory{,_chunk,_state,_read}.wgsl`.
+
+mod chunked;
+mod recurrent;
+
+use fearless_simd::{Level, dispatch, prelude::*};
+use rayon::prelude::*;
+
+use super::{Form, Problem};
+use crate::simd::{
+    store_some,
+    tile::{Panel, Panels, ROWS, VECTORS, product},
+};
+
+/// Queries of a task.
+const TASK: usize = 64 * ROWS;
+
+/// The numbers of one call.
+pub(super) struct Inputs<'a> {
+    pub problem: &'a Problem,
+    pub q: Option<&'a [f32]>,
+    pub k: &'a [f32],
+    pub v: &'a [f32],
+    pub memory: Option<&'a [f32]>,
+    pub p_read: Option<&'a [f32]>,
+    pub p_write: Option<&'a [f32]>,
+    pub p_erase: Option<&'a [f32]>,
+}
+
+/// The tokens of one head.
+struct Head<'a> {
+    inputs: &'a Inputs<'a>,
+    batch: usize,
+    head: usize,
+}
+
+impl<'a> Head<'a> {
+    /// The index of a step among the tokens of all heads.
+    #[inline(always)]
+    fn token(&self, step: usize) -> usize {
+        let Problem { n, n_heads, .. } = *self.inputs.problem;
+        (self.batch * n + step) * n_heads + self.head
+    }
+
+    #[inline(always)]
+    fn k(&self, step: usize) -> &'a [f32] {
+        let head_dim = self.inputs.problem.head_dim;
+        &self.inputs.k[self.token(step) * head_dim..][..head_dim]
+    }
+
+    #[inline(always)]
+    fn v(&self, step: usize) -> &'a [f32] {
+        let v_dim = self.inputs.problem.v_dim;
+        &self.inputs.v[self.token(step) * v_dim..][..v_dim]
+    }
+
+    /// The query of a step; without queries there are no others than keys.
+    #[inline(always)]
+    fn q(&self, step: usize) -> &'a [f32] {
+        let head_dim = self.inputs.problem.head_dim;
+        &self.inputs.q.unwrap_or(self.inputs.k)[self.token(step) * head_dim..][..head_dim]
+    }
+
+    #[inline(always)]
+    fn p(&self, p: Option<&[f32]>, step: usize) -> f32 {
+        p.map_or(1.0, |p| p[self.token(step)])
+    }
+}
+
+/// The columns of the transposed memory `[head_dim, v_dim]` in panels, as [`product`] reads them.
+#[inline(always)]
+fn pack_memory(memory: &[f32], head_dim: usize, panels: Panels) -> Vec<f32> {
+    let mut packed = vec![0.0; head_dim * panels.width];
+    for panel in panels.iter() {
+        let packed = &mut packed[panel.first * head_dim..][..panel.width * head_dim];
+        for j in 0..panel.used {
+            let row = &memory[(panel.first + j) * head_dim..][..head_dim];
+            row.iter().enumerate().for_each(|(d, &x)| packed[d * panel.width + j] = x);
+        }
+    }
+    packed
+}
+
+/// [`pack_memory`] undone.
+#[inline(always)]
+fn unpack_memory(packed: &[f32], head_dim: usize, panels: Panels) -> Vec<f32> {
+    let mut memory = vec![0.0; panels.columns * head_dim];
+    for panel in panels.iter() {
+        let packed = &packed[panel.first * head_dim..][..panel.width * head_dim];
+        for j in 0..panel.used {
+            let row = &mut memory[(panel.first + j) * head_dim..][..head_dim];
+            row.iter_mut().enumerate().for_each(|(d, x)| *x = packed[d * panel.width + j]);
+        }
+    }
+    memory
+}
+
+/// What is read `[batch, n, n_heads * v_dim]` (nothing without queries) and the memory.
+pub(super) fn run(inputs: &Inputs<'_>, form: Form) -> (Vec<f32>, Vec<f32>) {
+    let problem = inputs.problem;
+    let Problem { n, n_heads, head_dim, v_dim, .. } = *problem;
+    let of_head = |i: usize| {
+        let head = Head { inputs, batch: i / n_heads, head: i % n_heads };
+        let len = head_dim * v_dim;
+        let before = inputs.memory.map(|memory| &memory[i * len..][..len]);
+        dispatch!(Level::new(), simd => simd.vectorize(
+            #[inline(always)]
+            || match form {
+                Form::Recurrent => recurrent::run(simd, &head, before),
+                Form::Chunked => chunked::run(simd, &head, before),
+            },
+        ))
+    };
+    let heads: Vec<(Vec<f32>, Vec<f32>)> = (0..problem.heads()).into_par_iter().map(of_head).collect();
+    let memory = heads.iter().flat_map(|(_, memory)| memory).copied().collect();
+    let mut values = Vec::new();
+    if inputs.q.is_some() {
+        values.resize(problem.heads() * n * v_dim, 0.0);
+        values.par_chunks_mut(n_heads * v_dim).enumerate().with_min_len(16).for_each(|(row, values)| {
+            let heads = &heads[row / n * n_heads..][..n_heads];
+            for (values, (of_head, _)) in values.chunks_exact_mut(v_dim).zip(heads) {
+                values.copy_from_slice(&of_head[row % n * v_dim..][..v_dim]);
+            }
+        });
+    }
+    (values, memory)
+}
+
+/// `p_r M q` for every query.
+pub(super) fn read(problem: &Problem, memory: &[f32], q: &[f32], p_read: Option<&[f32]>) -> Vec<f32> {
+    let Problem { batch, n, n_heads, head_dim, v_dim } = *problem;
+    let mut y = vec![0.0; batch * n * n_heads * v_dim];
+    if y.is_empty() {
+        return y;
+    }
+    dispatch!(Level::new(), simd => {
+        let panels = Panels::new(simd, v_dim);
+        let packed: Vec<Vec<f32>> =
+            memory.chunks_exact(v_dim * head_dim).map(|memory| pack_memory(memory, head_dim, panels)).collect();
+        y.par_chunks_mut(n * n_heads * v_dim).enumerate().for_each(|(b, y)| {
+            y.par_chunks_mut(TASK * n_heads * v_dim).enumerate().for_each(|(task, y)| {
+                let tokens = (b * n + task * TASK) * n_heads;
+                let reader = Reader { problem, packed: &packed[b * n_heads..], q: &q[tokens * head_dim..] };
+                let p_read = p_read.map(|p| &p[tokens..]);
+                simd.vectorize(
+                    #[inline(always)]
+                    || reader.run(simd, panels, p_read, y),
+                );
+            });
+        });
+    });
+    y
+}
+
+struct Reader<'a> {
+    problem: &'a Problem,
+    /// The memories of a batch element.
+    packed: &'a [Vec<f32>],
+    /// From the first token on.
+    q: &'a [f32],
+}
+
+impl Reader<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(&self, simd: S, panels: Panels, p_read: Option<&[f32]>, y: &mut [f32]) {
+        let Problem { n_heads, head_dim, v_dim, .. } = *self.problem;
+        for head in 0..n_heads {
+            for (block, y) in y.chunks_mut(ROWS * n_heads * v_dim).enumerate() {
+                let used = y.len() / (n_heads * v_dim);
+                let mut rows = [self.q; ROWS];
+                for (r, row) in rows.iter_mut().enumerate() {
+                    // Rows past the end repeat the last one.
+                    let token = (block * ROWS + r.min(used - 1)) * n_heads + head;
+                    *row = &self.q[token * head_dim..][..head_dim];
+                }
+                let p = |r: usize| p_read.map_or(1.0, |p| p[(block * ROWS + r) * n_heads + head]);
+                for panel in panels.iter() {
+                    let packed = &self.packed[head][panel.first * head_dim..][..panel.width * head_dim];
+                    let to = |r: usize| (r * n_heads + head) * v_dim + panel.first;
+                    if panel.width == S::f32s::LEN {
+                        let tile = product::<S, ROWS, 1>(simd, rows, packed);
+                        (0..used).for_each(|r| store_row::<S, 1>(&tile[r], p(r), &panel, &mut y[to(r)..]));
+                    } else {
+                        let tile = product::<S, ROWS, VECTORS>(simd, rows, packed);
+                        (0..used).for_each(|r| store_row::<S, VECTORS>(&tile[r], p(r), &panel, &mut y[to(r)..]));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Stores `p` times the columns of a panel that exist.
+#[inline(always)]
+fn store_row<S: Simd, const C: usize>(row: &[S::f32s; C], p: f32, panel: &Panel, y: &mut [f32]) {
+    for (y, &vector) in y[..panel.used].chunks_mut(S::f32s::LEN).zip(row) {
+        store_some::<S>(vector * p, y);
+    }
+}

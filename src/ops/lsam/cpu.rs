@@ -1,0 +1,89 @@
+//! The CPU twin of `shaders/lsam.wgsl`.
+
+use fearless_simd::{Level, dispatch, prelude::*};
+use rayon::prelude::*;
+
+use super::Problem;
+use crate::{
+    ops::{gate::sigmoid, unit_norm::EPSILON},
+    simd::{
+        packed::{Packed, dot},
+        tile::ROWS,
+    },
+};
+
+/// Every output, `[batch, n, d_model]`; `hidden` and `memory` become those after the last step.
+pub(super) fn lsam(
+    problem: &Problem,
+    z: &[f32],
+    weight: &[f32],
+    hidden: &mut [f32],
+    memory: &mut [f32],
+    reverse: bool,
+) -> Vec<f32> {
+    let (d_model, width) = (problem.d_model(), problem.width());
+    let mut values = vec![0.0; problem.batch * problem.n * d_model];
+    if values.is_empty() {
+        return values;
+    }
+    dispatch!(Level::new(), simd => {
+        let weight = &Packed::new(simd, weight, d_model, width);
+        // Batch elements that share a pass over the weights.
+        values
+            .par_chunks_mut(ROWS * problem.n * d_model)
+            .zip(z.par_chunks(ROWS * problem.n * width))
+            .zip(hidden.par_chunks_mut(ROWS * d_model))
+            .zip(memory.par_chunks_mut(ROWS * d_model * problem.dim))
+            .for_each(|(((values, z), hidden), memory)| {
+                simd.vectorize(
+                    #[inline(always)]
+                    || run(simd, problem, z, weight, hidden, memory, reverse, values),
+                );
+            });
+    });
+    values
+}
+
+/// Up to [`ROWS`] batch elements.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)] // the arrays of one loop
+fn run<S: Simd>(
+    simd: S,
+    problem: &Problem,
+    z: &[f32],
+    weight: &Packed,
+    hidden: &mut [f32],
+    memory: &mut [f32],
+    reverse: bool,
+    values: &mut [f32],
+) {
+    let Problem { n, n_heads, dim, .. } = *problem;
+    let (d_model, width) = (problem.d_model(), problem.width());
+    let batch = hidden.len() / d_model;
+    let mut columns = vec![0.0; batch * width];
+    for s in 0..n {
+        let step = if reverse { n - 1 - s } else { s };
+        for (b, columns) in columns.chunks_exact_mut(width).enumerate() {
+            columns.copy_from_slice(&z[(b * n + step) * width..][..width]);
+        }
+        weight.add_product(simd, hidden, &mut columns);
+        for (b, columns) in columns.chunks_exact(width).enumerate() {
+            let hidden = &mut hidden[b * d_model..][..d_model];
+            for head in 0..n_heads {
+                let part = |i: usize| &columns[i * d_model + head * dim..][..dim];
+                let (q, k, v) = (part(0), part(1), part(2));
+                let inverse = |x: &[f32]| 1.0 / dot(simd, x, x).sqrt().max(EPSILON);
+                let (q_scale, k_scale) = (inverse(q), inverse(k));
+                let w = sigmoid(columns[3 * d_model + head]);
+                let r = sigmoid(columns[3 * d_model + n_heads + head]);
+                let rows = &mut memory[(b * n_heads + head) * dim * dim..][..dim * dim];
+                for (i, row) in rows.chunks_exact_mut(dim).enumerate() {
+                    let x = w * (v[i] - dot(simd, row, k) * k_scale) * k_scale;
+                    row.iter_mut().zip(k).for_each(|(m, k)| *m += x * k);
+                    hidden[head * dim + i] = r * q_scale * dot(simd, row, q);
+                }
+            }
+            values[(b * n + step) * d_model..][..d_model].copy_from_slice(hidden);
+        }
+    }
+}

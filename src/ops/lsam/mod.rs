@@ -1,0 +1,129 @@
+//! The long short-term attention memory (arXiv 2302.09422, section 4.2): a recurrent cell whose
+//! state is an attention memory for each head.
+
+mod cpu;
+#[cfg(feature = "gpu")]
+pub(crate) mod gpu;
+
+use super::{Activation, Linear, linear};
+use crate::{
+    error::{Error, Result},
+    tensor::{Storage, Tensor, check_same_device},
+};
+
+const OP: &str = "lsam";
+
+/// The parameters. Columns are `[q | k | v | w | r]`: `d_model` each of the first three, heads
+/// side by side, and `n_heads` of the gates.
+#[derive(Clone, Debug)]
+pub struct Lsam {
+    /// Heads.
+    pub n_heads: usize,
+    /// From inputs: weight `[n_in, 3 d_model + 2 n_heads]` and bias.
+    pub input: Linear,
+    /// From the hidden state, `[d_model, 3 d_model + 2 n_heads]`.
+    pub hidden: Tensor,
+}
+
+/// What a cell keeps: plain data.
+#[derive(Clone, Debug)]
+pub struct LsamState {
+    /// The last output, `[batch, d_model]`.
+    pub hidden: Tensor,
+    /// `[batch, n_heads, dim, dim]`, rows are values and columns keys.
+    pub memory: Tensor,
+}
+
+/// Every output, and the state after the last step.
+#[derive(Clone, Debug)]
+pub struct LsamOutput {
+    /// `[batch, n, d_model]`.
+    pub values: Tensor,
+    /// After the last step; in reverse, after the first.
+    pub state: LsamState,
+}
+
+/// Reads every step of `x [batch, n, n_in]`, in reverse if asked, beginning with a state or with
+/// zeros:
+///
+/// ```text
+/// [q | k | v], w, r of [x ; h];   q, k unit vectors, w, r sigmoids
+/// M = M + w (v - M k) k^T;   h = r M q
+/// ```
+///
+/// What the inputs add is one dense layer over all steps; the recurrence then runs over the whole
+/// sequence on the device, without a step back to the host.
+///
+/// # Errors
+/// Shapes that do not fit; different devices; on a GPU, a state that workgroup memory does not
+/// hold (`4 d_model + 4 n_heads` numbers, at most about 4096) or an operand larger than one
+/// binding.
+pub fn lsam(x: &Tensor, layer: &Lsam, state: Option<&LsamState>, reverse: bool) -> Result<LsamOutput> {
+    let &[batch, n, _] = x.shape() else {
+        return Err(Error::Shape { op: OP, name: "x", found: x.shape().to_vec(), expected: "[batch, n, n_in]".into() });
+    };
+    let n_heads = layer.n_heads;
+    let d_model = layer.hidden.shape().first().copied().unwrap_or(0);
+    let width = 3 * d_model + 2 * n_heads;
+    let fits = n_heads > 0 && d_model > 0 && d_model.is_multiple_of(n_heads);
+    if !fits || *layer.hidden.shape() != [d_model, width] || layer.input.weight.shape().last() != Some(&width) {
+        return Err(Error::ShapeMismatch {
+            op: OP,
+            left_name: "hidden",
+            left: layer.hidden.shape().to_vec(),
+            right_name: "input.weight",
+            right: layer.input.weight.shape().to_vec(),
+            rule: "they must be [d_model, 3 d_model + 2 n_heads] and [n_in, 3 d_model + 2 n_heads], d_model a multiple of n_heads",
+        });
+    }
+    let problem = Problem { batch, n, n_heads, dim: d_model / n_heads };
+    if let Some(state) = state {
+        let of = |name, tensor: &Tensor, shape: &[usize]| match tensor.shape() == shape {
+            true => Ok(()),
+            false => Err(Error::Shape { op: OP, name, found: tensor.shape().to_vec(), expected: format!("{shape:?}") }),
+        };
+        of("state.hidden", &state.hidden, &[batch, d_model])?;
+        of("state.memory", &state.memory, &problem.memory_shape())?;
+    }
+    let others = [Some(&layer.hidden), state.map(|state| &state.hidden), state.map(|state| &state.memory)];
+    check_same_device(OP, x, &others)?;
+    let z = linear(x, &layer.input, Activation::None, None)?;
+    match x.storage() {
+        Storage::Cpu(_) => {
+            let mut hidden = state.map_or_else(|| vec![0.0; batch * d_model], |state| state.hidden.cpu().to_vec());
+            let len = problem.memory_shape().iter().product();
+            let mut memory = state.map_or_else(|| vec![0.0; len], |state| state.memory.cpu().to_vec());
+            let values = cpu::lsam(&problem, z.cpu(), layer.hidden.cpu(), &mut hidden, &mut memory, reverse);
+            let state = LsamState {
+                hidden: Tensor::from_cpu(vec![batch, d_model], hidden),
+                memory: Tensor::from_cpu(problem.memory_shape().to_vec(), memory),
+            };
+            Ok(LsamOutput { values: Tensor::from_cpu(vec![batch, n, d_model], values), state })
+        }
+        #[cfg(feature = "gpu")]
+        Storage::Gpu(gpu, _) => gpu::lsam(gpu, &problem, &z, &layer.hidden, state, reverse),
+    }
+}
+
+/// The sizes of one call, checked.
+#[derive(Clone, Copy, Debug)]
+struct Problem {
+    batch: usize,
+    n: usize,
+    n_heads: usize,
+    dim: usize,
+}
+
+impl Problem {
+    fn d_model(&self) -> usize {
+        self.n_heads * self.dim
+    }
+
+    fn width(&self) -> usize {
+        3 * self.d_model() + 2 * self.n_heads
+    }
+
+    fn memory_shape(&self) -> [usize; 4] {
+        [self.batch, self.n_heads, self.dim, self.dim]
+    }
+}

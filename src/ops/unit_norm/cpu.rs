@@ -1,0 +1,47 @@
+//! The CPU twin of `shaders/unit_norm.wgsl`.
+
+use fearless_simd::{Level, dispatch, prelude::*};
+use rayon::prelude::*;
+
+use super::EPSILON;
+use crate::simd::{load_some, store_some};
+
+/// Numbers in a task: enough to be worth a thread.
+const TASK: usize = 1 << 16;
+
+pub(super) fn unit_norm(x: &[f32], width: usize) -> Vec<f32> {
+    let mut y = vec![0.0; x.len()];
+    let chunk = (TASK / width).max(1) * width;
+    dispatch!(Level::new(), simd => {
+        y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(y, x)| {
+            simd.vectorize(
+                #[inline(always)]
+                || y.chunks_exact_mut(width).zip(x.chunks_exact(width)).for_each(|(y, x)| row(simd, x, y)),
+            );
+        });
+    });
+    y
+}
+
+/// One vector.
+#[inline(always)]
+fn row<S: Simd>(simd: S, x: &[f32], y: &mut [f32]) {
+    let lanes = S::f32s::LEN;
+    let mut largest = S::f32s::splat(simd, 0.0);
+    for x in x.chunks(lanes) {
+        largest = largest.max(load_some(simd, x).abs());
+    }
+    // Divided by the largest number first, so that no square overflows or vanishes.
+    let largest = largest.as_slice().iter().copied().fold(1e-20f32, f32::max);
+    let mut squares = S::f32s::splat(simd, 0.0);
+    for x in x.chunks(lanes) {
+        let x = load_some(simd, x) / largest;
+        squares = x.mul_add(x, squares);
+    }
+    let length = squares.as_slice().iter().sum::<f32>().sqrt();
+    let is_long = length >= EPSILON / largest;
+    for (y, x) in y.chunks_mut(lanes).zip(x.chunks(lanes)) {
+        let x = load_some(simd, x);
+        store_some::<S>(if is_long { x / largest / length } else { x * (1.0 / EPSILON) }, y);
+    }
+}

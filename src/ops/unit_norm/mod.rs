@@ -1,0 +1,41 @@
+//! Vectors of length one.
+
+mod cpu;
+#[cfg(feature = "gpu")]
+pub(crate) mod gpu;
+
+use crate::{
+    error::{Error, Result},
+    tensor::{Storage, Tensor},
+};
+
+const OP: &str = "unit_norm";
+
+/// Below this length a vector is divided by it instead: PyTorch's `F.normalize`.
+pub(crate) const EPSILON: f32 = 1e-12;
+
+/// `x / max(|x|, 1e-12)` over the last dimension of `x [.., width]`.
+///
+/// A zero vector stays zero and one shorter than `1e-12` is multiplied by `1e12`, so what it
+/// becomes is shorter than one. Heads are normalised apart by reshaping `[.., n_heads * dim]` to
+/// `[.., n_heads, dim]`, which copies nothing. Squares neither overflow nor vanish: any finite
+/// vector longer than `1e-12` comes back with length one.
+///
+/// # Errors
+/// No last dimension, or one of 0.
+pub fn unit_norm(x: &Tensor) -> Result<Tensor> {
+    let width = x.shape().last().copied().unwrap_or(0);
+    if width == 0 {
+        return Err(Error::Shape {
+            op: OP,
+            name: "x",
+            found: x.shape().to_vec(),
+            expected: "[.., width] with width > 0".into(),
+        });
+    }
+    match x.storage() {
+        Storage::Cpu(_) => Ok(Tensor::from_cpu(x.shape().to_vec(), cpu::unit_norm(x.cpu(), width))),
+        #[cfg(feature = "gpu")]
+        Storage::Gpu(gpu, _) => gpu::unit_norm(gpu, x, width),
+    }
+}

@@ -1,0 +1,411 @@
+//! The cases of neural attention memory (arXiv 2302.09422). The papers' own sequences come first,
+//! `[n, batch, width]`; here the batch does.
+
+use std::path::Path;
+
+use wgpu_attention::{
+    Device, Tensor,
+    models::nam::{
+        AttentionGates, Blsam, Classifier, ClassifierType, EmbeddingConfig, Episode, FewShot, FewShotConfig, LsamAe,
+        LsamAeConfig, LsamCell, LsamDecoder, LsamEncoderLayer, NamAttention, NamTm, NamTmAe, NamTmConfig,
+        NamTransformer, TransformerConfig, TuringOption, torch_lstm,
+    },
+    ops::{
+        Activation, Form, HeadMoves, LsamOutput, LsamState, Probabilities, TapeOptions, lstm, read_memory, unit_norm,
+        write_memory,
+    },
+};
+
+use crate::{Outputs, support::fixture::Fixture};
+
+type Result<T> = wgpu_attention::Result<T>;
+
+/// `None` if the case is of another system.
+pub fn run(fixture: &Fixture, _path: &Path, device: &Device) -> Option<std::result::Result<Outputs, String>> {
+    let of = |prefix: &str| fixture.case.starts_with(prefix);
+    let case = Case { fixture, device };
+    let outputs = match () {
+        () if of("nam_primitives") => case.primitives(),
+        () if of("nam_attention") => case.attention(),
+        () if of("nam_causal") => case.causal(),
+        () if of("lsam_cell") => case.lsam_cell(),
+        () if of("lsam_decoder") => case.lsam_decoder(),
+        () if of("lsam_blsam") => case.blsam(),
+        () if of("lsam_encoder_layer") => case.lsam_encoder_layer(),
+        () if of("lsam_ae") => case.lsam_ae(),
+        () if of("namtmae") => case.nam_tm_ae(),
+        () if of("namtm") => case.nam_tm(),
+        () if of("fewshot_sequential") => case.sequential(),
+        () if of("fewshot") => case.few_shot(),
+        () if of("lra_nam") => case.transformer(),
+        () if of("op_lstm") => case.lstm(),
+        () if of("op_unitnorm") => case.unit_norm(),
+        () => return None,
+    };
+    Some(outputs.map_err(|error| error.to_string()))
+}
+
+struct Case<'a> {
+    fixture: &'a Fixture,
+    device: &'a Device,
+}
+
+/// `[a, b, rest]` to `[b, a, rest]`.
+fn swap<T: Copy>(x: &[T], a: usize, b: usize) -> Vec<T> {
+    let rest = x.len() / (a * b).max(1);
+    (0..b).flat_map(|j| (0..a).flat_map(move |i| &x[(i * b + j) * rest..][..rest])).copied().collect()
+}
+
+/// A result whose sequence comes first, as the papers'.
+fn sequence_first(x: &Tensor) -> Result<Vec<f32>> {
+    Ok(swap(&x.read()?, x.shape()[0], x.shape()[1]))
+}
+
+/// Logits `[batch, n, classes]` to `[batch, classes, n]`.
+fn classes_first(x: &Tensor) -> Result<Vec<f32>> {
+    let &[_, n, classes] = x.shape() else { panic!("{:?}", x.shape()) };
+    let numbers = x.read()?;
+    Ok(numbers.chunks(n * classes).flat_map(|x| swap(x, n, classes)).collect())
+}
+
+/// A tape `[batch, n_tapes, length, mem]` to `[length, batch, n_tapes * mem]`.
+fn tape_first(x: &Tensor) -> Result<Vec<f32>> {
+    let &[batch, n_tapes, length, mem] = x.shape() else { panic!("{:?}", x.shape()) };
+    let numbers = x.read()?;
+    let at = |l: usize, b: usize, t: usize| &numbers[((b * n_tapes + t) * length + l) * mem..][..mem];
+    let rows = (0..length).flat_map(|l| (0..batch).flat_map(move |b| (0..n_tapes).map(move |t| (l, b, t))));
+    Ok(rows.flat_map(|(l, b, t)| at(l, b, t)).copied().collect())
+}
+
+fn outputs<const N: usize>(pairs: [(&str, Vec<f32>); N]) -> Outputs {
+    pairs.into_iter().map(|(name, numbers)| (name.to_owned(), numbers)).collect()
+}
+
+impl Case<'_> {
+    fn size(&self, name: &str) -> usize {
+        self.fixture.config[name].as_u64().unwrap_or_else(|| panic!("{}: no size {name}", self.fixture.name)) as usize
+    }
+
+    fn flag(&self, name: &str, other: bool) -> bool {
+        self.fixture.config[name].as_bool().unwrap_or(other)
+    }
+
+    fn shape(&self, name: &str) -> &[usize] {
+        self.fixture.shape(name)
+    }
+
+    fn tensor(&self, name: &str) -> Tensor {
+        self.fixture.tensor(self.device, name)
+    }
+
+    /// `[n, batch, rest]` as `[batch, n, rest]`.
+    fn batch_first(&self, name: &str) -> Tensor {
+        let shape = self.shape(name);
+        let numbers = swap(&self.fixture.numbers(name), shape[0], shape[1]);
+        let turned = [&[shape[1], shape[0]], &shape[2..]].concat();
+        Tensor::new(self.device, &turned, &numbers).unwrap()
+    }
+
+    fn indices(&self, name: &str) -> Vec<usize> {
+        self.fixture.truth(name).iter().map(|&x| x as usize).collect()
+    }
+
+    /// A memory `[batch, rows, columns]` of one head.
+    fn primitives(&self) -> Result<Outputs> {
+        let &[batch, v_dim, head_dim] = self.shape("in.M0") else { panic!() };
+        let n = self.shape("in.k")[0];
+        let one_head = [batch, 1, v_dim, head_dim];
+        let start = self.tensor("in.M0").reshape(&one_head)?;
+        let (k, v) = (unit_norm(&self.batch_first("in.k"))?, self.batch_first("in.v"));
+        let p = |name: &str| {
+            let numbers = swap(&self.fixture.numbers(name), n, batch);
+            Probabilities::new(self.device, &[batch, n, 1], &numbers)
+        };
+        let (p_write, p_erase) = (p("in.p_w")?, p("in.p_e")?);
+        let p_read = Probabilities::new(self.device, &[batch, 1, 1], &self.fixture.numbers("in.p_r"))?;
+        let q = unit_norm(&self.tensor("in.q").reshape(&[batch, 1, head_dim])?)?;
+        // A step of a sequence.
+        let step = |x: &Tensor, i: usize| {
+            let width = x.shape()[2];
+            let numbers = x.read()?;
+            let rows: Vec<f32> = (0..batch).flat_map(|b| &numbers[(b * n + i) * width..][..width]).copied().collect();
+            Tensor::new(self.device, &[batch, 1, width], &rows)
+        };
+        let p_step = |p: &Probabilities, i: usize| {
+            Probabilities::new(self.device, &[batch, 1, 1], &step(p.tensor(), i)?.read()?)
+        };
+        let mut found = Outputs::new();
+        let mut memory = start.clone();
+        for i in 0..n {
+            let (p_w, p_e) = (p_step(&p_write, i)?, p_step(&p_erase, i)?);
+            memory = write_memory(&memory, &step(&k, i)?, &step(&v, i)?, Some(&p_w), Some(&p_e))?;
+            found.insert(format!("M{}", i + 1), memory.read()?);
+        }
+        // All steps at once are the same.
+        let at_once = write_memory(&start, &k, &v, Some(&p_write), Some(&p_erase))?;
+        found.insert(format!("M{n}"), at_once.read()?);
+        let zeros = Tensor::new(self.device, &one_head, &vec![0.0; start.len()])?;
+        found.insert("outer_product_sum".into(), write_memory(&zeros, &k, &v, None, None)?.read()?);
+        found.insert("read".into(), read_memory(&memory, &q, Some(&p_read))?.read()?);
+        found.insert("read0".into(), read_memory(&start, &q, Some(&p_read))?.read()?);
+        let one = Probabilities::new(self.device, &[batch, 1, 1], &vec![1.0; batch])?;
+        let first = step(&k, 0)?;
+        let written = write_memory(&start, &first, &step(&v, 0)?, Some(&one), Some(&one))?;
+        found.insert("theorem2".into(), read_memory(&written, &first, None)?.read()?);
+        Ok(found)
+    }
+
+    fn nam_attention(&self, gates: AttentionGates) -> Result<NamAttention> {
+        let (d_model, n_heads) = (self.size("d_model"), self.size("nhead"));
+        let checkpoint = self.fixture.checkpoint();
+        checkpoint.load(self.device, |parameters| NamAttention::load(parameters, d_model, n_heads, gates))
+    }
+
+    fn attention(&self) -> Result<Outputs> {
+        let gates = if self.flag("gated", true) { AttentionGates::Gated } else { AttentionGates::Ungated };
+        let source = self.flag("cross", false).then(|| self.batch_first("in.src"));
+        let output = self.nam_attention(gates)?.forward(&self.batch_first("in.inp"), source.as_ref())?;
+        Ok(outputs([("y", sequence_first(&output.values)?), ("A", output.memory.read()?)]))
+    }
+
+    fn causal(&self) -> Result<Outputs> {
+        let gates = match self.fixture.config["mode"].as_str() {
+            Some("ungated") => AttentionGates::Ungated,
+            Some("gated") => AttentionGates::Gated,
+            Some("tied") => AttentionGates::Tied,
+            Some("erase") => AttentionGates::Erase,
+            other => panic!("{}: mode {other:?}", self.fixture.name),
+        };
+        let attention = self.nam_attention(gates)?;
+        let input = self.batch_first("in.inp");
+        let mut found = Outputs::new();
+        for form in [Form::Recurrent, Form::Chunked] {
+            let output = attention.causal(&input, None, Some(form))?;
+            let of_form = outputs([("y", sequence_first(&output.values)?), ("M", output.memory.read()?)]);
+            // The worse of both forms counts.
+            for (name, numbers) in of_form {
+                let truth = self.fixture.truth(&format!("out64.{name}"));
+                let is_worse = found.get(&name).is_none_or(|before: &Vec<f32>| {
+                    crate::support::error(&numbers, truth) > crate::support::error(before, truth)
+                });
+                if is_worse {
+                    found.insert(name, numbers);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn lsam_cell(&self) -> Result<Outputs> {
+        let (input_dim, d_model, n_heads) = (self.size("input_dim"), self.size("d_model"), self.size("nhead"));
+        let checkpoint = self.fixture.checkpoint();
+        let cell = checkpoint.load(self.device, |p| LsamCell::load(p, input_dim, d_model, n_heads))?;
+        let &[n, batch, _] = self.shape("in.x") else { panic!() };
+        let x = self.fixture.numbers("in.x");
+        let mut found = Outputs::new();
+        for start in ["zero", "init"] {
+            let mut state = (start == "init")
+                .then(|| LsamState { hidden: self.tensor("in.h_init"), memory: self.tensor("in.AM_init") });
+            let first = state.clone();
+            let (mut hidden, mut memory) = (Vec::new(), Vec::new());
+            // Step by step, for the memory after each; then all at once for the values.
+            for x in x.chunks(batch * input_dim) {
+                let x = Tensor::new(self.device, &[batch, 1, input_dim], x)?;
+                let output = cell.forward(&x, state.as_ref(), false)?;
+                hidden.extend(output.state.hidden.read()?);
+                memory.extend(output.state.memory.read()?);
+                state = Some(output.state);
+            }
+            let whole = cell.forward(&self.batch_first("in.x"), first.as_ref(), false)?;
+            let last = (n - 1) * batch * d_model;
+            assert!(hidden[last..].iter().zip(whole.state.hidden.read()?).all(|(a, b)| (a - b).abs() < 1e-5));
+            found.insert(format!("{start}.h"), sequence_first(&whole.values)?);
+            found.insert(format!("{start}.AM"), memory);
+        }
+        Ok(found)
+    }
+
+    fn lsam_outputs(output: &LsamOutput) -> Result<Outputs> {
+        let LsamState { hidden, memory } = &output.state;
+        Ok(outputs([("y", sequence_first(&output.values)?), ("h", hidden.read()?), ("AM", memory.read()?)]))
+    }
+
+    fn lsam_decoder(&self) -> Result<Outputs> {
+        let (input_dim, d_model, n_heads) = (self.size("input_dim"), self.size("d_model"), self.size("nhead"));
+        let checkpoint = self.fixture.checkpoint();
+        let decoder = checkpoint.load(self.device, |p| LsamDecoder::load(p, input_dim, d_model, n_heads))?;
+        Self::lsam_outputs(&decoder.forward(&self.batch_first("in.x"), &self.tensor("in.AM"))?)
+    }
+
+    fn blsam(&self) -> Result<Outputs> {
+        let (input_dim, d_model, n_heads) = (self.size("input_dim"), self.size("d_model"), self.size("nhead"));
+        let checkpoint = self.fixture.checkpoint();
+        let blsam = checkpoint.load(self.device, |p| Blsam::load(p, input_dim, d_model, n_heads))?;
+        Self::lsam_outputs(&blsam.forward(&self.batch_first("in.x"))?)
+    }
+
+    fn lsam_encoder_layer(&self) -> Result<Outputs> {
+        let (d_model, n_heads, ff) = (self.size("d_model"), self.size("nhead"), self.size("dim_feedforward"));
+        let checkpoint = self.fixture.checkpoint();
+        let layer = checkpoint.load(self.device, |p| LsamEncoderLayer::load(p, d_model, n_heads, ff))?;
+        Self::lsam_outputs(&layer.forward(&self.batch_first("in.src"))?)
+    }
+
+    fn lsam_ae(&self) -> Result<Outputs> {
+        let config = LsamAeConfig {
+            vocab_size: self.size("vocab_size"),
+            d_model: self.size("d_model"),
+            nhead: self.size("nhead"),
+            dim_feedforward: self.fixture.shape("param.encoder.linear1.bias")[0],
+        };
+        let model = LsamAe::new(self.device, &config, &self.fixture.checkpoint())?;
+        let output = model.forward(self.shape("in.tokens")[0], &self.indices("in.tokens"))?;
+        Ok(outputs([("logits", classes_first(&output.values)?), ("AM", output.state.memory.read()?)]))
+    }
+
+    fn nam_tm(&self) -> Result<Outputs> {
+        let (dim, n_tapes, mem_size) = (self.size("dim"), self.size("n_tapes"), self.size("mem_size"));
+        let heads = [HeadMoves::All, HeadMoves::NoJump, HeadMoves::OnlyJump];
+        let n_actions = self.shape("param.actionlayer.bias")[0] / n_tapes;
+        let options = TapeOptions {
+            heads: heads.into_iter().find(|heads| heads.n_actions() == n_actions).expect("a known action vector"),
+            has_probabilities: self.flag("rwprob", true),
+            has_erase: !self.flag("noerase", false),
+            ..Default::default()
+        };
+        let checkpoint = self.fixture.checkpoint();
+        let machine = checkpoint.load(self.device, |p| NamTm::load(p, dim, n_tapes, mem_size, options))?;
+        let length = self.size("default_tapelen");
+        let x = self.batch_first("in.x");
+        let output = machine.forward(&x, length, None)?;
+        let second = match self.fixture.has("in.x2") {
+            true => Some(machine.forward(&self.batch_first("in.x2"), length, Some(&output.tape))?),
+            false => None,
+        };
+        let mut found = Outputs::new();
+        for name in self.fixture.outputs() {
+            let numbers = match (name.as_str(), &second) {
+                ("y", _) => sequence_first(&output.values)?,
+                ("tape", _) => tape_first(&output.tape)?,
+                ("mid.controller", _) => sequence_first(&output.controller)?,
+                ("mid.actionlayer", _) => sequence_first(&output.actions)?,
+                ("mid.read_outs", _) => sequence_first(&output.reads)?,
+                ("y_tape_in", Some(second)) => sequence_first(&second.values)?,
+                ("tape_tape_in", Some(second)) => tape_first(&second.tape)?,
+                _ => {
+                    let Some(length) = name.rsplit_once("_len").and_then(|(_, length)| length.parse().ok()) else {
+                        continue;
+                    };
+                    let output = machine.forward(&x, length, None)?;
+                    if name.starts_with('y') { sequence_first(&output.values)? } else { tape_first(&output.tape)? }
+                }
+            };
+            found.insert(name, numbers);
+        }
+        Ok(found)
+    }
+
+    fn nam_tm_ae(&self) -> Result<Outputs> {
+        let option = match self.fixture.config["option"].as_str() {
+            Some("nojump") => TuringOption::NoJump,
+            Some("onlyjump") => TuringOption::OnlyJump,
+            Some("norwprob") => TuringOption::NoRwProb,
+            Some("noerase") => TuringOption::NoErase,
+            Some("default") | None => TuringOption::Default,
+            other => panic!("{}: option {other:?}", self.fixture.name),
+        };
+        let config = NamTmConfig {
+            dim: self.size("dim"),
+            vocab_size: self.size("vocab_size"),
+            n_heads: self.size("nhead"),
+            mem_size: self.size("mem_size"),
+            tape_length: self.size("defalt_tapelen"),
+            option,
+        };
+        let model = NamTmAe::new(self.device, &config, &self.fixture.checkpoint())?;
+        let logits = model.forward(self.shape("in.tokens")[0], &self.indices("in.tokens"))?;
+        Ok(outputs([("logits", classes_first(&logits)?)]))
+    }
+
+    fn few_shot(&self) -> Result<Outputs> {
+        let text = |name: &str| self.fixture.config[name].clone();
+        let config = FewShotConfig {
+            generator: serde_json::from_value(text("weight_generator_type")).unwrap(),
+            classifier_type: serde_json::from_value(text("classifier_type")).unwrap(),
+            n_base: self.shape("param.weight_base")[0],
+            n_novel: self.size("nKnovel"),
+            // Features are given.
+            embedding: EmbeddingConfig { n_in: self.size("nFeat"), dims: vec![], activation: Activation::Relu },
+        };
+        let model = FewShot::new(self.device, &config, &self.fixture.checkpoint())?;
+        let (supports, labels) = (self.fixture.numbers("in.features_train"), self.fixture.numbers("in.labels_train"));
+        let base_ids = self.indices("in.Kbase_ids");
+        let &[batch, _, n_novel] = self.shape("in.labels_train") else { panic!() };
+        let episode = Episode { batch, n_novel, supports: &supports, labels: &labels, base_ids: &base_ids };
+        let classifier = model.condition(&episode)?;
+        let test = self.tensor("in.features_test");
+        Ok(outputs([
+            ("cls_weights", classifier.weights.read()?),
+            ("cls_scores", classifier.scores(&test)?.read()?),
+            ("cls_scores_base_only", model.base(batch, &base_ids)?.scores(&test)?.read()?),
+        ]))
+    }
+
+    fn sequential(&self) -> Result<Outputs> {
+        let &[n, n_classes] = self.shape("in.labels") else { panic!() };
+        let &[n_base, n_features] = self.shape("param.weight_base") else { panic!() };
+        let mut weights = unit_norm(&self.tensor("param.weight_base"))?.read()?;
+        assert!(n_base <= n_classes);
+        weights.resize(n_classes * n_features, 0.0);
+        let start = Classifier {
+            weights: Tensor::new(self.device, &[1, n_classes, n_features], &weights)?,
+            scale: self.fixture.numbers("param.scale_cls")[0],
+            bias: self.fixture.numbers("param.bias")[0],
+            classifier_type: ClassifierType::Cosine,
+        };
+        let supports = self.tensor("in.support").reshape(&[1, n, n_features])?;
+        let labels = self.tensor("in.labels").reshape(&[1, n, n_classes])?;
+        let query = self.tensor("in.query");
+        let query = unit_norm(&query.reshape(&[1, query.shape()[0], n_features])?)?;
+        let p = |name: &str| Probabilities::new(self.device, &[1, n, 1], &self.fixture.numbers(name));
+        let (p_write, p_erase) = (p("in.p_w")?, p("in.p_e")?);
+        let one = Probabilities::new(self.device, &[1, n, 1], &vec![1.0; n])?;
+        let mut found = Outputs::new();
+        for (name, p_write, p_erase) in
+            [("oneshot", Some(&one), Some(&one)), ("gated", Some(&p_write), Some(&p_erase)), ("noerase", None, None)]
+        {
+            let written = start.write(&supports, &labels, p_write, p_erase)?;
+            found.insert(format!("{name}.W"), written.weights.read()?);
+            for (kind, classifier_type) in [("cosine", ClassifierType::Cosine), ("dot", ClassifierType::DotProduct)] {
+                let scores = Classifier { classifier_type, ..written.clone() }.scores(&query)?;
+                found.insert(format!("{name}.{kind}.scores"), scores.read()?);
+            }
+        }
+        Ok(found)
+    }
+
+    fn transformer(&self) -> Result<Outputs> {
+        let config: TransformerConfig = serde_json::from_value(self.fixture.config.clone()).unwrap();
+        let model = NamTransformer::new(self.device, &config, &self.fixture.checkpoint())?;
+        let output = model.forward(self.shape("in.tokens")[0], &self.indices("in.tokens"))?;
+        Ok(outputs([("logits", output.logits.read()?), ("encoded", output.encoded.read()?)]))
+    }
+
+    fn lstm(&self) -> Result<Outputs> {
+        let (n_in, hidden) = (self.size("input"), self.size("hidden"));
+        let checkpoint = self.fixture.checkpoint();
+        let layer = checkpoint.load(self.device, |parameters| torch_lstm(parameters, n_in, hidden))?;
+        let output = lstm(&self.batch_first("in.x"), &layer, None)?;
+        let state = output.state.read()?;
+        let part = |i: usize| state.chunks(2 * hidden).flat_map(move |state| &state[i * hidden..][..hidden]).copied();
+        Ok(outputs([("y", sequence_first(&output.values)?), ("h_n", part(0).collect()), ("c_n", part(1).collect())]))
+    }
+
+    fn unit_norm(&self) -> Result<Outputs> {
+        let x = self.tensor("in.x");
+        let &[rows, columns] = x.shape() else { panic!() };
+        let turned = Tensor::new(self.device, &[columns, rows], &swap(&x.read()?, rows, columns))?;
+        let turned = unit_norm(&turned)?.read()?;
+        Ok(outputs([("y", unit_norm(&x)?.read()?), ("y_dim0", swap(&turned, columns, rows))]))
+    }
+}
