@@ -264,7 +264,8 @@ impl Case<'_> {
     }
 
     fn nam_tm(&self) -> Result<Outputs> {
-        let (dim, n_tapes, mem_size) = (self.size("dim"), self.size("n_tapes"), self.size("mem_size"));
+        let (dim, n_tapes, mem_size) = (self.size("dim"), self.size("n_tapes"), self.shape("param.valuelayer.bias")[0]);
+        let mem_size = mem_size / n_tapes;
         let heads = [HeadMoves::All, HeadMoves::NoJump, HeadMoves::OnlyJump];
         let n_actions = self.shape("param.actionlayer.bias")[0] / n_tapes;
         let options = TapeOptions {
@@ -318,7 +319,7 @@ impl Case<'_> {
             dim: self.size("dim"),
             vocab_size: self.size("vocab_size"),
             n_heads: self.size("nhead"),
-            mem_size: self.size("mem_size"),
+            mem_size: self.shape("param.tm.valuelayer.bias")[0] / self.size("nhead"),
             tape_length: self.size("defalt_tapelen"),
             option,
         };
@@ -333,9 +334,13 @@ impl Case<'_> {
             generator: serde_json::from_value(text("weight_generator_type")).unwrap(),
             classifier_type: serde_json::from_value(text("classifier_type")).unwrap(),
             n_base: self.shape("param.weight_base")[0],
-            n_novel: self.size("nKnovel"),
+            n_novel: self.shape("in.labels_train")[2],
             // Features are given.
-            embedding: EmbeddingConfig { n_in: self.size("nFeat"), dims: vec![], activation: Activation::Relu },
+            embedding: EmbeddingConfig {
+                n_in: self.shape("param.weight_base")[1],
+                dims: vec![],
+                activation: Activation::Relu,
+            },
         };
         let model = FewShot::new(self.device, &config, &self.fixture.checkpoint())?;
         let (supports, labels) = (self.fixture.numbers("in.features_train"), self.fixture.numbers("in.labels_train"));

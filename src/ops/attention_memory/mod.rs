@@ -24,6 +24,9 @@
 //!   products of the keys (the WY form of a product of Householder-like factors; Yang et al.
 //!   2024, arXiv 2406.06484, section 3.2). All else is products of matrices.
 //!
+//! On a GPU sequences of 32 steps and more are chunked; on the CPU a memory that fits the fastest
+//! cache is faster step by step, so only larger ones are.
+//!
 //! Without erasing a write is the sum of [linear attention](crate::ops::LinearAttention) and runs
 //! as that.
 
