@@ -1,6 +1,6 @@
 """Compare the forward pass with a stored float64 result of the reference implementation.
 
-    python check_fixture.py FILE [--params FILE] [--config FILE.json] [--tolerance 2e-6]
+    python check_fixture.py FILE [--params FILE] [--config FILE.json] [--double] [--tolerance 2e-6]
 
 FILE is a safetensors file with inputs `in.*`, parameters `param.*` (or in --params) and
 expected outputs `out64.*`. Prints max |a-b| / (1+|b|) per output; fails above the tolerance.
@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import safe_open
@@ -30,8 +31,8 @@ def tnp_kr_outputs(params, cfg, inputs):
 
 
 def cmanp_config(stored):
-    renamed = {"nhead": "n_heads", "num_latents": "n_latents", "num_latents_per_layer": "n_latents_per_layer"}
-    return {renamed.get(k, k): v for k, v in stored.items()} | {"n_layers": stored["num_layers"]}
+    renamed = {"nhead": "n_heads"} | {f"num_{x}": f"n_{x}" for x in ("latents", "latents_per_layer", "layers")}
+    return {renamed.get(k, k): v for k, v in stored.items()}
 
 
 def cmanp_outputs(params, cfg, inputs):
@@ -60,13 +61,16 @@ def main():
     args.add_argument("file")
     args.add_argument("--params", help="take the parameters from this file")
     args.add_argument("--config", help="model configuration (JSON); default: the 1-D BSA-TNP")
+    args.add_argument("--double", action="store_true", help="compute in float64; errors are then near 1e-15")
     args.add_argument("--tolerance", type=float, default=2e-6)
     args = args.parse_args()
+    jax.config.update("jax_enable_x64", args.double)
+    array = lambda x: jnp.asarray(x, float) if x.dtype == np.float32 else jnp.asarray(x)
 
     tensors = load_file(args.file)
     stored = load_file(args.params) if args.params else tensors
-    params = {k[len("param.") :]: jnp.asarray(x) for k, x in stored.items() if k.startswith("param.")}
-    inputs = {k[len("in.") :]: jnp.asarray(x) for k, x in tensors.items() if k.startswith("in.")}
+    params = {k[len("param.") :]: array(x) for k, x in stored.items() if k.startswith("param.")}
+    inputs = {k[len("in.") :]: array(x) for k, x in tensors.items() if k.startswith("in.")}
     if "xc" in inputs:
         with safe_open(args.file, "numpy") as file:
             cfg = cmanp_config(json.loads(file.metadata()["config"]))
