@@ -2,6 +2,9 @@
 
 A task is a noisy sample of a random function at `n_ctx + n_tgt` points, split into
 context and targets. One unit of the coordinate is about a quarter of the record.
+
+`Line` has the coordinate alone. `Series` is for streams with a known cycle, such as a day
+or a year: a point is (time, cos, sin of the cycle's phase).
 """
 
 import numpy as np
@@ -116,27 +119,101 @@ def draw_task(rng, n_ctx, n_tgt):
     return {"family": family, "s": s, "y": y, "gram": gram, "ctx": ctx, "tgt": tgt}
 
 
-def draw_batch(rng, n_batch, n_ctx_range, n_tgt):
+# --- series with a known cycle ----------------------------------------------------------
+
+
+def draw_series_kernel(rng):
+    """The family and a covariance function of the distances in time and in phase (turns)."""
+    family = rng.choice(list(Series.families), p=list(Series.families.values()))
+    variance = log_uniform(rng, 0.5, 2.0)
+    smooth = SMOOTH[rng.choice(list(SMOOTH))]
+    length = log_uniform(rng, 0.3, 3.0)
+    roughness = log_uniform(rng, 0.5, 3.0)
+    drift = log_uniform(rng, 1.0, 20.0)  # the cycle's shape may change over time
+    share = {"smooth": 0.0, "cycle": 1.0, "smooth_plus_cycle": rng.uniform(0.1, 0.95)}[family]
+
+    def kernel(d, turns):
+        cycle = share * periodic(turns, 1.0, roughness) * rbf(d, drift) if share else 0.0
+        return variance * (cycle + ((1 - share) * smooth(d, length) if share < 1 else 0.0))
+
+    return family, kernel
+
+
+def draw_series_tasks(rng, n_tasks, n_ctx, n_tgt):
+    """Tasks with points and kernel in common, to factorise the covariance once."""
+    length = rng.uniform(3.0, 5.0)
+    family, kernel = draw_series_kernel(rng)
+    if rng.random() < 0.5:  # part of a record is missing
+        time = draw_points(rng, n_ctx + n_tgt, length)
+        splits = [draw_split(rng, n_ctx, n_tgt) for _ in range(n_tasks)]
+    else:  # the record so far; targets within and up to one unit beyond
+        seen = length * rng.uniform(0.1, 1.0)
+        targets = rng.uniform(0, min(seen + 1.0, length), n_tgt)
+        time = np.concatenate([draw_points(rng, n_ctx, seen), targets])
+        splits = [(np.arange(n_ctx), np.arange(n_ctx, n_ctx + n_tgt))] * n_tasks
+    time -= length / 2
+    phase = time * log_uniform(rng, 2.0, 60.0) / length + rng.random()  # cycles per record
+    angle = 2 * np.pi * phase
+    noise = log_uniform(rng, 0.01, 0.3)
+    gram = kernel(np.abs(time[:, None] - time[None, :]), phase[:, None] - phase[None, :])
+    gram[np.diag_indices_from(gram)] += noise**2
+    s = np.stack([time, np.cos(angle), np.sin(angle)], -1)
+    y = rng.standard_normal((n_tasks, len(s))) @ np.linalg.cholesky(gram).T
+    return [
+        {"family": family, "s": s, "y": y[i], "gram": gram, "ctx": ctx, "tgt": tgt}
+        for i, (ctx, tgt) in enumerate(splits)
+    ]
+
+
+# --- batches ----------------------------------------------------------------------------
+
+# Context sizes are padded to one of three lengths: three compilations instead of one, and
+# no time spent on the padding of small tasks. The number is how often.
+
+
+class Line:
+    dim = 1
+    families = FAMILIES
+    buckets = {(3, 32): 0.2, (33, 64): 0.3, (65, 128): 0.5}
+    at_once = 1
+
+    def draw(rng, n_tasks, n_ctx, n_tgt):
+        return [draw_task(rng, n_ctx, n_tgt) for _ in range(n_tasks)]
+
+
+class Series:
+    dim = 3
+    families = {"smooth": 0.15, "cycle": 0.15, "smooth_plus_cycle": 0.7}
+    buckets = {(3, 32): 0.2, (33, 128): 0.45, (129, 512): 0.35}
+    at_once = 4
+    draw = draw_series_tasks
+
+
+TASKS = {"line": Line, "series": Series}
+
+
+def draw_batch(rng, n_batch, n_ctx_range, n_tgt, kind=Line):
     """Context padded to the upper end of the range, with a mask. Also the tasks."""
     low, high = n_ctx_range
     batch = {
-        "s_ctx": np.zeros((n_batch, high, 1), np.float32),
+        "s_ctx": np.zeros((n_batch, high, kind.dim), np.float32),
         "f_ctx": np.zeros((n_batch, high, 1), np.float32),
         "mask_ctx": np.zeros((n_batch, high), bool),
-        "s_test": np.zeros((n_batch, n_tgt, 1), np.float32),
+        "s_test": np.zeros((n_batch, n_tgt, kind.dim), np.float32),
         "f_test": np.zeros((n_batch, n_tgt, 1), np.float32),
     }
     tasks = []
-    for b in range(n_batch):
+    while len(tasks) < n_batch:
         n_ctx = rng.integers(low, high + 1)
-        task = draw_task(rng, n_ctx, n_tgt)
+        tasks += kind.draw(rng, min(kind.at_once, n_batch - len(tasks)), n_ctx, n_tgt)
+    for b, task in enumerate(tasks):
         ctx, tgt = task["ctx"], task["tgt"]
-        batch["s_ctx"][b, :n_ctx, 0] = task["s"][ctx]
+        n_ctx = len(ctx)
+        batch["s_ctx"][b, :n_ctx] = task["s"].reshape(-1, kind.dim)[ctx]
         batch["f_ctx"][b, :n_ctx, 0] = task["y"][ctx]
         batch["mask_ctx"][b, :n_ctx] = True
-        batch["s_test"][b, :, 0] = task["s"][tgt]
+        batch["s_test"][b] = task["s"].reshape(-1, kind.dim)[tgt]
         batch["f_test"][b, :, 0] = task["y"][tgt]
-        tasks.append(task)
     return batch, tasks
 
 

@@ -1,7 +1,8 @@
-"""Train a TNP-KR on Gaussian-process tasks and export a checkpoint.
+"""Train a TNP-KR or a CMANP on Gaussian-process tasks and export a checkpoint.
 
     python train.py --minutes 85 --out ../checkpoints/gp_1d.safetensors
     python train.py --minutes 120 --out ../checkpoints/gp_1d.safetensors --resume
+    python train.py --model cmanp --minutes 50 --out ../checkpoints/cmanp_gp_1d.safetensors
     python train.py --evaluate ../checkpoints/gp_1d.safetensors
 
 Every few minutes, and on Ctrl-C or SIGTERM, the checkpoint and, beside it, the training
@@ -23,25 +24,26 @@ import optax.contrib
 import safetensors
 from safetensors.numpy import load_file, save
 
+import cmanp
 import model
 import tasks
 
-# Context sizes from 3 to 128, padded to one of three lengths: three compilations instead
-# of one, and no time spent on the padding of small tasks. The number is how often.
-BUCKETS = {(3, 32): 0.2, (33, 64): 0.3, (65, 128): 0.5}
 N_TARGETS = 48
 PEAK_RATE, WARM_UP = 2e-3, 300
 
 
-def predict(params, cfg, batch):
-    """Mean and std at the targets."""
+def predict_tnp_kr(params, cfg, batch):
     act = model.forward(
         params, cfg, {"s": batch["s_ctx"]}, batch["f_ctx"], batch["mask_ctx"], {"s": batch["s_test"]}
     )
     return model.gaussian(act, cfg)
 
 
-def negative_log_likelihood(params, cfg, batch):
+# Mean and std at the targets.
+PREDICT = {"tnp_kr": predict_tnp_kr, "cmanp": cmanp.predict}
+
+
+def negative_log_likelihood(predict, params, cfg, batch):
     mean, std = predict(params, cfg, batch)
     return -jax.scipy.stats.norm.logpdf(batch["f_test"], mean, std).mean()
 
@@ -51,8 +53,9 @@ def make_optimizer():
 
     In four minutes from scratch Muon reached a log-likelihood of -0.31, Adam -0.54.
     """
+    is_matrix = lambda name: name.endswith(("kernel", "weight")) and "norm" not in name
     kernels = lambda params: {
-        name: optax.contrib.MuonDimensionNumbers() if name.endswith("kernel") else None for name in params
+        name: optax.contrib.MuonDimensionNumbers() if is_matrix(name) else None for name in params
     }
     muon = optax.contrib.muon(
         1.0, consistent_rms=0.2, adam_b1=0.9, adam_b2=0.99, muon_weight_dimension_numbers=kernels
@@ -61,10 +64,12 @@ def make_optimizer():
     return optax.apply_if_finite(clipped, max_consecutive_errors=10)
 
 
-def make_step(cfg, optimizer):
+def make_step(predict, cfg, optimizer):
+    loss_fn = lambda params, batch: negative_log_likelihood(predict, params, cfg, batch)
+
     @jax.jit
     def step(params, state, batch, rate):
-        loss, grads = jax.value_and_grad(negative_log_likelihood)(params, cfg, batch)
+        loss, grads = jax.value_and_grad(loss_fn)(params, batch)
         updates, state = optimizer.update(grads, state, params)
         for name in updates:
             # b spans four decades, so it moves in proportion to itself.
@@ -80,18 +85,18 @@ def learning_rate(peak, step, progress):
     return peak * min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + np.cos(np.pi * min(1.0, progress)))
 
 
-def draw_training_batch(seed, step, n_batch):
+def draw_training_batch(kind, seed, step, n_batch):
     """A function of seed and step only, so that a resumed run needs no generator state."""
     rng = np.random.default_rng([seed, step])
-    bucket = list(BUCKETS)[rng.choice(len(BUCKETS), p=list(BUCKETS.values()))]
-    return tasks.draw_batch(rng, n_batch, bucket, N_TARGETS)[0]
+    bucket = list(kind.buckets)[rng.choice(len(kind.buckets), p=list(kind.buckets.values()))]
+    return tasks.draw_batch(rng, n_batch, bucket, N_TARGETS, kind)[0]
 
 
 # --- files ------------------------------------------------------------------------------
 
 
-def save_checkpoint(path, params, cfg, training):
-    metadata = {"model": "tnp_kr", "config": json.dumps(cfg), "training": json.dumps(training)}
+def save_checkpoint(path, name, params, cfg, training):
+    metadata = {"model": name, "config": json.dumps(cfg), "training": json.dumps(training)}
     arrays = {name: np.ascontiguousarray(x, np.float32) for name, x in params.items()}
     with open(path + ".tmp", "wb") as file:
         file.write(save(arrays, metadata=metadata))
@@ -102,7 +107,7 @@ def load_checkpoint(path):
     with safetensors.safe_open(path, "numpy") as file:
         metadata = file.metadata()
     params = {name: jnp.asarray(x) for name, x in load_file(path).items()}
-    return params, json.loads(metadata["config"]), json.loads(metadata["training"])
+    return metadata["model"], params, json.loads(metadata["config"]), json.loads(metadata["training"])
 
 
 def save_state(path, params, state, progress):
@@ -124,18 +129,18 @@ def load_state(path, optimizer):
 # --- evaluation -------------------------------------------------------------------------
 
 
-def make_predict(cfg):
-    return jax.jit(lambda params, batch: predict(params, cfg, batch))
+def make_predict(name, cfg):
+    return jax.jit(lambda params, batch: PREDICT[name](params, cfg, batch))
 
 
-def compare(run, params, seed, n_batches, n_batch=16):
+def compare(kind, run, params, seed, n_batches, n_batch=16):
     """Per fresh task: family, context size and, for model and oracle, the mean
     log-likelihood, mean squared error and coverage of the 95% interval."""
     rows = []
-    for bucket, share in BUCKETS.items():
+    for bucket, share in kind.buckets.items():
         rng = np.random.default_rng([seed, bucket[0]])
         for _ in range(max(1, round(n_batches * share))):
-            batch, drawn = tasks.draw_batch(rng, n_batch, bucket, N_TARGETS)
+            batch, drawn = tasks.draw_batch(rng, n_batch, bucket, N_TARGETS, kind)
             mean, std = (np.asarray(x, np.float64)[..., 0] for x in run(params, batch))
             for b, task in enumerate(drawn):
                 y = task["y"][task["tgt"]]
@@ -148,9 +153,10 @@ def compare(run, params, seed, n_batches, n_batch=16):
 
 
 def evaluate(path, seed, n_batches):
-    params, cfg, training = load_checkpoint(path)
+    name, params, cfg, training = load_checkpoint(path)
+    kind = tasks.TASKS[training["data"].get("kind", "line")]
     print(f"{path}: {training['steps']} steps, {training['tasks']} tasks, {training['minutes']:.0f} minutes")
-    rows = compare(make_predict(cfg), params, seed, n_batches)
+    rows = compare(kind, make_predict(name, cfg), params, seed, n_batches)
     print(f"{len(rows)} fresh tasks; the oracle is the exact GP with the true kernel and noise")
     print(f"{'':24}{'mean log-likelihood':>22}{'RMSE':>18}{'95% coverage':>16}")
     print(f"{'':24}{'model':>11}{'oracle':>11}{'model':>9}{'oracle':>9}{'model':>8}{'oracle':>8}")
@@ -164,24 +170,36 @@ def evaluate(path, seed, n_batches):
             )
 
     line("all", rows)
-    for low, high in BUCKETS:
+    for low, high in kind.buckets:
         line(f"{low} to {high} context", [r for r in rows if low <= r[1] <= high])
-    for family in tasks.FAMILIES:
+    for family in kind.families:
         line(family, [r for r in rows if r[0] == family])
 
 
 # --- training ---------------------------------------------------------------------------
 
 
+def default_config(args, kind):
+    if args.model == "cmanp":
+        return cmanp.default_config(kind.dim, args.width or 48, args.blocks or 3)
+    return model.default_config(args.width or 64, args.blocks or 6, attention=args.attention)
+
+
+def init(name, key, cfg, kind):
+    return cmanp.init(key, cfg) if name == "cmanp" else model.init(key, cfg, {"s": kind.dim})
+
+
 def train(args):
-    cfg = json.load(open(args.config)) if args.config else model.default_config(args.width, args.blocks, attention=args.attention)
+    tasks_name = args.tasks or {"tnp_kr": "line", "cmanp": "series"}[args.model]
+    kind = tasks.TASKS[tasks_name]
+    cfg = json.load(open(args.config)) if args.config else default_config(args, kind)
     optimizer, state_path = make_optimizer(), args.out + ".state.npz"
     if args.resume:
         params, state, progress = load_state(state_path, optimizer)
     else:
-        params = model.init(jax.random.key(args.seed), cfg, {"s": 1})
+        params = init(args.model, jax.random.key(args.seed), cfg, kind)
         state, progress = optimizer.init(params), {"step": 0, "seconds": 0.0, "loss": None}
-    step_fn, run = make_step(cfg, optimizer), make_predict(cfg)
+    step_fn, run = make_step(PREDICT[args.model], cfg, optimizer), make_predict(args.model, cfg)
     budget_steps, budget_seconds = args.steps or np.inf, 60 * args.minutes if args.minutes else np.inf
 
     stop = []
@@ -193,7 +211,7 @@ def train(args):
     done = 0.0
 
     def save():
-        rows = compare(run, params, seed=args.seed + 1_000_003, n_batches=10)
+        rows = compare(kind, run, params, seed=args.seed + 1_000_003, n_batches=10)
         ll, oracle_ll = np.mean([r[2] for r in rows]), np.mean([r[5] for r in rows])
         loss = float(np.mean(recent)) if recent else progress["loss"]
         seconds = before + time.time() - start
@@ -205,13 +223,18 @@ def train(args):
             "tasks": step * args.batch,
             "minutes": round(seconds / 60, 1),
             "peak_learning_rate": args.rate,
-            "data": {"families": tasks.FAMILIES, "context": list(BUCKETS), "targets": N_TARGETS},
+            "data": {
+                "kind": tasks_name,
+                "families": kind.families,
+                "context": list(kind.buckets),
+                "targets": N_TARGETS,
+            },
             "final_loss": loss,
             "validation": {"log_likelihood": float(ll), "oracle_log_likelihood": float(oracle_ll)},
             "finished": done >= 1.0,
             "versions": {"jax": jax.__version__, "optax": optax.__version__, "numpy": np.__version__},
         }
-        save_checkpoint(args.out, params, cfg, training)
+        save_checkpoint(args.out, args.model, params, cfg, training)
         print(
             f"step {step:6}  {seconds / 60:6.1f} min  rate {rate:.1e}  training loss {loss:7.4f}"
             f"  validation log-likelihood {ll:7.4f}  oracle {oracle_ll:7.4f}",
@@ -225,7 +248,7 @@ def train(args):
         if done >= 1.0 or stop:
             break
         rate = learning_rate(args.rate, step, done)
-        batch = draw_training_batch(args.seed, step, args.batch)
+        batch = draw_training_batch(kind, args.seed, step, args.batch)
         params, state, loss = step_fn(params, state, batch, rate)
         recent.append(float(loss))
         step += 1
@@ -244,8 +267,10 @@ def main():
     args.add_argument("--seed", type=int, default=0)
     args.add_argument("--batch", type=int, default=16)
     args.add_argument("--rate", type=float, default=PEAK_RATE, help="peak learning rate")
-    args.add_argument("--width", type=int, default=64)
-    args.add_argument("--blocks", type=int, default=6)
+    args.add_argument("--model", choices=PREDICT, default="tnp_kr")
+    args.add_argument("--tasks", choices=tasks.TASKS, help="default: line, series for CMANP")
+    args.add_argument("--width", type=int, help="default: 64, 48 for CMANP")
+    args.add_argument("--blocks", type=int, help="blocks or layers; default: 6, 3 for CMANP")
     args.add_argument("--attention", choices=model.ATTENTIONS, default="scan")
     args.add_argument("--config", help="model configuration (JSON) in place of width and blocks")
     args.add_argument("--save-seconds", type=float, default=120)
