@@ -215,6 +215,27 @@ fn a_saved_posterior_goes_on_with_the_same_bits() {
 }
 
 #[test]
+fn a_context_may_be_split_over_devices() {
+    let (config, mut random) = (config(), Random::new(16));
+    let checkpoint = parameters(&config, 17);
+    let (context, test) = (data(&mut random, 90), data(&mut random, 20));
+    let [near, far] = [0..40, 40..90].map(|points| context.pick(&points.collect::<Vec<_>>()));
+    let elsewhere = Cmanp::new(&Device::cpu(), &config, &checkpoint).unwrap();
+    let sent = elsewhere.condition(&far.context()).unwrap().to_checkpoint().unwrap().to_bytes().unwrap();
+    for (name, device) in devices() {
+        let model = Cmanp::new(&device, &config, &checkpoint).unwrap();
+        let received = model.restore(&Checkpoint::from_bytes(&sent).unwrap()).unwrap();
+        let merged = model.condition(&near.context()).unwrap().merge(&received).unwrap();
+        let whole = model.condition(&context.context()).unwrap().predict(&test.x).unwrap();
+        assert_close(&merged.predict(&test.x).unwrap(), &whole, &name);
+        if device != Device::cpu() {
+            let message = elsewhere.condition(&near.context()).unwrap().merge(&received).unwrap_err().to_string();
+            assert!(message.contains("another model or device"), "{message}");
+        }
+    }
+}
+
+#[test]
 fn posteriors_go_to_other_threads_and_answer_asynchronously() {
     let (config, mut random) = (config(), Random::new(10));
     let checkpoint = parameters(&config, 11);
