@@ -53,11 +53,12 @@ def lstm(p, name, x):
 # --- NAM Turing machine -----------------------------------------------------------------
 
 
-def turing_machine(p, cfg, x, name="tm", with_heads=False):
-    """[S,B,D] -> [S,B,D]. A tape is [B,T,L,C], a head [B,T,L].
+def turing_machine(p, cfg, x, name="tm", noise=None, with_heads=False):
+    """[S,B,D] -> [S,B,D]. A tape has L slots of C numbers; a head [B,T,L] weighs the slots.
 
     The controller reads the inputs only, never the tape: all actions of a sequence are
-    known before the first step. With `with_heads` also the read and write head [S,B,T,L].
+    known before the first step. `noise` (key, size) is added to them before softmax and
+    sigmoid. With `with_heads` also the read and write head [S,B,T,L].
     """
     option, n_tapes, n_slots, n_dirs = cfg["option"], cfg["n_heads"], cfg["tape_length"], OPTIONS[cfg["option"]]
     n_steps, n_batch = x.shape[:2]
@@ -65,6 +66,8 @@ def turing_machine(p, cfg, x, name="tm", with_heads=False):
 
     hidden = lstm(p, f"{name}.controller", x)
     action = per_tape(linear(p, f"{name}.actionlayer", hidden))
+    if noise:
+        action = action + noise[1] * jax.random.normal(noise[0], action.shape)
     read_dirs = jax.nn.softmax(action[..., :n_dirs])
     write_dirs = jax.nn.softmax(action[..., n_dirs : 2 * n_dirs])
     prob_read, prob_write, prob_erase = jnp.moveaxis(jax.nn.sigmoid(action[..., 2 * n_dirs :]), -1, 0)
@@ -74,20 +77,13 @@ def turing_machine(p, cfg, x, name="tm", with_heads=False):
     if option == "no_erase":
         prob_erase, prob_key = jnp.zeros_like(prob_erase), jnp.ones_like(prob_write)
 
-    inputs = {
-        "value": prob_write[..., None] * per_tape(linear(p, f"{name}.valuelayer", x)),
-        "erase": prob_erase[..., None],
-        "read_dirs": read_dirs,
-        "write_dirs": write_dirs,
-    }
+    value = prob_write[..., None] * per_tape(linear(p, f"{name}.valuelayer", x))
+    inputs = {"read_dirs": read_dirs, "write_dirs": write_dirs}
     jumps = option != "no_jump"
     if jumps:
         inputs["key"] = unit(per_tape(linear(p, f"{name}.keylayer", x)))
         inputs["query"] = unit(per_tape(linear(p, f"{name}.Wq", hidden)))
-        inputs["prob_key"] = prob_key[..., None]
-
-    def along(weights, tape):  # sum over the slots
-        return (weights[..., None] * tape).sum(-2)
+        inputs["prob_key"], inputs["prob_erase"] = prob_key[..., None], prob_erase[..., None]
 
     def move(head, dirs, jump):
         dirs = jnp.moveaxis(dirs, -1, 0)[..., None]
@@ -97,34 +93,38 @@ def turing_machine(p, cfg, x, name="tm", with_heads=False):
         return moved + dirs[3] * jump if jumps else moved
 
     def step(state, a):
-        tape, keys, read, write = state
-        # Heads that jump are not distributions; they touch the tape with norm 1.
-        read_at, write_at = (unit(read), unit(write)) if jumps else (read, write)
-        old = along(write_at, tape)
-        tape = tape + write_at[..., None] * (a["value"] - a["erase"] * old)[..., None, :]
-        out = along(read_at, tape)
+        keys, read, write = state
         jump = None
-        if jumps:  # the key table is erased by content, with the heads as they are
+        if jumps:  # the key table [B,T,L,C] is erased by content
             known = (keys * a["key"][..., None, :]).sum(-1)
-            keys = keys + (a["prob_key"] * write - a["erase"] * known)[..., None] * a["key"][..., None, :]
+            keys = keys + (a["prob_key"] * write - a["prob_erase"] * known)[..., None] * a["key"][..., None, :]
             jump = (keys * a["query"][..., None, :]).sum(-1)
-        moved = move(read, a["read_dirs"], jump), move(write, a["write_dirs"], jump)
-        return (tape, keys, *moved), (out, read, write) if with_heads else out
+        return (keys, move(read, a["read_dirs"], jump), move(write, a["write_dirs"], jump)), (read, write)
 
-    tape = jnp.zeros((n_batch, n_tapes, n_slots, cfg["mem_size"]), x.dtype)
     head = jnp.zeros((n_batch, n_tapes, n_slots), x.dtype).at[..., 0].set(1.0)
-    state = (tape, tape if jumps else None, head, head)
-    outs = jax.lax.scan(step, state, inputs)[1]
-    out, heads = (outs[0], outs[1:]) if with_heads else (outs, None)
+    keys = jnp.zeros((*head.shape, cfg["mem_size"]), x.dtype) if jumps else None
+    read, write = jax.lax.scan(step, (keys, head, head), inputs)[1]
+
+    # Heads do not depend on what is on the tape, so the tape needs no scan: what step s
+    # wrote, u_s = p_w v_s - p_e (what lay under the head), solves a triangular system.
+    # Heads that jump are not distributions; they touch the tape with norm 1.
+    read_at, write_at = (unit(read), unit(write)) if jumps else (read, write)
+    under = jnp.einsum("sbtl,ubtl->btsu", write_at, write_at, precision=PRECISION)
+    system = jnp.moveaxis(prob_erase, 0, -1)[..., None] * jnp.tril(under, -1)
+    written = jax.lax.linalg.triangular_solve(
+        system, value.transpose(1, 2, 0, 3), left_side=True, lower=True, unit_diagonal=True
+    )
+    seen = jnp.tril(jnp.einsum("sbtl,ubtl->btsu", read_at, write_at, precision=PRECISION))
+    out = jnp.einsum("btsu,btuc->sbtc", seen, written, precision=PRECISION)
     y = linear(p, f"{name}.outlayer", (prob_read[..., None] * out).reshape(n_steps, n_batch, -1))
-    return (y, *heads) if with_heads else y
+    return (y, read, write) if with_heads else y
 
 
-def forward(p, cfg, tokens):
+def forward(p, cfg, tokens, noise=None):
     """NAMTMAE: tokens [B,S] -> logits [B,S,vocabulary] (the paper's code: [B,vocabulary,S])."""
     x = p["embedding.0.weight"][tokens.T]
     x = layer_norm(p, "encnorm", linear(p, "embedding.1", x))
-    y = turing_machine(p, cfg, x)
+    y = turing_machine(p, cfg, x, noise=noise)
     logits = linear(p, "fc.3", jax.nn.relu(layer_norm(p, "fc.0", y)))
     return logits.transpose(1, 0, 2)
 
