@@ -22,7 +22,7 @@ import nam
 from train import learning_rate, load_state, save_state
 
 NOT_SCORED = -1
-TEST_LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 24, 28)
+TEST_LENGTHS = (2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 24, 28)
 
 
 # --- tasks ------------------------------------------------------------------------------
@@ -210,14 +210,14 @@ def train(args):
         rng = np.random.default_rng([args.seed, step])
         tokens, targets = task.draw(rng, args.batch, int(rng.integers(1, args.longest + 1)))
         key = jax.random.key(rng.integers(2**31))
-        params, state, loss = step_fn(params, state, *pad(tokens, targets), rate, key, args.noise * done)
+        params, state, loss = step_fn(params, state, *pad(tokens, targets), rate, key, args.noise * min(1.0, 2 * done))
         recent.append(float(loss))
         step += 1
         done = (before + time.time() - start) / (60 * args.minutes)
         if time.time() - saved > args.save_seconds:
             store((args.longest, 2 * args.longest), 100)
             saved = time.time()
-    store([n for n in TEST_LENGTHS if n <= longest_question(cfg)], 1000)
+    store([n for n in TEST_LENGTHS if n <= longest_question(cfg)], 500)
 
 
 def evaluate(path, n_problems, seed):
@@ -243,7 +243,7 @@ def main():
     args.add_argument("--seed", type=int, default=0)
     args.add_argument("--batch", type=int, default=64)
     args.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
-    args.add_argument("--noise", type=float, default=1.0, help="on the actions, at the end of training")
+    args.add_argument("--noise", type=float, default=1.0, help="on the actions, from half of the training on")
     args.add_argument("--longest", type=int, default=6, help="longest problem in training")
     args.add_argument("--dim", type=int, default=64)
     args.add_argument("--tapes", type=int, default=4)

@@ -1,6 +1,6 @@
 """Train the few-shot classifier with neural attention memory on handwritten digits.
 
-    python few_shot.py --generator nam2 --shots 1 --out ../checkpoints/few_shot_nam2_1.safetensors
+    python few_shot.py --out ../checkpoints      # few_shot_GENERATOR_SHOTS.safetensors
     python few_shot.py --evaluate ../checkpoints/few_shot_*.safetensors
 
 Base classes are 0 to 4, novel classes 5 to 9. Supports come from the rows of `train`,
@@ -44,15 +44,22 @@ def shifted(images):
     return np.stack([padded[:, i : i + 8, j : j + 8].reshape(-1, 64) for i, j in offsets], 1)
 
 
-def training_classes(digits):
-    """Images by class, [9 n, 64] each: the base digits, then the same turned by 90 degrees.
+# Five classes are too few to play at novel classes with. Turned (quarters) and mirrored
+# digits are more; those that look like others are left out.
+TURNS = {0: [0, 1], 1: [0, 1], 2: [0, 1], 3: [0, 1, 2, 3], 4: [0, 1, 2, 3]}
+MIRRORED = {0: [], 1: [], 2: [0, 1], 3: [], 4: [0, 1, 2, 3]}
 
-    Five classes are too few to play at novel classes with; turned digits are five more.
-    """
+
+def training_classes(digits):
+    """Images by class, [9 n, 64] each: the base digits first, then turned and mirrored ones."""
     images, labels = digits["train"]
-    upright = [images[labels == c] for c in range(N_BASE)]
-    turned = [np.rot90(x.reshape(-1, 8, 8), axes=(1, 2)).reshape(-1, 64) for x in upright]
-    return [shifted(x).reshape(-1, 64) for x in upright + turned]
+    squares = [images[labels == c].reshape(-1, 8, 8) for c in range(N_BASE)]
+    turned = {(c, turn, 1): np.rot90(x, turn, (1, 2)) for c, x in enumerate(squares) for turn in TURNS[c]}
+    mirrored = {(c, turn, -1): np.rot90(x[..., ::-1], turn, (1, 2)) for c, x in enumerate(squares) for turn in MIRRORED[c]}
+    classes = turned | mirrored
+    first = [(c, 0, 1) for c in range(N_BASE)]
+    ordered = first + [name for name in classes if name not in first]
+    return [shifted(classes[name].reshape(-1, 64)).reshape(-1, 64) for name in ordered]
 
 
 def draw(rng, images, n):
@@ -98,7 +105,7 @@ def init(key, cfg):
         uniform(f"{name}.weight", (n_out, n_in), n_in)
         p[f"{name}.bias"] = jnp.zeros(n_out)
 
-    n_in = cfg["n_pixels"]
+    n_in = cfg["embedding"]["n_in"]
     for i, n_out in enumerate(cfg["embedding"]["dims"]):
         add_linear(f"embedding.{2 * i}", n_in, n_out)
         n_in = n_out
@@ -164,7 +171,7 @@ def train_embedding(p, cfg, classes, seed, n_steps, n_batch=100):
 
 
 def train_generator(p, cfg, classes, seed, n_steps, n_shots, n_batch=4):
-    """Generator and base weights on episodes: a random half of the classes plays novel."""
+    """Generator and base weights on episodes: some classes play novel, some play base."""
 
     def loss(p, *episodes):
         if "namblock.erase_logits" in p:
@@ -180,7 +187,7 @@ def train_generator(p, cfg, classes, seed, n_steps, n_shots, n_batch=4):
         rng, drawn = np.random.default_rng([seed, 1, i]), []
         for _ in range(n_batch):
             order = rng.permutation(len(classes))
-            novel, base = order[:N_NOVEL], order[N_NOVEL:]
+            novel, base = order[:N_NOVEL], order[N_NOVEL : N_NOVEL + N_BASE]
             drawn.append((*episode(rng, novel, base, n_shots, classes, classes), base))
         return [np.stack(x) for x in zip(*drawn)]
 
@@ -190,21 +197,44 @@ def train_generator(p, cfg, classes, seed, n_steps, n_shots, n_batch=4):
     return p, final
 
 
-def train(generator, shots, seed, steps, digits):
-    cfg = {
+def configuration(generator):
+    return {
         "generator": generator,
         "classifier_type": "cosine",
-        "n_base": 2 * N_BASE,
+        "n_base": sum(map(len, [*TURNS.values(), *MIRRORED.values()])),
         "n_novel": N_NOVEL,
-        "n_pixels": 64,
-        "embedding": {"dims": [128, 64], "activation": "relu"},
+        "embedding": {"n_in": 64, "dims": [128, 64], "activation": "relu"},
     }
+
+
+def train(args, digits):
+    """One embedding; on it, for each number of shots, each generator."""
     classes = training_classes(digits)
-    p = init(jax.random.key(seed), cfg)
-    p, loss_embedding = train_embedding(p, cfg, classes, seed, steps)
-    p, loss_episodes = train_generator(p, cfg, classes, seed, steps, shots)
-    training = {"seed": seed, "steps": [steps, steps], "final_loss": [loss_embedding, loss_episodes], "shots": shots}
-    return p, cfg, training
+    cfg = configuration("none")
+    start, loss_embedding = train_embedding(init(jax.random.key(args.seed), cfg), cfg, classes, args.seed, args.steps[0])
+    for n_shots in args.shots:
+        for generator in args.generators:
+            cfg = configuration(generator)
+            p = {**init(jax.random.key(args.seed), cfg), **start}
+            p, loss_episodes = train_generator(p, cfg, classes, args.seed, args.steps[1], n_shots)
+            means, half_width = evaluate(p, cfg, digits, n_shots, args.episodes, args.seed + 1_000_003)
+            print_row(generator, n_shots, means, half_width)
+            task = {
+                "data": "digits.csv",
+                "pixel_scale": 1 / 16,
+                "base_classes": list(range(N_BASE)),
+                "novel_classes": list(range(N_BASE, N_BASE + N_NOVEL)),
+                "base_ids": list(range(N_BASE)),
+                "shots": n_shots,
+                "supports": "train",
+                "queries": "test",
+                "episodes": args.episodes,
+                "measured": means,
+            }
+            training = {"seed": args.seed, "steps": args.steps, "final_loss": [loss_embedding, loss_episodes]}
+            if args.out:
+                path = os.path.join(args.out, f"few_shot_{generator}_{n_shots}.safetensors")
+                save_checkpoint(path, p, cfg, task, training)
 
 
 # --- evaluation -------------------------------------------------------------------------
@@ -255,40 +285,24 @@ def save_checkpoint(path, p, cfg, task, training):
 
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("--generator", choices=nam.GENERATORS, default="nam2")
-    args.add_argument("--shots", type=int, default=1, help="supports of each novel class")
-    args.add_argument("--steps", type=int, default=2000, help="of each of the two stages")
+    args.add_argument("--generators", choices=nam.GENERATORS, nargs="+", default=["none", "nam", "nam2"])
+    args.add_argument("--shots", type=int, nargs="+", default=[1, 5], help="supports of each novel class")
+    args.add_argument("--steps", type=int, nargs=2, default=[1500, 500], help="for embedding and generator")
     args.add_argument("--seed", type=int, default=0)
-    args.add_argument("--out", help="the checkpoint to write")
+    args.add_argument("--out", metavar="FOLDER", help="write checkpoints there")
     args.add_argument("--episodes", type=int, default=1000, help="for the evaluation")
     args.add_argument("--evaluate", metavar="CHECKPOINT", nargs="+")
     args = args.parse_args()
     digits = load_digits()
     print(f"{'':22}{'shots':>6}" + "".join(f"{m:>15}" for m in METRICS))
-    if args.evaluate:
-        for path in args.evaluate:
-            with safetensors.safe_open(path, "numpy") as file:
-                cfg, task = (json.loads(file.metadata()[key]) for key in ("config", "task"))
-            p = {name: jnp.asarray(x) for name, x in load_file(path).items()}
-            result = evaluate(p, cfg, digits, task["shots"], args.episodes, 2_000_003)
-            print_row(cfg["generator"], task["shots"], *result)
-        return
-    p, cfg, training = train(args.generator, args.shots, args.seed, args.steps, digits)
-    means, half_width = evaluate(p, cfg, digits, args.shots, args.episodes, 1_000_003)
-    print_row(args.generator, args.shots, means, half_width)
-    if args.out:
-        task = {
-            "data": "digits.csv",
-            "pixel_scale": 1 / 16,
-            "base_classes": list(range(N_BASE)),
-            "novel_classes": list(range(N_BASE, N_BASE + N_NOVEL)),
-            "base_ids": list(range(N_BASE)),
-            "shots": args.shots,
-            "supports": "train",
-            "queries": "test",
-            "accuracy": means,
-        }
-        save_checkpoint(args.out, p, cfg, task, training)
+    if not args.evaluate:
+        return train(args, digits)
+    for path in args.evaluate:
+        with safetensors.safe_open(path, "numpy") as file:
+            cfg, task = (json.loads(file.metadata()[key]) for key in ("config", "task"))
+        p = {name: jnp.asarray(x) for name, x in load_file(path).items()}
+        result = evaluate(p, cfg, digits, task["shots"], args.episodes, args.seed + 2_000_003)
+        print_row(cfg["generator"], task["shots"], *result)
 
 
 if __name__ == "__main__":
