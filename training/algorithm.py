@@ -156,6 +156,11 @@ def load_parameters(path):
     return {name: jnp.asarray(x) for name, x in load_file(path).items()}
 
 
+def load_metadata(path):
+    with safetensors.safe_open(path, "numpy") as file:
+        return {name: json.loads(x) for name, x in file.metadata().items() if name != "model"}
+
+
 def train(args):
     task = TASKS[args.task]
     cfg = {
@@ -195,6 +200,8 @@ def train(args):
             "minutes": round(seconds / 60, 1),
             "peak_learning_rate": args.rate,
             "action_noise": args.noise,
+            "longest": args.longest,
+            "earlier": load_metadata(args.start)["training"] if args.start else None,
             "versions": {"jax": jax.__version__, "optax": optax.__version__, "numpy": np.__version__},
         }
         save_checkpoint(args.out, params, cfg, about, training)
@@ -221,9 +228,8 @@ def train(args):
 
 
 def evaluate(path, n_problems, seed):
-    params = load_parameters(path)
-    with safetensors.safe_open(path, "numpy") as file:
-        cfg, about = (json.loads(file.metadata()[key]) for key in ("config", "task"))
+    params, metadata = load_parameters(path), load_metadata(path)
+    cfg, about = metadata["config"], metadata["task"]
     lengths = [n for n in TEST_LENGTHS if n <= longest_question(cfg)]
     low, high = about["train_lengths"]
     print(f"{about['name']}, {cfg['option']}; trained on lengths {low} to {high}; {n_problems} fresh problems each")

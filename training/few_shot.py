@@ -240,13 +240,15 @@ def train(args, digits):
 # --- evaluation -------------------------------------------------------------------------
 
 
-METRICS = ("both", "base", "novel", "base as novel", "novel as base")
+METRICS = ("both", "base", "novel", "base as novel", "novel as base", "told apart")
 
 
 def evaluate(p, cfg, digits, n_shots, n_episodes, seed):
     """Means over episodes with the novel digits: accuracy of all queries among all classes,
     of base queries among base classes, of novel queries among novel ones; share of base
-    queries taken for a novel class and of novel queries taken for a base class."""
+    queries taken for a novel class and of novel queries taken for a base class; how often a
+    novel query has more lead of the best novel over the best base score than a base query
+    (the area under the curve: a constant added to all novel scores does not change it)."""
     by_class = {name: [x[y == c] for c in range(10)] for name, (x, y) in digits.items()}
     base, novel = np.arange(N_BASE), np.arange(N_BASE, N_BASE + N_NOVEL)
     run = jax.jit(lambda *data: scores(p, cfg, *data))
@@ -256,6 +258,7 @@ def evaluate(p, cfg, digits, n_shots, n_episodes, seed):
         support, labels, query, target = episode(rng, novel, base, n_shots, by_class["train"], by_class["test"])
         s = np.asarray(run(support, labels, base, query))
         is_novel, best = target >= N_BASE, s.argmax(1)
+        lead = s[:, N_BASE:].max(1) - s[:, :N_BASE].max(1)
         rows.append(
             [
                 (best == target).mean(),
@@ -263,6 +266,7 @@ def evaluate(p, cfg, digits, n_shots, n_episodes, seed):
                 (s[is_novel, N_BASE:].argmax(1) + N_BASE == target[is_novel]).mean(),
                 (best[~is_novel] >= N_BASE).mean(),
                 (best[is_novel] < N_BASE).mean(),
+                (lead[is_novel][:, None] > lead[~is_novel]).mean(),
             ]
         )
     rows = np.array(rows)
