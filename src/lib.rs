@@ -24,7 +24,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | [`ops`] | the kernels: [`scan_attention`](ops::scan_attention()), its exact [merge](ops::merge_attention()), [`LinearAttention`](ops::LinearAttention) with its [features](ops::feature_map()), dense layers, normalisation |
+//! | [`ops`] | the kernels: [`scan_attention`](ops::scan_attention()), its exact [merge](ops::merge_attention()), [`LinearAttention`](ops::LinearAttention) with its [features](ops::feature_map()), [`RollingAttention`](ops::RollingAttention) over endless streams, the [attention memory](ops::attention_memory()) that is written, erased and read, recurrences, tapes, dense layers, normalisation |
 //! | [`models`] | the papers' networks, written once over the kernels |
 //! | [`checkpoint`] | trained parameters from safetensors files |
 //! | [`Device`], [`Tensor`] | where things run and live |
