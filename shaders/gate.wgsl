@@ -50,7 +50,7 @@ fn main(
 //# if kind == "sigmoid"
   y[i] = sigmoid(x[i]);
 //# elif kind == "relu"
-  y[i] = max(x[i], 0.0);
+  y[i] = select(x[i], 0.0, x[i] < 0.0);
 //# elif kind == "columns"
   y[i] = x[i] * p[i % params.width];
 //# else

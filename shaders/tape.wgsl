@@ -203,6 +203,9 @@ fn main(
     }
     now = 1u - now;
     workgroupBarrier();
+//# if has_keys and by_position and not in_workgroup
+    storageBarrier();
+//# endif
   }
 //# if in_workgroup
   for (var i = thread; i < n_cells; i += 64u) {

@@ -64,12 +64,12 @@ fn main(
   }
   let length = sqrt(squares);
   // |x| = largest length; below 1e-12 the row is multiplied by 1e12.
-  let is_long = length >= 1e-12 / largest;
+  let is_short = length < 1e-12 / largest;
   for (var i = lane; i < width; i += 16u) {
-    if (is_long) {
-      y[y_row + i] = (x[x_row + i] / largest) / length;
-    } else {
+    if (is_short) {
       y[y_row + i] = x[x_row + i] * 1e12;
+    } else {
+      y[y_row + i] = (x[x_row + i] / largest) / length;
     }
   }
 }

@@ -199,8 +199,8 @@ fn one_read_agrees_with_float64() {
 
 #[test]
 fn long_sequences_stay_bounded() {
-    // Every step erases what it writes: along its key the memory is then the value, so that no
-    // number outgrows the values by more than the other keys let it.
+    // A row cannot be longer than sqrt(N) = 141 values; random keys come near each other again
+    // and again and keep it within a few.
     const N: usize = 20_000;
     let mut case = Case::new(5, [1, N, 1, 8, 8], 2);
     case.p_erase.clone_from(&case.p_write);

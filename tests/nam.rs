@@ -391,9 +391,13 @@ fn whole_writes_replace_a_class() {
         let weights = Tensor::new(&device, &[1, 2, 3], &[1.0, 0.0, 0.0, 0.0, 0.0, 0.0]).unwrap();
         let start = Classifier { weights, scale: 1.0, bias: 0.0, classifier_type: ClassifierType::Cosine };
         let support = Tensor::new(&device, &[1, 1, 3], &[3.0, 0.0, 4.0]).unwrap();
-        let labels = Tensor::new(&device, &[1, 1, 2], &[0.0, 1.0]).unwrap();
+        let labels = [0.0, 1.0];
         let one = Probabilities::new(&device, &[1, 1, 1], &[1.0]).unwrap();
         let written = start.write(&support, &labels, Some(&one), Some(&one)).unwrap();
+        for labels in [[7.0, f32::NAN], [1.0, 1.0], [0.0, 0.0]] {
+            let message = start.write(&support, &labels, None, None).unwrap_err().to_string();
+            assert!(message.contains("one-hot"), "{message}");
+        }
         let found = written.weights.read().unwrap();
         let truth = [1.0 - 0.36, 0.0, -0.48, 0.6, 0.0, 0.8];
         assert!(found.iter().zip(truth).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");

@@ -1,6 +1,7 @@
 // The logistic function and the hyperbolic tangent, without overflow: exponents are clamped.
 fn sigmoid(x: f32) -> f32 {
-  return 1.0 / (1.0 + exp(min(-x, 87.0)));
+  // This order of comparison keeps NaN, where the driver has any.
+  return 1.0 / (1.0 + exp(select(-x, 87.0, x < -87.0)));
 }
 
 fn tanh_safe(x: f32) -> f32 {

@@ -369,7 +369,7 @@ impl Case<'_> {
             classifier_type: ClassifierType::Cosine,
         };
         let supports = self.tensor("in.support").reshape(&[1, n, n_features])?;
-        let labels = self.tensor("in.labels").reshape(&[1, n, n_classes])?;
+        let labels = self.fixture.numbers("in.labels");
         let query = self.tensor("in.query");
         let query = unit_norm(&query.reshape(&[1, query.shape()[0], n_features])?)?;
         let p = |name: &str| Probabilities::new(self.device, &[1, n, 1], &self.fixture.numbers(name));

@@ -64,6 +64,21 @@ impl AdapterKind {
             Self::Software => 1e9,
         }
     }
+
+    /// Loop iterations of one invocation, all its loops together. Mesa's llvmpipe ends every
+    /// loop for good after 65,535 of them, without a word.
+    fn max_iterations(self) -> usize {
+        if self.is_hardware() { usize::MAX } else { 60_000 }
+    }
+
+    /// Workgroups that work at once, at least: the share of the device that one of them has.
+    fn processors(self) -> f64 {
+        match self {
+            Self::Discrete => 64.0,
+            Self::Integrated | Self::Virtual | Self::Other => 8.0,
+            Self::Software => 1.0,
+        }
+    }
 }
 
 impl From<wgpu::DeviceType> for AdapterKind {
@@ -150,6 +165,8 @@ pub(crate) struct Gpu {
     name: String,
     limits: wgpu::Limits,
     submit_budget: f64,
+    max_iterations: usize,
+    processors: f64,
     checked: bool,
     pool: Arc<Pool>,
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
@@ -205,6 +222,8 @@ impl Gpu {
             name,
             limits: device.limits(),
             submit_budget: kind.submit_budget(),
+            max_iterations: kind.max_iterations(),
+            processors: kind.processors(),
             checked: options.checked,
             pool: Arc::default(),
             pipelines: Mutex::default(),
@@ -229,6 +248,22 @@ impl Gpu {
     /// The most work that one dispatch may ask for, in floating-point operations.
     pub(crate) fn submit_budget(&self) -> f64 {
         self.submit_budget
+    }
+
+    /// The most loop iterations that an invocation may run.
+    pub(crate) fn max_iterations(&self) -> usize {
+        self.max_iterations
+    }
+
+    /// How a recurrence is cut: the steps of a launch, and the cost of a step for
+    /// [`Dispatch::cost`]. A step costs `cost_of_group` operations in each of `n_groups`
+    /// workgroups, which share the device, or leave most of it idle; and `iterations` in each
+    /// invocation.
+    pub(crate) fn recurrence(&self, n_groups: usize, cost_of_group: f64, iterations: usize) -> (usize, f64) {
+        let cost = cost_of_group.max(1.0) * (n_groups as f64).max(self.processors);
+        let by_budget = (self.submit_budget / cost) as usize;
+        let by_iterations = self.max_iterations / iterations.max(1);
+        (by_budget.min(by_iterations).max(1), cost)
     }
 
     /// Cuts an operation on rows so that no binding and no submit gets too large. The widest

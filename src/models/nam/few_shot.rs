@@ -17,7 +17,7 @@ use crate::{
         Activation, Linear, Probabilities, ScanAttention, add, attention_memory::sum, concat, gate, linear,
         read_memory, scale_columns, scan_attention, unit_norm, write_memory,
     },
-    tensor::Tensor,
+    tensor::{Tensor, check_finite},
 };
 
 const OP: &str = "FewShot::condition";
@@ -284,6 +284,19 @@ fn erase(weights: &Tensor, keys: &Tensor, p: &Probabilities) -> Result<Tensor> {
     add(weights, &erased.reshape(&[n_classes, n_features])?, -1.0 / batch as f32)
 }
 
+fn is_one_hot(label: &[f32]) -> bool {
+    label.iter().all(|&x| x == 0.0 || x == 1.0) && label.iter().filter(|&&x| x == 1.0).count() == 1
+}
+
+fn not_one_hot(op: &'static str, row: usize, label: &[f32]) -> Error {
+    Error::Argument {
+        op,
+        name: "labels",
+        found: format!("{label:?} in row {row}"),
+        allowed: "one-hot rows: a single 1, zeros".into(),
+    }
+}
+
 /// Labels divided by the number of supports of their class; refuses what is not one-hot.
 fn mean_weights(episode: &Episode<'_>) -> Result<Vec<f32>> {
     let Episode { batch, n_novel, labels, .. } = *episode;
@@ -301,17 +314,8 @@ fn mean_weights(episode: &Episode<'_>) -> Result<Vec<f32>> {
             allowed: "[batch, n, n_novel], nothing empty".into(),
         });
     }
-    for (row, label) in labels.chunks_exact(n_novel).enumerate() {
-        let is_one_hot =
-            label.iter().all(|&x| x == 0.0 || x == 1.0) && label.iter().filter(|&&x| x == 1.0).count() == 1;
-        if !is_one_hot {
-            return Err(Error::Argument {
-                op: OP,
-                name: "labels",
-                found: format!("{label:?} in row {row}"),
-                allowed: "one-hot rows: a single 1, zeros".into(),
-            });
-        }
+    if let Some(row) = labels.chunks_exact(n_novel).position(|label| !is_one_hot(label)) {
+        return Err(not_one_hot(OP, row, &labels[row * n_novel..][..n_novel]));
     }
     let mut means = labels.to_vec();
     for (b, means) in means.chunks_exact_mut(of_batch).enumerate() {
@@ -358,20 +362,29 @@ impl Classifier {
 
     /// Writes supports one after the other, each erased from *all* classes before: the paper's
     /// one-sentence idea, `W = WR(W, x / |x|, label, p_w, p_e)`. Not in the authors' code.
-    /// Features `[batch, n, n_features]`, labels `[batch, n, classes]` of all classes,
+    /// Features `[batch, n, n_features]`, one-hot labels `[batch, n, classes]` of all classes,
     /// probabilities `[batch, n, 1]`.
     ///
     /// # Errors
-    /// Shapes that do not fit.
+    /// Labels that are not one-hot; shapes that do not fit.
     pub fn write(
         &self,
         features: &Tensor,
-        labels: &Tensor,
+        labels: &[f32],
         p_write: Option<&Probabilities>,
         p_erase: Option<&Probabilities>,
     ) -> Result<Self> {
         let mut shape = self.weights.shape().to_vec();
         shape.insert(1.min(shape.len()), 1);
+        let n_classes = self.weights.shape().get(1).copied().unwrap_or(0).max(1);
+        if let Some(i) = labels.chunks(n_classes).position(|row| !is_one_hot(row)) {
+            let end = labels.len().min((i + 1) * n_classes);
+            return Err(not_one_hot("Classifier::write", i, &labels[i * n_classes..end]));
+        }
+        let mut rows = features.shape().to_vec();
+        rows.pop();
+        rows.push(n_classes);
+        let labels = &Tensor::new(&features.device(), &rows, labels)?;
         let memory = self.weights.reshape(&shape)?;
         let weights = write_memory(&memory, &unit_norm(features)?, labels, p_write, p_erase)?;
         Ok(Self { weights: weights.reshape(self.weights.shape())?, ..self.clone() })
@@ -398,7 +411,7 @@ impl Accuracy {
     /// are base classes.
     ///
     /// # Errors
-    /// Scores that do not fill their shape; classes that do not exist.
+    /// Scores that do not fill their shape or are not finite; classes that do not exist.
     pub fn new(scores: &[f32], classes: &[usize], n_base: usize) -> Result<Self> {
         let n_classes = scores.len() / classes.len().max(1);
         if n_base >= n_classes || scores.len() != classes.len() * n_classes {
@@ -417,6 +430,7 @@ impl Accuracy {
                 allowed: format!("0 to {}", n_classes - 1),
             });
         }
+        check_finite("scores", scores)?;
         let best = |scores: &[f32]| {
             scores
                 .iter()

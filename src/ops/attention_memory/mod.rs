@@ -260,8 +260,10 @@ pub(crate) fn sum(n_heads: usize, k: &Tensor, v: &Tensor) -> Result<Tensor> {
 /// paper's bidirectional attention without the future, and with erasing the gated delta rule.
 ///
 /// Unit queries and keys `[batch, n, n_heads * head_dim]`, `v [batch, n, n_heads * v_dim]`. With
-/// `p_erase` at least `p_write`, what a memory holds along any direction that is written again
-/// stays within the largest value; without erasing it grows with the number of steps.
+/// `p_erase = p_write` the square of a row of the memory grows by at most `p / (2 - p)` times the
+/// square of the value in a step, whatever the keys: after `n` steps a row is at most `sqrt(n)`
+/// times the largest value long, and with keys that come again it stays near the values. Without
+/// erasing it can grow with the number of steps.
 ///
 /// # Errors
 /// Shapes that do not fit each other, the heads or the memory; different devices; on a GPU, heads

@@ -53,10 +53,22 @@ pub(crate) fn cost_of_step(problem: &Problem) -> f64 {
     6.0 * (problem.heads() * problem.head_dim * problem.v_dim) as f64
 }
 
-/// Cuts a call so that a launch stays within `budget` floating-point operations. `form` is the
-/// caller's wish, if there is one.
+/// Loop iterations of an invocation in a step, no fewer: what the kernels of each form do, in
+/// chunks the one that carries the memory.
 #[cfg(feature = "gpu")]
-pub(crate) fn plan(problem: &Problem, form: Option<Form>, budget: f64) -> Result<Plan> {
+fn iterations_of_step(problem: &Problem, form: Form) -> usize {
+    match form {
+        Form::Recurrent => 2 + problem.head_dim.div_ceil(4),
+        // Up to 16 rows for 256 threads; every number of the memory once a step, every number
+        // that is written once a number of a key.
+        Form::Chunked => problem.head_dim.div_ceil(8) + 4,
+    }
+}
+
+/// Cuts a call so that a launch stays within `budget` floating-point operations and
+/// `max_iterations` of a loop. `form` is the caller's wish, if there is one.
+#[cfg(feature = "gpu")]
+pub(crate) fn plan(problem: &Problem, form: Option<Form>, budget: f64, max_iterations: usize) -> Result<Plan> {
     let allowed = match form {
         Some(Form::Recurrent) => MAX_RECURRENT,
         _ => super::MAX_HEAD_DIM,
@@ -77,7 +89,8 @@ pub(crate) fn plan(problem: &Problem, form: Option<Form>, budget: f64) -> Result
         Form::Recurrent => usize::MAX,
         Form::Chunked => (MAX_SCRATCH / of_chunk.max(1)).saturating_mul(CHUNK),
     };
-    let step = (by_budget.min(by_scratch) / CHUNK * CHUNK).max(CHUNK);
+    let by_iterations = max_iterations / iterations_of_step(problem, form);
+    let step = (by_budget.min(by_scratch).min(by_iterations) / CHUNK * CHUNK).max(CHUNK);
     let pieces = (0..problem.n).step_by(step).map(|first| first..problem.n.min(first.saturating_add(step))).collect();
     Ok(Plan { form, pieces })
 }
@@ -105,12 +118,26 @@ mod tests {
 
     #[cfg(feature = "gpu")]
     #[test]
+    fn loops_end_before_the_adapter_ends_them() {
+        for (form, head_dim) in
+            [(Form::Recurrent, 8), (Form::Recurrent, 256), (Form::Chunked, 64), (Form::Chunked, 1024)]
+        {
+            let problem = problem(100_000, head_dim);
+            let plan = plan(&problem, Some(form), 1e30, 60_000).unwrap();
+            for piece in &plan.pieces {
+                assert!(piece.len() * iterations_of_step(&problem, form) <= 60_000, "{form:?}, {head_dim}: {piece:?}");
+            }
+        }
+    }
+
+    #[cfg(feature = "gpu")]
+    #[test]
     fn plans_cover_every_step_once_and_stay_within_the_budget() {
         for n in [1, 31, 32, 33, 8192, 100_000] {
             for head_dim in [1, 64, 256, 1024] {
                 for budget in [1e6, 1e9, 1e11] {
                     let problem = problem(n, head_dim);
-                    let plan = plan(&problem, None, budget).unwrap();
+                    let plan = plan(&problem, None, budget, usize::MAX).unwrap();
                     let is_short = n < CHUNK && head_dim <= MAX_RECURRENT;
                     assert_eq!(plan.form == Form::Recurrent, is_short, "{n} {head_dim}");
                     let mut next = 0;
@@ -125,7 +152,7 @@ mod tests {
                 }
             }
         }
-        let error = plan(&problem(10, 300), Some(Form::Recurrent), 1e9).unwrap_err().to_string();
+        let error = plan(&problem(10, 300), Some(Form::Recurrent), 1e9, usize::MAX).unwrap_err().to_string();
         assert!(error.contains("300 requested, 256 allowed"), "{error}");
     }
 }

@@ -117,7 +117,7 @@ pub fn gate(x: &Tensor, p: &Probabilities) -> Result<Tensor> {
 pub fn relu(x: &Tensor) -> Result<Tensor> {
     match x.storage() {
         Storage::Cpu(_) => {
-            let data = x.cpu().par_iter().with_min_len(TASK).map(|x| x.max(0.0)).collect();
+            let data = x.cpu().par_iter().with_min_len(TASK).map(|&x| if x < 0.0 { 0.0 } else { x }).collect();
             Ok(Tensor::from_cpu(x.shape().to_vec(), data))
         }
         #[cfg(feature = "gpu")]

@@ -114,6 +114,9 @@ pub(super) fn write(
     // Larger parts rather than more partial sums than memory should hold.
     let max_parts = (MAX_PARTIAL / len).max(1);
     let part = PART.max(problem.n.div_ceil(max_parts));
+    // 8 keys at a time, four features for each of them.
+    let iterations = 16 + if map.projection.is_some() { 4 * problem.head_dim } else { 0 };
+    let part = part.min((gpu.max_iterations() / iterations).saturating_mul(8)).max(8);
     let n_parts = problem.n.div_ceil(part);
     gpu.check_bindings(&[k.len(), v.len(), n_parts * len])?;
     let partial = gpu.allocate(n_parts * len)?;

@@ -73,8 +73,13 @@ pub(super) fn lsam(
     let len = batch * n * d_model;
     gpu.check_bindings(&[z.len(), weight.len(), memory.len()])?;
     let y = gpu.allocate(len)?;
-    let cost_of_step = (batch * d_model * (2 * problem.width() + 6 * dim + 50)) as f64;
-    let steps = ((gpu.submit_budget() / cost_of_step.max(1.0)) as usize).max(1);
+    let of_threads = |n: usize| n.div_ceil(constants.threads);
+    let iterations = of_threads(problem.width()) * (d_model + 1)
+        + of_threads(2 * n_heads) * (dim + 1)
+        + of_threads(d_model) * (2 * dim + 1)
+        + 1;
+    let cost_of_group = (d_model * (2 * problem.width() + 6 * dim + 50)) as f64;
+    let (steps, cost_of_step) = gpu.recurrence(batch, cost_of_group, iterations);
     for first in (0..n).step_by(steps) {
         let end = n.min(first.saturating_add(steps));
         let params = Params {

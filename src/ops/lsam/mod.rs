@@ -64,7 +64,7 @@ pub fn lsam(x: &Tensor, layer: &Lsam, state: Option<&LsamState>, reverse: bool) 
     };
     let n_heads = layer.n_heads;
     let d_model = layer.hidden.shape().first().copied().unwrap_or(0);
-    let width = 3 * d_model + 2 * n_heads;
+    let width = n_heads.saturating_mul(2).saturating_add(3 * d_model);
     let fits = n_heads > 0 && d_model > 0 && d_model.is_multiple_of(n_heads);
     if !fits || *layer.hidden.shape() != [d_model, width] || layer.input.weight.shape().last() != Some(&width) {
         return Err(Error::ShapeMismatch {

@@ -61,8 +61,8 @@ pub(super) fn lstm(
     let len = batch * n * hidden;
     gpu.check_bindings(&[gates.len(), weight.len()])?;
     let y = gpu.allocate(len)?;
-    let cost_of_step = (batch * hidden * (8 * hidden + 50)) as f64;
-    let steps = ((gpu.submit_budget() / cost_of_step.max(1.0)) as usize).max(1);
+    let iterations = hidden.div_ceil(constants.threads) * (hidden + 1) + 1;
+    let (steps, cost_of_step) = gpu.recurrence(batch, (hidden * (8 * hidden + 50)) as f64, iterations);
     for first in (0..n).step_by(steps) {
         let end = n.min(first.saturating_add(steps));
         let params = Params {

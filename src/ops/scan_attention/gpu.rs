@@ -294,7 +294,8 @@ pub(super) fn scan_attention(
     let n_basis = bias.terms.iter().map(|term| term.n_basis(problem.n_heads).max(1)).sum();
     // A binding may begin up to 256 bytes early, to be aligned.
     let max_binding = gpu.max_binding().saturating_sub(256);
-    let capabilities = Capabilities { max_binding, submit_budget: gpu.submit_budget() };
+    let capabilities =
+        Capabilities { max_binding, submit_budget: gpu.submit_budget(), max_iterations: gpu.max_iterations() };
     let plan = select::plan(problem, n_basis, bias.matrix.is_some(), n_splits, &capabilities);
     let call = Call {
         gpu,

@@ -24,6 +24,8 @@ pub(crate) struct Capabilities {
     pub max_binding: u64,
     /// Floating-point operations in one submit.
     pub submit_budget: f64,
+    /// Loop iterations of one invocation.
+    pub max_iterations: usize,
 }
 
 /// One launch, or one for each range of keys: parts of the batch, heads and queries whose
@@ -82,7 +84,9 @@ pub(crate) fn plan(
     let cost_of_query = cost / (batch * n_queries) as f64 / if problem.head_major { n_heads as f64 } else { 1.0 };
     // One tile of queries must stay within the budget, too.
     let cost_of_key = cost_of_query / n_keys as f64 * n_queries.min(TILE) as f64;
-    let fits = fitting(row, cost_of_key);
+    // Iterations for a tile of keys, no fewer.
+    let iterations = 24 + problem.head_dim + problem.v_dim;
+    let fits = fitting(row, cost_of_key).min((capabilities.max_iterations / iterations).saturating_mul(TILE));
     let keys = ranges(n_keys, if fits >= n_keys { n_keys } else { (fits / 64 * 64).max(64) });
     // A matrix has a number for every pair.
     let of_head = (length * width).max(if has_matrix { n_queries * n_keys } else { 0 });
@@ -135,9 +139,11 @@ mod tests {
 
     use super::*;
 
-    const DISCRETE: Capabilities = Capabilities { max_binding: 2 << 30, submit_budget: 1e11 };
-    const BROWSER: Capabilities = Capabilities { max_binding: 128 << 20, submit_budget: 1e10 };
-    const TINY: Capabilities = Capabilities { max_binding: 64 << 10, submit_budget: 1e9 };
+    const DISCRETE: Capabilities =
+        Capabilities { max_binding: 2 << 30, submit_budget: 1e11, max_iterations: usize::MAX };
+    const BROWSER: Capabilities =
+        Capabilities { max_binding: 128 << 20, submit_budget: 1e10, max_iterations: usize::MAX };
+    const TINY: Capabilities = Capabilities { max_binding: 64 << 10, submit_budget: 1e9, max_iterations: usize::MAX };
 
     fn problem([batch, n_heads, n_queries, n_keys, head_dim]: [usize; 5], head_major: bool) -> Problem {
         Problem { batch, n_heads, n_queries, n_keys, head_dim, v_dim: head_dim, head_major, scale: 1.0, n_columns: 2 }

@@ -82,8 +82,9 @@ pub(super) fn tape(
     gpu.check_bindings(&[len, state.len()])?;
     let y = gpu.allocate(len)?;
     let n_groups = batch * n_tapes;
-    let cost_of_step = (n_groups * (6 * problem.n_cells() + 100 * slots)) as f64;
-    let steps = ((gpu.submit_budget() / cost_of_step.max(1.0)) as usize).max(1);
+    let iterations = slots + mem.div_ceil(64) * (4 * slots + 1) + slots.div_ceil(64) * (2 * mem + 1) + 1;
+    let cost_of_group = (6 * problem.n_cells() + 100 * slots) as f64;
+    let (steps, cost_of_step) = gpu.recurrence(n_groups, cost_of_group, iterations);
     for first in (0..n).step_by(steps) {
         let end = n.min(first.saturating_add(steps));
         let mut buffers: Vec<_> = given.clone().map(|(_, tensor)| tensor.gpu().first(tensor.len())).collect();

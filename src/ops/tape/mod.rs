@@ -228,7 +228,8 @@ fn check(inputs: &TapeInputs<'_>, options: TapeOptions, tape: Option<&Tensor>) -
         );
     }
     let slots = inputs.tape_length;
-    let numbers = n_elements(&[batch, n_tapes, slots, mem + 1]);
+    let kinds = if options.heads.jumps() { 2 } else { 1 };
+    let numbers = n_elements(&[batch, n_tapes, slots, mem + 1, kinds]);
     if numbers > MAX_NUMBERS {
         return Err(Error::LimitExceeded {
             limit: "numbers in all tapes",

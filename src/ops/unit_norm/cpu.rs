@@ -39,9 +39,10 @@ fn row<S: Simd>(simd: S, x: &[f32], y: &mut [f32]) {
         squares = x.mul_add(x, squares);
     }
     let length = squares.as_slice().iter().sum::<f32>().sqrt();
-    let is_long = length >= EPSILON / largest;
+    // The other way round NaN would come out as a number.
+    let is_short = length < EPSILON / largest;
     for (y, x) in y.chunks_mut(lanes).zip(x.chunks(lanes)) {
         let x = load_some(simd, x);
-        store_some::<S>(if is_long { x / largest / length } else { x * (1.0 / EPSILON) }, y);
+        store_some::<S>(if is_short { x * (1.0 / EPSILON) } else { x / largest / length }, y);
     }
 }
