@@ -4,7 +4,9 @@
 mod support;
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
+    fs::File,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::LazyLock,
@@ -73,12 +75,18 @@ impl Folder {
         self.path(name)
     }
 
-    /// The example on the CPU without a cycle, with the state and the results in files of a name.
-    fn stream(&self, name: &str, input: &str) -> Command {
+    /// The example on the CPU without a cycle, with the results in a folder of a name.
+    fn piped(&self, name: &str) -> Command {
         let mut command = Command::new(&*STREAM);
         command.args(["--device", "cpu", "--cycle", "0", "--checkpoint", &self.path("model.safetensors")]);
+        command.args(["--out", &self.path(name)]);
+        command
+    }
+
+    /// The same with a file to read, and a state.
+    fn stream(&self, name: &str, input: &str) -> Command {
+        let mut command = self.piped(name);
         command.args(["--input", input, "--state", &self.path(&format!("{name}.state"))]);
-        command.args(["--out", &self.path(name)]).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 }
@@ -120,6 +128,14 @@ fn results(folder: &Folder, name: &str, n: u64) -> (u64, String, String, Vec<u8>
     (state.fingerprint(), metadata("posterior"), metadata("stream"), std::fs::read(predictions).unwrap())
 }
 
+/// All predictions in the folder of a run, files that were left half-way included.
+fn predictions(folder: &Folder, name: &str) -> BTreeMap<String, Vec<u8>> {
+    let files = std::fs::read_dir(folder.path(name)).unwrap().map(|file| file.unwrap());
+    let files = files.map(|file| (file.file_name().into_string().unwrap(), file.path()));
+    let files = files.filter(|(name, _)| name.starts_with("predictions"));
+    files.map(|(name, path)| (name, std::fs::read(path).unwrap())).collect()
+}
+
 fn observations(n: usize) -> String {
     let mut random = Random::new(3);
     let mut text = "x,y\n".to_owned();
@@ -137,15 +153,17 @@ fn a_killed_stream_goes_on_without_losing_or_repeating_a_point() {
     let input = folder.write("input.csv", &observations(n));
     let stream = |name: &str| {
         let mut command = folder.stream(name, &input);
-        command.args(["--block", "3", "--save-every", "60", "--score"]);
+        command.args(["--block", "3", "--save-every", "60", "--every", "300", "--score"]);
         command
     };
     // Built before the clock starts.
     LazyLock::force(&STREAM);
     let started = Instant::now();
     succeeds(&mut stream("whole"));
-    let whole_run = started.elapsed();
+    let mut whole_run = started.elapsed();
     let truth = results(&folder, "whole", n as u64);
+    let every_prediction = predictions(&folder, "whole");
+    assert_eq!(every_prediction.len(), n / 300);
     let mut random = Random::new(4);
     let (mut n_kills, mut n_midway) = (0, 0);
     for i in 0..20 {
@@ -162,13 +180,18 @@ fn a_killed_stream_goes_on_without_losing_or_repeating_a_point() {
             child.wait().unwrap();
         }
         let state = Checkpoint::open(folder.path(&format!("{name}.state")));
-        let is_midway =
-            state.is_ok_and(|state| !state.metadata("stream").unwrap().contains(&format!("\"n_rows\":{n},")));
+        let n_rows = format!("\"n_rows\":{n},");
+        let is_finished = state.as_ref().is_ok_and(|state| state.metadata("stream").unwrap().contains(&n_rows));
+        let is_midway = state.is_ok() && !is_finished;
+        // The machine may be busier or less so than it was: the next kills come earlier or later.
+        if !is_midway {
+            whole_run = whole_run.mul_f32(if is_finished { 0.8 } else { 1.25 });
+        }
         n_midway += usize::from(is_midway);
         succeeds(&mut stream(&name));
         let found = results(&folder, &name, n as u64);
         assert_eq!((found.0, &found.1, &found.2), (truth.0, &truth.1, &truth.2), "run {i}");
-        assert!(found.3 == truth.3, "run {i}: other predictions");
+        assert!(predictions(&folder, &name) == every_prediction, "run {i}: other predictions");
     }
     println!("{n_kills} kills; {n_midway} of 20 last runs went on from the middle");
     assert!(n_kills >= 20 && n_midway >= 5, "{n_kills} kills, {n_midway} midway: the kills came too late");
@@ -203,9 +226,15 @@ fn bad_streams_and_states_are_errors() {
     refuse("empty", "x,y\nNaN,1\n", &["line 2", "no observation"]);
     refuse("header", "1,2\n3,4\n", &["first line", "header is needed"]);
     refuse("header", "x,y,z\n1,2,3\n", &["3 columns", "needs 2"]);
-    refuse("columns", "x,y\n1,2\n3\n", &["line 3 has 1 columns", "header has 2"]);
+    refuse("columns", "x,y\n3\n", &["line 2 has 1 columns", "header has 2"]);
     refuse("columns", "x,y\n1,2,3\n", &["line 2 has 3 columns"]);
-    refuse("columns", "x,y\n1,2\n3,four\n", &["line 3", "\"y\"", "\"four\""]);
+    refuse("columns", "x,y\n3,four\n", &["line 2", "\"y\"", "\"four\""]);
+    // Blank lines and other ends of lines count as an editor counts them.
+    refuse("columns", "x,y\r\n\r\n\n3,four\r\n", &["line 4", "\"four\""]);
+    // A stray quote spoils its own line only, and messages stay short.
+    refuse("quote", "x,y\n0,\"1\n2,3\n", &["line 2", "\"\\\"1\""]);
+    refuse("long", &format!("x,y\n0,{}\n", "a".repeat(60_000)), &["line 2", &format!("{:?}", "a".repeat(40) + "...")]);
+    refuse("long", &format!("x,y\n0,{}\n", "1".repeat(70_000)), &["line 2 is too long", "65536 bytes are allowed"]);
     let input = folder.write("good.csv", "x,y\n0.0,1.0\n0.5,2.0\n");
     succeeds(&mut folder.stream("good", &input));
     // Another network, other settings, a shorter input, a truncated file.
@@ -216,6 +245,10 @@ fn bad_streams_and_states_are_errors() {
     refused(folder.stream("good", &input).arg("--unit=-2"), &["a number above 0"]);
     let shorter = folder.write("shorter.csv", "x,y\n0.0,1.0\n");
     refused(&mut folder.stream("good", &shorter), &["ends after 1 lines", "consumed 2"]);
+    let other = folder.write("other.csv", "x,y\n0.0,1.5\n0.5,2.0\n");
+    refused(&mut folder.stream("good", &other), &["first 2 lines are not those"]);
+    let renamed = folder.write("renamed.csv", "x,z\n0.0,1.0\n0.5,2.0\n");
+    refused(&mut folder.stream("good", &renamed), &["the header is \"x,z\"", "\"x,y\""]);
     let state = std::fs::read(folder.path("good.state")).unwrap();
     std::fs::write(folder.path("good.state"), &state[..state.len() / 2]).unwrap();
     refused(&mut folder.stream("good", &input), &["cannot resume", "not a readable checkpoint"]);
@@ -225,4 +258,113 @@ fn bad_streams_and_states_are_errors() {
     refused(&mut command, &["1 coordinates", "--cycle 0"]);
     folder.checkpoint("model.safetensors", 2, 1);
     refused(&mut folder.stream("other", &input), &["2 columns", "needs 3"]);
+}
+
+#[test]
+fn numbers_beyond_32_bits_are_rejected() {
+    let folder = Folder::new("large", 1);
+    let input = folder.write("input.csv", "x,y\r\n\r\n0.0,1.0\r\n0.5,1e39\r\n-1e300,1\r\n1.0,0.5\r\n");
+    let output = succeeds(&mut folder.stream("large", &input));
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("line 4: column \"y\" is 1e39, too large for 32 bits: line rejected"), "{message}");
+    assert!(message.contains("line 5: column \"x\" is -1e300, too large"), "{message}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("2 points, 2 lines rejected"));
+}
+
+#[test]
+fn a_line_that_is_not_finished_is_left_to_the_next_run() {
+    let folder = Folder::new("unfinished", 1);
+    let whole = folder.write("whole.csv", "x,y\n0.0,1.0\n0.5,2.25\n");
+    succeeds(folder.stream("whole", &whole).args(["--block", "1"]));
+    let growing = folder.write("growing.csv", "x,y\n0.0,1.0\n0.5,2.");
+    let output = succeeds(folder.stream("growing", &growing).args(["--block", "1"]));
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("line 3: no newline ends it"), "{message}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("observed  1 points"));
+    folder.write("growing.csv", "x,y\n0.0,1.0\n0.5,2.25\n");
+    succeeds(folder.stream("growing", &growing).args(["--block", "1"]));
+    assert!(results(&folder, "growing", 2) == results(&folder, "whole", 2));
+    // A run without a state has no next one.
+    let finished = folder.write("finished.csv", "x,y\n0.0,1.0\n0.5,2.25");
+    succeeds(folder.piped("finished").args(["--input", &finished, "--block", "1"]));
+    assert!(predictions(&folder, "finished") == predictions(&folder, "whole"), "other predictions");
+}
+
+#[test]
+fn a_bad_line_does_not_take_those_before_it_along() {
+    let folder = Folder::new("before", 1);
+    let good = folder.write("good.csv", "x,y\n0.0,1.0\n0.5,2.0\n1.0,0.5\n");
+    let bad = folder.write("bad.csv", "x,y\n0.0,1.0\n0.5,2.0\n1.0\n");
+    refused(&mut folder.stream("bad", &bad), &["line 4 has 1 columns"]);
+    let output = succeeds(&mut folder.stream("bad", &good));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("resumed   after 2 lines, 2 observations"));
+    succeeds(&mut folder.stream("good", &good));
+    assert!(results(&folder, "bad", 3) == results(&folder, "good", 3));
+}
+
+#[test]
+fn a_stream_continues_only_from_a_state_with_its_columns() {
+    let folder = Folder::new("continues", 1);
+    let run = |name: &str, text: &str| {
+        let mut command = folder.piped(name);
+        command.args(["--state", &folder.path(&format!("{name}.state"))]);
+        command.stdin(File::open(folder.write("part.csv", text)).unwrap());
+        command
+    };
+    refused(run("parts", "x,y\n0.0,1.0\n").arg("--continues"), &["no state", "parts.state", "leave out --continues"]);
+    succeeds(&mut run("parts", "x,y\n0.0,1.0\n"));
+    refused(run("parts", "x,z\n0.5,2.0\n").arg("--continues"), &["the header is \"x,z\""]);
+    succeeds(run("parts", "x,y\n0.5,2.0\n").arg("--continues"));
+    succeeds(&mut run("whole", "x,y\n0.0,1.0\n0.5,2.0\n"));
+    assert!(results(&folder, "parts", 2) == results(&folder, "whole", 2));
+}
+
+#[test]
+fn a_model_of_two_coordinates_predicts_given_points() {
+    let folder = Folder::new("at", 2);
+    let input = folder.write("input.csv", "a,b,y\n0.0,1.0,0.5\n0.5,2.0,1.5\n");
+    let output = succeeds(&mut folder.stream("none", &input));
+    let message = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        message.contains("nothing is predicted") && message.contains("--at FILE with the columns a,b"),
+        "{message}"
+    );
+    refused(folder.stream("none", &input).args(["--every", "1"]), &["--every: nothing is predicted", "--at FILE"]);
+    let at = folder.write("at.csv", "a,b\n0,0\n1.5,-0.5\n");
+    succeeds(folder.stream("some", &input).args(["--at", &at]));
+    let text = String::from_utf8(results(&folder, "some", 2).3).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!((lines.len(), lines[0]), (3, "a,b,mean,std"));
+    assert!(lines[1].starts_with("0,0,") && lines[2].starts_with("1.5,-0.5,"), "{text}");
+    let refuse = |text: &str, words: &[&str]| {
+        let at = folder.write("at.csv", text);
+        refused(folder.stream("some", &input).args(["--at", &at]), words);
+    };
+    refuse("a,c\n0,0\n", &["--at", "\"a,c\"", "\"a,b\""]);
+    refuse("a,b\n", &["--at", "there is no point"]);
+    refuse("a,b\n0,1e39\n", &["--at", "line 2 is not finite"]);
+}
+
+#[test]
+fn a_long_record_is_drawn_with_few_points() {
+    let folder = Folder::new("picture", 1);
+    let input = folder.write("input.csv", &observations(5000));
+    let output = succeeds(folder.stream("picture", &input).args(["--block", "1000"]));
+    let svg = std::fs::read_to_string(folder.path("picture/stream.svg")).unwrap();
+    let n = svg.matches("<circle").count();
+    assert!((1000..=2000).contains(&n), "{n} points");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.lines().last().unwrap().starts_with("resident"), "{text}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_standard_output_is_an_error() {
+    let folder = Folder::new("full", 1);
+    let input = folder.write("input.csv", "x,y\n0.0,1.0\n");
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    refused(folder.stream("full", &input).stdout(full()), &["cannot write to standard output"]);
+    // With standard error full as well, there is still no panic.
+    let status = folder.stream("full", &input).stdout(full()).stderr(full()).status().unwrap();
+    assert_eq!(status.code(), Some(1));
 }

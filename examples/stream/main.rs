@@ -8,18 +8,22 @@
 //! without losing or repeating a line. Without `--input` lines come from standard input, and
 //! after a kill they are to come again from the first one (or use `--continues`).
 
+mod lines;
 mod meter;
 mod plot;
 mod rows;
 mod saved;
+mod targets;
 
 use std::{
-    io::{self, Read},
+    fmt::Arguments,
+    fs::File,
+    io::{self, BufRead, BufReader, Write as _},
     path::PathBuf,
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 use wgpu_attention::{
     Device,
@@ -29,6 +33,7 @@ use wgpu_attention::{
 use meter::{Meter, resident_bytes};
 use rows::{Block, Rows, Scaling, ScalingArgs};
 use saved::{Progress, Saved};
+use targets::{Stage, Targets};
 
 /// Reads observations line by line, keeps the posterior of a CMANP current, and predicts.
 #[derive(Parser)]
@@ -42,7 +47,8 @@ struct Args {
     /// cpu, gpu, best, or a part of an adapter's name.
     #[arg(long, default_value = "best")]
     device: String,
-    /// Where the posterior is kept; if the file is there, the stream goes on from it.
+    /// Where the posterior is kept; if the file is there, the stream goes on from it. A last line
+    /// that no newline ends is then left to the next run.
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
     /// Lines on standard input begin where the state ended, not at the first line.
@@ -60,6 +66,10 @@ struct Args {
     /// Predict after every so many observations, and at the end.
     #[arg(long, value_name = "POINTS", value_parser = clap::value_parser!(u64).range(1..))]
     every: Option<u64>,
+    /// Predict these points: a CSV file with the columns of the coordinates [default: a grid over
+    /// --x-range, for a model of one coordinate and one value, and a picture].
+    #[arg(long, value_name = "FILE")]
+    at: Option<PathBuf>,
     /// Predict each block before it is taken in, and score the predictions.
     #[arg(long)]
     score: bool,
@@ -67,12 +77,9 @@ struct Args {
     scaling: ScalingArgs,
 }
 
-/// A prediction for every value of x in a grid.
-struct Stage {
-    n_points: u64,
-    x: Vec<f64>,
-    mean: Vec<f64>,
-    std: Vec<f64>,
+/// Writes a line to standard output, which may be closed or full.
+fn say(text: Arguments<'_>) -> Result<()> {
+    writeln!(io::stdout(), "{text}").context("cannot write to standard output")
 }
 
 fn main() -> Result<()> {
@@ -82,65 +89,171 @@ fn main() -> Result<()> {
         .context("cannot load the model (run in the repository's root, or give --checkpoint)")?;
     let scaling = Scaling::new(&args.scaling, model.config())?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
-    let saved = Saved { path: args.state.clone(), settings: scaling.to_string(), block: args.block };
-    let (mut posterior, mut progress) = saved.open(&model)?;
-    println!("device    {device}");
+    say(format_args!("device    {device}"))?;
+    // Without a state there is no next run that a line could be left to.
+    let mut rows = Rows::new(input(&args)?, model.config(), &scaling, args.state.is_none())?;
+    let targets = targets(&args, &rows, &scaling, &model)?;
+    let saved =
+        Saved { path: args.state.clone(), settings: scaling.to_string(), block: args.block, continues: args.continues };
+    let (posterior, progress) = saved.open(&model, rows.names())?;
+    rows.resume(&progress, args.continues)?;
     if let Some(posterior) = &posterior {
-        println!("resumed   after {} lines, {} observations", progress.n_rows, posterior.n_points()[0]);
+        let n = posterior.n_points()[0];
+        say(format_args!("resumed   after {} lines, {n} observations", progress.n_rows))?;
+    }
+    let (meter, stages) = (Meter::new(), Vec::new());
+    let mut stream = Stream {
+        args: &args,
+        device: &device,
+        model: &model,
+        scaling: &scaling,
+        saved,
+        targets,
+        posterior,
+        progress,
+        meter,
+        stages,
+    };
+    loop {
+        let block = rows.next_block(args.block, &mut stream.progress);
+        if !block.is_empty() {
+            stream.add(&block)?;
+        }
+        match block.ended {
+            None => {}
+            Some(Ok(())) => return stream.finish(),
+            Some(Err(error)) => {
+                stream.save()?;
+                return Err(error);
+            }
+        }
+    }
+}
+
+fn input(args: &Args) -> Result<Box<dyn BufRead>> {
+    let Some(path) = &args.input else { return Ok(Box::new(io::stdin().lock())) };
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    Ok(Box::new(BufReader::new(file)))
+}
+
+/// What is to be predicted, if it is known.
+fn targets(args: &Args, rows: &Rows<'_>, scaling: &Scaling, model: &Cmanp) -> Result<Option<Targets>> {
+    if let Some(path) = &args.at {
+        let targets = Targets::open(path, rows, scaling);
+        return targets.map(Some).with_context(|| format!("--at {}", path.display()));
+    }
+    if scaling.is_line(model.config()) {
+        return Ok(Some(Targets::grid(scaling)));
+    }
+    let (x, y) = rows.columns();
+    let why = format!(
+        "nothing is predicted: a grid is for one coordinate and one value, the model has {} and {}; give --at FILE \
+         with the columns {}",
+        x.len(),
+        y.len(),
+        x.join(",")
+    );
+    if args.every.is_some() {
+        bail!("--every: {why}");
+    }
+    say(format_args!("{why}"))?;
+    Ok(None)
+}
+
+/// A run, as far as it has come.
+struct Stream<'a> {
+    args: &'a Args,
+    device: &'a Device,
+    model: &'a Cmanp,
+    scaling: &'a Scaling,
+    saved: Saved,
+    targets: Option<Targets>,
+    posterior: Option<Posterior>,
+    progress: Progress,
+    meter: Meter,
+    stages: Vec<Stage>,
+}
+
+impl Stream<'_> {
+    /// Scores a block, takes it in, predicts, saves.
+    fn add(&mut self, block: &Block) -> Result<()> {
+        if self.args.score
+            && let Some(posterior) = &self.posterior
+        {
+            self.progress.score(&posterior.predict(&block.x)?, block, self.scaling.unit)?;
+        }
+        self.progress.remember(block, self.model.config().dim_y);
+        let before = self.posterior.as_ref().map_or(0, |posterior| posterior.n_points()[0]);
+        let started = Instant::now();
+        let now = take_in(self.model, self.posterior.take(), block)?;
+        self.device.wait()?;
+        self.meter.add(started.elapsed(), block.len());
+        let after = now.n_points()[0];
+        self.posterior = Some(now);
+        let passed = |n: u64| before / n != after / n;
+        // A state that is saved says that what came before it is written.
+        if self.args.every.is_some_and(passed) {
+            self.predict()?;
+        }
+        if passed(self.args.save_every) {
+            self.save()?;
+        }
+        Ok(())
     }
 
-    let input: Box<dyn Read> = match &args.input {
-        Some(path) => Box::new(std::fs::File::open(path).with_context(|| path.display().to_string())?),
-        None => Box::new(io::stdin().lock()),
-    };
-    let mut rows = Rows::new(input, model.config(), &scaling)?;
-    if !args.continues {
-        rows.skip(progress.n_rows)?;
-    }
-    let mut meter = Meter::new();
-    let mut stages = Vec::new();
-    loop {
-        let block = rows.next_block(args.block, &mut progress)?;
-        if !block.is_empty() {
-            if args.score
-                && let Some(posterior) = &posterior
-            {
-                progress.score(&posterior.predict(&block.x)?, &block, scaling.unit)?;
+    fn predict(&mut self) -> Result<()> {
+        if let (Some(targets), Some(posterior)) = (&self.targets, &self.posterior) {
+            let stage = targets.predict(self.scaling, posterior, &self.args.out)?;
+            self.stages.retain(|before| before.n_points != stage.n_points);
+            self.stages.push(stage);
+            // Memory stays constant; the picture shows the last ones.
+            if self.stages.len() > plot::MAX_PANELS {
+                self.stages.remove(0);
             }
-            progress.remember(&block, model.config().dim_y);
-            let before = posterior.as_ref().map_or(0, |posterior| posterior.n_points()[0]);
-            let started = Instant::now();
-            let now = take_in(&model, posterior.take(), &block)?;
-            device.wait()?;
-            meter.add(started.elapsed(), block.len());
-            let after = now.n_points()[0];
-            let passed = |n: u64| before / n != after / n;
-            if passed(args.save_every) {
-                saved.save(&now, &progress)?;
-            }
-            if args.every.is_some_and(passed) {
-                stages.push(predict(&args, &scaling, &now)?);
-                // Memory stays constant; the picture shows the last ones.
-                if stages.len() > plot::MAX_PANELS {
-                    stages.remove(0);
-                }
-            }
-            posterior = Some(now);
         }
-        if block.is_last {
-            break;
+        Ok(())
+    }
+
+    fn save(&self) -> Result<()> {
+        self.posterior.as_ref().map_or(Ok(()), |posterior| self.saved.save(posterior, &self.progress))
+    }
+
+    fn finish(mut self) -> Result<()> {
+        ensure!(self.posterior.is_some(), "there is no observation: give at least one line below the header");
+        let started = Instant::now();
+        self.predict()?;
+        let took = started.elapsed().as_secs_f64() * 1e3;
+        self.save()?;
+        if let Some(posterior) = &self.posterior {
+            report(&self.meter, &self.progress, posterior)?;
+        }
+        if let Some(targets) = &self.targets {
+            say(format_args!("predicted {} points in {took:.1} ms", targets.len()))?;
+        }
+        self.draw()?;
+        // Last, so that the picture counts.
+        match (self.meter.resident_at_first(), resident_bytes()) {
+            (Some(first), Some(now)) => say(format_args!(
+                "resident  {:.1} MB after the first update, {:.1} MB now",
+                first as f64 / 1e6,
+                now as f64 / 1e6
+            )),
+            _ => say(format_args!("resident  not known on this system, or nothing was taken in")),
         }
     }
-    let posterior = posterior.context("there is no observation: give at least one line below the header")?;
-    saved.save(&posterior, &progress)?;
-    report(&meter, &progress, &posterior);
-    let started = Instant::now();
-    let last = predict(&args, &scaling, &posterior)?;
-    println!("predicted {} points in {:.1} ms", last.x.len(), started.elapsed().as_secs_f64() * 1e3);
-    if stages.last().is_none_or(|stage| stage.n_points != last.n_points) {
-        stages.push(last);
+
+    /// The picture, of a grid; only it looks at observations twice.
+    fn draw(&self) -> Result<()> {
+        let is_grid = self.args.at.is_none() && self.scaling.is_line(self.model.config());
+        let Some(path) = self.args.input.as_ref().filter(|_| is_grid) else { return Ok(()) };
+        let takes_unfinished = self.args.state.is_none();
+        let rows = Rows::new(input(self.args)?, self.model.config(), self.scaling, takes_unfinished)?;
+        let observed = rows.thinned()?;
+        ensure!(!observed.is_empty(), "{} holds no observation", path.display());
+        let svg = self.args.out.join("stream.svg");
+        plot::draw(&svg, &self.stages, &observed, |x| self.scaling.trend(x))?;
+        say(format_args!("picture   {}", svg.display()))
     }
-    draw(&args, &scaling, &model, &stages)
 }
 
 /// The posterior of the block and all before it.
@@ -152,67 +265,20 @@ fn take_in(model: &Cmanp, posterior: Option<Posterior>, block: &Block) -> Result
     })
 }
 
-/// Predicts the grid, and writes it to a file of its own. A model of several coordinates or
-/// channels has none.
-fn predict(args: &Args, scaling: &Scaling, posterior: &Posterior) -> Result<Stage> {
-    let n_points = posterior.n_points()[0];
-    if !scaling.is_line(posterior.config()) {
-        return Ok(Stage { n_points, x: Vec::new(), mean: Vec::new(), std: Vec::new() });
-    }
-    let x = scaling.grid();
-    let points: Vec<f32> = x.iter().flat_map(|&x| scaling.point(&[x])).collect();
-    let prediction = posterior.predict(&points)?;
-    let mean = x.iter().zip(&prediction.mean).map(|(&x, &y)| scaling.value(x, y)).collect();
-    let std = prediction.std.iter().map(|&std| f64::from(std) * scaling.unit).collect();
-    let stage = Stage { n_points, x, mean, std };
-    let path = args.out.join(format!("predictions_{n_points}.csv"));
-    let mut csv = csv::Writer::from_path(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    csv.write_record(["x", "mean", "std"])?;
-    for ((x, mean), std) in stage.x.iter().zip(&stage.mean).zip(&stage.std) {
-        csv.write_record([x, mean, std].map(f64::to_string))?;
-    }
-    csv.flush()?;
-    Ok(stage)
-}
-
-fn report(meter: &Meter, progress: &Progress, posterior: &Posterior) {
-    println!(
+fn report(meter: &Meter, progress: &Progress, posterior: &Posterior) -> Result<()> {
+    say(format_args!(
         "observed  {} points, {} lines rejected; the posterior takes {} bytes",
         posterior.n_points()[0],
         progress.n_rejected,
         posterior.n_bytes()
-    );
+    ))?;
     if let (Some(median), Some(last)) = (meter.quantile(0.5), meter.quantile(0.99)) {
-        println!(
+        say(format_args!(
             "updates   {:.0} points/s; latency of an update: median {:.1} us, 99th percentile {:.1} us",
             meter.points_per_second(),
             median * 1e6,
             last * 1e6
-        );
+        ))?;
     }
-    match (meter.resident_at_first(), resident_bytes()) {
-        (Some(first), Some(now)) => {
-            println!("resident  {:.1} MB after the first update, {:.1} MB now", mega(first), mega(now));
-        }
-        _ => println!("resident  not known on this system"),
-    }
-    if let Some(score) = progress.scores() {
-        println!("forecasts {score}");
-    }
-}
-
-fn mega(bytes: u64) -> f64 {
-    bytes as f64 / 1e6
-}
-
-fn draw(args: &Args, scaling: &Scaling, model: &Cmanp, stages: &[Stage]) -> Result<()> {
-    let Some(path) = args.input.as_ref().filter(|_| scaling.is_line(model.config())) else { return Ok(()) };
-    // Only the picture looks at observations twice.
-    let file = std::fs::File::open(path)?;
-    let observed = Rows::new(Box::new(file), model.config(), scaling)?.observations()?;
-    ensure!(!observed.is_empty(), "{} holds no observation", path.display());
-    let svg = args.out.join("stream.svg");
-    plot::draw(&svg, stages, &observed, |x| scaling.trend(x))?;
-    println!("picture   {}", svg.display());
-    Ok(())
+    progress.scores().map_or(Ok(()), |score| say(format_args!("forecasts {score}")))
 }

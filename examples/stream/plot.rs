@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, anyhow};
 use plotters::{coord::Shift, prelude::*};
 
-use crate::Stage;
+use crate::{rows::Drawn as Observed, targets::Stage};
 
 /// Stages that are drawn.
 pub const MAX_PANELS: usize = 4;
@@ -24,8 +24,8 @@ type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
 
 /// Draws each stage with the observations that it had taken in (dark) and those to come (grey),
 /// all of them minus a trend.
-pub fn draw(path: &Path, stages: &[Stage], observed: &[(f64, f64)], trend: impl Fn(f64) -> f64) -> Result<()> {
-    let observed: Vec<(f64, f64)> = observed.iter().map(|&(x, y)| (x, y - trend(x))).collect();
+pub fn draw(path: &Path, stages: &[Stage], observed: &[Observed], trend: impl Fn(f64) -> f64) -> Result<()> {
+    let observed: Vec<Observed> = observed.iter().map(|&(i, x, y)| (i, x, y - trend(x))).collect();
     let stages = &stages[stages.len().saturating_sub(MAX_PANELS)..];
     let root = SVGBackend::new(path, (WIDTH, PANEL * stages.len() as u32)).into_drawing_area();
     let drawn = || -> Drawn {
@@ -42,20 +42,21 @@ pub fn draw(path: &Path, stages: &[Stage], observed: &[(f64, f64)], trend: impl 
 fn panel(
     area: &DrawingArea<SVGBackend<'_>, Shift>,
     stage: &Stage,
-    observed: &[(f64, f64)],
+    observed: &[Observed],
     trend: &impl Fn(f64) -> f64,
 ) -> Drawn {
     let text = |size: u32| ("sans-serif", size * SCALE).into_font().color(&DARK);
-    let values = observed.iter().map(|(_, y)| *y);
-    let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), y| (low.min(y), high.max(y)));
-    let margin = 0.15 * (high - low).max(1e-9);
     let whole = stage.x[0]..stage.x[stage.x.len() - 1];
+    // plotters fails at what is far outside.
+    let observed = || observed.iter().filter(|(_, x, _)| whole.contains(x));
+    let (bottom, top) = heights(stage, observed().map(|(.., y)| *y), trend);
+    let inside = |y: f64| y.clamp(bottom, top);
     let mut chart = ChartBuilder::on(area)
         .margin(8 * SCALE)
         .caption(format!("after {} observations: mean and 95% band, minus the trend", stage.n_points), text(13))
         .x_label_area_size(20 * SCALE)
         .y_label_area_size(45 * SCALE)
-        .build_cartesian_2d(whole, low - margin..high + margin)?;
+        .build_cartesian_2d(whole.clone(), bottom..top)?;
     chart
         .configure_mesh()
         .disable_mesh()
@@ -65,15 +66,28 @@ fn panel(
         .label_style(text(11))
         .draw()?;
     let points = || stage.x.iter().zip(stage.mean.iter().zip(&stage.std));
-    let upper = points().map(|(&x, (mean, std))| (x, mean - trend(x) + 1.96 * std));
-    let lower = points().rev().map(|(&x, (mean, std))| (x, mean - trend(x) - 1.96 * std));
+    let upper = points().map(|(&x, (mean, std))| (x, inside(mean - trend(x) + 1.96 * std)));
+    let lower = points().rev().map(|(&x, (mean, std))| (x, inside(mean - trend(x) - 1.96 * std)));
     chart.draw_series([Polygon::new(upper.chain(lower).collect::<Vec<_>>(), BAND.filled())])?;
-    let line = points().map(|(&x, (&mean, _))| (x, mean - trend(x)));
+    let line = points().map(|(&x, (&mean, _))| (x, inside(mean - trend(x))));
     chart.draw_series(LineSeries::new(line, BLUE.stroke_width(SCALE)))?;
-    let dots = observed.iter().enumerate().map(|(i, &point)| {
-        let color = if (i as u64) < stage.n_points { DARK } else { GREY };
-        Circle::new(point, SCALE, color.filled())
+    let dots = observed().map(|&(i, x, y)| {
+        let color = if i < stage.n_points { DARK } else { GREY };
+        Circle::new((x, y), SCALE, color.filled())
     });
     chart.draw_series(dots)?;
     Ok(())
+}
+
+/// The range of the observations and some more; of the predictions where all are the same.
+fn heights(stage: &Stage, observed: impl Iterator<Item = f64>, trend: &impl Fn(f64) -> f64) -> (f64, f64) {
+    let range = |(low, high): (f64, f64), y: f64| (low.min(y), high.max(y));
+    let (mut low, mut high) = observed.fold((f64::MAX, f64::MIN), range);
+    if low >= high {
+        let points = stage.x.iter().zip(stage.mean.iter().zip(&stage.std));
+        let ends = points.flat_map(|(&x, (mean, std))| [-2.0, 2.0].map(|times| mean - trend(x) + times * std));
+        (low, high) = ends.fold((low, high), range);
+    }
+    let margin = 0.15 * (high - low).max(1e-9);
+    (low - margin, high + margin)
 }

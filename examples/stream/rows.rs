@@ -1,13 +1,21 @@
 //! Lines of CSV, checked, as points of the model.
 
-use std::{fmt, io::Read};
+use std::{
+    fmt,
+    io::{self, BufRead, Write as _},
+};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use csv::{Reader, ReaderBuilder, StringRecord};
 use wgpu_attention::models::cmanp::Config;
 
-use crate::saved::Progress;
+use crate::{
+    lines::{self, Lines, cut},
+    saved::Progress,
+};
+
+/// Observations that a picture shows at most.
+const MAX_DRAWN: usize = 2000;
 
 /// From the units of the data to those of the model; a stream cannot be scaled by what has not
 /// come yet, so it is told.
@@ -143,8 +151,8 @@ pub struct Block {
     /// `y` in the units of the data.
     pub values: Vec<f64>,
     n: u64,
-    /// Whether the input has ended.
-    pub is_last: bool,
+    /// How the input ended, if it did: at its end, or at a line that cannot be read.
+    pub ended: Option<Result<()>>,
 }
 
 impl Block {
@@ -157,89 +165,152 @@ impl Block {
     }
 }
 
+/// An observation that is drawn: how many came before it, its coordinate and its value.
+pub type Drawn = (u64, f64, f64);
+
+/// The numbers of a line, and those of the model.
+struct Row {
+    numbers: Vec<f64>,
+    x: Vec<f32>,
+    y: Vec<f32>,
+}
+
+impl Row {
+    /// The first column that is not finite in the model's 32 bits.
+    fn bad_column(&self) -> Option<usize> {
+        let n_coordinates = self.numbers.len() - self.y.len();
+        // The phase comes from the first column, too.
+        let n_derived = self.x.len() - n_coordinates;
+        let x = self.x.iter().position(|x| !x.is_finite()).map(|i| i.saturating_sub(n_derived));
+        x.or_else(|| Some(n_coordinates + self.y.iter().position(|y| !y.is_finite())?))
+    }
+}
+
 pub struct Rows<'a> {
-    reader: Reader<Box<dyn Read>>,
-    record: StringRecord,
+    lines: Lines,
     names: Vec<String>,
     n_coordinates: usize,
     scaling: &'a Scaling,
+    takes_unfinished: bool,
 }
 
 impl<'a> Rows<'a> {
-    pub fn new(input: Box<dyn Read>, config: &Config, scaling: &'a Scaling) -> Result<Self> {
-        // Lines of another length are for us to refuse.
-        let mut reader = ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(input);
-        let names: Vec<String> =
-            reader.headers().context("the header cannot be read")?.iter().map(str::to_owned).collect();
+    /// `takes_unfinished`: whether a last line counts that no newline ends.
+    pub fn new(input: Box<dyn BufRead>, config: &Config, scaling: &'a Scaling, takes_unfinished: bool) -> Result<Self> {
+        let mut lines = Lines::new(input);
+        let names = lines.header()?;
         let n_coordinates = scaling.n_coordinates(config);
         let wanted = n_coordinates + config.dim_y;
         ensure!(
             names.len() == wanted,
             "the header has {} columns ({}), the model needs {wanted}: {n_coordinates} coordinate(s), then {} value(s)",
             names.len(),
-            names.join(","),
+            cut(&names.join(",")),
             config.dim_y
         );
-        ensure!(
-            names.iter().any(|name| name.parse::<f64>().is_err()),
-            "the first line ({}) holds numbers, a header is needed",
-            names.join(",")
-        );
-        Ok(Self { reader, record: StringRecord::new(), names, n_coordinates, scaling })
+        Ok(Self { lines, names, n_coordinates, scaling, takes_unfinished })
     }
 
-    /// Passes over lines that were consumed before.
-    pub fn skip(&mut self, n_rows: u64) -> Result<()> {
-        for row in 0..n_rows {
-            let is_there = self.reader.read_record(&mut self.record)?;
-            ensure!(is_there, "the input ends after {row} lines, but the state has consumed {n_rows}");
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The names of the coordinates and of the values.
+    pub fn columns(&self) -> (&[String], &[String]) {
+        self.names.split_at(self.n_coordinates)
+    }
+
+    /// Goes on after what the state has consumed, which is passed over unless the input begins
+    /// there. Fails if this is another stream.
+    pub fn resume(&mut self, progress: &Progress, continues: bool) -> Result<()> {
+        ensure!(
+            progress.names == self.names,
+            "the header is {:?}, the state was written with {:?}: give the same stream, or another --state",
+            cut(&self.names.join(",")),
+            cut(&progress.names.join(","))
+        );
+        if continues {
+            return Ok(());
         }
+        let (n_rows, mut hash) = (progress.n_rows, lines::HASH_START);
+        for row in 0..n_rows {
+            ensure!(self.lines.advance()?, "the input ends after {row} lines, but the state has consumed {n_rows}");
+            hash = lines::hash(hash, self.lines.bytes());
+        }
+        ensure!(
+            hash == progress.hash,
+            "the first {n_rows} lines are not those that the state has consumed: give the same stream, or another --state"
+        );
         Ok(())
     }
 
     /// The next `size` observations, fewer at the end.
-    pub fn next_block(&mut self, size: u64, progress: &mut Progress) -> Result<Block> {
+    pub fn next_block(&mut self, size: u64, progress: &mut Progress) -> Block {
         let mut block = Block::default();
-        while block.n < size {
-            if !self.reader.read_record(&mut self.record).context("the input cannot be read")? {
-                block.is_last = true;
-                break;
+        while block.n < size && block.ended.is_none() {
+            match self.next_row(progress) {
+                Ok(Some(row)) => {
+                    block.x.extend(row.x);
+                    block.y.extend(row.y);
+                    block.values.extend(&row.numbers[self.n_coordinates..]);
+                    block.n += 1;
+                }
+                Ok(None) => block.ended = Some(Ok(())),
+                // What came before it is still taken in.
+                Err(error) => block.ended = Some(Err(error)),
             }
-            let (line, numbers) = self.numbers()?;
-            progress.n_rows += 1;
-            if let Some(i) = numbers.iter().position(|number| !number.is_finite()) {
-                eprintln!("line {line}: column {:?} is {}: line rejected", self.names[i], numbers[i]);
-                progress.n_rejected += 1;
+        }
+        block
+    }
+
+    /// The next line that is not rejected.
+    fn next_row(&mut self, progress: &mut Progress) -> Result<Option<Row>> {
+        while let Some(row) = self.read()? {
+            let Some(column) = row.bad_column() else {
+                progress.consume(self.lines.bytes());
+                return Ok(Some(row));
+            };
+            let why = if row.numbers[column].is_finite() { ", too large for 32 bits" } else { "" };
+            let text = cut(self.lines.fields()?[column]);
+            self.warn(&format!("column {:?} is {text}{why}: line rejected", self.names[column]))?;
+            progress.consume(self.lines.bytes());
+            progress.n_rejected += 1;
+        }
+        if !self.lines.is_finished() {
+            self.warn("no newline ends it: left to the next run, when it is whole")?;
+        }
+        Ok(None)
+    }
+
+    fn warn(&self, what: &str) -> Result<()> {
+        writeln!(io::stderr(), "line {}: {what}", self.lines.number()).context("cannot write to standard error")
+    }
+
+    fn read(&mut self) -> Result<Option<Row>> {
+        if !self.lines.advance()? || !(self.lines.is_finished() || self.takes_unfinished) {
+            return Ok(None);
+        }
+        let numbers = self.lines.numbers(&self.names)?;
+        let (x, y) = numbers.split_at(self.n_coordinates);
+        let trend = self.scaling.trend(x[0]);
+        let y = y.iter().map(|y| ((y - trend) / self.scaling.unit) as f32).collect();
+        Ok(Some(Row { x: self.scaling.point(x), y, numbers }))
+    }
+
+    /// Observations to draw, in the units of the data: all, or every 2nd, 4th, ... of many.
+    pub fn thinned(mut self) -> Result<Vec<Drawn>> {
+        let (mut points, mut n, mut step) = (Vec::new(), 0, 1);
+        while let Some(row) = self.read()? {
+            if row.bad_column().is_some() {
                 continue;
             }
-            let (x, y) = numbers.split_at(self.n_coordinates);
-            block.x.extend(self.scaling.point(x));
-            block.y.extend(y.iter().map(|y| ((y - self.scaling.trend(x[0])) / self.scaling.unit) as f32));
-            block.values.extend(y);
-            block.n += 1;
-        }
-        Ok(block)
-    }
-
-    /// The line's number and its numbers.
-    fn numbers(&self) -> Result<(u64, Vec<f64>)> {
-        let line = self.record.position().map_or(0, csv::Position::line);
-        if self.record.len() != self.names.len() {
-            bail!("line {line} has {} columns, the header has {}", self.record.len(), self.names.len());
-        }
-        let number = |(text, name): (&str, &String)| {
-            text.parse::<f64>().with_context(|| format!("line {line}: column {name:?} is {text:?}, not a number"))
-        };
-        Ok((line, self.record.iter().zip(&self.names).map(number).collect::<Result<_>>()?))
-    }
-
-    /// The first coordinate and the first value of every line, in the units of the data.
-    pub fn observations(mut self) -> Result<Vec<(f64, f64)>> {
-        let mut points = Vec::new();
-        while self.reader.read_record(&mut self.record)? {
-            let (_, numbers) = self.numbers()?;
-            if numbers.iter().all(|number| number.is_finite()) {
-                points.push((numbers[0], numbers[self.n_coordinates]));
+            if n % step == 0 {
+                points.push((n, row.numbers[0], row.numbers[self.n_coordinates]));
+            }
+            n += 1;
+            if points.len() > MAX_DRAWN {
+                step *= 2;
+                points.retain(|(n, ..)| n % step == 0);
             }
         }
         Ok(points)

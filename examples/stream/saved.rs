@@ -9,7 +9,7 @@ use wgpu_attention::{
     models::cmanp::{Cmanp, Posterior, Prediction},
 };
 
-use crate::rows::Block;
+use crate::{lines, rows::Block};
 
 /// Under which key the metadata of the state file hold the progress.
 const KEY: &str = "stream";
@@ -48,9 +48,19 @@ pub struct Progress {
     squares_of_last: Exact,
     /// What must not change between runs.
     settings: String,
+    /// The names of the columns.
+    pub names: Vec<String>,
+    /// Of the lines consumed: a stream goes on only after the same ones.
+    pub hash: u64,
 }
 
 impl Progress {
+    /// Counts a line as taken in or rejected.
+    pub fn consume(&mut self, line: &[u8]) {
+        self.n_rows += 1;
+        self.hash = lines::hash(self.hash, line);
+    }
+
     /// Scores a prediction of values that had not been seen; `unit` is that of the data.
     pub fn score(&mut self, prediction: &Prediction, block: &Block, unit: f64) -> Result<()> {
         let y = &block.y;
@@ -94,6 +104,8 @@ pub struct Saved {
     /// How numbers are scaled.
     pub settings: String,
     pub block: u64,
+    /// Whether the file has to be there.
+    pub continues: bool,
 }
 
 impl Saved {
@@ -101,10 +113,24 @@ impl Saved {
         format!("{} block {}", self.settings, self.block)
     }
 
-    /// What an earlier run left, if there was one.
-    pub fn open(&self, model: &Cmanp) -> Result<(Option<Posterior>, Progress)> {
-        let fresh = Progress { settings: self.settings(), ..Default::default() };
-        let Some(path) = self.path.as_ref().filter(|path| path.exists()) else { return Ok((None, fresh)) };
+    /// What an earlier run left, if there was one; `names` are those of the columns now.
+    pub fn open(&self, model: &Cmanp, names: &[String]) -> Result<(Option<Posterior>, Progress)> {
+        let fresh = Progress {
+            settings: self.settings(),
+            names: names.to_vec(),
+            hash: lines::HASH_START,
+            ..Default::default()
+        };
+        let Some(path) = &self.path else { return Ok((None, fresh)) };
+        let is_there = path.try_exists().with_context(|| format!("cannot look for the state {}", path.display()))?;
+        if !is_there {
+            ensure!(
+                !self.continues,
+                "there is no state {} to continue from: leave out --continues to begin a stream",
+                path.display()
+            );
+            return Ok((None, fresh));
+        }
         let context = || format!("cannot resume from {} (give another --state, or remove it)", path.display());
         let open = || -> Result<(Posterior, Progress)> {
             let checkpoint = Checkpoint::open(path)?;
