@@ -3,7 +3,7 @@
 //   x, residual, y [rows, width] · scale, bias [width]
 //
 // A workgroup of 64 threads takes 4 rows, 16 threads a row, in two passes over the row: the
-// mean first, then the squares of what is left, which does not cancel. 256 bytes of workgroup
+// mean first, then the squares of what is left, which does not cancel. 1024 bytes of workgroup
 // memory.
 
 struct Params {
@@ -15,6 +15,12 @@ struct Params {
   x_base: u32,
   residual_base: u32,
   y_base: u32,
+  // A row is multiplied by `shrink` if its magnitudes, so multiplied, sum to more than `large`:
+  // squares of its numbers, or even their sum, may be beyond f32. `smallest` is the least
+  // variance of such a row, so that one and the same number does not divide by zero.
+  large: f32,
+  shrink: f32,
+  smallest: f32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
@@ -26,17 +32,17 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 @group(1) @binding(0) var<uniform> params: Params;
 
-var<workgroup> partial: array<f32, 64>;
+var<workgroup> partial: array<vec3<f32>, 64>;
 
 //# include "lib/group.wgsl"
 
-// The sum over the 16 threads of this thread's row, in a fixed order.
-fn row_sum(thread: u32, value: f32) -> f32 {
+// Sums over the 16 threads of this thread's row, in a fixed order.
+fn row_sum(thread: u32, value: vec3<f32>) -> vec3<f32> {
   workgroupBarrier();
   partial[thread] = value;
   workgroupBarrier();
   let first = thread & 0xfffffff0u;
-  var sum = 0.0;
+  var sum = vec3<f32>();
   for (var i = 0u; i < 16u; i++) {
     sum += partial[first + i];
   }
@@ -60,20 +66,27 @@ fn main(
   let x_row = params.x_base + row * params.width;
   let y_row = params.y_base + row * params.width;
 
-  var sum = 0.0;
+  // Of the row, of the shrunk row, and of its magnitudes.
+  var sum = vec3<f32>();
   for (var i = lane; i < width; i += 16u) {
-    sum += x[x_row + i];
+    let number = x[x_row + i];
+    let small = number * params.shrink;
+    sum += vec3<f32>(number, small, abs(small));
   }
-  let mean = row_sum(thread, sum) / f32(params.width);
+  sum = row_sum(thread, sum);
+  let is_large = sum.z > params.large;
+  let shrink = select(1.0, params.shrink, is_large);
+  let mean = select(sum.x, sum.y, is_large) / f32(params.width);
   var squares = 0.0;
   for (var i = lane; i < width; i += 16u) {
-    let d = x[x_row + i] - mean;
+    let d = x[x_row + i] * shrink - mean;
     squares += d * d;
   }
-  let variance = row_sum(thread, squares) / f32(params.width);
-  let inverse = 1.0 / sqrt(variance + params.epsilon);
+  var variance = row_sum(thread, vec3<f32>(squares, 0.0, 0.0)).x / f32(params.width);
+  variance = select(variance, max(variance, params.smallest), is_large);
+  let inverse = 1.0 / sqrt(variance + params.epsilon * shrink * shrink);
   for (var i = lane; i < width; i += 16u) {
-    var z = (x[x_row + i] - mean) * inverse * scale[i] + bias[i];
+    var z = (x[x_row + i] * shrink - mean) * inverse * scale[i] + bias[i];
 //# if has_residual
     z += residual[params.residual_base + row * params.width + i];
 //# endif

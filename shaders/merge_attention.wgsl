@@ -22,6 +22,10 @@ struct Params {
   headroom: f32,
   // Zero, which the compiler cannot know.
   zero: u32,
+  // References of states are multiples of this power of two; its inverse, because a quotient
+  // may be a few units in the last place off and a product is exact.
+  reference_step: f32,
+  steps_of_one: f32,
 }
 
 //# if n_states > 0
@@ -93,6 +97,12 @@ fn main(
   reference = select(reference, largest, largest > reference + params.headroom);
 //# endif
   let empty = reference <= 0.5 * params.masked;
+//# if to_state
+  // The first multiple that is not below, so that most states have the same and `weight` is one;
+  // zero has one sign.
+  let snapped = ceil(reference * params.steps_of_one) * params.reference_step;
+  reference = select(select(snapped, 0.0, snapped == 0.0), reference, empty);
+//# endif
   var weights = Pair(0.0, 0.0);
   var sum = Pair(0.0, 0.0);
 //# for s in range(n_states)

@@ -80,10 +80,17 @@ pub enum Error {
     },
 
     /// A covariance that a model predicts has no inverse.
-    #[error("the predicted covariance of {n} numbers is not positive definite; predict fewer points together")]
+    #[error(
+        "the predicted covariance of {n} numbers in batch element {element} is not positive definite: {cause}; \
+         predict fewer points together"
+    )]
     NotPositiveDefinite {
         /// Numbers that vary together.
         n: usize,
+        /// The batch element.
+        element: usize,
+        /// Which number shows it.
+        cause: String,
     },
 
     /// Inputs live on different devices.

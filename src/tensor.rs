@@ -63,7 +63,7 @@ impl Tensor {
 
     /// How many numbers there are.
     pub fn len(&self) -> usize {
-        self.shape.iter().product()
+        n_elements(&self.shape)
     }
 
     /// Whether there are none.

@@ -6,9 +6,10 @@ mod support;
 use support::{devices, refused, zeros};
 use wgpu_attention::{
     Device, Error, Mask, Tensor,
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, Parameters},
     models::{
         cmanp,
+        layers::torch_linear,
         tnp_kr::{AttentionConfig, Config, Context, KrBlock, Locations, TnpKr},
     },
     ops::{
@@ -221,7 +222,7 @@ fn rolling_attention() {
         refused(state.merge(&other), &["same layout"]);
         let wider = by_head.write(None, &k, &t(&[1, 2, 5, 7]), None).unwrap();
         refused(state.merge(&wider), &["[1, 2, 3, 15]", "[1, 2, 3, 17]"]);
-        for shape in [&[1, 2, 15][..], &[1, 2, 3, 4], &[1, 2, 3, 3], &[1, 0, 3, 15]] {
+        for shape in [&[1, 2, 15][..], &[1, 2, 3, 4], &[1, 2, 3, 3], &[1, 0, 3, 15], &[1 << 40, 1 << 40, 0, 15]] {
             let state = RollingState { rows: t(shape), head_major: true };
             refused(state.read(), &["rows", &format!("{shape:?}")]);
             refused(state.merge(&state), &["rows", &format!("{shape:?}")]);
@@ -265,6 +266,7 @@ fn cmanp_contexts_and_predictions() {
         let read = |x: &[f32], y: &[f32]| model.condition(&Context::new(x, y));
         refused(read(&[], &[]), &["context is empty", "at least one"]);
         refused(model.condition(&Context::new(&x, &y).batch(0)), &["batch", "1 or more"]);
+        refused(model.condition(&Context::new(&[], &[]).batch(usize::MAX)), &["context is empty"]);
         refused(model.condition(&Context::new(&x, &y).batch(2).mask(&[true, false])), &["batch element 1"]);
         refused(model.condition(&Context::new(&x, &y).mask(&[true])), &["[1, 2]", "2", "1"]);
         refused(read(&x, &y[..3]), &["[1, 2, 2]", "4", "3"]);
@@ -282,6 +284,7 @@ fn cmanp_contexts_and_predictions() {
         refused(posterior.evaluate(&x, &y, 1), &["without covariance"]);
         let prediction = posterior.predict(&x).unwrap();
         refused(prediction.log_density(&y[..3]), &["[1, 2, 2]", "3"]);
+        refused(prediction.log_density(&[f32::NAN, 0.0, 0.0, 0.0]), &["y[0]", "NaN"]);
         let wide = model.condition(&Context::new(&x, &y).batch(2)).unwrap();
         refused(wide.predict(&[0.0]), &["[2, 1, 1]", "2", "1"]);
         refused(posterior.merge(&wide), &["batch 2", "batch 1"]);
@@ -299,13 +302,16 @@ fn cmanp_contexts_and_predictions() {
         let covariance = r#"{"kind": "cholesky", "n_layers": 1, "prj_dim": 2, "prj_depth": 1}"#;
         let covariance = serde_json::from_str(covariance).unwrap();
         let (joint, _) = cmanp_model(&device, &cmanp::Config { covariance: Some(covariance), ..config.clone() });
+        let joint_of_many = joint.condition(&Context::new(&[0.0; 4], &[0.0; 8]).batch(4)).unwrap();
         let joint = joint.condition(&Context::new(&x, &y)).unwrap();
-        refused(joint.predict_joint(&x), &["not positive definite", "4"]);
+        refused(joint.predict_joint(&x), &["not positive definite", "4", "batch element 0", "diagonal", "is 0"]);
+        refused(joint.evaluate(&x, &[0.0, 0.0, 0.0, f32::NAN], 1), &["y[3]", "NaN"]);
         refused(joint.predict(&x), &["predict_joint"]);
         refused(joint.evaluate(&x, &y, 0), &["block", "1 or more"]);
         refused(joint.evaluate(&[], &[], 1), &["points", "1 or more"]);
         refused(joint.evaluate(&x, &y[..2], 1), &["[1, 2, 2]", "2"]);
         refused(joint.predict_joint(&vec![0.0; cmanp::MAX_JOINT]), &["together", &cmanp::MAX_JOINT.to_string()]);
+        refused(joint_of_many.predict_joint(&vec![0.0; 4 * cmanp::MAX_JOINT]), &["together", "4096 allowed"]);
         assert!(joint.predict_joint(&[]).unwrap()[0].is_empty());
     }
 }
@@ -351,6 +357,33 @@ fn cmanp_parameters_and_states_that_do_not_fit() {
     let mut wrong = saved.clone();
     wrong.insert("state_0", &[1], vec![0.0]).unwrap();
     refused(model.restore(&wrong), &["not those that were saved"]);
+}
+
+#[test]
+fn cmanp_layers_of_no_size() {
+    use cmanp::{Cmab, CmabSizes, TransformerLayer};
+    let sizes = CmabSizes { n_latents: 2, latent_dim: 4, context_dim: 4, n_heads: 2, dim_feedforward: 4 };
+    for (wrong, words) in [
+        (CmabSizes { n_latents: 0, ..sizes }, ["n_latents is 0", "1 or more"]),
+        (CmabSizes { latent_dim: 0, ..sizes }, ["latent is 0", "1 or more"]),
+        (CmabSizes { context_dim: 0, ..sizes }, ["context_dim is 0", "1 or more"]),
+        (CmabSizes { n_heads: 0, ..sizes }, ["n_heads is 0", "1 or more"]),
+        (CmabSizes { n_heads: 3, ..sizes }, ["query_dim is 4", "multiple of n_heads 3"]),
+    ] {
+        let built = Checkpoint::random(1, |checkpoint| checkpoint.load(&Device::cpu(), |p| Cmab::load(p, &wrong)));
+        refused(built, &words);
+    }
+    let layer = |n_heads| {
+        let load = |p: &Parameters<'_>| TransformerLayer::load(p, 4, n_heads, 4);
+        Checkpoint::random(1, |checkpoint| checkpoint.load(&Device::cpu(), load))
+    };
+    refused(layer(0), &["n_heads is 0"]);
+    refused(layer(3), &["width is 4", "multiple of n_heads 3"]);
+    for (n_in, n_out) in [(0, 1), (1, 0)] {
+        let load = |p: &Parameters<'_>| torch_linear(p, n_in, n_out, true);
+        let built = Checkpoint::random(1, |checkpoint| checkpoint.load(&Device::cpu(), load));
+        refused(built, &["put is 0", "1 or more"]);
+    }
 }
 
 const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/checkpoints/gp_1d.safetensors");

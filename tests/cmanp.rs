@@ -7,6 +7,7 @@ use wgpu_attention::{
     Device, Error,
     checkpoint::Checkpoint,
     models::cmanp::{Cmanp, Config, Context, CovarianceConfig, CovarianceKind, Posterior, Prediction},
+    ops::scan_attention::MASKED,
 };
 
 /// A small CMANP with several channels.
@@ -208,6 +209,9 @@ fn a_saved_posterior_goes_on_with_the_same_bits() {
         assert!(message.contains("not those that were saved"), "{message}");
         let message = model.restore(&checkpoint).unwrap_err().to_string();
         assert!(message.contains("posterior"), "{message}");
+        let other = Config { bound_std: false, ..config.clone() };
+        let message = Cmanp::new(&device, &other, &checkpoint).unwrap().open_posterior(&path).unwrap_err().to_string();
+        assert!(message.contains("another configuration"), "{message}");
     }
     std::fs::remove_file(&path).unwrap();
     // The numbers of points differ, their digits do not.
@@ -298,11 +302,74 @@ fn one_block_is_the_joint_density_and_samples_follow_the_seed() {
             let evaluation = posterior.evaluate(&test.x, &test.y, 11).unwrap();
             assert_eq!(evaluation.per_target, [joint / 11.0], "{name}");
             let blocks = posterior.evaluate(&test.x, &test.y, 4).unwrap();
-            assert_eq!(blocks.blocks.iter().map(|block| block[0].len()).collect::<Vec<_>>(), [12, 12, 9]);
+            assert_eq!((blocks.log_densities.len(), blocks.mean.len(), blocks.std.len()), (3, 33, 33));
+            let first = &posterior.predict_joint(&test.x[..8]).unwrap()[0];
+            assert_eq!((&blocks.mean[..12], &blocks.std[..12]), (&first.mean()[..], &first.std()[..]), "{name}");
             let draw = |seed| posterior.sample(&test.x, 4, seed).unwrap();
             assert_eq!(draw(1), draw(1), "{name}");
             assert_ne!(draw(1), draw(2), "{name}");
             assert!(draw(1).len() == 33 && draw(1).iter().all(|y| y.is_finite()), "{name}");
         }
     }
+}
+
+#[test]
+fn states_that_no_observations_leave_are_refused() {
+    let config = config();
+    let model = Cmanp::new(&Device::cpu(), &config, &parameters(&config, 18)).unwrap();
+    let saved = model.condition(&data(&mut Random::new(19), 20).context()).unwrap().to_checkpoint().unwrap();
+    // 5 latents and 2 heads, whose rows are a reference, two halves of a weight and of 6 values.
+    let state = |row: &[f32]| row.iter().copied().cycle().take(10 * 15).collect::<Vec<f32>>();
+    let with = |state: Vec<f32>, n_points: &str| {
+        let mut wrong = saved.clone();
+        wrong.insert("state_0", &[1, 5, 2, 15], state).unwrap();
+        let metadata: serde_json::Value = serde_json::from_str(saved.metadata("posterior").unwrap()).unwrap();
+        let [before, after] = [&saved, &wrong].map(|checkpoint| format!("\"states\":{}", checkpoint.fingerprint()));
+        let text = serde_json::to_string(&metadata).unwrap();
+        assert!(text.contains(&before) && text.contains("[20]"), "{text}");
+        wrong.set_metadata("posterior", text.replace(&before, &after).replace("[20]", n_points));
+        model.restore(&wrong)
+    };
+    let row = |reference: f32, weight: f32, rest: f32| {
+        let mut row = [rest; 15];
+        (row[0], row[1], row[2]) = (reference, weight, 0.0);
+        row
+    };
+    assert!(with(state(&row(8.0, 0.5, 0.1)), "[20]").is_ok());
+    assert!(with(state(&row(MASKED, 0.0, 0.0)), "[20]").is_ok());
+    for wrong in [row(0.0, 0.0, 0.0), row(8.0, -0.5, 0.1), row(MASKED, 0.0, 0.1), row(MASKED, 0.5, 0.0)] {
+        let message = with(state(&wrong), "[20]").unwrap_err().to_string();
+        assert!(message.contains("row 0 of the posterior's state_0") && message.contains("allowed"), "{message}");
+    }
+    let mut one = state(&row(8.0, 0.5, 0.1));
+    one[9 * 15 + 1] = 0.0;
+    assert!(with(one, "[20]").unwrap_err().to_string().contains("row 9"));
+    let message = with(state(&row(8.0, 0.5, 0.1)), "[0]").unwrap_err().to_string();
+    assert!(message.contains("0 observations in batch element 0"), "{message}");
+}
+
+#[test]
+fn elements_of_a_batch_draw_different_numbers() {
+    let (config, mut random) = (joint(CovarianceKind::LowRank), Random::new(20));
+    let model = Cmanp::new(&Device::cpu(), &config, &parameters(&config, 21)).unwrap();
+    let (context, test) = (data(&mut random, 10), data(&mut random, 3));
+    let twice = |x: &[f32]| [x, x].concat();
+    let (x, y) = (twice(&context.x), twice(&context.y));
+    let posterior = model.condition(&Context::new(&x, &y).batch(2)).unwrap();
+    let drawn = posterior.sample(&twice(&test.x), 2, 1).unwrap();
+    assert_eq!(drawn.len(), 18);
+    assert!(drawn[..9].iter().zip(&drawn[9..]).all(|(a, b)| a != b), "{drawn:?}");
+    let predictions = posterior.predict_joint(&twice(&test.x)).unwrap();
+    assert_ne!(predictions[0].samples(1, 1), predictions[1].samples(1, 1));
+}
+
+#[test]
+fn a_base_model_draws_one_block() {
+    let (config, mut random) = (joint(CovarianceKind::LowRank), Random::new(22));
+    let config = Config { n_latents_per_layer: None, ..config };
+    let model = Cmanp::new(&Device::cpu(), &config, &parameters(&config, 23)).unwrap();
+    let (context, test) = (data(&mut random, 10), data(&mut random, 3));
+    let posterior = model.condition(&context.context()).unwrap();
+    assert_eq!(posterior.sample(&test.x, 3, 1).unwrap().len(), 9);
+    assert!(posterior.sample(&test.x, 2, 1).unwrap_err().to_string().contains("LBANP"));
 }

@@ -169,6 +169,41 @@ fn layer_norm_agrees_with_float64() {
 }
 
 #[test]
+fn layer_norm_of_large_rows_agrees_with_float64() {
+    let mut random = Random::new(4);
+    for (name, device) in devices() {
+        for size in [1e6, 1e15, 1e17, 1e18, 1e19, 1e30, 1e38] {
+            for width in [2, 64, 1000] {
+                // A row of that size, one that is a single large number, and one of small numbers.
+                let mut x = random.scaled(3 * width, size);
+                x[width..].iter_mut().for_each(|x| *x /= size);
+                x[width + 1] = size;
+                let (scale, bias) = (random.numbers(width), random.numbers(width));
+                let tensor = |shape: &[usize], data: &[f32]| Tensor::new(&device, shape, data).unwrap();
+                let [scale_, bias_] = [&scale, &bias].map(|data| tensor(&[width], data));
+                let y = layer_norm(&tensor(&[3, width], &x), &scale_, &bias_, 1e-5, None).unwrap();
+                let mut truth = Vec::new();
+                for row in x.chunks(width) {
+                    let n = width as f64;
+                    let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
+                    let variance = row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
+                    let normed = row.iter().map(|&x| (f64::from(x) - mean) / (variance + 1e-5).sqrt());
+                    let of_row = normed.zip(&scale).zip(&bias);
+                    truth.extend(of_row.map(|((x, &scale), &bias)| x * f64::from(scale) + f64::from(bias)));
+                }
+                let error = error(&y.read().unwrap(), &truth);
+                let allowed = bound(&device, RECORDED);
+                assert!(error <= allowed, "{name}: {size:e} {width}: off by {error:.2e}, allowed {allowed:.2e}");
+            }
+        }
+        // A number whose sums are exact leaves no variance at all.
+        let one = Tensor::new(&device, &[8], &[1.0; 8]).unwrap();
+        let y = layer_norm(&Tensor::new(&device, &[8], &[2f32.powi(100); 8]).unwrap(), &one, &one, 1e-5, None).unwrap();
+        assert_eq!(y.read().unwrap(), [1.0; 8], "{name}");
+    }
+}
+
+#[test]
 fn merge_agrees_with_float64_in_any_order() {
     let mut random = Random::new(3);
     for (name, device) in devices() {

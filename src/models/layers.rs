@@ -44,15 +44,34 @@ impl MlpConfig {
 /// [`Linear`] takes, and `bias [n_out]` if it has one.
 ///
 /// # Errors
-/// A parameter is missing or misshapen.
+/// A parameter is missing or misshapen; a width of 0.
 pub fn torch_linear(parameters: &Parameters<'_>, n_in: usize, n_out: usize, has_bias: bool) -> Result<Linear> {
+    check_positive(&[("the width of a layer's input", n_in), ("the width of its output", n_out)])?;
     let weight = transposed(parameters.device(), parameters.numbers("weight", &[n_out, n_in])?, n_in)?;
     let bias = has_bias.then(|| parameters.tensor("bias", &[n_out])).transpose()?;
     Ok(Linear { weight, bias })
 }
 
+/// Refuses a width or a number of things that is 0.
+pub(crate) fn check_positive(sizes: &[(&str, usize)]) -> Result<()> {
+    match sizes.iter().find(|(_, size)| *size == 0) {
+        None => Ok(()),
+        Some((name, _)) => Err(Error::Config { message: format!("{name} is 0, allowed is 1 or more") }),
+    }
+}
+
+/// The width of a head.
+pub(crate) fn check_heads(name: &str, width: usize, n_heads: usize) -> Result<usize> {
+    check_positive(&[(name, width), ("n_heads", n_heads)])?;
+    if width.is_multiple_of(n_heads) {
+        return Ok(width / n_heads);
+    }
+    Err(Error::Config { message: format!("{name} is {width}, allowed is a multiple of n_heads {n_heads}") })
+}
+
 /// The rows of a weight `[n_out, n_in]` as the columns that [`Linear`] takes.
 pub(crate) fn transposed(device: &Device, weight: &[f32], n_in: usize) -> Result<Tensor> {
+    check_positive(&[("the width of a layer's input", n_in)])?;
     let n_out = weight.len() / n_in;
     let columns: Vec<f32> = (0..n_in).flat_map(|i| (0..n_out).map(move |o| weight[o * n_in + i])).collect();
     Tensor::new(device, &[n_in, n_out], &columns)

@@ -341,12 +341,23 @@ fn joint(fixture: &Fixture, device: &Device) -> Result<Outputs, Error> {
     }
     outputs.insert("std_encoder".into(), x.read()?);
     let evaluation = posterior.evaluate(&xt, &yt, size(fixture, "AND_block_size"))?;
-    for (i, (block, log_densities)) in evaluation.blocks.iter().zip(&evaluation.log_densities).enumerate() {
-        outputs.insert(format!("eval.block{i}.mean"), all(block, JointPrediction::mean));
-        outputs.insert(format!("eval.block{i}.scale_tril"), all(block, JointPrediction::factor));
+    // The covariances of the blocks, which it does not keep.
+    let mut posterior = posterior;
+    let (block, n) = (size(fixture, "AND_block_size"), xt.len() / config.dim_x / batch);
+    let mut last = Vec::new();
+    for (i, log_densities) in evaluation.log_densities.iter().enumerate() {
+        let pick = |numbers: &[f32], dim: usize| -> Vec<f32> {
+            let of_batch = numbers.chunks(n * dim);
+            of_batch.flat_map(|rows| &rows[i * block * dim..n.min((i + 1) * block) * dim]).copied().collect()
+        };
+        let (x, y) = (pick(&xt, config.dim_x), pick(&yt, config.dim_y));
+        let predictions = posterior.predict_joint(&x)?;
+        outputs.insert(format!("eval.block{i}.mean"), all(&predictions, JointPrediction::mean));
+        outputs.insert(format!("eval.block{i}.scale_tril"), all(&predictions, JointPrediction::factor));
         outputs.insert(format!("eval.block{i}.log_prob"), narrow(log_densities));
+        last = all(&predictions, JointPrediction::covariance);
+        posterior = posterior.update(&Context::new(&x, &y).batch(batch))?;
     }
-    let last = all(evaluation.blocks.last().unwrap(), JointPrediction::covariance);
     outputs.insert("eval.mean_std".into(), vec![last.iter().sum::<f32>() / last.len() as f32]);
     outputs.insert("eval.tar_ll".into(), narrow(&evaluation.per_target));
     let mean = evaluation.per_target.iter().sum::<f64>() / batch as f64;

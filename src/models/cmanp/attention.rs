@@ -5,7 +5,7 @@
 use crate::{
     checkpoint::Parameters,
     error::Result,
-    models::layers::{LayerNorm, torch_linear, transposed},
+    models::layers::{LayerNorm, check_heads, check_positive, torch_linear, transposed},
     ops::{self, Activation, Linear, RollingAttention, ScanAttention},
     tensor::{Mask, Tensor},
 };
@@ -25,7 +25,7 @@ impl Attention {
     /// context_dim]` (keys first) and `to_out.{weight, bias}`.
     ///
     /// # Errors
-    /// A parameter is missing or misshapen.
+    /// A parameter is missing or misshapen; a size of 0.
     pub fn load(
         parameters: &Parameters<'_>,
         query_dim: usize,
@@ -33,8 +33,12 @@ impl Attention {
         n_heads: usize,
         dim_head: usize,
     ) -> Result<Self> {
-        let width = n_heads * dim_head;
-        let kv = parameters.scope("to_kv").numbers("weight", &[2 * width, context_dim])?;
+        let sizes =
+            [("query_dim", query_dim), ("context_dim", context_dim), ("n_heads", n_heads), ("dim_head", dim_head)];
+        check_positive(&sizes)?;
+        // What overflows is the shape of no parameter.
+        let width = n_heads.saturating_mul(dim_head);
+        let kv = parameters.scope("to_kv").numbers("weight", &[width.saturating_mul(2), context_dim])?;
         let part = |rows| Ok(Linear { weight: transposed(parameters.device(), rows, context_dim)?, bias: None });
         let (k, v) = kv.split_at(width * context_dim);
         Ok(Self {
@@ -104,19 +108,21 @@ impl PreNormAttention {
     /// with heads of `query_dim / n_heads` numbers.
     ///
     /// # Errors
-    /// A parameter is missing or misshapen.
+    /// A parameter is missing or misshapen; a size of 0; heads that do not divide `query_dim`.
     pub fn load(
         parameters: &Parameters<'_>,
         query_dim: usize,
         context_dim: Option<usize>,
         n_heads: usize,
     ) -> Result<Self> {
+        let dim_head = check_heads("query_dim", query_dim, n_heads)?;
+        check_positive(&[("context_dim", context_dim.unwrap_or(query_dim))])?;
         let norm_context = context_dim.map(|dim| LayerNorm::load_torch(&parameters.scope("norm_context"), dim));
         let (inner, context_dim) = (parameters.scope("fn"), context_dim.unwrap_or(query_dim));
         Ok(Self {
             norm: LayerNorm::load_torch(&parameters.scope("norm"), query_dim)?,
             norm_context: norm_context.transpose()?,
-            attention: Attention::load(&inner, query_dim, context_dim, n_heads, query_dim / n_heads)?,
+            attention: Attention::load(&inner, query_dim, context_dim, n_heads, dim_head)?,
         })
     }
 

@@ -8,6 +8,7 @@ use crate::{
     checkpoint::Parameters,
     device::Device,
     error::Result,
+    models::layers::check_positive,
     ops::{RollingAttention, RollingState},
     tensor::{Mask, Tensor},
 };
@@ -22,6 +23,7 @@ pub(super) struct Latents {
 
 impl Latents {
     pub(super) fn load(parameters: &Parameters<'_>, n: usize, width: usize) -> Result<Self> {
+        check_positive(&[("n_latents", n), ("the width of a latent", width)])?;
         let numbers = parameters.numbers("latents", &[n, width])?.to_vec();
         Ok(Self { numbers, n, device: parameters.device().clone() })
     }
@@ -72,7 +74,7 @@ impl Cmab {
     /// Loads `latents` and the sub-layers by their upstream names.
     ///
     /// # Errors
-    /// A parameter is missing or misshapen.
+    /// A parameter is missing or misshapen; a size of 0; heads that do not divide `latent_dim`.
     pub fn load(parameters: &Parameters<'_>, sizes: &CmabSizes) -> Result<Self> {
         let CmabSizes { n_latents, latent_dim, context_dim, n_heads, dim_feedforward } = *sizes;
         let attention = |name, context| PreNormAttention::load(&parameters.scope(name), latent_dim, context, n_heads);

@@ -4,7 +4,7 @@ use super::config::{Config, CovarianceKind};
 use crate::{
     checkpoint::Parameters,
     error::Result,
-    models::layers::{LayerNorm, Mlp, torch_linear, transposed},
+    models::layers::{LayerNorm, Mlp, check_heads, torch_linear, transposed},
     ops::{self, Activation, Linear, ScanAttention},
     tensor::Tensor,
 };
@@ -28,8 +28,9 @@ impl TransformerLayer {
     /// `norm1.*` and `norm2.*`.
     ///
     /// # Errors
-    /// A parameter is missing or misshapen.
+    /// A parameter is missing or misshapen; a size of 0; heads that do not divide `width`.
     pub fn load(parameters: &Parameters<'_>, width: usize, n_heads: usize, dim_feedforward: usize) -> Result<Self> {
+        check_heads("width", width, n_heads)?;
         let attention = parameters.scope("self_attn");
         let weight = attention.numbers("in_proj_weight", &[3 * width, width])?;
         let bias = attention.numbers("in_proj_bias", &[3 * width])?;

@@ -3,7 +3,12 @@
 use nalgebra::{Cholesky, DMatrix, DVector};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
-use super::{Posterior, config::CovarianceKind, covariance::Covariance, points::Context};
+use super::{
+    Posterior,
+    config::{Config, CovarianceKind},
+    covariance::Covariance,
+    points::Context,
+};
 use crate::{
     error::{Error, Result},
     ops::feature_map::normal,
@@ -11,7 +16,7 @@ use crate::{
 };
 
 /// The most numbers, points times channels, that are predicted together: their covariance is held
-/// in float64.
+/// in float64. With a batch, whose covariances are held at once, that divided by its square root.
 pub const MAX_JOINT: usize = 1 << 13;
 
 /// A normal distribution of the channels of all points together, point after point: number
@@ -22,13 +27,17 @@ pub struct JointPrediction {
     /// Lower triangular; the covariance is this times its transpose.
     factor: DMatrix<f64>,
     projections: Vec<f32>,
+    /// The batch element, whose draws have a stream of random numbers of their own.
+    element: usize,
 }
 
 /// What [`Posterior::evaluate`] returns.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    /// For each block, for each batch element: what was predicted before its values were shown.
-    pub blocks: Vec<Vec<JointPrediction>>,
+    /// What was predicted before the values of a block were shown, `[batch, n_points, dim_y]`.
+    pub mean: Vec<f64>,
+    /// The standard deviation of each number by itself, likewise.
+    pub std: Vec<f64>,
     /// For each block, the logarithm of the density of its values, of each batch element.
     pub log_densities: Vec<Vec<f64>>,
     /// Of each batch element: the sum over the blocks divided by the number of targets (not of
@@ -37,33 +46,38 @@ pub struct Evaluation {
 }
 
 impl JointPrediction {
-    /// From the mean `[n]`, the projections `[n, prj_dim]` and the logarithm of the diagonal `[n]`.
-    fn new(kind: CovarianceKind, bound_std: bool, mean: &[f32], projections: &[f32], diagonal: &[f32]) -> Result<Self> {
-        let n = mean.len();
-        for (name, numbers) in [("mean", mean), ("projections", projections), ("diagonal", diagonal)] {
-            check_finite(name, numbers)?;
+    /// Of a batch element, from the mean `[n]`, the projections `[n, prj_dim]` and the logarithm of
+    /// the diagonal `[n]`.
+    fn new(config: &Config, kind: CovarianceKind, element: usize, numbers: [&[f32]; 3]) -> Result<Self> {
+        for (name, numbers) in ["mean", "projections", "diagonal"].into_iter().zip(numbers) {
+            check_finite(&format!("{name} of batch element {element}"), numbers)?;
         }
+        let [mean, projections, diagonal] = numbers;
+        let n = mean.len();
+        let refused = |cause| Error::NotPositiveDefinite { n, element, cause };
         let wide = |x: &f32| f64::from(*x);
         let p = DMatrix::from_row_iterator(n, projections.len() / n.max(1), projections.iter().map(wide));
-        let product = &p * p.transpose();
+        let mut product = &p * p.transpose();
         let factor = match kind {
             CovarianceKind::Cholesky => {
                 let mut factor = product.lower_triangle();
-                if bound_std {
+                if config.bound_std {
                     (0..n).for_each(|i| factor[(i, i)] = 0.05 + 0.95 * factor[(i, i)].tanh());
                 }
                 factor
             }
             CovarianceKind::LowRank => {
-                let covariance = product
-                    + DMatrix::from_diagonal(&DVector::from_iterator(n, diagonal.iter().map(|x| wide(x).exp())));
-                Cholesky::new(covariance).map(Cholesky::unpack).ok_or(Error::NotPositiveDefinite { n })?
+                diagonal.iter().enumerate().for_each(|(i, x)| product[(i, i)] += wide(x).exp());
+                let least = diagonal.iter().copied().fold(f32::INFINITY, f32::min);
+                let cause = || format!("it has no Cholesky factor; the least logarithm of its diagonal is {least}");
+                Cholesky::new(product).map(Cholesky::unpack).ok_or_else(|| refused(cause()))?
             }
         };
-        if factor.diagonal().iter().any(|&x| !(x > 0.0 && x.is_finite())) {
-            return Err(Error::NotPositiveDefinite { n });
+        if let Some(i) = factor.diagonal().iter().position(|&x| !(x > 0.0 && x.is_finite())) {
+            return Err(refused(format!("number {i} on the diagonal of its factor is {}", factor[(i, i)])));
         }
-        Ok(Self { mean: DVector::from_iterator(n, mean.iter().map(wide)), factor, projections: projections.to_vec() })
+        let mean = DVector::from_iterator(n, mean.iter().map(wide));
+        Ok(Self { mean, factor, projections: projections.to_vec(), element })
     }
 
     /// Numbers that vary together: points times channels.
@@ -104,23 +118,27 @@ impl JointPrediction {
     /// The natural logarithm of the density at `y [n]`.
     ///
     /// # Errors
-    /// `y` has another length.
+    /// `y` has another length, or a number that is not finite.
     pub fn log_density(&self, y: &[f32]) -> Result<f64> {
         let n = self.len();
         if y.len() != n {
             return Err(Error::Length { shape: vec![n], expected: n, found: y.len() });
         }
+        check_finite("y", y)?;
         let rest = DVector::from_iterator(n, y.iter().map(|&y| f64::from(y))) - &self.mean;
         // The diagonal is positive, so that it always has a solution.
-        let z = self.factor.solve_lower_triangular(&rest).ok_or(Error::NotPositiveDefinite { n })?;
+        let refused =
+            || Error::NotPositiveDefinite { n, element: self.element, cause: "its factor is singular".into() };
+        let z = self.factor.solve_lower_triangular(&rest).ok_or_else(refused)?;
         let log_scale: f64 = self.factor.diagonal().iter().map(|x| x.ln()).sum();
         Ok(-0.5 * z.norm_squared() - log_scale - 0.5 * n as f64 * std::f64::consts::TAU.ln())
     }
 
     /// Draws `n_samples` values of all numbers, `[n_samples, n]`. The same seed gives the same
-    /// draws on every platform, up to the rounding of the prediction itself.
+    /// draws on every platform, up to the rounding of the prediction itself. Elements of a batch
+    /// draw different numbers from the same seed.
     pub fn samples(&self, n_samples: usize, seed: u64) -> Vec<f64> {
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut random = random(seed, self.element);
         (0..n_samples).flat_map(|_| self.draw(&mut random)).collect()
     }
 
@@ -128,6 +146,13 @@ impl JointPrediction {
         let z = DVector::from_iterator(self.len(), std::iter::repeat_with(|| normal(random)).take(self.len()));
         (&self.factor * z + &self.mean).as_slice().to_vec()
     }
+}
+
+/// The random numbers of a batch element: one stream for each, of the same seed.
+fn random(seed: u64, element: usize) -> ChaCha8Rng {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(element as u64);
+    random
 }
 
 fn row_major(matrix: &DMatrix<f64>) -> Vec<f64> {
@@ -155,16 +180,16 @@ impl Posterior {
         let config = &self.network.config;
         let targets = self.targets(x)?;
         let n = targets.n * config.dim_y;
-        if n > MAX_JOINT {
+        let allowed = (MAX_JOINT * MAX_JOINT / self.batch).isqrt();
+        if n > allowed {
             return Err(Error::LimitExceeded {
-                limit: "numbers predicted together (points times channels)",
+                limit: "numbers predicted together (points times channels), in each batch element",
                 requested: n as u64,
-                allowed: MAX_JOINT as u64,
+                allowed: allowed as u64,
             });
         }
         if n == 0 {
-            let none = || JointPrediction::new(covariance.kind, config.bound_std, &[], &[], &[]);
-            return (0..self.batch).map(|_| none()).collect();
+            return (0..self.batch).map(|b| JointPrediction::new(config, covariance.kind, b, [&[]; 3])).collect();
         }
         let encoded = self.encode_range(&targets, &(0..targets.n))?;
         let (mean, projections, diagonal) = covariance.forward(&encoded)?;
@@ -180,18 +205,20 @@ impl Posterior {
             b * len..(b + 1) * len
         };
         let one = |b| {
-            let (mean, projections) = (&mean[of(&mean, b)], &projections[of(&projections, b)]);
-            JointPrediction::new(covariance.kind, config.bound_std, mean, projections, &diagonal[of(&diagonal, b)])
+            let numbers = [&mean, &projections, &diagonal].map(|numbers| &numbers[of(numbers, b)]);
+            JointPrediction::new(config, covariance.kind, b, numbers)
         };
         (0..self.batch).map(one).collect()
     }
 
     /// The log-likelihood of `y` at `x` with a CMANP-AND, block after block of at most `block`
     /// points in their order: after each block but the last its true values are taken in. The
-    /// result depends on the order of the points and on the size of the blocks.
+    /// result depends on the order of the points and on the size of the blocks. One block's
+    /// covariance is held at a time.
     ///
     /// # Errors
-    /// As [`Posterior::predict_joint`] and [`Posterior::update`]; a block of 0; no points.
+    /// As [`Posterior::predict_joint`] and [`Posterior::update`]; a block of 0; no points; a number
+    /// of `y` that is not finite.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn evaluate(&self, x: &[f32], y: &[f32], block: usize) -> Result<Evaluation> {
         pollster::block_on(self.evaluate_async(x, y, block))
@@ -208,8 +235,10 @@ impl Posterior {
         if y.len() != expected {
             return Err(Error::Length { shape: vec![self.batch, n, config.dim_y], expected, found: y.len() });
         }
+        check_finite("y", y)?;
         let mut posterior = self.clone();
-        let (mut blocks, mut log_densities) = (Vec::new(), Vec::new());
+        let (mut mean, mut std) = (vec![Vec::new(); self.batch], vec![Vec::new(); self.batch]);
+        let mut log_densities = Vec::new();
         for start in (0..n).step_by(block) {
             let points = start..n.min(start + block);
             let pick = |numbers: &[f32], dim: usize| -> Vec<f32> {
@@ -220,19 +249,23 @@ impl Posterior {
             let predictions = posterior.predict_joint_async(&x).await?;
             let of_batch = predictions.iter().zip(y.chunks(points.len() * config.dim_y));
             log_densities.push(of_batch.map(|(prediction, y)| prediction.log_density(y)).collect::<Result<Vec<_>>>()?);
-            blocks.push(predictions);
+            for (b, prediction) in predictions.into_iter().enumerate() {
+                mean[b].extend(prediction.mean());
+                std[b].extend(prediction.std());
+            }
             if points.end < n {
                 posterior = posterior.update(&Context::new(&x, &y).batch(self.batch))?;
             }
         }
         let of_batch = |b: usize| log_densities.iter().map(|block| block[b]).sum::<f64>() / n as f64;
         let per_target = (0..self.batch).map(of_batch).collect();
-        Ok(Evaluation { blocks, log_densities, per_target })
+        Ok(Evaluation { mean: mean.concat(), std: std.concat(), log_densities, per_target })
     }
 
     /// Draws values at `x [batch, n_points, dim_x]` with a CMANP-AND, block after block of at most
     /// `block` points: what was drawn is taken in before the next block, so that any number of
-    /// points can vary together. Returns `[batch, n_points, dim_y]`.
+    /// points can vary together. Returns `[batch, n_points, dim_y]`. Elements of a batch draw
+    /// different numbers from the same seed.
     ///
     /// # Errors
     /// As [`Posterior::evaluate`].
@@ -248,7 +281,7 @@ impl Posterior {
     pub async fn sample_async(&self, x: &[f32], block: usize, seed: u64) -> Result<Vec<f32>> {
         let config = &self.network.config;
         let n = self.check_blocks("Posterior::sample", x, block)?;
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut random: Vec<ChaCha8Rng> = (0..self.batch).map(|b| random(seed, b)).collect();
         let mut posterior = self.clone();
         let mut drawn = vec![Vec::new(); self.batch];
         for start in (0..n).step_by(block) {
@@ -258,9 +291,12 @@ impl Posterior {
             let predictions = posterior.predict_joint_async(&x).await?;
             let values: Vec<Vec<f32>> = predictions
                 .iter()
-                .map(|prediction| prediction.draw(&mut random).into_iter().map(|y| y as f32).collect())
+                .zip(&mut random)
+                .map(|(prediction, random)| prediction.draw(random).into_iter().map(|y| y as f32).collect())
                 .collect();
-            posterior = posterior.update(&Context::new(&x, &values.concat()).batch(self.batch))?;
+            if end < n {
+                posterior = posterior.update(&Context::new(&x, &values.concat()).batch(self.batch))?;
+            }
             drawn.iter_mut().zip(values).for_each(|(all, values)| all.extend(values));
         }
         Ok(drawn.concat())

@@ -132,11 +132,11 @@ impl Cmanp {
     /// As [`Cmanp::condition`]; a block of 0.
     pub fn condition_in_blocks(&self, context: &Context<'_>, block: usize) -> Result<Posterior> {
         let points = Points::observed(&self.network.config, context)?;
-        let counts = points.counts();
+        // Before the counts: any batch fits no points, and counts would be made for all of it.
         if points.n == 0 {
             return Err(Error::EmptyContext { batch: None });
         }
-        if let Some(batch) = counts.iter().position(|&n| n == 0) {
+        if let Some(batch) = points.counts().iter().position(|&n| n == 0) {
             return Err(Error::EmptyContext { batch: Some(batch) });
         }
         Posterior::condition(&self.network, &points, block)

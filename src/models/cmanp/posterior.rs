@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     models::layers::softplus,
     ops::RollingState,
-    tensor::{PendingRead, Tensor},
+    tensor::{PendingRead, Tensor, check_finite},
 };
 
 /// A CMANP that has read observations: one [`RollingState`] for each layer, of constant size.
@@ -59,11 +59,12 @@ impl Prediction {
     /// channels: `[batch, n_points]`.
     ///
     /// # Errors
-    /// `y` is not of that shape.
+    /// `y` is not of that shape, or a number of it is not finite.
     pub fn log_density(&self, y: &[f32]) -> Result<Vec<f64>> {
         if y.len() != self.mean.len() {
             return Err(Error::Length { shape: self.shape.to_vec(), expected: self.mean.len(), found: y.len() });
         }
+        check_finite("y", y)?;
         let one = |((y, mean), std): ((&f32, &f32), &f32)| {
             let std = f64::from(*std);
             let z = (f64::from(*y) - f64::from(*mean)) / std;

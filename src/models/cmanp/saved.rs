@@ -7,11 +7,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cmanp, Network, Posterior, block::Encoder};
+use super::{Cmanp, Config, Network, Posterior, block::Encoder};
 use crate::{
     checkpoint::Checkpoint,
     error::{Error, Result},
-    ops::RollingState,
+    ops::{RollingState, scan_attention::MASKED},
 };
 
 /// Under which key the metadata of a saved posterior are.
@@ -22,6 +22,7 @@ const KEY: &str = "posterior";
 #[serde(deny_unknown_fields)]
 struct Metadata {
     model: String,
+    config: Config,
     /// That of the network's parameters.
     fingerprint: u64,
     /// That of the states, so that damage is seen.
@@ -61,6 +62,7 @@ impl Posterior {
         }
         let metadata = Metadata {
             model: "cmanp".into(),
+            config: self.network.config.clone(),
             fingerprint: self.network.fingerprint,
             states: checkpoint.fingerprint(),
             batch: self.batch,
@@ -94,7 +96,8 @@ impl Cmanp {
     /// The posterior that [`Posterior::to_checkpoint`] stored, on this network's device.
     ///
     /// # Errors
-    /// No saved posterior, that of another model or other parameters, a damaged or misshapen one.
+    /// No saved posterior, that of another model, configuration or parameters, a damaged or
+    /// misshapen one, states that no observations leave.
     pub fn restore(&self, checkpoint: &Checkpoint) -> Result<Posterior> {
         let network = &self.network;
         let config = &network.config;
@@ -108,6 +111,9 @@ impl Cmanp {
                 "the posterior is of model {:?} with parameters {:016x}, allowed is \"cmanp\" with {:016x}",
                 saved.model, saved.fingerprint, network.fingerprint
             ));
+        }
+        if saved.config != *config {
+            return refused("the posterior is of a model with these parameters, but another configuration".into());
         }
         if saved.states != checkpoint.fingerprint() {
             return refused(format!(
@@ -126,10 +132,16 @@ impl Cmanp {
                 saved.n_points.len()
             ));
         }
+        if let Some(batch) = saved.n_points.iter().position(|&n| n == 0) {
+            return refused(format!("the posterior has 0 observations in batch element {batch}, allowed is 1 or more"));
+        }
         let shape = [saved.batch, n_latents, config.n_heads, 3 + 2 * (config.d_model / config.n_heads)];
         let states = checkpoint.load(&network.device, |parameters| {
-            let state =
-                |i| Ok(RollingState { rows: parameters.tensor(&format!("state_{i}"), &shape)?, head_major: false });
+            let state = |i| {
+                let name = format!("state_{i}");
+                check_rows(&name, parameters.numbers(&name, &shape)?, shape[3])?;
+                Ok(RollingState { rows: parameters.tensor(&name, &shape)?, head_major: false })
+            };
             (0..layers.len()).map(state).collect::<Result<Vec<_>>>()
         })?;
         let queries = layers.iter().map(|layer| layer.queries(saved.batch)).collect::<Result<_>>()?;
@@ -141,5 +153,22 @@ impl Cmanp {
             states,
             readout: Arc::new(OnceLock::new()),
         })
+    }
+}
+
+/// Refuses a row that no keys leave: a reference without a weight would read as if it had keys.
+fn check_rows(name: &str, rows: &[f32], width: usize) -> Result<()> {
+    let is_unread = |row: &[f32]| row[0] <= 0.5 * MASKED && row[1..].iter().all(|&x| x == 0.0);
+    let is_read = |row: &[f32]| row[0] > 0.5 * MASKED && row[1] > 0.0 && row.iter().all(|x| x.is_finite());
+    match rows.chunks(width).position(|row| !is_unread(row) && !is_read(row)) {
+        None => Ok(()),
+        Some(row) => Err(Error::Config {
+            message: format!(
+                "row {row} of the posterior's {name} has reference {} and weight {}, allowed is a finite row with a \
+                 weight above 0, or one of sums 0 with a reference of {MASKED:e}",
+                rows[row * width],
+                rows[row * width + 1]
+            ),
+        }),
     }
 }

@@ -3,6 +3,7 @@
 use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
+use super::{LARGE, SHRINK, SMALLEST};
 use crate::simd::{load_some, store_some};
 
 /// Numbers in a task: enough to be worth a thread.
@@ -18,6 +19,25 @@ pub(super) fn layer_norm(
 ) -> Vec<f32> {
     let norm = Norm { scale, bias, epsilon };
     dispatch!(Level::new(), simd => norm.run(simd, x, width, residual))
+}
+
+/// The mean and the variance of a row times `shrink`.
+#[inline(always)]
+fn moments<S: Simd>(simd: S, x: &[f32], shrink: f32) -> (f32, f32) {
+    let width = x.len() as f32;
+    let mean = sum(
+        simd,
+        x,
+        #[inline(always)]
+        |x| x * shrink,
+    ) / width;
+    let variance = sum(
+        simd,
+        x,
+        #[inline(always)]
+        |x| (x * shrink - mean) * (x * shrink - mean),
+    ) / width;
+    (mean, variance)
 }
 
 struct Norm<'a> {
@@ -47,25 +67,21 @@ impl Norm<'_> {
     #[inline(always)]
     fn row<S: Simd>(&self, simd: S, x: &[f32], y: &mut [f32]) {
         let lanes = S::f32s::LEN;
-        let width = x.len() as f32;
-        let mean = sum(
-            simd,
-            x,
-            #[inline(always)]
-            |x| x,
-        ) / width;
-        let variance = sum(
-            simd,
-            x,
-            #[inline(always)]
-            |x| (x - mean) * (x - mean),
-        ) / width;
-        let factor = 1.0 / (variance + self.epsilon).sqrt();
+        let mut shrink = 1.0;
+        let (mut mean, mut variance) = moments(simd, x, shrink);
+        // Not a number if the mean overflowed.
+        if variance.is_nan() || variance > LARGE {
+            shrink = SHRINK;
+            (mean, variance) = moments(simd, x, shrink);
+            // A row of one and the same number has no variance, and its epsilon is lost.
+            variance = variance.max(SMALLEST);
+        }
+        let factor = 1.0 / (variance + self.epsilon * shrink * shrink).sqrt();
         for (i, y) in y.chunks_mut(lanes).enumerate() {
             let at = i * lanes..i * lanes + y.len();
             let scale = load_some(simd, &self.scale[at.clone()]) * factor;
             let bias = load_some(simd, &self.bias[at.clone()]);
-            let centred = load_some(simd, &x[at]) - mean;
+            let centred = load_some(simd, &x[at]) * shrink - mean;
             store_some::<S>(centred.mul_add(scale, bias) + load_some(simd, y), y);
         }
     }

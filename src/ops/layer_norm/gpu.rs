@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::{LARGE, SHRINK, SMALLEST};
 use crate::{
     device::gpu::{Access, Dispatch, Gpu, Variant, shader},
     error::Result,
@@ -29,6 +30,10 @@ struct Params {
     x_base: u32,
     residual_base: u32,
     y_base: u32,
+    large: f32,
+    shrink: f32,
+    smallest: f32,
+    padding: [u32; 2],
 }
 
 pub(super) fn layer_norm(
@@ -69,6 +74,10 @@ pub(super) fn layer_norm(
             x_base,
             residual_base,
             y_base,
+            large: LARGE * SHRINK,
+            shrink: SHRINK,
+            smallest: SMALLEST,
+            padding: [0; 2],
         };
         gpu.dispatch(&Dispatch {
             pipeline: &pipeline,

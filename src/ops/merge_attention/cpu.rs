@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{HEADROOM, state_width};
+use super::{HEADROOM, REFERENCE_STEP, state_width};
 use crate::ops::scan_attention::MASKED;
 
 /// Numbers in a task: enough to be worth a thread.
@@ -51,7 +51,7 @@ impl Inputs<'_> {
             || Row::new(width),
             |sum, (i, (merged, lse))| {
                 for (r, (merged, lse)) in merged.chunks_exact_mut(width).zip(lse).enumerate() {
-                    self.sum(i * chunk + r, sum);
+                    self.sum(i * chunk + r, false, sum);
                     if !sum.is_empty() {
                         let scale = 1.0 / sum.weights;
                         merged.iter_mut().zip(&sum.sums).for_each(|(y, x)| *y = (x * scale) as f32);
@@ -72,7 +72,7 @@ impl Inputs<'_> {
             || Row::new(self.width),
             |sum, (i, state)| {
                 for (r, state) in state.chunks_exact_mut(state_width).enumerate() {
-                    self.sum(i * chunk + r, sum);
+                    self.sum(i * chunk + r, true, sum);
                     state[0] = sum.reference;
                     (state[1], state[2]) = halves(sum.weights);
                     let (high, low) = state[3..].split_at_mut(self.width);
@@ -89,8 +89,8 @@ impl Inputs<'_> {
         (TASK / ((self.n_parts + 2 * self.states.len()) * self.width).max(1)).max(1)
     }
 
-    /// Sums a row over everything, states first.
-    fn sum(&self, row: usize, sum: &mut Row) {
+    /// Sums a row over everything, states first, to attention or to a state.
+    fn sum(&self, row: usize, to_state: bool, sum: &mut Row) {
         let (rows, width) = (self.rows, self.width);
         let of_row = |state: &'_ [f32]| row * state.len() / rows..(row + 1) * state.len() / rows;
         let states = self.states.iter().map(|state| &state[of_row(state)]);
@@ -103,6 +103,9 @@ impl Inputs<'_> {
         sum.sums.fill(0.0);
         if sum.is_empty() {
             return;
+        }
+        if to_state {
+            sum.reference = on_grid(sum.reference);
         }
         for state in states {
             let scale = if state[0] == sum.reference { 1.0 } else { f64::from(state[0] - sum.reference).exp() };
@@ -141,6 +144,12 @@ impl Row {
 /// The larger of two, or the one that is not a number: what is wrong must not get lost.
 fn larger(a: f32, b: f32) -> f32 {
     if a.is_nan() || a >= b { a } else { b }
+}
+
+/// The first multiple of [`REFERENCE_STEP`] that is not below; zero has one sign.
+fn on_grid(reference: f32) -> f32 {
+    let snapped = (reference * (1.0 / REFERENCE_STEP)).ceil() * REFERENCE_STEP;
+    if snapped == 0.0 { 0.0 } else { snapped }
 }
 
 /// A number as the sum of a large and a small one: 48 bits.

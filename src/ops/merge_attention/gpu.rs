@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{HEADROOM, state_width};
+use super::{HEADROOM, REFERENCE_STEP, state_width};
 use crate::{
     device::gpu::{Access, Buffer, Dispatch, Gpu, Variant, View, shader},
     error::Result,
@@ -54,7 +54,9 @@ struct Params {
     merged_lse_base: u32,
     headroom: f32,
     zero: u32,
-    padding: [u32; 3],
+    reference_step: f32,
+    steps_of_one: f32,
+    padding: u32,
 }
 
 pub(super) fn merge_attention(
@@ -116,6 +118,7 @@ pub(super) fn merge_states(
 
 /// The values and log-sum-exp of a state.
 pub(super) fn read_state(gpu: &Arc<Gpu>, state: &Tensor, [rows, width]: [usize; 2]) -> Result<[Buffer; 2]> {
+    gpu.check_bindings(&[state.len()])?;
     let (values, log_sum_exp) = (gpu.allocate(rows * width)?, gpu.allocate(rows)?);
     let buffers = [state.gpu().first(state.len()), values.first(rows * width), log_sum_exp.first(rows)];
     launch(gpu, READ, [0, rows, width], [0, 0], &buffers)?;
@@ -143,7 +146,9 @@ fn launch(
         merged_lse_base,
         headroom: HEADROOM,
         zero: 0,
-        padding: [0; 3],
+        reference_step: REFERENCE_STEP,
+        steps_of_one: 1.0 / REFERENCE_STEP,
+        padding: 0,
     };
     gpu.dispatch(&Dispatch {
         pipeline: &pipeline,

@@ -15,13 +15,24 @@
 //! rounds the rest by 1e-7 and makes it weigh less than before by `e^8`. Errors of the writes are
 //! those of attention over one block, and are averaged, not accumulated: the error of a stream
 //! of `n` writes is at most that of the worst write (about `(1 + |l|) 1e-7`) plus `n 2^-48`.
+//!
+//! References are multiples of 8: the first at or above the log-sum-exp of the write that set
+//! them. A merge of states takes the larger of their references, so that it adds without another
+//! rounding where they are the same, and rounds the other state by 1e-7 where they are not. Any
+//! number of states whose log-sum-exps differ by less than 8 has at most two references, and
+//! what is merged into a state moves it once for every 8 that the largest rises, not each time.
+//!
+//! # Values
+//!
+//! A weight is at most `e^8`, and the sums are f32: `n` writes of values as large as `v` need
+//! `n e^8 |v| < 3e38`. Values up to `1e20` leave room for `1e15` writes.
 
 use crate::{
     error::{Error, Result},
     ops::{
         Attention, ScanAttention,
         merge_attention::{merge_states, read_state, state_width},
-        scan_attention::scan_attention,
+        scan_attention::{Problem, scan_attention},
     },
     tensor::{Mask, Tensor, check_same_device},
 };
@@ -63,7 +74,8 @@ impl RollingAttention {
     /// The state that is given stays as it is. Any cut of the same keys into writes gives the
     /// same state up to rounding, see the [module](self). A value that is not finite and not
     /// masked makes what its head reads not finite for good; such a key may do so, or have no
-    /// weight. Check what comes from outside.
+    /// weight. Check what comes from outside. Values near the limit of f32 overflow in the sums,
+    /// see [Values](self#values).
     ///
     /// # Errors
     /// As [`scan_attention`](crate::ops::scan_attention()); a state of another shape; on a GPU,
@@ -79,9 +91,9 @@ impl RollingAttention {
         let head_major = self.queries.shape().len() == 4;
         // Before the work, so that an error costs nothing.
         check_same_device(WRITE, &self.queries, &[Some(k), Some(v), state.map(|state| &state.rows)])?;
-        let read = scan_attention(&self.queries, k, v, &options)?;
-        let mut shape = read.log_sum_exp.shape().to_vec();
-        shape.push(state_width(read.values.len() / read.log_sum_exp.len()));
+        let problem = Problem::new(&self.queries, k, v, &options)?;
+        let mut shape = problem.lse_shape();
+        shape.push(state_width(problem.v_dim));
         if let Some(state) = state
             && (state.rows.shape() != shape || state.head_major != head_major)
         {
@@ -92,6 +104,7 @@ impl RollingAttention {
                 expected: format!("{shape:?}, head_major {head_major}: what these queries and values write"),
             });
         }
+        let read = scan_attention(&self.queries, k, v, &options)?;
         let states: Vec<&Tensor> = state.iter().map(|state| &state.rows).collect();
         Ok(RollingState { rows: merge_states(&states, Some(&read), shape)?, head_major })
     }
@@ -145,7 +158,7 @@ impl RollingState {
     /// The width of a value.
     fn v_dim(&self, op: &'static str) -> Result<usize> {
         match *self.rows.shape() {
-            [batch, a, b, width] if batch * a * b > 0 && width >= state_width(1) && width % 2 == 1 => {
+            [_, _, _, width] if !self.rows.shape().contains(&0) && width >= state_width(1) && width % 2 == 1 => {
                 Ok((width - 3) / 2)
             }
             _ => Err(Error::Shape {

@@ -99,7 +99,7 @@ impl Problem {
         }
     }
 
-    fn new(q: &Tensor, k: &Tensor, v: &Tensor, options: &ScanAttention<'_>) -> Result<Self> {
+    pub fn new(q: &Tensor, k: &Tensor, v: &Tensor, options: &ScanAttention<'_>) -> Result<Self> {
         let mismatch = |left_name, left: &Tensor, right_name, right: &Tensor, rule| Error::ShapeMismatch {
             op: OP,
             left_name,
