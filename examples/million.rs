@@ -64,11 +64,11 @@ enum Attention {
     Scan,
 }
 
-/// A whole number above 0; `100_000` is allowed.
+/// A whole number from 1 to a billion; `100_000` is allowed.
 fn count(text: &str) -> Result<usize, String> {
     match text.replace('_', "").parse() {
-        Ok(0) | Err(_) => Err("a whole number above 0 is needed".into()),
-        Ok(n) => Ok(n),
+        Ok(n @ 1..=1_000_000_000) => Ok(n),
+        _ => Err("a whole number from 1 to 1000000000 is needed".into()),
     }
 }
 

@@ -1,17 +1,19 @@
 //! CMANP: a neural process whose posterior takes in an endless stream of observations in
 //! constant memory and constant time a point, exactly (arXiv 2305.14567).
 //!
-//! ```no_run
+//! ```
 //! use wgpu_attention::{Device, models::cmanp::{Cmanp, Context}};
 //!
 //! # fn main() -> wgpu_attention::Result<()> {
 //! let model = Cmanp::open(&Device::best(), "checkpoints/cmanp_gp_1d.safetensors")?;
-//! let mut posterior = model.condition(&Context::new(&[-1.0, 0.0], &[0.3, -0.1]))?;
-//! for (x, y) in [(0.5, 0.2), (1.0, 0.5)] {
-//!     posterior = posterior.update(&Context::new(&[x], &[y]))?; // never larger than before
+//! // Three numbers a point: the time, and the cosine and sine of the phase of a known cycle.
+//! let point = |t: f32| [t, (44.0 * t).cos(), (44.0 * t).sin()];
+//! let mut posterior = model.condition(&Context::new(&point(-1.0), &[0.3]))?;
+//! for (t, y) in [(0.5, 0.2), (1.0, 0.5)] {
+//!     posterior = posterior.update(&Context::new(&point(t), &[y]))?; // never larger than before
 //! }
-//! let prediction = posterior.predict(&[-0.5, 0.25])?; // .mean, .std
-//! posterior.save("posterior.safetensors")?;
+//! let prediction = posterior.predict(&point(0.75))?; // .mean, .std
+//! # assert!(prediction.mean[0].is_finite());
 //! # Ok(())
 //! # }
 //! ```
