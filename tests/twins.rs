@@ -302,3 +302,34 @@ proptest! {
         }
     }
 }
+
+/// Long enough that a recurrence takes several launches: a software adapter ends every loop
+/// after 65,535 iterations.
+#[test]
+fn long_recurrences_go_on_from_launch_to_launch() {
+    let run = |device: &Device| {
+        let mut random = Random::new(9);
+        let mut tensor = |shape: &[usize], scale: f32| {
+            Tensor::new(device, shape, &random.scaled(shape.iter().product(), scale)).unwrap()
+        };
+        let x = tensor(&[1, 300, 3], 1.0);
+        let input = Linear { weight: tensor(&[3, 4 * 256], 0.5), bias: None };
+        let hidden = tensor(&[256, 4 * 256], 0.05);
+        let long = lstm(&x, &Lstm { input, hidden }, None).unwrap().values.read().unwrap();
+        let n = 70_000;
+        let (k, v) = (unit_norm(&tensor(&[1, n, 8], 1.0)).unwrap(), tensor(&[1, n, 8], 1.0));
+        let p = Probabilities::sigmoid(&tensor(&[1, n, 1], 1.0)).unwrap();
+        let options = AttentionMemory::new(1).p_write(&p).p_erase(&p);
+        let read = |form| {
+            let read = attention_memory(&k, &k, &v, &options.form(form)).unwrap();
+            read.values.read().unwrap()[8 * (n - 10)..].to_vec()
+        };
+        [long, read(Form::Recurrent), read(Form::Chunked)]
+    };
+    let cpu = run(&Device::cpu());
+    for (name, device) in gpus() {
+        for (gpu, cpu) in run(&device).iter().zip(&cpu) {
+            assert_twins(gpu, cpu, &name);
+        }
+    }
+}
