@@ -1,7 +1,6 @@
 // linear_attention_merge: sums of parts, up to `fan_in` of them in each, in their order.
 //
 //   parts [n_parts, n] · sum [n_parts / fan_in, n], rounded up
-//{% if has_other %} · other [n], added last; there is one sum{% endif %}
 //
 // A thread for each number, 64 in a workgroup; no workgroup memory.
 
@@ -12,10 +11,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> parts: array<f32>;
-//# if has_other
-@group(0) @binding(1) var<storage, read> other: array<f32>;
-//# endif
-@group(0) @binding(2) var<storage, read_write> sum: array<f32>;
+@group(0) @binding(1) var<storage, read_write> sum: array<f32>;
 @group(1) @binding(0) var<uniform> params: Params;
 
 //# include "lib/group.wgsl"
@@ -35,8 +31,5 @@ fn main(
   for (var part = first; part < min(first + params.fan_in, params.n_parts); part++) {
     total += parts[part * params.n + i % params.n];
   }
-//# if has_other
-  total += other[i];
-//# endif
   sum[i] = total;
 }

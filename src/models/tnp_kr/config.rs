@@ -184,10 +184,14 @@ impl Config {
         self.obs_dim + embedded.filter_map(|group| group.dim).sum::<usize>() + self.n_values
     }
 
+    /// Every perceptron of the model.
+    fn mlps(&self) -> impl Iterator<Item = &MlpConfig> {
+        [&self.embed_all, &self.ffn, &self.head].into_iter().chain(self.attention.mlps())
+    }
+
     /// The width of the widest layer.
     pub(super) fn widest(&self) -> usize {
-        let mlps = [&self.embed_all, &self.ffn, &self.head].into_iter().chain(self.attention.mlps());
-        let widest = mlps.flat_map(|mlp| &mlp.dims).copied().max().unwrap_or(1);
+        let widest = self.mlps().flat_map(|mlp| &mlp.dims).copied().max().unwrap_or(1);
         // Coordinates join the tokens.
         let dims: usize = self.groups.iter().filter_map(|group| group.dim).sum();
         widest.max(self.n_inputs()).saturating_add(dims).max(1)
@@ -206,8 +210,7 @@ impl Config {
             ));
         }
         // Enough for any model that fits in a file, and no overflow anywhere.
-        let mlps = [&self.embed_all, &self.ffn, &self.head].into_iter().chain(self.attention.mlps());
-        let widths = mlps.flat_map(|mlp| &mlp.dims);
+        let widths = self.mlps().flat_map(|mlp| &mlp.dims);
         let is_wide = widths.chain([&self.n_values, &self.obs_dim]).any(|&width| width > 1 << 20);
         if is_wide || self.n_blocks > 1 << 10 || self.n_repeats > 1 << 10 {
             return refused("a width over 2^20, or more than 2^10 blocks or repeats".into());

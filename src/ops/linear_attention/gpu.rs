@@ -38,11 +38,6 @@ struct ReadConstants {
     normalizer: &'static str,
 }
 
-#[derive(Clone, Copy, Debug, Serialize)]
-struct MergeConstants {
-    has_other: bool,
-}
-
 fn name(normalizer: Normalizer) -> &'static str {
     match normalizer {
         Normalizer::None => "none",
@@ -143,41 +138,20 @@ pub(super) fn write(
     let mut parts = (partial, n_parts);
     while parts.1 > FAN_IN {
         let n_sums = parts.1.div_ceil(FAN_IN);
-        parts = (sum(gpu, &parts.0, parts.1, len, n_sums, None)?, n_sums);
+        parts = (sum(gpu, &parts.0, parts.1, len, n_sums)?, n_sums);
     }
-    Ok(Tensor::from_gpu(shape, gpu, sum(gpu, &parts.0, parts.1, len, 1, None)?))
-}
-
-/// The element-wise sum of two tensors of one shape.
-pub(super) fn add(gpu: &Arc<Gpu>, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let sum = sum(gpu, a.gpu(), 1, a.len(), 1, Some(b))?;
-    Ok(Tensor::from_gpu(a.shape().to_vec(), gpu, sum))
+    Ok(Tensor::from_gpu(shape, gpu, sum(gpu, &parts.0, parts.1, len, 1)?))
 }
 
 /// `parts [n_parts, n]` added, [`FAN_IN`] at a time and in their order, to `[n_sums, n]`.
-fn sum(
-    gpu: &Arc<Gpu>,
-    parts: &Buffer,
-    n_parts: usize,
-    n: usize,
-    n_sums: usize,
-    other: Option<&Tensor>,
-) -> Result<Buffer> {
-    let constants = MergeConstants { has_other: other.is_some() };
-    let mut bindings = vec![(0, Access::Read)];
-    bindings.extend(other.is_some().then_some((1, Access::Read)));
-    bindings.push((2, Access::Write));
-    let variant =
-        Variant { name: "linear_attention_merge", constants: &constants, bindings: &bindings, untrusted: None };
+fn sum(gpu: &Arc<Gpu>, parts: &Buffer, n_parts: usize, n: usize, n_sums: usize) -> Result<Buffer> {
+    let bindings = [(0, Access::Read), (1, Access::Write)];
+    let variant = Variant { name: "linear_attention_merge", constants: &(), bindings: &bindings, untrusted: None };
     let pipeline = gpu.pipeline(&variant)?;
-    gpu.check_bindings(&[n_parts * n])?;
     let y = gpu.allocate(n_sums * n)?;
-    let mut buffers = vec![parts.first(n_parts * n)];
-    buffers.extend(other.map(|other| other.gpu().first(n)));
-    buffers.push(y.first(n_sums * n));
     gpu.dispatch(&Dispatch {
         pipeline: &pipeline,
-        buffers: &buffers,
+        buffers: &[parts.first(n_parts * n), y.first(n_sums * n)],
         params: bytemuck::cast_slice(&[n as u32, n_parts as u32, FAN_IN as u32, 0]),
         n_groups: (n_sums * n).div_ceil(64) as u64,
         cost: (n * n_parts) as f64,
@@ -252,10 +226,6 @@ pub(crate) fn variants() -> Vec<(String, Result<String>)> {
             variants.push((format!("linear_attention_read {constants:?}"), text));
         }
     }
-    for has_other in [false, true] {
-        let constants = MergeConstants { has_other };
-        let text = shader::expand("linear_attention_merge", &constants);
-        variants.push((format!("linear_attention_merge {constants:?}"), text));
-    }
+    variants.push(("linear_attention_merge".into(), shader::expand("linear_attention_merge", &())));
     variants
 }

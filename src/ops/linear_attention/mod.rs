@@ -10,7 +10,7 @@ pub(crate) mod gpu;
 
 use serde::{Deserialize, Serialize};
 
-use super::feature_map::FeatureMap;
+use super::{add, feature_map::FeatureMap};
 use crate::{
     error::{Error, Result},
     tensor::{Mask, Storage, Tensor, check_same_device},
@@ -256,17 +256,6 @@ impl LinearState {
         }
         check_same_device(MERGE, &self.sums, &[Some(&other.sums)])?;
         let n_keys = self.n_keys.iter().zip(&other.n_keys).map(|(a, b)| a.saturating_add(*b)).collect();
-        Ok(Self { sums: add(&self.sums, &other.sums)?, v_dim: self.v_dim, n_keys })
-    }
-}
-
-fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    match a.storage() {
-        Storage::Cpu(_) => {
-            let sums = a.cpu().iter().zip(b.cpu()).map(|(a, b)| a + b).collect();
-            Ok(Tensor::from_cpu(a.shape().to_vec(), sums))
-        }
-        #[cfg(feature = "gpu")]
-        Storage::Gpu(gpu, _) => gpu::add(gpu, a, b),
+        Ok(Self { sums: add(&self.sums, &other.sums, 1.0)?, v_dim: self.v_dim, n_keys })
     }
 }
