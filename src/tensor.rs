@@ -56,6 +56,20 @@ impl Tensor {
         Self { shape, storage: Storage::Gpu(gpu.clone(), Arc::new(buffer)) }
     }
 
+    /// A tensor of this shape that an operation may write over: a copy of `from`, or zeros.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn own(from: Option<&Self>, shape: &[usize], device: &Device) -> Result<Self> {
+        let zeros = Self::new(device, shape, &vec![0.0; n_elements(shape)])?;
+        match from {
+            Some(from) if !from.is_empty() => {
+                let n = from.len();
+                let zero = Self::new(device, &[1], &[0.0])?;
+                crate::ops::add(&from.reshape(&[n, 1])?, &zero, 1.0)?.reshape(shape)
+            }
+            _ => Ok(zeros),
+        }
+    }
+
     /// The size of each dimension, slowest first.
     pub fn shape(&self) -> &[usize] {
         &self.shape
@@ -176,7 +190,7 @@ impl Tensor {
                 allowed: "one that contains STORAGE".into(),
             });
         }
-        let buffer = Arc::new(Buffer::borrowed(buffer));
+        let buffer = Arc::new(Buffer::borrowed(buffer, wanted));
         Ok(Self { shape: shape.to_vec(), storage: Storage::Gpu(gpu.clone(), buffer) })
     }
 }

@@ -1,5 +1,6 @@
 //! Where tensors live and operations run: the CPU, or a GPU through `wgpu`.
 
+mod capabilities;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
 
@@ -8,8 +9,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+pub use capabilities::{AdapterKind, Capabilities, Decision};
 #[cfg(feature = "gpu")]
-pub use gpu::{Adapter, AdapterKind, GpuOptions};
+pub use gpu::{Adapter, GpuOptions};
 
 /// A place to compute. Cheap to clone; clones are the same device.
 ///
@@ -47,7 +49,16 @@ impl Device {
         match &self.0 {
             Backend::Cpu => usize::MAX,
             #[cfg(feature = "gpu")]
-            Backend::Gpu(gpu) => gpu.max_binding().try_into().unwrap_or(usize::MAX),
+            Backend::Gpu(gpu) => gpu.capabilities().max_binding.try_into().unwrap_or(usize::MAX),
+        }
+    }
+
+    /// What the device is and allows: all that decides how an operation runs.
+    pub fn capabilities(&self) -> Capabilities {
+        match &self.0 {
+            Backend::Cpu => Capabilities::cpu(),
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(gpu) => gpu.capabilities().clone(),
         }
     }
 
@@ -194,6 +205,19 @@ impl Device {
         match &self.0 {
             Backend::Cpu => None,
             Backend::Gpu(gpu) => Some(gpu.limits()),
+        }
+    }
+
+    /// Writes the pipelines compiled so far to the folder of the options
+    /// ([`GpuOptions::pipeline_folder`]), so that the next start compiles nothing. Happens by
+    /// itself when the last clone of the device and its tensors is dropped.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save_pipelines(&self) -> Result<()> {
+        match &self.0 {
+            Backend::Cpu => Ok(()),
+            Backend::Gpu(gpu) => gpu.save_pipelines(),
         }
     }
 

@@ -36,6 +36,8 @@ impl PoolState {
 #[derive(Debug)]
 pub(crate) struct Buffer {
     raw: wgpu::Buffer,
+    /// Numbers that were asked for; the buffer may be longer.
+    len: usize,
     /// Where it goes when dropped; none for a buffer of the application's.
     pool: Option<(Arc<Pool>, u64)>,
 }
@@ -53,13 +55,12 @@ impl Buffer {
         &self.raw
     }
 
-    pub(crate) fn borrowed(raw: wgpu::Buffer) -> Self {
-        Self { raw, pool: None }
+    pub(crate) fn borrowed(raw: wgpu::Buffer, len: usize) -> Self {
+        Self { raw, len, pool: None }
     }
 
-    /// The part that holds the first `len` elements.
-    pub(crate) fn first(&self, len: usize) -> View<'_> {
-        self.elements(0, len).0
+    pub(crate) fn len(&self) -> usize {
+        self.len
     }
 
     /// The part that holds elements `first..end`, and where the first one is in it. Bindings
@@ -126,7 +127,7 @@ impl Gpu {
         let size = size_class(bytes).min(allowed - allowed % 4);
         let mut state = lock(&self.pool.0);
         let generation = state.generation;
-        let own = |raw| Buffer { raw, pool: Some((self.pool.clone(), generation)) };
+        let own = |raw| Buffer { raw, len, pool: Some((self.pool.clone(), generation)) };
         if let Some(raw) = state.free.get_mut(&size).and_then(Vec::pop) {
             state.memory.pooled -= size;
             state.memory.in_use += size;

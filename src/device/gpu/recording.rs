@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc};
 
-use super::{Gpu, View, lock, shader::Pipeline};
+use super::{Gpu, Pipeline, View, lock};
 use crate::error::{Error, Result};
 
 /// The most bytes of parameters that one dispatch may have.
@@ -90,7 +90,7 @@ impl Gpu {
             let mut recording = lock(&self.recording);
             let params_offset = recording.params.len().next_multiple_of(alignment);
             let overflows = (params_offset + params.len()) as u64 + MAX_PARAMS > PARAMS_BUFFER;
-            let too_long = recording.cost > 0.0 && recording.cost + cost > self.submit_budget;
+            let too_long = recording.cost > 0.0 && recording.cost + cost > self.capabilities.submit_budget;
             if overflows || too_long {
                 drop(recording);
                 self.submit()?;

@@ -3,6 +3,7 @@
 pub(crate) mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+mod plan;
 
 use crate::{
     error::{Error, Result},
@@ -46,6 +47,13 @@ pub(crate) struct Problem {
     pub n_in: usize,
     pub n_out: usize,
     pub activation: Activation,
+}
+
+impl Problem {
+    /// Floating-point operations, about.
+    fn cost_of_row(&self) -> f64 {
+        2.0 * self.n_in as f64 * self.n_out as f64
+    }
 }
 
 /// `activation(x W + b) + residual` for `x [.., n_in]`; `residual` and the result are

@@ -6,8 +6,9 @@ mod bias;
 mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+mod plan;
 #[cfg(feature = "gpu")]
-mod select;
+mod text;
 
 pub use bias::{Bias, BiasFn, BiasTerm, CustomBias, Distance, Kernel, MAX_COORDINATES};
 
@@ -69,6 +70,12 @@ pub(crate) struct Problem {
     pub scale: f32,
     /// Columns of the coordinates; 0 without bias terms.
     pub n_columns: usize,
+    /// Basis functions of all bias terms; one for a term of the user's.
+    pub n_basis: usize,
+    /// Whether the bias has a matrix.
+    pub has_matrix: bool,
+    /// Into how many parts the caller wishes the keys to be split.
+    pub n_splits: Option<usize>,
 }
 
 impl Problem {
@@ -192,6 +199,9 @@ impl Problem {
             head_major,
             scale,
             n_columns: 0,
+            n_basis: 0,
+            has_matrix: false,
+            n_splits: options.n_splits,
         };
         if let Some(mask) = options.key_mask {
             let expected = [problem.batch, problem.n_keys];
@@ -206,6 +216,8 @@ impl Problem {
         }
         if let Some(bias) = &options.bias {
             problem.n_columns = bias.check(problem.batch, n_heads, problem.n_queries, problem.n_keys)?;
+            problem.n_basis = bias.terms.iter().map(|term| term.n_basis(n_heads).max(1)).sum();
+            problem.has_matrix = bias.matrix.is_some();
         }
         if let Some(n_splits) = options.n_splits
             && (n_splits == 0 || n_splits > problem.n_keys)
@@ -279,6 +291,6 @@ pub fn scan_attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &ScanAttentio
             })
         }
         #[cfg(feature = "gpu")]
-        Storage::Gpu(gpu, _) => gpu::scan_attention(gpu, &problem, q, k, v, mask, &bias, options.n_splits),
+        Storage::Gpu(gpu, _) => gpu::scan_attention(gpu, &problem, [q, k, v], mask, &bias),
     }
 }

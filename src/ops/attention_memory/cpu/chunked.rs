@@ -5,7 +5,7 @@ use fearless_simd::prelude::*;
 
 use super::{Head, pack_memory, store_row, unpack_memory};
 use crate::{
-    ops::attention_memory::{Problem, select::CHUNK},
+    ops::attention_memory::{Problem, plan::CHUNK},
     simd::{
         load_some,
         tile::{Panel, Panels, ROWS, VECTORS, product},
