@@ -5,8 +5,6 @@ pub(crate) mod gpu;
 
 use rayon::prelude::*;
 
-#[cfg(feature = "gpu")]
-use crate::{Device, tensor::n_elements};
 use crate::{
     error::{Error, Result},
     tensor::{Storage, Tensor, check_same_device},
@@ -54,18 +52,5 @@ pub fn add(a: &Tensor, b: &Tensor, scale: f32) -> Result<Tensor> {
         }
         #[cfg(feature = "gpu")]
         Storage::Gpu(gpu, _) => gpu::add(gpu, a, b, scale),
-    }
-}
-
-/// A tensor of this shape that an operation may write over: a copy of `from`, or zeros.
-#[cfg(feature = "gpu")]
-pub(crate) fn own_copy(from: Option<&Tensor>, shape: &[usize], device: &Device) -> Result<Tensor> {
-    let n = n_elements(shape);
-    match from {
-        Some(from) if n > 0 => {
-            let zero = Tensor::new(device, &[1], &[0.0])?;
-            add(&from.reshape(&[n, 1])?, &zero, 1.0)?.reshape(shape)
-        }
-        _ => Tensor::new(device, shape, &vec![0.0; n]),
     }
 }

@@ -8,7 +8,6 @@ use super::{LsamOutput, LsamState, Problem};
 use crate::{
     device::gpu::{Access, Dispatch, Gpu, Variant, shader},
     error::{Error, Result},
-    ops::add::own_copy,
     tensor::Tensor,
 };
 
@@ -68,8 +67,8 @@ pub(super) fn lsam(
     let variant = Variant { name: "lsam", constants: &constants, bindings: &bindings, untrusted: None };
     let pipeline = gpu.pipeline(&variant)?;
     let device = z.device();
-    let hidden = own_copy(state.map(|state| &state.hidden), &[batch, d_model], &device)?;
-    let memory = own_copy(state.map(|state| &state.memory), &problem.memory_shape(), &device)?;
+    let hidden = Tensor::own(state.map(|state| &state.hidden), &[batch, d_model], &device)?;
+    let memory = Tensor::own(state.map(|state| &state.memory), &problem.memory_shape(), &device)?;
     let len = batch * n * d_model;
     gpu.check_bindings(&[z.len(), weight.len(), memory.len()])?;
     let y = gpu.allocate(len)?;

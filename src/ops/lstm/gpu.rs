@@ -8,7 +8,6 @@ use super::{LstmOutput, MAX_HIDDEN};
 use crate::{
     device::gpu::{Access, Dispatch, Gpu, Variant, shader},
     error::{Error, Result},
-    ops::add::own_copy,
     tensor::Tensor,
 };
 
@@ -57,7 +56,7 @@ pub(super) fn lstm(
     let bindings = [(0, Access::Read), (1, Access::Read), (2, Access::Write), (3, Access::Write)];
     let variant = Variant { name: "lstm", constants: &constants, bindings: &bindings, untrusted: None };
     let pipeline = gpu.pipeline(&variant)?;
-    let state = own_copy(state, &[batch, 2, hidden], &gates.device())?;
+    let state = Tensor::own(state, &[batch, 2, hidden], &gates.device())?;
     let len = batch * n * hidden;
     gpu.check_bindings(&[gates.len(), weight.len()])?;
     let y = gpu.allocate(len)?;
