@@ -287,7 +287,7 @@ impl<'a, P: Params> Launch<'a, P> {
 
     /// Copies of the operands that share a binding, side by side: for each operand, the buffer and
     /// where it begins there.
-    fn shared(&self, parts: &[Part<'_>]) -> Result<Vec<Option<(Arc<Buffer>, usize)>>> {
+    fn shared(&self, parts: &[Part<'_>]) -> Result<Vec<Option<(Buffer, usize)>>> {
         let slots = &self.pipeline.slots;
         let mut shared = vec![None; slots.len()];
         if slots.iter().all(|slot| !slot.is_shared) {
@@ -305,7 +305,7 @@ impl<'a, P: Params> Launch<'a, P> {
                     allowed,
                 });
             }
-            let buffer = Arc::new(self.gpu.allocate(len)?);
+            let buffer = self.gpu.allocate(len)?;
             let mut first = 0;
             for (i, (_, part)) in all() {
                 self.gpu.copy(part.buffer, part.elements.start, &buffer, first, part.elements.len())?;

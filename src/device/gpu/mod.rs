@@ -2,19 +2,27 @@
 //! readback each have a file here; nothing above this folder touches `wgpu`.
 
 mod adapter;
+mod commands;
 mod launch;
 mod memory;
 mod pipeline;
+mod promise;
 mod readback;
 mod recording;
+mod scope;
 mod shader;
 mod share;
+mod shared;
+mod waiting;
 
 use std::{
     collections::HashMap,
     fmt,
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use crate::{
@@ -23,16 +31,19 @@ use crate::{
 };
 pub(crate) use adapter::adapters;
 pub use adapter::{Adapter, GpuOptions};
+pub(crate) use commands::Dispatch;
 pub(crate) use launch::{Part, Work};
 pub(crate) use memory::{Buffer, Pool, View};
 pub(crate) use pipeline::Pipeline;
-pub(crate) use readback::PendingRead;
-pub(crate) use recording::Dispatch;
+pub(crate) use readback::Download;
+pub(crate) use scope::Recorded;
 pub(crate) use shader::{Field, Kernel, Params, params};
 pub use shader::{Needs, Shader};
 
 /// An open GPU.
 pub(crate) struct Gpu {
+    /// Tells it from other devices of the same adapter.
+    number: u64,
     device: wgpu::Device,
     queue: wgpu::Queue,
     name: String,
@@ -42,7 +53,13 @@ pub(crate) struct Gpu {
     pool: Arc<Pool>,
     pipeline_file: Option<pipeline::PipelineFile>,
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
-    recording: Mutex<recording::Recording>,
+    own: Mutex<recording::Own>,
+    /// Bytes uploaded since the last submit.
+    uploaded: AtomicU64,
+    /// See [`Gpu::signal`].
+    signal: OnceLock<wgpu::Buffer>,
+    #[cfg(not(target_arch = "wasm32"))]
+    waiter: waiting::Waiter,
     /// The first error that no call could return, and why the device was lost.
     late_error: Arc<Mutex<Option<LateError>>>,
 }
@@ -50,8 +67,6 @@ pub(crate) struct Gpu {
 #[derive(Clone, Debug)]
 enum LateError {
     Lost(String),
-    /// Work was refused after it was recorded, so tensors exist that were never written.
-    Failed(String),
     Uncaptured(String),
 }
 
@@ -84,14 +99,16 @@ impl Gpu {
         Ok(gpu)
     }
 
-    pub(crate) fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Self {
+    fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         let info = device.adapter_info();
         let name = format!("{} ({}, shared by the application)", info.name, info.backend);
         Self::new(device, queue, name, &GpuOptions::default())
     }
 
     fn new(device: wgpu::Device, queue: wgpu::Queue, name: String, options: &GpuOptions) -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
         Self {
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
             name,
             limits: device.limits(),
             capabilities: adapter::capabilities(&device, &options.variants),
@@ -99,11 +116,20 @@ impl Gpu {
             pipeline_file: options.pipeline_folder.clone().and_then(|at| pipeline::PipelineFile::open(&device, at)),
             pool: Arc::default(),
             pipelines: Mutex::default(),
-            recording: Mutex::default(),
+            own: Mutex::default(),
+            uploaded: AtomicU64::new(0),
+            signal: OnceLock::new(),
+            #[cfg(not(target_arch = "wasm32"))]
+            waiter: waiting::Waiter::default(),
             late_error: Arc::default(),
             device,
             queue,
         }
+    }
+
+    /// The name, and which of the devices it is that this program has opened.
+    pub(crate) fn identity(&self) -> String {
+        format!("{self}, device {} of this program", self.number)
     }
 
     /// The limits that the device was opened with.
@@ -146,16 +172,10 @@ impl Gpu {
         match found {
             None => Ok(made),
             Some(wgpu::Error::OutOfMemory { source }) => {
-                Err(Error::OutOfMemory { requested: 0, message: source.to_string() })
+                Err(Error::OutOfMemory { requested: None, message: source.to_string() })
             }
             Some(error) => Err(Error::Validation { what: what.to_owned(), message: error.to_string() }),
         }
-    }
-
-    /// Refuses all later work because of an error.
-    fn fail_for_good(&self, error: Error) -> Error {
-        lock(&self.late_error).get_or_insert(LateError::Failed(error.to_string()));
-        error
     }
 
     /// Returns an error that came after the call that caused it.
@@ -164,9 +184,6 @@ impl Gpu {
         match &*late {
             None => Ok(()),
             Some(LateError::Lost(message)) => Err(Error::DeviceLost { message: message.clone() }),
-            Some(LateError::Failed(message)) => {
-                Err(Error::Validation { what: "earlier work of this device".into(), message: message.clone() })
-            }
             Some(LateError::Uncaptured(message)) => {
                 let error = Error::Validation { what: "earlier work".into(), message: message.clone() };
                 *late = None;

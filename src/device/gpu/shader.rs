@@ -42,7 +42,8 @@ pub struct Shader {
     pub wgsl: String,
     /// What a device must offer to run it.
     pub needs: Needs,
-    /// The fields of the uniform as the host lays them out.
+    /// The fields of the uniform as the host lays them out; a test holds them against the text.
+    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) params: &'static [Field],
 }
 
