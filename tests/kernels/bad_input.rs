@@ -1,17 +1,9 @@
 //! Bad input is an error that names what was asked and what is allowed; never a panic, a hang
 //! or a wrong number.
 
-mod support;
-
-use support::{devices, refused, zeros};
+use crate::support::{devices, refused, zeros};
 use wgpu_attention::{
-    Device, Error, Mask, Tensor,
-    checkpoint::{Checkpoint, Parameters},
-    models::{
-        cmanp,
-        layers::torch_linear,
-        tnp_kr::{AttentionConfig, Config, Context, KrBlock, Locations, TnpKr},
-    },
+    Device, Mask, Tensor,
     ops::{
         Activation, Bias, BiasTerm, Distance, FeatureKind, FeatureMap, Kernel, Linear, LinearAttention, LinearState,
         Normalizer, RollingAttention, RollingState, Rows, ScanAttention, concat, feature_map, geglu, layer_norm,
@@ -188,7 +180,7 @@ fn linear_attention() {
 #[cfg(feature = "gpu")]
 #[test]
 fn linear_attention_on_two_devices() {
-    for (_, device) in support::gpus() {
+    for (_, device) in crate::support::gpus() {
         let (here, there) = (Device::cpu(), &device);
         let attention = LinearAttention::favor(1, zeros(&here, &[6, 4]));
         let (k, far) = (zeros(&here, &[1, 5, 4]), zeros(there, &[1, 5, 4]));
@@ -253,7 +245,7 @@ fn without_any_adapter() {
         return;
     }
     let status = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "without_any_adapter"])
+        .args(["--exact", "bad_input::without_any_adapter"])
         .env(HIDDEN, "1")
         .env("VK_DRIVER_FILES", "/dev/null")
         .env("VK_ICD_FILENAMES", "/dev/null")

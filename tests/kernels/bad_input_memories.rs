@@ -1,3 +1,14 @@
+//! Bad input of the attention memories and of the recurrences, as in `bad_input.rs`.
+
+use crate::support::{devices, refused, zeros};
+use wgpu_attention::{
+    Device, Tensor,
+    ops::{
+        AttentionMemory, Form, HeadMoves, Linear, Lsam, LsamState, Lstm, Probabilities, TapeInputs, TapeOptions, add,
+        attention_memory, gate, lsam, lstm, read_memory, tape, unit_norm, write_memory,
+    },
+};
+
 #[test]
 fn memories() {
     for (_, device) in devices() {

@@ -1,9 +1,10 @@
 //! Linear attention against float64 on the CPU and on every adapter: features, writes, merges,
 //! reads, and how FAVOR+ approaches softmax attention.
 
-mod support;
+mod favor;
+mod many_keys;
 
-use support::{Random, bound, devices, error, oracle, poison};
+use crate::support::{Random, bound, devices, error, oracle, poison};
 use wgpu_attention::{
     Device, Mask, Tensor,
     ops::{

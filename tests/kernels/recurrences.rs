@@ -1,10 +1,11 @@
-fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
-}
+//! LSTM and LSAM against float64.
 
-fn wide(x: &[f32]) -> Vec<f64> {
-    x.iter().map(|&x| f64::from(x)).collect()
-}
+use crate::support::{Random, bound, devices, error, poison, sigmoid, wide};
+use proptest::prelude::*;
+use wgpu_attention::{
+    Device, Tensor,
+    ops::{Linear, Lsam, LsamState, Lstm, lsam, lstm},
+};
 
 /// `x W` for `W [n_in, n_out]`.
 fn product(x: &[f64], weight: &[f32]) -> Vec<f64> {

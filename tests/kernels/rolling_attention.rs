@@ -1,8 +1,8 @@
 //! Rolling attention against float64 attention over all the keys at once, however they are cut.
 
-mod support;
+mod long_streams;
 
-use support::{Random, devices, error, oracle, poison};
+use crate::support::{Random, devices, error, oracle, poison};
 use wgpu_attention::{
     Device, Mask, Tensor,
     ops::{RollingAttention, RollingState, scan_attention::MASKED},
@@ -95,14 +95,6 @@ impl Cut<'_> {
     }
 }
 
-fn shuffled(random: &mut Random, n: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..n).collect();
-    for i in (1..n).rev() {
-        order.swap(i, random.below(i + 1));
-    }
-    order
-}
-
 #[test]
 fn any_cut_reads_as_attention_over_all_keys() {
     let mut random = Random::new(1);
@@ -141,7 +133,7 @@ fn the_order_of_the_stream_does_not_matter() {
     let mut random = Random::new(2);
     let case = stream(&mut random, [1, 2, 9, 300, 6, 6]);
     let truth = oracle::scan_attention(&case);
-    let order = shuffled(&mut random, case.n_keys);
+    let order = random.shuffled(case.n_keys);
     for (name, device) in devices() {
         let cut = Cut { device: &device, case: &case, head_major: true };
         let error = cut.error(&cut.stream(&order, 7), &truth);
@@ -154,14 +146,14 @@ fn parts_merge_in_any_order() {
     let mut random = Random::new(3);
     let case = stream(&mut random, [2, 2, 5, 2000, 6, 7]);
     let truth = oracle::scan_attention(&case);
-    let keys = shuffled(&mut random, case.n_keys);
+    let keys = random.shuffled(case.n_keys);
     for (name, device) in devices() {
         let cut = Cut { device: &device, case: &case, head_major: false };
         for n_parts in [2, 7, 1000] {
             let parts: Vec<RollingState> =
                 keys.chunks(case.n_keys.div_ceil(n_parts)).map(|keys| cut.write(None, keys)).collect();
             assert_eq!(parts.len(), n_parts);
-            let order = shuffled(&mut random, n_parts);
+            let order = random.shuffled(n_parts);
             let mut merged = parts[order[0]].clone();
             for &part in &order[1..] {
                 merged = merged.merge(&parts[part]).unwrap();

@@ -1,11 +1,11 @@
 //! Scan attention against the float64 oracle and its CPU twin: lengths, head sizes, layouts,
 //! masks, biases, splits.
 
-mod support;
+mod custom_bias;
 
 use std::sync::Arc;
 
-use support::{
+use crate::support::{
     Random, bound, devices, error,
     oracle::{self, Case, Term, projected},
     poison,

@@ -1,3 +1,11 @@
+//! The tapes of a memory machine against float64.
+
+use crate::support::{Random, bound, devices, error, poison, sigmoid, wide};
+use wgpu_attention::{
+    Device, Tensor,
+    ops::{HeadMoves, TapeInputs, TapeOptions, tape, unit_norm},
+};
+
 /// The tapes of a machine in float64.
 fn tapes(
     sizes: [usize; 5],

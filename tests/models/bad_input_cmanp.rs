@@ -1,3 +1,12 @@
+//! Bad input of CMANP is an error that names what was asked and what is allowed.
+
+use crate::support::{CHECKPOINT, devices, parameters, refused};
+use wgpu_attention::{
+    Device,
+    checkpoint::{Checkpoint, Parameters},
+    models::{cmanp, layers::torch_linear},
+};
+
 fn cmanp_config() -> cmanp::Config {
     let text = r#"{"dim_x": 1, "dim_y": 2, "d_model": 8, "dim_feedforward": 8, "n_heads": 2, "n_latents": 3,
         "n_latents_per_layer": 4, "n_layers": 2, "emb_depth": 2, "bound_std": false}"#;
@@ -6,17 +15,7 @@ fn cmanp_config() -> cmanp::Config {
 
 /// A network whose parameters are all zero but for what a configuration asks of their shapes.
 fn cmanp_model(device: &Device, config: &cmanp::Config) -> (cmanp::Cmanp, Checkpoint) {
-    let mut checkpoint = Checkpoint::default();
-    loop {
-        match cmanp::Cmanp::new(device, config, &checkpoint) {
-            Ok(model) => return (model, checkpoint),
-            Err(Error::MissingParameter { name, expected }) => {
-                let n = expected.iter().product();
-                checkpoint.insert(&name, &expected, vec![0.0; n]).unwrap();
-            }
-            Err(other) => panic!("{other}"),
-        }
-    }
+    parameters(|checkpoint| cmanp::Cmanp::new(device, config, checkpoint), |_, shape| vec![0.0; shape.iter().product()])
 }
 
 #[test]

@@ -1,32 +1,19 @@
-//! Bad input of the attention memories and of their networks, as in `bad_input.rs`.
+//! Bad input of the networks with attention memories.
 
-mod support;
-
-use support::{devices, refused, zeros};
+use crate::support::{devices, parameters, refused, zeros};
 use wgpu_attention::{
-    Device, Error, Tensor,
+    Error,
     checkpoint::Checkpoint,
     models::nam::{
         Accuracy, AttentionGates, ClassifierType, EmbeddingConfig, Episode, FewShot, FewShotConfig, Generator,
         LsamAeConfig, NamAttention, NamTmAe, NamTmConfig, TransformerConfig, TuringOption,
     },
-    ops::{
-        Activation, AttentionMemory, Form, HeadMoves, Linear, Lsam, LsamState, Lstm, Probabilities, TapeInputs,
-        TapeOptions, add, attention_memory, gate, lsam, lstm, read_memory, tape, unit_norm, write_memory,
-    },
+    ops::Activation,
 };
 
-/// Parameters of the shapes that are asked for, all zero.
-fn parameters<T>(build: impl Fn(&Checkpoint) -> Result<T, Error>) -> T {
-    let mut checkpoint = Checkpoint::default();
-    loop {
-        match build(&checkpoint) {
-            Err(Error::MissingParameter { name, expected }) => {
-                checkpoint.insert(&name, &expected, vec![0.0; expected.iter().product()]).unwrap();
-            }
-            other => return other.unwrap_or_else(|error| panic!("{error}")),
-        }
-    }
+/// A network whose parameters are all zero.
+fn zero<T>(build: impl Fn(&Checkpoint) -> Result<T, Error>) -> T {
+    parameters(build, |_, shape| vec![0.0; shape.iter().product()]).0
 }
 
 #[test]
@@ -49,7 +36,7 @@ fn memory_networks() {
             &["mem_size 3", "n_heads 2", "dim 8", "no_jump"],
         );
         refused(build(&config), &["embedding.0.weight", "missing"]);
-        let model = parameters(|checkpoint| NamTmAe::new(&device, &config, checkpoint));
+        let model = zero(|checkpoint| NamTmAe::new(&device, &config, checkpoint));
         refused(model.forward(1, &[0, 5]), &["token", "5", "0 to 4"]);
         refused(model.forward(2, &[0, 1, 2]), &["tokens", "3 for a batch of 2"]);
         refused(model.forward(0, &[]), &["tokens", "batch of 0"]);
@@ -60,7 +47,7 @@ fn memory_networks() {
         refused(attention(8, 3), &["d_model 8", "nhead 3"]);
         refused(attention(8, 0), &["nhead is 0"]);
         let erasing =
-            parameters(|checkpoint| checkpoint.load(&device, |p| NamAttention::load(p, 8, 2, AttentionGates::Erase)));
+            zero(|checkpoint| checkpoint.load(&device, |p| NamAttention::load(p, 8, 2, AttentionGates::Erase)));
         refused(erasing.forward(&zeros(&device, &[1, 3, 8]), None), &["Erase", "causal"]);
         let lsam = LsamAeConfig { vocab_size: 5, d_model: 6, nhead: 3, dim_feedforward: 4 };
         refused(wgpu_attention::models::nam::LsamAe::new(&device, &lsam, &empty), &["embedding.weight"]);
@@ -70,7 +57,7 @@ fn memory_networks() {
         .unwrap();
         refused(transformer.check(), &["qkv 6", "heads 4"]);
         let transformer = TransformerConfig { qkv: 8, ..transformer };
-        let model = parameters(|c| wgpu_attention::models::nam::NamTransformer::new(&device, &transformer, c));
+        let model = zero(|c| wgpu_attention::models::nam::NamTransformer::new(&device, &transformer, c));
         refused(model.forward(1, &[0, 1, 2, 3]), &["max_len", "4", "3"]);
     }
     for text in ["{}", r#"{"dim":8,"vocab_size":5,"n_heads":2,"mem_size":4,"tape_length":3,"option":"fly"}"#] {
@@ -88,7 +75,7 @@ fn episodes() {
             n_novel: 2,
             embedding: EmbeddingConfig { n_in: 4, dims: vec![], activation: Activation::Relu },
         };
-        let model = parameters(|checkpoint| FewShot::new(&device, &config, checkpoint));
+        let model = zero(|checkpoint| FewShot::new(&device, &config, checkpoint));
         let run = |labels: &[f32], supports: &[f32], base_ids: &[usize]| {
             model.condition(&Episode { batch: 1, n_novel: 2, supports, labels, base_ids })
         };

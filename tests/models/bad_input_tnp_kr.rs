@@ -1,4 +1,11 @@
-const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/checkpoints/gp_1d.safetensors");
+//! Bad input of TNP-KR, and files that are none of its checkpoints.
+
+use crate::support::{CHECKPOINT, devices, refused};
+use wgpu_attention::{
+    Device, Error,
+    checkpoint::Checkpoint,
+    models::tnp_kr::{AttentionConfig, Config, Context, KrBlock, Locations, TnpKr},
+};
 
 #[test]
 fn contexts_and_predictions() {

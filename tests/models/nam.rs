@@ -1,9 +1,6 @@
-//! Neural attention memory: its recurrences and networks against float64 and against each other.
+//! Networks with neural attention memory: their properties, with random parameters.
 
-mod support;
-
-use proptest::prelude::*;
-use support::{Random, bound, devices, error, poison};
+use crate::support::{Random, devices, error, parameters, wide};
 use wgpu_attention::{
     Device, Error, Tensor,
     checkpoint::Checkpoint,
@@ -11,26 +8,12 @@ use wgpu_attention::{
         AttentionGates, Classifier, ClassifierType, EmbeddingConfig, Episode, FewShot, FewShotConfig, Generator,
         NamAttention, NamTmAe, NamTmConfig, TuringOption,
     },
-    ops::{
-        Activation, Form, HeadMoves, Linear, Lsam, LsamState, Lstm, Probabilities, TapeInputs, TapeOptions, lsam, lstm,
-        tape, unit_norm,
-    },
+    ops::{Activation, Form, Probabilities, unit_norm},
 };
 
-/// Random parameters of the shapes that are asked for.
-fn parameters<T>(seed: u64, build: impl Fn(&Checkpoint) -> Result<T, Error>) -> (T, Checkpoint) {
+fn random<T>(seed: u64, build: impl Fn(&Checkpoint) -> Result<T, Error>) -> (T, Checkpoint) {
     let mut random = Random::new(seed);
-    let mut checkpoint = Checkpoint::default();
-    loop {
-        match build(&checkpoint) {
-            Err(Error::MissingParameter { name, expected }) => {
-                let n: usize = expected.iter().product();
-                let fan_in = expected.last().copied().unwrap_or(1) as f32;
-                checkpoint.insert(&name, &expected, random.scaled(n, 1.5 / fan_in.sqrt())).unwrap();
-            }
-            other => return (other.unwrap_or_else(|error| panic!("{error}")), checkpoint),
-        }
-    }
+    parameters(build, |_, shape| random.layer(shape, 1.5))
 }
 
 #[test]
@@ -40,7 +23,7 @@ fn causal_attention_ends_as_bidirectional_attention() {
         for gates in [AttentionGates::Ungated, AttentionGates::Gated] {
             let build =
                 |checkpoint: &Checkpoint| checkpoint.load(&device, |p| NamAttention::load(p, d_model, n_heads, gates));
-            let (attention, _) = parameters(1, build);
+            let (attention, _) = random(1, build);
             let x = Tensor::new(&device, &[2, n, d_model], &Random::new(2).numbers(2 * n * d_model)).unwrap();
             let whole = attention.forward(&x, None).unwrap();
             for form in [Form::Recurrent, Form::Chunked] {
@@ -71,7 +54,7 @@ fn what_comes_later_does_not_matter() {
             TuringOption::Paper,
         ] {
             let config = config(option);
-            let (model, checkpoint) = parameters(3, |c| NamTmAe::new(&device, &config, c));
+            let (model, checkpoint) = random(3, |c| NamTmAe::new(&device, &config, c));
             let long = model.forward(1, &[1, 5, 2, 6, 3, 0]).unwrap().read().unwrap();
             let short = model.forward(1, &[1, 5, 2]).unwrap().read().unwrap();
             for (a, b) in short.iter().zip(&long) {
@@ -93,7 +76,7 @@ fn checkpoints_open_with_their_metadata() {
     let device = Device::cpu();
     let config =
         NamTmConfig { dim: 4, vocab_size: 3, n_heads: 1, mem_size: 4, tape_length: 2, option: TuringOption::NoErase };
-    let (_, mut checkpoint) = parameters(4, |c| NamTmAe::new(&device, &config, c));
+    let (_, mut checkpoint) = random(4, |c| NamTmAe::new(&device, &config, c));
     let path = std::env::temp_dir().join(format!("nam_tm_{}.safetensors", std::process::id()));
     checkpoint.set_metadata("config", serde_json::to_string(&config).unwrap());
     for (model, is_right) in [("nam_tm", true), ("tnp_kr", false)] {
@@ -116,7 +99,7 @@ fn written_classes_are_found_and_erased_from_the_base() {
         embedding: EmbeddingConfig { n_in: 6, dims: vec![9, 8], activation: Activation::Relu },
     };
     for (name, device) in devices() {
-        let (model, _) = parameters(5, |c| FewShot::new(&device, &config, c));
+        let (model, _) = random(5, |c| FewShot::new(&device, &config, c));
         let supports = Random::new(6).numbers(2 * 6);
         let labels = [1.0, 0.0, 0.0, 1.0];
         let base_ids = [0, 1, 2, 3];

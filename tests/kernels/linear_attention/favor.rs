@@ -1,3 +1,7 @@
+//! Random features, and how FAVOR+ approaches softmax attention.
+
+use super::*;
+
 /// The error of FAVOR+ against softmax attention, root mean square over seeds and outputs.
 fn favor_error(n_features: usize, rows: Rows) -> f64 {
     let device = Device::cpu();

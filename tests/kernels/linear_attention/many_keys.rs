@@ -1,3 +1,7 @@
+//! Sums over many keys keep their digits.
+
+use super::*;
+
 /// Positive features, so that the sums only grow: adding 100,000 numbers one after another in f32
 /// loses about 1e-4 of them; adding sums of a few dozen, in f64 or as a tree, does not.
 #[test]

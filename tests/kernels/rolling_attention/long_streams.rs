@@ -1,3 +1,7 @@
+//! States that have read more than f32 can count.
+
+use super::*;
+
 /// A state that has read 2^24 times as much as it did, had by merging it with itself.
 fn doubled(mut state: RollingState, times: usize) -> RollingState {
     for _ in 0..times {
@@ -72,7 +76,7 @@ fn naive(queries: &[f32], n: u64) -> Vec<f32> {
 }
 
 /// Ten million points on the CPU, one, 64 and 4096 at a time, against float64. Takes minutes:
-/// `cargo test --release --test rolling_attention -- --ignored --nocapture ten_million`.
+/// `cargo test --release --test kernels -- --ignored --nocapture ten_million`.
 #[test]
 #[ignore = "takes minutes"]
 fn ten_million_points() {

@@ -1,3 +1,7 @@
+//! Biases of the user's own.
+
+use super::*;
+
 /// The user's bias against the same function in the oracle.
 fn check_custom(what: &str, wgsl: &str, params: &[f32], cpu: fn(&[f32], &[f32], usize, &[f32]) -> f32) {
     let mut random = Random::new(7);
@@ -73,7 +77,7 @@ fn custom_bias_can_be_alibi() {
 #[cfg(feature = "gpu")]
 #[test]
 fn a_broken_snippet_gives_nagas_message() {
-    for (name, device) in support::gpus() {
+    for (name, device) in crate::support::gpus() {
         for (wgsl, wanted) in [
             ("let d = q_coord[0] - k_cord[0];\nreturn d;", "k_cord"),
             ("return q_coord;", "return"),

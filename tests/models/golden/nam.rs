@@ -1,6 +1,9 @@
 //! The cases of neural attention memory (arXiv 2302.09422). The papers' own sequences come first,
 //! `[n, batch, width]`; here the batch does.
 
+mod few_shot;
+mod lsam;
+
 use std::path::Path;
 
 use wgpu_attention::{
@@ -16,33 +19,35 @@ use wgpu_attention::{
     },
 };
 
-use crate::{Outputs, support::fixture::Fixture};
+use super::Outputs;
+use crate::support::fixture::Fixture;
 
 type Result<T> = wgpu_attention::Result<T>;
 
+type Run<'a> = fn(&Case<'a>) -> Result<Outputs>;
+
 /// `None` if the case is of another system.
 pub fn run(fixture: &Fixture, _path: &Path, device: &Device) -> Option<std::result::Result<Outputs, String>> {
-    let of = |prefix: &str| fixture.case.starts_with(prefix);
-    let case = Case { fixture, device };
-    let outputs = match () {
-        () if of("nam_primitives") => case.primitives(),
-        () if of("nam_attention") => case.attention(),
-        () if of("nam_causal") => case.causal(),
-        () if of("lsam_cell") => case.lsam_cell(),
-        () if of("lsam_decoder") => case.lsam_decoder(),
-        () if of("lsam_blsam") => case.blsam(),
-        () if of("lsam_encoder_layer") => case.lsam_encoder_layer(),
-        () if of("lsam_ae") => case.lsam_ae(),
-        () if of("namtmae") => case.nam_tm_ae(),
-        () if of("namtm") => case.nam_tm(),
-        () if of("fewshot_sequential") => case.sequential(),
-        () if of("fewshot") => case.few_shot(),
-        () if of("lra_nam") => case.transformer(),
-        () if of("op_lstm") => case.lstm(),
-        () if of("op_unitnorm") => case.unit_norm(),
-        () => return None,
-    };
-    Some(outputs.map_err(|error| error.to_string()))
+    // By the start of a case's name; the first that fits counts.
+    let cases: [(&str, Run<'_>); 15] = [
+        ("nam_primitives", Case::primitives),
+        ("nam_attention", Case::attention),
+        ("nam_causal", Case::causal),
+        ("lsam_cell", Case::lsam_cell),
+        ("lsam_decoder", Case::lsam_decoder),
+        ("lsam_blsam", Case::blsam),
+        ("lsam_encoder_layer", Case::lsam_encoder_layer),
+        ("lsam_ae", Case::lsam_ae),
+        ("namtmae", Case::nam_tm_ae),
+        ("namtm", Case::nam_tm),
+        ("fewshot_sequential", Case::sequential),
+        ("fewshot", Case::few_shot),
+        ("lra_nam", Case::transformer),
+        ("op_lstm", Case::lstm),
+        ("op_unitnorm", Case::unit_norm),
+    ];
+    let (_, run) = cases.iter().find(|(start, _)| fixture.case.starts_with(start))?;
+    Some(run(&Case { fixture, device }).map_err(|error| error.to_string()))
 }
 
 struct Case<'a> {

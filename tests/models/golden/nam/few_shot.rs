@@ -1,5 +1,9 @@
+//! The cases of the few-shot classifiers.
+
+use super::*;
+
 impl Case<'_> {
-    fn few_shot(&self) -> Result<Outputs> {
+    pub fn few_shot(&self) -> Result<Outputs> {
         let text = |name: &str| self.fixture.config[name].clone();
         let config = FewShotConfig {
             generator: serde_json::from_value(text("weight_generator_type")).unwrap(),
@@ -27,7 +31,7 @@ impl Case<'_> {
         ]))
     }
 
-    fn sequential(&self) -> Result<Outputs> {
+    pub fn sequential(&self) -> Result<Outputs> {
         let &[n, n_classes] = self.shape("in.labels") else { panic!() };
         let &[n_base, n_features] = self.shape("param.weight_base") else { panic!() };
         let mut weights = unit_norm(&self.tensor("param.weight_base"))?.read()?;
@@ -59,5 +63,4 @@ impl Case<'_> {
         }
         Ok(found)
     }
-
 }

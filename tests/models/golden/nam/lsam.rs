@@ -1,5 +1,9 @@
+//! The cases of the LSAM.
+
+use super::*;
+
 impl Case<'_> {
-    fn lsam_cell(&self) -> Result<Outputs> {
+    pub fn lsam_cell(&self) -> Result<Outputs> {
         let (input_dim, d_model, n_heads) = (self.size("input_dim"), self.size("d_model"), self.size("nhead"));
         let checkpoint = self.fixture.checkpoint();
         let cell = checkpoint.load(self.device, |p| LsamCell::load(p, input_dim, d_model, n_heads))?;
@@ -33,28 +37,28 @@ impl Case<'_> {
         Ok(outputs([("y", sequence_first(&output.values)?), ("h", hidden.read()?), ("AM", memory.read()?)]))
     }
 
-    fn lsam_decoder(&self) -> Result<Outputs> {
+    pub fn lsam_decoder(&self) -> Result<Outputs> {
         let (input_dim, d_model, n_heads) = (self.size("input_dim"), self.size("d_model"), self.size("nhead"));
         let checkpoint = self.fixture.checkpoint();
         let decoder = checkpoint.load(self.device, |p| LsamDecoder::load(p, input_dim, d_model, n_heads))?;
         Self::lsam_outputs(&decoder.forward(&self.batch_first("in.x"), &self.tensor("in.AM"))?)
     }
 
-    fn blsam(&self) -> Result<Outputs> {
+    pub fn blsam(&self) -> Result<Outputs> {
         let (input_dim, d_model, n_heads) = (self.size("input_dim"), self.size("d_model"), self.size("nhead"));
         let checkpoint = self.fixture.checkpoint();
         let blsam = checkpoint.load(self.device, |p| Blsam::load(p, input_dim, d_model, n_heads))?;
         Self::lsam_outputs(&blsam.forward(&self.batch_first("in.x"))?)
     }
 
-    fn lsam_encoder_layer(&self) -> Result<Outputs> {
+    pub fn lsam_encoder_layer(&self) -> Result<Outputs> {
         let (d_model, n_heads, ff) = (self.size("d_model"), self.size("nhead"), self.size("dim_feedforward"));
         let checkpoint = self.fixture.checkpoint();
         let layer = checkpoint.load(self.device, |p| LsamEncoderLayer::load(p, d_model, n_heads, ff))?;
         Self::lsam_outputs(&layer.forward(&self.batch_first("in.src"))?)
     }
 
-    fn lsam_ae(&self) -> Result<Outputs> {
+    pub fn lsam_ae(&self) -> Result<Outputs> {
         let config = LsamAeConfig {
             vocab_size: self.size("vocab_size"),
             d_model: self.size("d_model"),
@@ -65,5 +69,4 @@ impl Case<'_> {
         let output = model.forward(self.shape("in.tokens")[0], &self.indices("in.tokens"))?;
         Ok(outputs([("logits", classes_first(&output.values)?), ("AM", output.state.memory.read()?)]))
     }
-
 }
