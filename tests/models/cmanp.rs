@@ -1,10 +1,8 @@
 //! Properties of the whole model, with random parameters.
 
-mod support;
-
-use support::{Random, devices};
+use crate::support::{Random, devices, parameters};
 use wgpu_attention::{
-    Device, Error,
+    Device,
     checkpoint::Checkpoint,
     models::cmanp::{Cmanp, Config, Context, CovarianceConfig, CovarianceKind, Posterior, Prediction},
     ops::scan_attention::MASKED,
@@ -33,21 +31,9 @@ fn joint(kind: CovarianceKind) -> Config {
     Config { bound_std: kind == CovarianceKind::Cholesky, covariance: Some(covariance), ..config() }
 }
 
-/// Random parameters of the shapes that a configuration asks for, found by asking for them.
-fn parameters(config: &Config, seed: u64) -> Checkpoint {
+fn random_checkpoint(config: &Config, seed: u64) -> Checkpoint {
     let mut random = Random::new(seed);
-    let mut checkpoint = Checkpoint::default();
-    loop {
-        match Cmanp::new(&Device::cpu(), config, &checkpoint) {
-            Ok(_) => return checkpoint,
-            Err(Error::MissingParameter { name, expected }) => {
-                let n: usize = expected.iter().product();
-                let scale = 2.0 / (*expected.last().unwrap() as f32).sqrt();
-                checkpoint.insert(&name, &expected, random.scaled(n, scale)).unwrap();
-            }
-            Err(other) => panic!("{other}"),
-        }
-    }
+    parameters(|checkpoint| Cmanp::new(&Device::cpu(), config, checkpoint), |_, shape| random.layer(shape, 2.0)).1
 }
 
 struct Data {
@@ -81,14 +67,6 @@ fn assert_close(a: &Prediction, b: &Prediction, what: &str) {
     }
 }
 
-fn shuffled(random: &mut Random, n: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..n).collect();
-    for i in (1..n).rev() {
-        order.swap(i, random.below(i + 1));
-    }
-    order
-}
-
 fn bits(prediction: &Prediction) -> Vec<u32> {
     prediction.mean.iter().chain(&prediction.std).map(|x| x.to_bits()).collect()
 }
@@ -96,9 +74,9 @@ fn bits(prediction: &Prediction) -> Vec<u32> {
 #[test]
 fn updates_of_any_size_and_order_are_one_condition() {
     let (config, mut random) = (config(), Random::new(1));
-    let checkpoint = parameters(&config, 2);
+    let checkpoint = random_checkpoint(&config, 2);
     let (context, test) = (data(&mut random, 150), data(&mut random, 33));
-    let order = shuffled(&mut random, 150);
+    let order = random.shuffled(150);
     for (name, device) in devices() {
         let model = Cmanp::new(&device, &config, &checkpoint).unwrap();
         let whole = model.condition(&context.context()).unwrap();
@@ -129,7 +107,7 @@ fn updates_of_any_size_and_order_are_one_condition() {
 #[test]
 fn parts_of_a_context_merge_in_any_order() {
     let (config, mut random) = (config(), Random::new(3));
-    let checkpoint = parameters(&config, 4);
+    let checkpoint = random_checkpoint(&config, 4);
     let (context, test) = (data(&mut random, 1000), data(&mut random, 20));
     for (name, device) in devices() {
         let model = Cmanp::new(&device, &config, &checkpoint).unwrap();
@@ -137,7 +115,8 @@ fn parts_of_a_context_merge_in_any_order() {
         let prediction = whole.predict(&test.x).unwrap();
         let counts = if device == Device::cpu() { [2, 7, 1000].as_slice() } else { &[2, 7] };
         for &n_parts in counts {
-            let parts: Vec<Posterior> = shuffled(&mut random, 1000)
+            let parts: Vec<Posterior> = random
+                .shuffled(1000)
                 .chunks(1000usize.div_ceil(n_parts))
                 .map(|points| model.condition(&context.pick(points).context()).unwrap())
                 .collect();
@@ -153,7 +132,7 @@ fn parts_of_a_context_merge_in_any_order() {
 #[test]
 fn data_sets_of_a_batch_may_differ_in_length() {
     let (config, mut random) = (config(), Random::new(5));
-    let checkpoint = parameters(&config, 6);
+    let checkpoint = random_checkpoint(&config, 6);
     let (first, second, test) = (data(&mut random, 40), data(&mut random, 25), data(&mut random, 30));
     // The second is padded with what must not be read.
     let padded = |a: &[f32], b: &[f32], dim: usize| [a, b, &vec![f32::NAN; 15 * dim][..]].concat();
@@ -179,7 +158,7 @@ fn data_sets_of_a_batch_may_differ_in_length() {
 #[test]
 fn a_saved_posterior_goes_on_with_the_same_bits() {
     let (config, mut random) = (config(), Random::new(7));
-    let checkpoint = parameters(&config, 8);
+    let checkpoint = random_checkpoint(&config, 8);
     let (before, after, test) = (data(&mut random, 50), data(&mut random, 50), data(&mut random, 40));
     let path = std::env::temp_dir().join(format!("cmanp-{}.safetensors", std::process::id()));
     let mut sizes = Vec::new();
@@ -195,7 +174,7 @@ fn a_saved_posterior_goes_on_with_the_same_bits() {
         posterior.update(&after.context()).unwrap().save(&path).unwrap();
         sizes.push(std::fs::metadata(&path).unwrap().len());
 
-        let other = Cmanp::new(&device, &config, &parameters(&config, 9)).unwrap();
+        let other = Cmanp::new(&device, &config, &random_checkpoint(&config, 9)).unwrap();
         let message = other.open_posterior(&path).unwrap_err().to_string();
         assert!(message.contains("parameters") && message.contains("allowed"), "{message}");
         let bytes = std::fs::read(&path).unwrap();
@@ -221,7 +200,7 @@ fn a_saved_posterior_goes_on_with_the_same_bits() {
 #[test]
 fn a_context_may_be_split_over_devices() {
     let (config, mut random) = (config(), Random::new(16));
-    let checkpoint = parameters(&config, 17);
+    let checkpoint = random_checkpoint(&config, 17);
     let (context, test) = (data(&mut random, 90), data(&mut random, 20));
     let [near, far] = [0..40, 40..90].map(|points| context.pick(&points.collect::<Vec<_>>()));
     let elsewhere = Cmanp::new(&Device::cpu(), &config, &checkpoint).unwrap();
@@ -242,7 +221,7 @@ fn a_context_may_be_split_over_devices() {
 #[test]
 fn posteriors_go_to_other_threads_and_answer_asynchronously() {
     let (config, mut random) = (config(), Random::new(10));
-    let checkpoint = parameters(&config, 11);
+    let checkpoint = random_checkpoint(&config, 11);
     let (context, test) = (data(&mut random, 20), data(&mut random, 20));
     for (name, device) in devices() {
         let model = Cmanp::new(&device, &config, &checkpoint).unwrap();
@@ -263,7 +242,7 @@ fn posteriors_go_to_other_threads_and_answer_asynchronously() {
 fn samples_have_the_predicted_mean_and_covariance() {
     for kind in [CovarianceKind::Cholesky, CovarianceKind::LowRank] {
         let (config, mut random) = (joint(kind), Random::new(12));
-        let model = Cmanp::new(&Device::cpu(), &config, &parameters(&config, 13)).unwrap();
+        let model = Cmanp::new(&Device::cpu(), &config, &random_checkpoint(&config, 13)).unwrap();
         let (context, test) = (data(&mut random, 20), data(&mut random, 4));
         let posterior = model.condition(&context.context()).unwrap();
         let prediction = &posterior.predict_joint(&test.x).unwrap()[0];
@@ -293,7 +272,7 @@ fn samples_have_the_predicted_mean_and_covariance() {
 fn one_block_is_the_joint_density_and_samples_follow_the_seed() {
     for kind in [CovarianceKind::Cholesky, CovarianceKind::LowRank] {
         let (config, mut random) = (joint(kind), Random::new(14));
-        let checkpoint = parameters(&config, 15);
+        let checkpoint = random_checkpoint(&config, 15);
         let (context, test) = (data(&mut random, 30), data(&mut random, 11));
         for (name, device) in devices() {
             let model = Cmanp::new(&device, &config, &checkpoint).unwrap();
@@ -316,7 +295,7 @@ fn one_block_is_the_joint_density_and_samples_follow_the_seed() {
 #[test]
 fn states_that_no_observations_leave_are_refused() {
     let config = config();
-    let model = Cmanp::new(&Device::cpu(), &config, &parameters(&config, 18)).unwrap();
+    let model = Cmanp::new(&Device::cpu(), &config, &random_checkpoint(&config, 18)).unwrap();
     let saved = model.condition(&data(&mut Random::new(19), 20).context()).unwrap().to_checkpoint().unwrap();
     // 5 latents and 2 heads, whose rows are a reference, two halves of a weight and of 6 values.
     let state = |row: &[f32]| row.iter().copied().cycle().take(10 * 15).collect::<Vec<f32>>();
@@ -351,7 +330,7 @@ fn states_that_no_observations_leave_are_refused() {
 #[test]
 fn elements_of_a_batch_draw_different_numbers() {
     let (config, mut random) = (joint(CovarianceKind::LowRank), Random::new(20));
-    let model = Cmanp::new(&Device::cpu(), &config, &parameters(&config, 21)).unwrap();
+    let model = Cmanp::new(&Device::cpu(), &config, &random_checkpoint(&config, 21)).unwrap();
     let (context, test) = (data(&mut random, 10), data(&mut random, 3));
     let twice = |x: &[f32]| [x, x].concat();
     let (x, y) = (twice(&context.x), twice(&context.y));
@@ -367,7 +346,7 @@ fn elements_of_a_batch_draw_different_numbers() {
 fn a_base_model_draws_one_block() {
     let (config, mut random) = (joint(CovarianceKind::LowRank), Random::new(22));
     let config = Config { n_latents_per_layer: None, ..config };
-    let model = Cmanp::new(&Device::cpu(), &config, &parameters(&config, 23)).unwrap();
+    let model = Cmanp::new(&Device::cpu(), &config, &random_checkpoint(&config, 23)).unwrap();
     let (context, test) = (data(&mut random, 10), data(&mut random, 3));
     let posterior = model.condition(&context.context()).unwrap();
     assert_eq!(posterior.sample(&test.x, 3, 1).unwrap().len(), 9);

@@ -1,9 +1,7 @@
 //! The GPU side of devices: limits, memory, recording, an application's own device.
 #![cfg(feature = "gpu")]
 
-mod support;
-
-use support::{Random, gpus};
+use crate::support::{Random, gpus};
 use wgpu_attention::{
     Device, Error, Tensor,
     device::GpuOptions,

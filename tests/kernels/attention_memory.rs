@@ -1,10 +1,8 @@
 //! Attention memory: read, write and erase, step by step and in chunks, against a float64 oracle
 //! that writes the paper's equations out.
 
-mod support;
-
+use crate::support::{Random, bound, devices, error, poison};
 use proptest::prelude::*;
-use support::{Random, bound, devices, error, poison};
 use wgpu_attention::{
     Device, Tensor,
     ops::{

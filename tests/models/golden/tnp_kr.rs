@@ -15,7 +15,8 @@ use wgpu_attention::{
     },
 };
 
-use crate::{Outputs, support::fixture::Fixture};
+use super::Outputs;
+use crate::support::fixture::Fixture;
 
 /// `None` if the case is of another system.
 pub fn run(fixture: &Fixture, path: &Path, device: &Device) -> Option<Result<Outputs, String>> {

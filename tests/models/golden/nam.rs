@@ -1,6 +1,9 @@
 //! The cases of neural attention memory (arXiv 2302.09422). The papers' own sequences come first,
 //! `[n, batch, width]`; here the batch does.
 
+mod few_shot;
+mod lsam;
+
 use std::path::Path;
 
 use wgpu_attention::{
@@ -16,33 +19,35 @@ use wgpu_attention::{
     },
 };
 
-use crate::{Outputs, support::fixture::Fixture};
+use super::Outputs;
+use crate::support::fixture::Fixture;
 
 type Result<T> = wgpu_attention::Result<T>;
 
+type Run<'a> = fn(&Case<'a>) -> Result<Outputs>;
+
 /// `None` if the case is of another system.
 pub fn run(fixture: &Fixture, _path: &Path, device: &Device) -> Option<std::result::Result<Outputs, String>> {
-    let of = |prefix: &str| fixture.case.starts_with(prefix);
-    let case = Case { fixture, device };
-    let outputs = match () {
-        () if of("nam_primitives") => case.primitives(),
-        () if of("nam_attention") => case.attention(),
-        () if of("nam_causal") => case.causal(),
-        () if of("lsam_cell") => case.lsam_cell(),
-        () if of("lsam_decoder") => case.lsam_decoder(),
-        () if of("lsam_blsam") => case.blsam(),
-        () if of("lsam_encoder_layer") => case.lsam_encoder_layer(),
-        () if of("lsam_ae") => case.lsam_ae(),
-        () if of("namtmae") => case.nam_tm_ae(),
-        () if of("namtm") => case.nam_tm(),
-        () if of("fewshot_sequential") => case.sequential(),
-        () if of("fewshot") => case.few_shot(),
-        () if of("lra_nam") => case.transformer(),
-        () if of("op_lstm") => case.lstm(),
-        () if of("op_unitnorm") => case.unit_norm(),
-        () => return None,
-    };
-    Some(outputs.map_err(|error| error.to_string()))
+    // By the start of a case's name; the first that fits counts.
+    let cases: [(&str, Run<'_>); 15] = [
+        ("nam_primitives", Case::primitives),
+        ("nam_attention", Case::attention),
+        ("nam_causal", Case::causal),
+        ("lsam_cell", Case::lsam_cell),
+        ("lsam_decoder", Case::lsam_decoder),
+        ("lsam_blsam", Case::blsam),
+        ("lsam_encoder_layer", Case::lsam_encoder_layer),
+        ("lsam_ae", Case::lsam_ae),
+        ("namtmae", Case::nam_tm_ae),
+        ("namtm", Case::nam_tm),
+        ("fewshot_sequential", Case::sequential),
+        ("fewshot", Case::few_shot),
+        ("lra_nam", Case::transformer),
+        ("op_lstm", Case::lstm),
+        ("op_unitnorm", Case::unit_norm),
+    ];
+    let (_, run) = cases.iter().find(|(start, _)| fixture.case.starts_with(start))?;
+    Some(run(&Case { fixture, device }).map_err(|error| error.to_string()))
 }
 
 struct Case<'a> {
@@ -196,73 +201,6 @@ impl Case<'_> {
         Ok(found)
     }
 
-    fn lsam_cell(&self) -> Result<Outputs> {
-        let (input_dim, d_model, n_heads) = (self.size("input_dim"), self.size("d_model"), self.size("nhead"));
-        let checkpoint = self.fixture.checkpoint();
-        let cell = checkpoint.load(self.device, |p| LsamCell::load(p, input_dim, d_model, n_heads))?;
-        let &[n, batch, _] = self.shape("in.x") else { panic!() };
-        let x = self.fixture.numbers("in.x");
-        let mut found = Outputs::new();
-        for start in ["zero", "init"] {
-            let mut state = (start == "init")
-                .then(|| LsamState { hidden: self.tensor("in.h_init"), memory: self.tensor("in.AM_init") });
-            let first = state.clone();
-            let (mut hidden, mut memory) = (Vec::new(), Vec::new());
-            // Step by step, for the memory after each; then all at once for the values.
-            for x in x.chunks(batch * input_dim) {
-                let x = Tensor::new(self.device, &[batch, 1, input_dim], x)?;
-                let output = cell.forward(&x, state.as_ref(), false)?;
-                hidden.extend(output.state.hidden.read()?);
-                memory.extend(output.state.memory.read()?);
-                state = Some(output.state);
-            }
-            let whole = cell.forward(&self.batch_first("in.x"), first.as_ref(), false)?;
-            let last = (n - 1) * batch * d_model;
-            assert!(hidden[last..].iter().zip(whole.state.hidden.read()?).all(|(a, b)| (a - b).abs() < 1e-5));
-            found.insert(format!("{start}.h"), sequence_first(&whole.values)?);
-            found.insert(format!("{start}.AM"), memory);
-        }
-        Ok(found)
-    }
-
-    fn lsam_outputs(output: &LsamOutput) -> Result<Outputs> {
-        let LsamState { hidden, memory } = &output.state;
-        Ok(outputs([("y", sequence_first(&output.values)?), ("h", hidden.read()?), ("AM", memory.read()?)]))
-    }
-
-    fn lsam_decoder(&self) -> Result<Outputs> {
-        let (input_dim, d_model, n_heads) = (self.size("input_dim"), self.size("d_model"), self.size("nhead"));
-        let checkpoint = self.fixture.checkpoint();
-        let decoder = checkpoint.load(self.device, |p| LsamDecoder::load(p, input_dim, d_model, n_heads))?;
-        Self::lsam_outputs(&decoder.forward(&self.batch_first("in.x"), &self.tensor("in.AM"))?)
-    }
-
-    fn blsam(&self) -> Result<Outputs> {
-        let (input_dim, d_model, n_heads) = (self.size("input_dim"), self.size("d_model"), self.size("nhead"));
-        let checkpoint = self.fixture.checkpoint();
-        let blsam = checkpoint.load(self.device, |p| Blsam::load(p, input_dim, d_model, n_heads))?;
-        Self::lsam_outputs(&blsam.forward(&self.batch_first("in.x"))?)
-    }
-
-    fn lsam_encoder_layer(&self) -> Result<Outputs> {
-        let (d_model, n_heads, ff) = (self.size("d_model"), self.size("nhead"), self.size("dim_feedforward"));
-        let checkpoint = self.fixture.checkpoint();
-        let layer = checkpoint.load(self.device, |p| LsamEncoderLayer::load(p, d_model, n_heads, ff))?;
-        Self::lsam_outputs(&layer.forward(&self.batch_first("in.src"))?)
-    }
-
-    fn lsam_ae(&self) -> Result<Outputs> {
-        let config = LsamAeConfig {
-            vocab_size: self.size("vocab_size"),
-            d_model: self.size("d_model"),
-            nhead: self.size("nhead"),
-            dim_feedforward: self.fixture.shape("param.encoder.linear1.bias")[0],
-        };
-        let model = LsamAe::new(self.device, &config, &self.fixture.checkpoint())?;
-        let output = model.forward(self.shape("in.tokens")[0], &self.indices("in.tokens"))?;
-        Ok(outputs([("logits", classes_first(&output.values)?), ("AM", output.state.memory.read()?)]))
-    }
-
     fn nam_tm(&self) -> Result<Outputs> {
         let (dim, n_tapes, mem_size) = (self.size("dim"), self.size("n_tapes"), self.shape("param.valuelayer.bias")[0]);
         let mem_size = mem_size / n_tapes;
@@ -326,67 +264,6 @@ impl Case<'_> {
         let model = NamTmAe::new(self.device, &config, &self.fixture.checkpoint())?;
         let logits = model.forward(self.shape("in.tokens")[0], &self.indices("in.tokens"))?;
         Ok(outputs([("logits", classes_first(&logits)?)]))
-    }
-
-    fn few_shot(&self) -> Result<Outputs> {
-        let text = |name: &str| self.fixture.config[name].clone();
-        let config = FewShotConfig {
-            generator: serde_json::from_value(text("weight_generator_type")).unwrap(),
-            classifier_type: serde_json::from_value(text("classifier_type")).unwrap(),
-            n_base: self.shape("param.weight_base")[0],
-            n_novel: self.shape("in.labels_train")[2],
-            // Features are given.
-            embedding: EmbeddingConfig {
-                n_in: self.shape("param.weight_base")[1],
-                dims: vec![],
-                activation: Activation::Relu,
-            },
-        };
-        let model = FewShot::new(self.device, &config, &self.fixture.checkpoint())?;
-        let (supports, labels) = (self.fixture.numbers("in.features_train"), self.fixture.numbers("in.labels_train"));
-        let base_ids = self.indices("in.Kbase_ids");
-        let &[batch, _, n_novel] = self.shape("in.labels_train") else { panic!() };
-        let episode = Episode { batch, n_novel, supports: &supports, labels: &labels, base_ids: &base_ids };
-        let classifier = model.condition(&episode)?;
-        let test = self.tensor("in.features_test");
-        Ok(outputs([
-            ("cls_weights", classifier.weights.read()?),
-            ("cls_scores", classifier.scores(&test)?.read()?),
-            ("cls_scores_base_only", model.base(batch, &base_ids)?.scores(&test)?.read()?),
-        ]))
-    }
-
-    fn sequential(&self) -> Result<Outputs> {
-        let &[n, n_classes] = self.shape("in.labels") else { panic!() };
-        let &[n_base, n_features] = self.shape("param.weight_base") else { panic!() };
-        let mut weights = unit_norm(&self.tensor("param.weight_base"))?.read()?;
-        assert!(n_base <= n_classes);
-        weights.resize(n_classes * n_features, 0.0);
-        let start = Classifier {
-            weights: Tensor::new(self.device, &[1, n_classes, n_features], &weights)?,
-            scale: self.fixture.numbers("param.scale_cls")[0],
-            bias: self.fixture.numbers("param.bias")[0],
-            classifier_type: ClassifierType::Cosine,
-        };
-        let supports = self.tensor("in.support").reshape(&[1, n, n_features])?;
-        let labels = self.fixture.numbers("in.labels");
-        let query = self.tensor("in.query");
-        let query = unit_norm(&query.reshape(&[1, query.shape()[0], n_features])?)?;
-        let p = |name: &str| Probabilities::new(self.device, &[1, n, 1], &self.fixture.numbers(name));
-        let (p_write, p_erase) = (p("in.p_w")?, p("in.p_e")?);
-        let one = Probabilities::new(self.device, &[1, n, 1], &vec![1.0; n])?;
-        let mut found = Outputs::new();
-        for (name, p_write, p_erase) in
-            [("oneshot", Some(&one), Some(&one)), ("gated", Some(&p_write), Some(&p_erase)), ("noerase", None, None)]
-        {
-            let written = start.write(&supports, &labels, p_write, p_erase)?;
-            found.insert(format!("{name}.W"), written.weights.read()?);
-            for (kind, classifier_type) in [("cosine", ClassifierType::Cosine), ("dot", ClassifierType::DotProduct)] {
-                let scores = Classifier { classifier_type, ..written.clone() }.scores(&query)?;
-                found.insert(format!("{name}.{kind}.scores"), scores.read()?);
-            }
-        }
-        Ok(found)
     }
 
     fn transformer(&self) -> Result<Outputs> {

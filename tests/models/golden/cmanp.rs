@@ -16,7 +16,8 @@ use wgpu_attention::{
     ops::{Activation, RollingState, geglu, linear},
 };
 
-use crate::{Outputs, support::fixture::Fixture};
+use super::Outputs;
+use crate::support::fixture::Fixture;
 
 /// `None` if the case is of another system.
 pub fn run(fixture: &Fixture, _path: &Path, device: &Device) -> Option<Result<Outputs, String>> {

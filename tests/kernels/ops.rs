@@ -1,8 +1,6 @@
 //! The small operations against float64: dense layers, normalisation, the merge.
 
-mod support;
-
-use support::{Random, bound, devices, error, poison};
+use crate::support::{Random, bound, devices, error, poison};
 use wgpu_attention::{
     Device, Tensor,
     ops::{Activation, Linear, concat, layer_norm, linear, merge_attention, scan_attention::MASKED},

@@ -1,8 +1,6 @@
 //! Posteriors as data, with each of the attentions: size, order, tiles, saving, merging.
 
-mod support;
-
-use support::{Random, devices, refused};
+use crate::support::{Random, devices, refused};
 use wgpu_attention::{
     Device,
     checkpoint::Checkpoint,

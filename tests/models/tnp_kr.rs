@@ -1,12 +1,10 @@
 //! Properties of the whole model, with random parameters and with the committed checkpoint.
 
-mod support;
-
 use std::collections::BTreeMap;
 
-use support::{Random, devices};
+use crate::support::{CHECKPOINT, Random, devices, parameters};
 use wgpu_attention::{
-    Device, Error,
+    Device,
     checkpoint::Checkpoint,
     models::{
         layers::MlpConfig,
@@ -46,23 +44,13 @@ fn config() -> Config {
     }
 }
 
-/// Random parameters of the shapes that a configuration asks for, found by asking for them.
-fn parameters(config: &Config, seed: u64) -> Checkpoint {
+fn random_checkpoint(config: &Config, seed: u64) -> Checkpoint {
     let mut random = Random::new(seed);
-    let mut checkpoint = Checkpoint::default();
-    loop {
-        match TnpKr::new(&Device::cpu(), config, &checkpoint) {
-            Ok(_) => return checkpoint,
-            Err(Error::MissingParameter { name, expected }) => {
-                let n: usize = expected.iter().product();
-                let numbers = random.scaled(n, 2.0 / (expected[0] as f32).sqrt());
-                let numbers =
-                    if name.ends_with("bias_b") { numbers.iter().map(|x| 0.2 * x.abs()).collect() } else { numbers };
-                checkpoint.insert(&name, &expected, numbers).unwrap();
-            }
-            Err(other) => panic!("{other}"),
-        }
-    }
+    let draw = |name: &str, shape: &[usize]| {
+        let numbers = random.scaled(shape.iter().product(), 2.0 / (shape[0] as f32).sqrt());
+        if name.ends_with("bias_b") { numbers.iter().map(|x| 0.2 * x.abs()).collect() } else { numbers }
+    };
+    parameters(|checkpoint| TnpKr::new(&Device::cpu(), config, checkpoint), draw).1
 }
 
 struct Data {
@@ -104,7 +92,7 @@ fn assert_close(a: &Prediction, b: &Prediction, what: &str) {
 #[test]
 fn translation_changes_nothing() {
     let (config, mut random) = (config(), Random::new(1));
-    let checkpoint = parameters(&config, 2);
+    let checkpoint = random_checkpoint(&config, 2);
     let (context, test) = (data(&mut random, 50), data(&mut random, 70));
     let shift = |data: &Data| {
         // Exact in f32 for these sizes, so that only the model is tested.
@@ -126,7 +114,7 @@ fn translation_changes_nothing() {
 #[test]
 fn the_order_of_the_context_does_not_matter() {
     let (config, mut random) = (config(), Random::new(3));
-    let checkpoint = parameters(&config, 4);
+    let checkpoint = random_checkpoint(&config, 4);
     let (context, test) = (data(&mut random, 65), data(&mut random, 33));
     let mut order: Vec<usize> = (0..65).collect();
     for i in (1..65).rev() {
@@ -143,7 +131,7 @@ fn the_order_of_the_context_does_not_matter() {
 #[test]
 fn masked_points_and_tiles_of_any_size_change_nothing() {
     let (config, mut random) = (config(), Random::new(5));
-    let checkpoint = parameters(&config, 6);
+    let checkpoint = random_checkpoint(&config, 6);
     // Two data sets of 40 and 25 points, the second padded with what must not be read.
     let (first, second) = (data(&mut random, 40), data(&mut random, 25));
     let test = data(&mut random, 30);
@@ -191,7 +179,7 @@ fn masked_points_and_tiles_of_any_size_change_nothing() {
 #[test]
 fn the_same_input_gives_the_same_bits() {
     let (config, mut random) = (config(), Random::new(7));
-    let checkpoint = parameters(&config, 8);
+    let checkpoint = random_checkpoint(&config, 8);
     let (context, test) = (data(&mut random, 100), data(&mut random, 100));
     for (name, device) in devices() {
         let model = TnpKr::new(&device, &config, &checkpoint).unwrap();
@@ -205,7 +193,7 @@ fn the_same_input_gives_the_same_bits() {
 #[test]
 fn posteriors_go_to_other_threads_and_answer_asynchronously() {
     let (config, mut random) = (config(), Random::new(9));
-    let checkpoint = parameters(&config, 10);
+    let checkpoint = random_checkpoint(&config, 10);
     let (context, test) = (data(&mut random, 20), data(&mut random, 20));
     for (name, device) in devices() {
         let model = TnpKr::new(&device, &config, &checkpoint).unwrap();
@@ -226,12 +214,11 @@ fn posteriors_go_to_other_threads_and_answer_asynchronously() {
 
 #[test]
 fn the_committed_checkpoint_interpolates_a_sine() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/checkpoints/gp_1d.safetensors");
     let x: Vec<f32> = (0..60).map(|i| -2.0 + 4.0 * i as f32 / 59.0).collect();
     let y: Vec<f32> = x.iter().map(|x| (3.0 * x).sin()).collect();
     let between: Vec<f32> = x.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0).collect();
     for (name, device) in devices() {
-        let model = TnpKr::open(&device, path).unwrap();
+        let model = TnpKr::open(&device, CHECKPOINT).unwrap();
         let posterior = model.condition(&Context::new(Locations::space(1, &x), &y)).unwrap();
         let prediction = posterior.predict(&Locations::space(1, &between)).unwrap();
         let squares = between.iter().zip(&prediction.mean).map(|(x, mean)| (mean - (3.0 * x).sin()).powi(2));

@@ -1,11 +1,9 @@
 //! Every kernel against its CPU twin, on random shapes and options.
 #![cfg(feature = "gpu")]
 
-mod support;
-
+use crate::support::{Random, gpus};
 use approx::relative_eq;
 use proptest::prelude::*;
-use support::{Random, gpus};
 use wgpu_attention::{
     Device, Mask, Tensor,
     ops::{

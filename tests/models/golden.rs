@@ -2,18 +2,14 @@
 //! the folder that `WGPU_ATTENTION_FIXTURES` names, is rebuilt from its metadata, run on the CPU
 //! and on every adapter, and compared with float64. A case that is not known is a failure.
 
-mod support;
-
-/// One module for each system: how its cases are run.
-mod golden {
-    pub mod cmanp;
-    pub mod nam;
-    pub mod tnp_kr;
-}
+// One module for each system: how its cases are run.
+mod cmanp;
+mod nam;
+mod tnp_kr;
 
 use std::{collections::BTreeMap, path::Path};
 
-use support::{bound, devices, error, fixture, fixture::Fixture};
+use crate::support::{bound, devices, error, fixture, fixture::Fixture};
 use wgpu_attention::Device;
 
 /// The outputs of a case on a device, by name.
@@ -74,8 +70,8 @@ fn compare(fixture: &Fixture, name: &str, device: &Device, outputs: &Outputs, fa
 }
 
 fn run(fixture: &Fixture, path: &Path, device: &Device) -> Result<Outputs, String> {
-    golden::tnp_kr::run(fixture, path, device)
-        .or_else(|| golden::cmanp::run(fixture, path, device))
-        .or_else(|| golden::nam::run(fixture, path, device))
+    tnp_kr::run(fixture, path, device)
+        .or_else(|| cmanp::run(fixture, path, device))
+        .or_else(|| nam::run(fixture, path, device))
         .unwrap_or_else(|| Err(format!("this test does not know the case {:?}", fixture.case)))
 }

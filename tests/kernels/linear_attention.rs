@@ -1,9 +1,10 @@
 //! Linear attention against float64 on the CPU and on every adapter: features, writes, merges,
 //! reads, and how FAVOR+ approaches softmax attention.
 
-mod support;
+mod favor;
+mod many_keys;
 
-use support::{Random, bound, devices, error, oracle, poison};
+use crate::support::{Random, bound, devices, error, oracle, poison};
 use wgpu_attention::{
     Device, Mask, Tensor,
     ops::{
@@ -262,67 +263,6 @@ fn writing_in_any_split_is_writing_at_once() {
     }
 }
 
-/// Positive features, so that the sums only grow: adding 100,000 numbers one after another in f32
-/// loses about 1e-4 of them; adding sums of a few dozen, in f64 or as a tree, does not.
-#[test]
-fn sums_over_100_000_keys_keep_their_digits() {
-    let n_keys = 100_000;
-    let mut random = Random::new(4);
-    let normalizer = Normalizer::FeatureSum { floor: 1e-6 };
-    for kind in [FeatureKind::Exp, FeatureKind::Softmax] {
-        let mut case = Case::new(&mut random, [1, 1, 3, n_keys, 3, 2, 4], kind, normalizer);
-        case.v.iter_mut().for_each(|v| *v += 2.0);
-        let truth = case.truth();
-        for (name, device) in devices() {
-            let state = case.write(&device, 0..n_keys, true);
-            let e = error(&case.read(&device, &state, true), &truth);
-            let allowed = bound(&device, RECORDED);
-            assert!(e <= allowed, "{kind:?} on {name}: {e:.1e} over {allowed:.1e}");
-            // The sums themselves, where no quotient lets errors cancel.
-            let sums = state.sums.read().unwrap();
-            for f in 0..4 {
-                let exact: f64 = case.k.chunks(3).map(|k| features(kind, &case.projection, 4, case.scale, k)[f]).sum();
-                let e = (f64::from(sums[f * 3 + 2]) / exact - 1.0).abs();
-                assert!(e <= allowed, "feature {f} of {kind:?} on {name}: {e:.1e}");
-            }
-        }
-    }
-}
-
-/// Equal keys are the worst case: every rounding goes the same way.
-#[test]
-fn sums_over_a_million_equal_keys_keep_their_digits() {
-    let n_keys = 1_000_000;
-    for (name, device) in devices() {
-        let map = FeatureMap::identity(1.0);
-        let attention = LinearAttention { n_heads: 1, features: map, normalizer: Normalizer::KeyCount };
-        for x in [0.1f32, 0.7, 1.9] {
-            let k = Tensor::new(&device, &[1, n_keys, 1], &vec![x; n_keys]).unwrap();
-            let state = attention.write(&k, &k, None).unwrap();
-            let one = Tensor::new(&device, &[1, 1, 1], &[1.0]).unwrap();
-            let mean = attention.read(&one, &state).unwrap().read().unwrap()[0];
-            let e = (f64::from(mean) / (f64::from(x) * f64::from(x)) - 1.0).abs();
-            let allowed = bound(&device, RECORDED);
-            assert!(e <= allowed, "{x} on {name}: {e:.1e} over {allowed:.1e}");
-        }
-    }
-}
-
-#[test]
-fn counts_do_not_stop_at_the_end_of_f32() {
-    let device = Device::cpu();
-    let attention =
-        LinearAttention { n_heads: 1, features: FeatureMap::identity(1.0), normalizer: Normalizer::KeyCount };
-    let one = attention.write(
-        &Tensor::new(&device, &[1, 1, 1], &[1.0]).unwrap(),
-        &Tensor::new(&device, &[1, 1, 1], &[1.0]).unwrap(),
-        None,
-    );
-    let one = one.unwrap();
-    let many = LinearState { n_keys: vec![1 << 24], ..one.clone() };
-    assert_eq!(many.merge(&one).unwrap().n_keys, [(1 << 24) + 1]);
-}
-
 #[test]
 fn without_keys_what_is_read_is_zero() {
     let mut random = Random::new(5);
@@ -388,78 +328,3 @@ fn grids_past_65535_groups() {
         assert!(feature_map(&x, &map).unwrap().read().unwrap().iter().all(|&y| y == 3.0), "{name}");
     }
 }
-
-/// The error of FAVOR+ against softmax attention, root mean square over seeds and outputs.
-fn favor_error(n_features: usize, rows: Rows) -> f64 {
-    let device = Device::cpu();
-    let (n, d) = (40, 8);
-    let mut random = Random::new(8);
-    // Short vectors: the variance of the estimate grows exponentially with their square, and for
-    // long ones the rate shows only where there are very many features.
-    let mut t = |dim: usize| Tensor::new(&device, &[1, 1, n, dim], &random.scaled(n * dim, 0.7)).unwrap();
-    let (q, k, v) = (t(d), t(d), t(4));
-    let truth = scan_attention(&q, &k, &v, &ScanAttention::default()).unwrap().values.read().unwrap();
-    let n_seeds = 64;
-    let square = (0..n_seeds).map(|seed| {
-        let attention = LinearAttention::favor(1, random_features(&device, seed, n_features, d, rows).unwrap());
-        let state = attention.write(&k, &v, None).unwrap();
-        let found = attention.read(&q, &state).unwrap().read().unwrap();
-        found.iter().zip(&truth).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / truth.len() as f64
-    });
-    (square.sum::<f64>() / n_seeds as f64).sqrt()
-}
-
-/// The estimate of the kernel is an average of `n_features` independent terms, so its error
-/// falls with one over the square root; 64 seeds leave a few percent of noise in each figure.
-#[test]
-fn favor_approaches_softmax_attention_at_the_expected_rate() {
-    let sizes = [16, 64, 256, 1024];
-    for rows in [Rows::Independent, Rows::Orthogonal] {
-        let errors = sizes.map(|n| favor_error(n, rows));
-        println!("{rows:?}: {errors:.4?} for {sizes:?} features");
-        let logs: Vec<(f64, f64)> = sizes.iter().zip(errors).map(|(&n, e)| ((n as f64).ln(), e.ln())).collect();
-        let mean = logs.iter().fold((0.0, 0.0), |m, l| (m.0 + l.0 / 4.0, m.1 + l.1 / 4.0));
-        let slope = logs.iter().map(|l| (l.0 - mean.0) * (l.1 - mean.1)).sum::<f64>()
-            / logs.iter().map(|l| (l.0 - mean.0).powi(2)).sum::<f64>();
-        assert!((slope + 0.5).abs() < 0.1, "{rows:?}: errors {errors:?}, slope {slope:.3} instead of -1/2");
-        assert!(errors[3] < 0.01, "{rows:?}: {errors:?}");
-    }
-    let (independent, orthogonal) = (favor_error(64, Rows::Independent), favor_error(64, Rows::Orthogonal));
-    assert!(orthogonal < independent, "orthogonal rows: {orthogonal}, independent ones: {independent}");
-}
-
-#[test]
-fn random_features_are_what_they_say() {
-    let device = Device::cpu();
-    let draw = |seed, n, d, rows| random_features(&device, seed, n, d, rows).unwrap().read().unwrap();
-    // Pinned: the same on every platform, for ever.
-    let pinned = draw(7, 3, 2, Rows::OrthogonalUnit);
-    assert_eq!(pinned, PINNED, "the numbers of a seed have changed");
-    assert_ne!(draw(8, 3, 2, Rows::OrthogonalUnit), pinned);
-    let (n, d) = (20, 8);
-    for rows in [Rows::Orthogonal, Rows::OrthogonalUnit] {
-        let w = draw(1, n, d, rows);
-        let dot =
-            |i: usize, j: usize| -> f64 { (0..d).map(|c| f64::from(w[i * d + c]) * f64::from(w[j * d + c])).sum() };
-        for i in 0..n {
-            for j in i - i % d..i {
-                assert!(dot(i, j).abs() < 1e-5, "{rows:?}: rows {i} and {j} of a block are not orthogonal");
-            }
-            if rows == Rows::OrthogonalUnit {
-                assert!((dot(i, i) - d as f64).abs() < 1e-5, "row {i} has square {}", dot(i, i));
-            }
-        }
-    }
-    // Lengths as of independent rows: the mean of the squares is d, within four standard errors.
-    let w = draw(3, 1000, 8, Rows::Orthogonal);
-    let square = w.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / 1000.0;
-    assert!((square - 8.0).abs() < 4.0 * (16.0f64 / 1000.0).sqrt(), "{square}");
-    // Normal numbers: mean 0 and variance 1 within four standard errors.
-    let w = draw(2, 1000, 8, Rows::Independent);
-    let mean = w.iter().map(|&x| f64::from(x)).sum::<f64>() / w.len() as f64;
-    let variance = w.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / w.len() as f64;
-    assert!(mean.abs() < 4.0 / (w.len() as f64).sqrt(), "{mean}");
-    assert!((variance - 1.0).abs() < 4.0 * (2.0 / w.len() as f64).sqrt(), "{variance}");
-}
-
-const PINNED: [f32; 6] = [1.4026338, -0.18060607, 0.18060607, 1.4026338, 1.0279057, -0.9712929];
