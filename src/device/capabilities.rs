@@ -1,6 +1,6 @@
 //! What a device is and can do, read once when it is opened: all that a plan may depend on.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, ops::Range};
 
 use crate::error::{Error, Result};
 
@@ -78,6 +78,22 @@ pub struct Decision {
     pub why: String,
 }
 
+/// What one unit of a launch (a row, a workgroup, a step) costs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Work {
+    /// Floating-point operations, about.
+    pub cost: f64,
+    /// Loop iterations of an invocation, no fewer: of a launch, or of each of its steps.
+    pub iterations: usize,
+}
+
+impl Decision {
+    /// On the CPU, where nothing is launched.
+    pub(crate) fn on_cpu(op: &'static str, variant: &'static str, why: impl Into<String>) -> Self {
+        Self { op, variant, launches: 0, why: why.into() }
+    }
+}
+
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { op, variant, launches, why } = self;
@@ -130,6 +146,39 @@ impl Capabilities {
             processors,
             ..Self::cpu()
         }
+    }
+
+    /// Cuts an operation on rows so that no binding and no submit gets too large. The widest
+    /// operand has `width` numbers a row; pieces begin at aligned elements.
+    pub(crate) fn row_pieces(
+        &self,
+        rows: usize,
+        width: usize,
+        cost_of_row: f64,
+    ) -> impl ExactSizeIterator<Item = Range<usize>> {
+        let by_binding = (self.max_binding / 4) as usize / width.max(1);
+        let by_cost = (self.submit_budget / cost_of_row.max(1.0)) as usize;
+        let step = (by_binding.min(by_cost) / 64 * 64).max(64);
+        (0..rows).step_by(step).map(move |start| start..rows.min(start.saturating_add(step)))
+    }
+
+    /// Floating-point operations of a step of a recurrence in `n_groups` workgroups, which share
+    /// the device or leave most of it idle; `work` is that of one of them.
+    pub(crate) fn cost_of_step(&self, n_groups: usize, work: Work) -> f64 {
+        work.cost.max(1.0) * n_groups.max(self.processors) as f64
+    }
+
+    /// Cuts a recurrence of `n` steps into as many at a time as a submit and an invocation take.
+    pub(crate) fn step_pieces(
+        &self,
+        n: usize,
+        n_groups: usize,
+        work: Work,
+    ) -> impl ExactSizeIterator<Item = Range<usize>> {
+        let by_budget = (self.submit_budget / self.cost_of_step(n_groups, work)) as usize;
+        let by_iterations = self.max_iterations / work.iterations.max(1);
+        let step = by_budget.min(by_iterations).max(1);
+        (0..n).step_by(step).map(move |first| first..n.min(first.saturating_add(step)))
     }
 
     /// The variant of an operation that was asked for, of those that it has.

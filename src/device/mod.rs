@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+pub(crate) use capabilities::Work;
 pub use capabilities::{AdapterKind, Capabilities, Decision};
 #[cfg(feature = "gpu")]
 pub use gpu::{Adapter, GpuOptions};

@@ -15,18 +15,10 @@ use serde::Serialize;
 
 use super::{Buffer, Dispatch, Gpu, Kernel, Params, Pipeline, View, pipeline::Slot};
 use crate::{
+    device::Work,
     error::{Error, Result},
     tensor::Tensor,
 };
-
-/// What one unit of a launch (a row, a workgroup, a step) costs.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Work {
-    /// Floating-point operations, about.
-    pub cost: f64,
-    /// Loop iterations of an invocation, no fewer: of a launch, or of each of its steps.
-    pub iterations: usize,
-}
 
 /// Some elements of a buffer.
 #[derive(Clone)]
@@ -146,7 +138,7 @@ impl<'a, P: Params> Launch<'a, P> {
         let widest = bound.iter().filter_map(|bound| bound.row).max().unwrap_or(0);
         self.check(&bound, Some(widest))?;
         self.check_iterations(work)?;
-        for piece in self.gpu.row_pieces(rows, widest, work.cost) {
+        for piece in self.gpu.capabilities.row_pieces(rows, widest, work.cost) {
             let of_piece = bound.iter().map(|Bound { part, row }| match row {
                 None => part.clone(),
                 Some(row) => {
@@ -175,7 +167,7 @@ impl<'a, P: Params> Launch<'a, P> {
         let parts: Vec<_> = bound.into_iter().map(|bound| bound.part).collect();
         // A kernel that does not know where a part begins is cut by its plan.
         let cost = if self.pipeline.first_group.is_some() { work.cost } else { 0.0 };
-        for groups in self.gpu.row_pieces(n_groups, 1, cost) {
+        for groups in self.gpu.capabilities.row_pieces(n_groups, 1, cost) {
             self.dispatch(&parts, params, tail, groups.start, groups.len(), work.cost * groups.len() as f64)?;
         }
         Ok(())
@@ -189,13 +181,8 @@ impl<'a, P: Params> Launch<'a, P> {
         self.check(&bound, None)?;
         self.check_iterations(work)?;
         let parts: Vec<_> = bound.into_iter().map(|bound| bound.part).collect();
-        let capabilities = &self.gpu.capabilities;
-        let cost = work.cost.max(1.0) * n_groups.max(capabilities.processors) as f64;
-        let by_budget = (capabilities.submit_budget / cost) as usize;
-        let by_iterations = capabilities.max_iterations / work.iterations.max(1);
-        let step = by_budget.min(by_iterations).max(1);
-        for first in (0..n).step_by(step) {
-            let steps = first..n.min(first.saturating_add(step));
+        let cost = self.gpu.capabilities.cost_of_step(n_groups, work);
+        for steps in self.gpu.capabilities.step_pieces(n, n_groups, work) {
             let cost = cost * steps.len() as f64;
             self.dispatch(&parts, params(steps), &[], 0, n_groups, cost)?;
         }

@@ -18,13 +18,13 @@ mod waiting;
 use std::{
     collections::HashMap,
     fmt,
-    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
+pub(crate) use crate::device::Work;
 use crate::{
     device::Capabilities,
     error::{Error, Result},
@@ -32,7 +32,7 @@ use crate::{
 pub(crate) use adapter::adapters;
 pub use adapter::{Adapter, GpuOptions};
 pub(crate) use commands::Dispatch;
-pub(crate) use launch::{Part, Work};
+pub(crate) use launch::Part;
 pub(crate) use memory::{Buffer, Pool, View};
 pub(crate) use pipeline::Pipeline;
 pub(crate) use readback::Download;
@@ -144,15 +144,6 @@ impl Gpu {
     /// Writes the compiled pipelines to the folder of the options, if there is one.
     pub(crate) fn save_pipelines(&self) -> Result<()> {
         self.pipeline_file.as_ref().map_or(Ok(()), pipeline::PipelineFile::save)
-    }
-
-    /// Cuts an operation on rows so that no binding and no submit gets too large. The widest
-    /// operand has `width` numbers a row; pieces begin at aligned elements.
-    pub(crate) fn row_pieces(&self, rows: usize, width: usize, cost_of_row: f64) -> Vec<Range<usize>> {
-        let by_binding = (self.capabilities.max_binding / 4) as usize / width.max(1);
-        let by_cost = (self.capabilities.submit_budget / cost_of_row.max(1.0)) as usize;
-        let step = (by_binding.min(by_cost) / 64 * 64).max(64);
-        (0..rows).step_by(step).map(|start| start..rows.min(start + step)).collect()
     }
 
     /// Runs `make` and returns what the device has to say against it.

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use super::{OP, Problem};
+use super::{AttentionMemory, OP, Problem};
 use crate::{
     device::{Capabilities, Decision},
     error::{Error, Result},
+    tensor::Tensor,
 };
 
 /// Steps of a chunk.
@@ -104,12 +105,21 @@ fn on_cpu(problem: &Problem) -> (Form, &'static str) {
     }
 }
 
-impl Plan {
-    pub(crate) fn decision(&self, capabilities: &Capabilities) -> Decision {
-        let of_piece = if self.form == Form::Chunked { 3 } else { 1 };
-        let launches = if capabilities.adapter.is_some() { of_piece * self.pieces.len() } else { 0 };
-        let variant = VARIANTS.iter().find(|(_, form)| *form == self.form).map_or("", |(name, _)| name);
-        Decision { op: OP, variant, launches, why: self.why.into() }
+impl AttentionMemory<'_> {
+    /// How [`attention_memory`](super::attention_memory()) would run with these options, and why.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn decision(&self, k: &Tensor, v: &Tensor) -> Result<Decision> {
+        let problem = super::check(OP, None, k, v, self)?;
+        let capabilities = k.device().capabilities();
+        let Plan { form, why, pieces } = plan(&problem, self.form, &capabilities)?;
+        let variant = VARIANTS.iter().find(|(_, of)| *of == form).map_or("", |(name, _)| name);
+        if capabilities.adapter.is_none() {
+            return Ok(Decision::on_cpu(OP, variant, why));
+        }
+        let of_piece = if form == Form::Chunked { 3 } else { 1 };
+        Ok(Decision { op: OP, variant, launches: of_piece * pieces.len(), why: why.into() })
     }
 }
 

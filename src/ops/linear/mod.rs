@@ -63,6 +63,25 @@ impl Problem {
 /// A last dimension of `x` that is not `n_in`, a bias or residual of another shape, tensors
 /// on different devices.
 pub fn linear(x: &Tensor, layer: &Linear, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
+    let (problem, shape) = check(x, layer, activation, residual)?;
+    match x.storage() {
+        Storage::Cpu(_) => {
+            let bias = layer.bias.as_ref().map(Tensor::cpu);
+            let data = cpu::linear(&problem, x.cpu(), layer.weight.cpu(), bias, residual.map(Tensor::cpu));
+            Ok(Tensor::from_cpu(shape, data))
+        }
+        #[cfg(feature = "gpu")]
+        Storage::Gpu(gpu, _) => gpu::linear(gpu, &problem, shape, x, layer, residual),
+    }
+}
+
+/// The sizes of a call and the shape of its result.
+fn check(
+    x: &Tensor,
+    layer: &Linear,
+    activation: Activation,
+    residual: Option<&Tensor>,
+) -> Result<(Problem, Vec<usize>)> {
     let mismatch = |left_name, left: &Tensor, right_name, right: &Tensor, rule| {
         Err(Error::ShapeMismatch {
             op: OP,
@@ -114,14 +133,5 @@ pub fn linear(x: &Tensor, layer: &Linear, activation: Activation, residual: Opti
             allowed: MAX_ELEMENTS as u64,
         });
     }
-    let problem = Problem { rows, n_in, n_out, activation };
-    match x.storage() {
-        Storage::Cpu(_) => {
-            let bias = layer.bias.as_ref().map(Tensor::cpu);
-            let data = cpu::linear(&problem, x.cpu(), weight.cpu(), bias, residual.map(Tensor::cpu));
-            Ok(Tensor::from_cpu(shape, data))
-        }
-        #[cfg(feature = "gpu")]
-        Storage::Gpu(gpu, _) => gpu::linear(gpu, &problem, shape, x, layer, residual),
-    }
+    Ok((Problem { rows, n_in, n_out, activation }, shape))
 }

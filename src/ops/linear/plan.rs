@@ -1,9 +1,10 @@
 //! Which tile a dense layer is computed in: a pure function of the sizes and the device.
 
-use super::{OP, Problem};
+use super::{Activation, Linear, OP, Problem};
 use crate::{
     device::{Capabilities, Decision},
     error::Result,
+    tensor::Tensor,
 };
 
 /// Threads along each side of a workgroup, which makes a tile of 16 times as many outputs.
@@ -30,8 +31,20 @@ pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Result<Pla
     Ok(Plan { variant, threads, why })
 }
 
-impl Plan {
-    pub(crate) fn decision(&self, launches: usize) -> Decision {
-        Decision { op: OP, variant: self.variant, launches, why: self.why.into() }
+impl Linear {
+    /// How [`linear`](super::linear()) would run on `x [.., n_in]`, and why.
+    ///
+    /// # Errors
+    /// An `x` of another width; a variant that was asked for and does not exist.
+    pub fn decision(&self, x: &Tensor) -> Result<Decision> {
+        let capabilities = x.device().capabilities();
+        let problem = super::check(x, self, Activation::None, None)?.0;
+        if capabilities.adapter.is_none() {
+            return Ok(Decision::on_cpu(OP, "cpu", "the tensors are there; panels of the weight stay in the cache"));
+        }
+        let Plan { variant, why, .. } = plan(&problem, &capabilities)?;
+        let width = problem.n_in.max(problem.n_out);
+        let launches = capabilities.row_pieces(problem.rows, width, problem.cost_of_row()).len();
+        Ok(Decision { op: OP, variant, launches, why: why.into() })
     }
 }

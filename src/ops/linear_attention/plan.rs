@@ -1,7 +1,7 @@
 //! How many keys become a partial sum: a pure function of the sizes and the device.
 
 use super::Problem;
-use crate::device::{Capabilities, Decision};
+use crate::device::Capabilities;
 
 /// Keys of a part: enough parts to fill a device, few enough to add.
 const PART: usize = 256;
@@ -33,15 +33,4 @@ pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Plan {
     let by_iterations = (capabilities.max_iterations / iterations(problem)).saturating_mul(KEYS);
     let part = part.min(by_iterations).max(KEYS);
     Plan { part, n_parts: problem.n.div_ceil(part) }
-}
-
-impl Plan {
-    pub(crate) fn decision(&self, op: &'static str) -> Decision {
-        Decision {
-            op,
-            variant: "portable",
-            launches: 0,
-            why: format!("there is no other; {} partial sums of {} keys, added as a tree", self.n_parts, self.part),
-        }
-    }
 }

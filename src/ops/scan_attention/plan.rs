@@ -3,8 +3,12 @@
 
 use std::ops::Range;
 
-use super::{OP, Problem};
-use crate::device::{Capabilities, Decision};
+use super::{OP, Problem, ScanAttention};
+use crate::{
+    device::{Capabilities, Decision},
+    error::Result,
+    tensor::Tensor,
+};
 
 /// Threads along each side of a workgroup; each makes 4 x 4 numbers.
 pub(crate) const SIDE: usize = 8;
@@ -40,8 +44,23 @@ pub(crate) struct Plan {
     pub n_splits: usize,
 }
 
+impl ScanAttention<'_> {
+    /// How [`scan_attention`](super::scan_attention()) would run with these options, and why.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn decision(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Decision> {
+        let problem = Problem::new(q, k, v, self)?;
+        let capabilities = q.device().capabilities();
+        if capabilities.adapter.is_none() {
+            return Ok(Decision::on_cpu(OP, "cpu", "the tensors are there; blocks of keys stay in the cache"));
+        }
+        Ok(plan(&problem, &capabilities).decision())
+    }
+}
+
 impl Plan {
-    pub(crate) fn decision(&self) -> Decision {
+    fn decision(&self) -> Decision {
         let Self { pieces, keys, n_splits } = self;
         let merges = if keys.len() * n_splits > 1 { pieces.len() } else { 0 };
         let mut why = format!("there is no other; {} piece(s) of the queries fit a binding and a submit", pieces.len());

@@ -6,21 +6,18 @@ use serde::Serialize;
 
 use super::{
     HeadMoves, Problem, TapeInputs, TapeOptions,
-    plan::{Plan, plan},
+    plan::{Plan, THREADS, plan},
 };
 use crate::{
     device::{
         AdapterKind, Capabilities,
-        gpu::{Gpu, Kernel, Shader, Work, params},
+        gpu::{Gpu, Kernel, Shader, params},
     },
     error::Result,
     tensor::Tensor,
 };
 
 const KERNEL: Kernel<Constants, Params> = Kernel::new("tape", include_str!("../../../shaders/tape.wgsl"));
-
-/// Threads of a workgroup, which takes a tape.
-const THREADS: usize = 64;
 
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Constants {
@@ -80,11 +77,6 @@ pub(super) fn tape(
     let Problem { batch, n, n_tapes, slots, mem, options } = *problem;
     let plan = plan(problem, gpu.capabilities())?;
     let y = gpu.allocate(batch * n * n_tapes * mem)?;
-    let of_threads = |n: usize| n.div_ceil(THREADS);
-    let work = Work {
-        cost: (6 * problem.n_cells() + 100 * slots) as f64,
-        iterations: slots + of_threads(mem) * (4 * slots + 1) + of_threads(slots) * (2 * mem + 1) + 1,
-    };
     gpu.kernel(&KERNEL, &Constants::new(options, &plan))?
         .read("value", inputs.value)
         .read_some("key", inputs.key)
@@ -92,7 +84,7 @@ pub(super) fn tape(
         .read("action", inputs.action)
         .write("state", state)
         .write("y", &y)
-        .steps(n, batch * n_tapes, work, |steps| Params {
+        .steps(n, batch * n_tapes, problem.work(), |steps| Params {
             n: n as u32,
             n_tapes: n_tapes as u32,
             slots: slots as u32,

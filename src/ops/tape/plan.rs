@@ -1,8 +1,8 @@
 //! Where a tape is on a GPU: a pure function of the sizes and the device.
 
-use super::{MAX_TAPE_LENGTH, OP, Problem};
+use super::{MAX_TAPE_LENGTH, OP, Problem, TapeInputs, TapeOptions};
 use crate::{
-    device::{Capabilities, Decision},
+    device::{Capabilities, Decision, Work},
     error::{Error, Result},
 };
 
@@ -21,6 +21,21 @@ pub(crate) struct Plan {
     /// Slots of a head.
     pub slots: usize,
     why: &'static str,
+}
+
+/// Threads of a workgroup, which takes a tape.
+pub(crate) const THREADS: usize = 64;
+
+impl Problem {
+    /// That of a step of a tape.
+    pub(crate) fn work(&self) -> Work {
+        let Self { slots, mem, .. } = *self;
+        let of_threads = |n: usize| n.div_ceil(THREADS);
+        Work {
+            cost: (6 * self.n_cells() + 100 * slots) as f64,
+            iterations: slots + of_threads(mem) * (4 * slots + 1) + of_threads(slots) * (2 * mem + 1) + 1,
+        }
+    }
 }
 
 /// Workgroup memory where the cells fit beside the heads, both before and after a step; storage
@@ -45,10 +60,21 @@ pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Result<Pla
     Ok(Plan { in_workgroup, len: if in_workgroup { len } else { 0 }, slots, why })
 }
 
-impl Plan {
-    pub(crate) fn decision(&self, launches: usize) -> Decision {
-        let variant = VARIANTS.iter().find(|(_, of)| *of == self.in_workgroup).map_or("", |(name, _)| name);
-        Decision { op: OP, variant, launches, why: self.why.into() }
+impl TapeInputs<'_> {
+    /// Where [`tape`](super::tape()) would keep its cells with these inputs, and why.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn decision(&self, options: TapeOptions) -> Result<Decision> {
+        let problem = super::check(self, options, None)?;
+        let capabilities = self.value.device().capabilities();
+        if capabilities.adapter.is_none() {
+            return Ok(Decision::on_cpu(OP, "cpu", "the tensors are there; a thread takes a tape"));
+        }
+        let Plan { in_workgroup, why, .. } = plan(&problem, &capabilities)?;
+        let variant = VARIANTS.iter().find(|(_, of)| *of == in_workgroup).map_or("", |(name, _)| name);
+        let launches = capabilities.step_pieces(problem.n, problem.batch * problem.n_tapes, problem.work()).len();
+        Ok(Decision { op: OP, variant, launches, why: why.into() })
     }
 }
 
