@@ -8,7 +8,7 @@ use super::{HEADROOM, REFERENCE_STEP, state_width};
 use crate::{
     device::gpu::{Access, Buffer, Dispatch, Gpu, Variant, View, shader},
     error::Result,
-    ops::{Attention, scan_attention::MASKED},
+    ops::softmax::{Attention, MASKED},
     tensor::Tensor,
 };
 
