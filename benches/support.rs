@@ -61,7 +61,7 @@ fn cmanp(device: &Device, [d_model, dim_feedforward, n_latents, n_layers]: [usiz
     loop {
         match Cmanp::new(device, &config, &checkpoint) {
             Ok(model) => return model,
-            Err(Error::MissingParameter { name, expected }) => {
+            Err(Error::MissingParameter { name, expected, .. }) => {
                 let scale = 1.0 / (*expected.last().unwrap() as f32).sqrt();
                 let drawn = numbers(expected.iter().product()).into_iter().map(|x| scale * x).collect();
                 checkpoint.insert(&name, &expected, drawn).unwrap();

@@ -247,7 +247,7 @@ fn cmanp_model(device: &Device, config: &cmanp::Config) -> (cmanp::Cmanp, Checkp
     loop {
         match cmanp::Cmanp::new(device, config, &checkpoint) {
             Ok(model) => return (model, checkpoint),
-            Err(Error::MissingParameter { name, expected }) => {
+            Err(Error::MissingParameter { name, expected, .. }) => {
                 let n = expected.iter().product();
                 checkpoint.insert(&name, &expected, vec![0.0; n]).unwrap();
             }

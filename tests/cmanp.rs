@@ -40,7 +40,7 @@ fn parameters(config: &Config, seed: u64) -> Checkpoint {
     loop {
         match Cmanp::new(&Device::cpu(), config, &checkpoint) {
             Ok(_) => return checkpoint,
-            Err(Error::MissingParameter { name, expected }) => {
+            Err(Error::MissingParameter { name, expected, .. }) => {
                 let n: usize = expected.iter().product();
                 let scale = 2.0 / (*expected.last().unwrap() as f32).sqrt();
                 checkpoint.insert(&name, &expected, random.scaled(n, scale)).unwrap();

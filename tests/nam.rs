@@ -23,7 +23,7 @@ fn parameters<T>(seed: u64, build: impl Fn(&Checkpoint) -> Result<T, Error>) -> 
     let mut checkpoint = Checkpoint::default();
     loop {
         match build(&checkpoint) {
-            Err(Error::MissingParameter { name, expected }) => {
+            Err(Error::MissingParameter { name, expected, .. }) => {
                 let n: usize = expected.iter().product();
                 let fan_in = expected.last().copied().unwrap_or(1) as f32;
                 checkpoint.insert(&name, &expected, random.scaled(n, 1.5 / fan_in.sqrt())).unwrap();

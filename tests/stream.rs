@@ -61,7 +61,7 @@ impl Folder {
         let mut random = Random::new(seed);
         let mut checkpoint = Checkpoint::default();
         while let Err(error) = Cmanp::new(&Device::cpu(), &config, &checkpoint) {
-            let Error::MissingParameter { name, expected } = error else { panic!("{error}") };
+            let Error::MissingParameter { name, expected, .. } = error else { panic!("{error}") };
             let n = expected.iter().product();
             checkpoint.insert(&name, &expected, random.numbers(n)).unwrap();
         }

@@ -53,7 +53,7 @@ fn parameters(config: &Config, seed: u64) -> Checkpoint {
     loop {
         match TnpKr::new(&Device::cpu(), config, &checkpoint) {
             Ok(_) => return checkpoint,
-            Err(Error::MissingParameter { name, expected }) => {
+            Err(Error::MissingParameter { name, expected, .. }) => {
                 let n: usize = expected.iter().product();
                 let numbers = random.scaled(n, 2.0 / (expected[0] as f32).sqrt());
                 let numbers =
