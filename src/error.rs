@@ -210,7 +210,7 @@ pub enum Error {
         name: String,
         /// The shape that the configuration asks for.
         expected: Vec<usize>,
-        /// Names that are there and that nothing asked for so far, those first that look like it.
+        /// Some of the names that are there and that nothing has used so far: those that look most like it.
         similar: Vec<String>,
         /// Whether it holds random features: numbers that were drawn with variance 1, not trained.
         is_random: bool,
@@ -267,7 +267,7 @@ pub enum Error {
 fn suggestion(similar: &[String]) -> String {
     match similar {
         [] => String::new(),
-        names => format!("; there are {}, which nothing has used yet (see Checkpoint::rename)", names.join(", ")),
+        names => format!("; what is there and not used yet: {} (see Checkpoint::rename)", names.join(", ")),
     }
 }
 

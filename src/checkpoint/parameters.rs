@@ -56,7 +56,7 @@ impl<'a> Parameters<'a> {
     }
 
     /// The checkpoint that they are from.
-    pub fn checkpoint(&self) -> &'a Checkpoint {
+    pub(crate) fn checkpoint(&self) -> &'a Checkpoint {
         self.checkpoint
     }
 
@@ -104,8 +104,8 @@ impl<'a> Parameters<'a> {
     }
 }
 
-/// Names of parameters that nothing has used so far, those first that end like a missing one, and
-/// of these those that have its shape.
+/// Names of parameters that nothing has used so far, of those that end most like the missing one, and
+/// of these first those that have its shape.
 fn similar(
     missing: &str,
     shape: &[usize],
@@ -114,13 +114,12 @@ fn similar(
 ) -> Vec<String> {
     let parts = |name: &'_ str| name.rsplit(['.', '/', ':']).map(str::to_owned).collect::<Vec<_>>();
     let missing = parts(missing);
+    let n_equal = |name: &str| parts(name).iter().zip(&missing).take_while(|(a, b)| a == b).count();
     let unused = parameters.iter().filter(|(name, _)| !used.contains(*name));
-    let mut names: Vec<_> = unused
-        .map(|(name, parameter)| {
-            let n_equal = parts(name).iter().zip(&missing).take_while(|(a, b)| a == b).count();
-            (Reverse((n_equal, parameter.shape == shape)), name)
-        })
-        .collect();
+    let mut names: Vec<_> =
+        unused.map(|(name, parameter)| (Reverse(n_equal(name)), parameter.shape != shape, name)).collect();
     names.sort();
-    names.into_iter().take(N_SIMILAR).map(|(_, name)| name.clone()).collect()
+    let most = names.first().map(|(n_equal, ..)| *n_equal);
+    let best = names.into_iter().take_while(|(n_equal, ..)| Some(*n_equal) == most);
+    best.take(N_SIMILAR).map(|(.., name)| name.clone()).collect()
 }

@@ -15,15 +15,15 @@ pub(crate) fn check_batch(op: &'static str, batch: usize) -> Result<()> {
     }
 }
 
-/// Refuses an input that does not fill its shape.
+/// Refuses an input that does not fill its shape; `name` is that of its length.
 pub(crate) fn check_length(op: &'static str, name: &'static str, shape: &[usize], found: usize) -> Result<()> {
     match n_elements(shape) {
         expected if expected == found => Ok(()),
         expected => Err(Error::Argument {
             op,
             name,
-            found: format!("{found} numbers long"),
-            allowed: format!("{expected}, which fill the shape {shape:?}"),
+            found: found.to_string(),
+            allowed: format!("{expected}, which fills the shape {shape:?}"),
         }),
     }
 }

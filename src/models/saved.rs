@@ -43,13 +43,9 @@ pub(crate) fn read<C: DeserializeOwned + PartialEq, D: DeserializeOwned>(
     checkpoint: &Checkpoint,
     about: &About<C>,
 ) -> Result<(usize, D)> {
-    let unread = |error: serde_json::Error| refused(checkpoint, format!("its metadata: {error}"));
-    let mut fields: Map<String, Value> = serde_json::from_str(checkpoint.metadata(KEY)?).map_err(unread)?;
-    // What is left are the details, which refuse a field that they do not know.
-    let mut take = |name: &str| fields.remove(name).unwrap_or(Value::Null);
-    let [model, config, fingerprint, batch] = ["model", "config", "fingerprint", "batch"].map(&mut take);
-    let (model, fingerprint): (String, u64) =
-        (serde_json::from_value(model).map_err(unread)?, serde_json::from_value(fingerprint).map_err(unread)?);
+    let mut fields: Map<String, Value> = parse(checkpoint, KEY, serde_json::from_str(checkpoint.metadata(KEY)?))?;
+    let model: String = take(checkpoint, &mut fields, "model")?;
+    let fingerprint: u64 = take(checkpoint, &mut fields, "fingerprint")?;
     if model != about.model || fingerprint != about.fingerprint {
         let message = format!(
             "it is of model {model:?} with parameters {fingerprint:016x}, allowed is {:?} with {:016x}",
@@ -57,15 +53,24 @@ pub(crate) fn read<C: DeserializeOwned + PartialEq, D: DeserializeOwned>(
         );
         return Err(refused(checkpoint, message));
     }
-    let config: C = serde_json::from_value(config).map_err(unread)?;
+    let config: C = take(checkpoint, &mut fields, "config")?;
     if config != about.config {
         return Err(refused(checkpoint, "it is of a model with these parameters, but another configuration".into()));
     }
-    let batch = serde_json::from_value(batch).map_err(unread)?;
+    let batch = take(checkpoint, &mut fields, "batch")?;
     if batch == 0 {
         return Err(refused(checkpoint, "its batch is 0, allowed is 1 or more".into()));
     }
-    Ok((batch, serde_json::from_value(Value::Object(fields)).map_err(unread)?))
+    // What is left are the details, which refuse a field that they do not know.
+    Ok((batch, parse(checkpoint, KEY, serde_json::from_value(Value::Object(fields)))?))
+}
+
+fn take<T: DeserializeOwned>(checkpoint: &Checkpoint, fields: &mut Map<String, Value>, name: &str) -> Result<T> {
+    parse(checkpoint, name, serde_json::from_value(fields.remove(name).unwrap_or(Value::Null)))
+}
+
+fn parse<T>(checkpoint: &Checkpoint, name: &str, parsed: serde_json::Result<T>) -> Result<T> {
+    parsed.map_err(|error| refused(checkpoint, format!("{name} in its metadata: {error}")))
 }
 
 /// A posterior that is not as it was saved, or not one of the model.

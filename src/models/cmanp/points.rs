@@ -57,10 +57,10 @@ impl<'a> Points<'a> {
         check_batch(OP, batch)?;
         // The larger of both, so that neither missing numbers nor a wrong width goes unseen.
         let n = x.len().div_ceil(batch.saturating_mul(config.dim_x));
-        check_length(OP, "x", &[batch, n, config.dim_x], x.len())?;
-        check_length(OP, "y", &[batch, n, config.dim_y], y.len())?;
+        check_length(OP, "the length of x", &[batch, n, config.dim_x], x.len())?;
+        check_length(OP, "the length of y", &[batch, n, config.dim_y], y.len())?;
         if let Some(mask) = mask {
-            check_length(OP, "mask", &[batch, n], mask.len())?;
+            check_length(OP, "the length of mask", &[batch, n], mask.len())?;
         }
         let points = Self { batch, n, columns: vec![(config.dim_x, x), (config.dim_y, y)], mask };
         points.check_finite()?;
@@ -81,7 +81,7 @@ impl<'a> Points<'a> {
 
     pub fn targets(config: &Config, batch: usize, x: &'a [f32]) -> Result<Self> {
         let n = x.len().div_ceil(batch.saturating_mul(config.dim_x));
-        check_length(OP, "x", &[batch, n, config.dim_x], x.len())?;
+        check_length(OP, "the length of x", &[batch, n, config.dim_x], x.len())?;
         let points = Self { batch, n, columns: vec![(config.dim_x, x)], mask: None };
         points.check_finite()?;
         Ok(points)

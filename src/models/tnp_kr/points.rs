@@ -91,12 +91,12 @@ impl<'a> Points<'a> {
         check_batch(OP, batch)?;
         // A batch that overflows has no points.
         let n_points = values.len() / batch.saturating_mul(n_values);
-        check_length(OP, "values", &[batch, n_points, n_values], values.len())?;
+        check_length(OP, "the length of values", &[batch, n_points, n_values], values.len())?;
         if n_points == 0 {
             return Err(Error::EmptyContext { batch: None });
         }
         if let Some(keep) = keep {
-            check_length(OP, "mask", &[batch, n_points], keep.len())?;
+            check_length(OP, "the length of mask", &[batch, n_points], keep.len())?;
             if let Some(batch) = keep.chunks(n_points).position(|keep| !keep.contains(&true)) {
                 return Err(Error::EmptyContext { batch: Some(batch) });
             }
@@ -151,7 +151,7 @@ impl<'a> Points<'a> {
             }
             let per_batch = n_points.unwrap_or(coords.len() / batch.saturating_mul(*dim));
             n_points = Some(per_batch);
-            check_length(OP, "coordinates", &[batch, per_batch, *dim], coords.len())?;
+            check_length(OP, "the length of coordinates", &[batch, per_batch, *dim], coords.len())?;
             groups.push((*dim, group.embed, *coords));
         }
         let points = Self { batch, n_points: n_points.unwrap_or(0), groups, values: None, keep };
