@@ -66,6 +66,16 @@ impl Device {
         }
     }
 
+    /// How many rows of a layer of some ten to some hundred numbers keep the device busy. More at a time
+    /// take more memory and no less time.
+    pub(crate) fn busy_rows(&self) -> usize {
+        match &self.0 {
+            Backend::Cpu => 4096,
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(_) => 16_384,
+        }
+    }
+
     /// A hardware GPU if there is one that opens, else the CPU. Print the device to see
     /// which it is.
     #[cfg(not(target_arch = "wasm32"))]

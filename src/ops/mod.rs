@@ -11,6 +11,7 @@ pub mod lstm;
 pub mod merge_attention;
 pub mod rolling_attention;
 pub mod scan_attention;
+pub mod softmax;
 pub mod tape;
 pub mod unit_norm;
 
@@ -24,7 +25,8 @@ pub use lsam::{Lsam, LsamOutput, LsamState, lsam};
 pub use lstm::{Lstm, LstmOutput, lstm};
 pub use merge_attention::merge_attention;
 pub use rolling_attention::{RollingAttention, RollingState};
-pub use scan_attention::{Attention, Bias, BiasTerm, CustomBias, Distance, Kernel, ScanAttention, scan_attention};
+pub use scan_attention::{Bias, BiasTerm, CustomBias, Distance, Kernel, ScanAttention, scan_attention};
+pub use softmax::Attention;
 pub use tape::{HeadMoves, TapeInputs, TapeOptions, TapeOutput, tape};
 pub use unit_norm::unit_norm;
 

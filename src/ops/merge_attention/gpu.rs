@@ -8,7 +8,7 @@ use super::{HEADROOM, REFERENCE_STEP, state_width};
 use crate::{
     device::gpu::{Buffer, Gpu, Kernel, Part, Shader, Work, params},
     error::Result,
-    ops::{Attention, scan_attention::MASKED},
+    ops::softmax::{Attention, MASKED},
     tensor::Tensor,
 };
 

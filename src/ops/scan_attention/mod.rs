@@ -10,6 +10,7 @@ mod plan;
 #[cfg(feature = "gpu")]
 mod text;
 
+pub use super::softmax::{Attention, MASKED};
 pub use bias::{Bias, BiasFn, BiasTerm, CustomBias, Distance, Kernel, MAX_COORDINATES};
 
 use crate::{
@@ -21,11 +22,6 @@ const OP: &str = "scan_attention";
 
 /// The largest `head_dim` of queries, keys or values.
 pub const MAX_HEAD_DIM: usize = 256;
-
-/// The logit of a masked pair and the log-sum-exp of a row without a valid key: large and
-/// finite, since shaders may assume that infinities do not exist. Logits below half of it
-/// count as masked.
-pub const MASKED: f32 = -1e30;
 
 /// Options of [`scan_attention`]; the default is plain softmax attention.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,18 +38,6 @@ pub struct ScanAttention<'a> {
     /// exactly afterwards. Chosen by the problem and the device if not given. The CPU splits at
     /// whole blocks of keys, so there may be fewer.
     pub n_splits: Option<usize>,
-}
-
-/// What attention returns: the read values and the natural logarithm of the softmax's
-/// denominator, which is what merging needs (see [`merge_attention`](crate::ops::merge_attention())).
-#[derive(Clone, Debug)]
-pub struct Attention {
-    /// In the layout of the queries: `[batch, n_heads, n_queries, v_dim]` or
-    /// `[batch, n_queries, n_heads * v_dim]`.
-    pub values: Tensor,
-    /// `[batch, n_heads, n_queries]` or `[batch, n_queries, n_heads]`, in the same order;
-    /// [`MASKED`] in a row that has no valid key.
-    pub log_sum_exp: Tensor,
 }
 
 /// Sizes and layout of one call, checked.
