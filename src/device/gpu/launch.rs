@@ -17,7 +17,6 @@ use super::{Buffer, Dispatch, Gpu, Kernel, Params, Pipeline, View, pipeline::Slo
 use crate::{
     device::Work,
     error::{Error, Result},
-    tensor::Tensor,
 };
 
 /// Some elements of a buffer.
@@ -25,12 +24,6 @@ use crate::{
 pub(crate) struct Part<'a> {
     pub buffer: &'a Buffer,
     pub elements: Range<usize>,
-}
-
-impl<'a> From<&'a Tensor> for Part<'a> {
-    fn from(tensor: &'a Tensor) -> Self {
-        Self { buffer: tensor.gpu(), elements: 0..tensor.len() }
-    }
 }
 
 impl<'a> From<&'a Buffer> for Part<'a> {
