@@ -202,7 +202,7 @@ pub(super) fn run(
     shape: Vec<usize>,
 ) -> Result<(Tensor, Tensor)> {
     let plan = select::plan(problem, options.form, gpu.submit_budget(), gpu.max_iterations())?;
-    let memory = own_copy(options.memory, &problem.memory_shape(), &k.device())?;
+    let memory = own_copy(options.memory(), &problem.memory_shape(), &k.device())?;
     let len = if q.is_some() { v.len() } else { 0 };
     gpu.check_bindings(&[k.len(), v.len(), memory.len()])?;
     let y = gpu.allocate(len)?;

@@ -12,6 +12,7 @@ pub(crate) const CHUNK: usize = 32;
 
 /// How a sequence is computed. The forms agree to rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Form {
     /// Step by step.
     Recurrent,

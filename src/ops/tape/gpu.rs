@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{HeadMoves, MAX_TAPE_LENGTH, Problem, TapeInputs, TapeOptions, select::place};
+use super::{Flags as TapeOptions, HeadMoves, MAX_TAPE_LENGTH, Problem, TapeInputs, select::place};
 use crate::{
     device::gpu::{Access, Dispatch, Gpu, Variant, shader},
     error::{Error, Result},
