@@ -11,7 +11,7 @@ use super::{Cmanp, Config, Network, Posterior, block::Encoder};
 use crate::{
     checkpoint::Checkpoint,
     error::{Error, Result},
-    ops::{RollingState, scan_attention::MASKED},
+    ops::{Layout, RollingState, scan_attention::MASKED},
 };
 
 /// Under which key the metadata of a saved posterior are.
@@ -140,7 +140,10 @@ impl Cmanp {
             let state = |i| {
                 let name = format!("state_{i}");
                 check_rows(&name, parameters.numbers(&name, &shape)?, shape[3])?;
-                Ok(RollingState { rows: parameters.tensor(&name, &shape)?, head_major: false })
+                Ok(RollingState {
+                    rows: parameters.tensor(&name, &shape)?,
+                    layout: Layout::Projected { n_heads: config.n_heads },
+                })
             };
             (0..layers.len()).map(state).collect::<Result<Vec<_>>>()
         })?;

@@ -14,13 +14,16 @@ use crate::{
     error::{Error, Result},
     models::layers::torch_linear,
     ops::{
-        Activation, Linear, Probabilities, ScanAttention, add, attention_memory::sum, concat, gate, linear,
-        read_memory, scale_columns, scan_attention, unit_norm, write_memory,
+        Activation, AttentionMemory, Layout, Linear, MemoryState, Probabilities, ScanAttention, add, concat, gate,
+        linear, scale_columns, scan_attention, unit_norm,
     },
     tensor::{Tensor, check_finite},
 };
 
 const OP: &str = "FewShot::condition";
+
+/// Features and labels are `[batch, n, width]`.
+const ONE_HEAD: Layout = Layout::Projected { n_heads: 1 };
 
 /// Examples of novel classes, for each batch element.
 #[derive(Clone, Copy, Debug)]
@@ -203,7 +206,7 @@ impl FewShot {
         let labels = [batch, n, n_novel];
         let means = Tensor::new(&self.device, &labels, &means)?;
         let of_class =
-            |values: &Tensor, weights: &Tensor| sum(1, values, weights)?.reshape(&[batch, n_novel, self.n_features]);
+            |values: &Tensor, weights: &Tensor| sum(values, weights)?.reshape(&[batch, n_novel, self.n_features]);
 
         let mut mean = of_class(&features, &means)?;
         let mut new_base = base.clone();
@@ -228,7 +231,7 @@ impl FewShot {
             let shape = [batch, 1, n_base, self.n_features];
             let keys = unit_norm(&self.rows(&attention.keys, batch, episode.base_ids)?)?.reshape(&shape)?;
             let values = if is_cosine { unit_norm(&base)? } else { base };
-            let options = ScanAttention { scale: Some(attention.scale), ..Default::default() };
+            let options = ScanAttention::default().scale(attention.scale);
             let attended = scan_attention(&query, &keys, &values.reshape(&shape)?, &options)?.values;
             let attended = of_class(&attended.reshape(&[batch, n, self.n_features])?, &means)?;
             novel = add(&novel, &scale_columns(&attended, scale)?, 1.0)?;
@@ -269,6 +272,11 @@ impl FewShot {
     }
 }
 
+/// `sum_n v_n k_n^T` of `k [batch, n, a]` and `v [batch, n, b]`: `[batch, 1, b, a]`.
+fn sum(k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    Ok(AttentionMemory::new(ONE_HEAD).write(None, k, v, None)?.memory)
+}
+
 /// Erases keys `[batch, n, n_features]` from weights `[batch, classes, n_features]`, all at once
 /// and averaged over the batch: `W_c - 1/B sum_bn p_bn (k_bn . W_bc) k_bn`. The probabilities are
 /// `[batch, n, 1]` or one for each class.
@@ -276,11 +284,12 @@ fn erase(weights: &Tensor, keys: &Tensor, p: &Probabilities) -> Result<Tensor> {
     let &[batch, n_classes, n_features] = weights.shape() else {
         return Ok(weights.clone());
     };
-    let known = read_memory(&weights.reshape(&[batch, 1, n_classes, n_features])?, keys, None)?;
+    let memory = MemoryState::new(weights.reshape(&[batch, 1, n_classes, n_features])?);
+    let known = AttentionMemory::new(ONE_HEAD).read(keys, &memory)?.values;
     let known = gate(&known, p)?;
     let n = keys.shape()[1];
     // One memory for the whole batch.
-    let erased = sum(1, &keys.reshape(&[1, batch * n, n_features])?, &known.reshape(&[1, batch * n, n_classes])?)?;
+    let erased = sum(&keys.reshape(&[1, batch * n, n_features])?, &known.reshape(&[1, batch * n, n_classes])?)?;
     add(weights, &erased.reshape(&[n_classes, n_features])?, -1.0 / batch as f32)
 }
 
@@ -354,8 +363,8 @@ impl Classifier {
             ClassifierType::Cosine => unit_norm(x),
             ClassifierType::DotProduct => Ok(x.clone()),
         };
-        let memory = of(&self.weights)?.reshape(&[batch, 1, n_classes, n_features])?;
-        let products = read_memory(&memory, &of(features)?, None)?;
+        let memory = MemoryState::new(of(&self.weights)?.reshape(&[batch, 1, n_classes, n_features])?);
+        let products = AttentionMemory::new(ONE_HEAD).read(&of(features)?, &memory)?.values;
         let bias = vec![self.scale * self.bias; products.len()];
         add(&Tensor::new(&products.device(), products.shape(), &bias)?, &products, self.scale)
     }
@@ -385,8 +394,11 @@ impl Classifier {
         rows.pop();
         rows.push(n_classes);
         let labels = &Tensor::new(&features.device(), &rows, labels)?;
-        let memory = self.weights.reshape(&shape)?;
-        let weights = write_memory(&memory, &unit_norm(features)?, labels, p_write, p_erase)?;
+        let before = MemoryState::new(self.weights.reshape(&shape)?);
+        let mut memory = AttentionMemory::new(ONE_HEAD);
+        memory.p_write = p_write;
+        memory.p_erase = p_erase;
+        let weights = memory.write(Some(&before), &unit_norm(features)?, labels, None)?.memory;
         Ok(Self { weights: weights.reshape(self.weights.shape())?, ..self.clone() })
     }
 }
