@@ -3,11 +3,11 @@
 
 mod support;
 
-use support::{Random, bound, devices, error, oracle, poison};
+use support::{Random, bound, devices, error, layout, oracle, poison};
 use wgpu_attention::{
     Device, Mask, Tensor,
     ops::{
-        FeatureKind, FeatureMap, LinearAttention, LinearState, Normalizer, Rows, ScanAttention, feature_map,
+        FeatureKind, FeatureMap, LinearAttention, LinearState, Normalizer, ProjectionRows, ScanAttention, feature_map,
         random_features, scan_attention,
     },
 };
@@ -55,12 +55,12 @@ impl Case {
         }
     }
 
-    fn attention(&self, device: &Device) -> LinearAttention {
+    fn attention(&self, device: &Device, head_major: bool) -> LinearAttention {
         let [_, n_heads, _, _, d, _, f] = self.sizes;
         let projection =
             (self.kind != FeatureKind::Identity).then(|| Tensor::new(device, &[f, d], &self.projection).unwrap());
         let features = FeatureMap { kind: self.kind, projection, scale: self.scale };
-        LinearAttention { n_heads, features, normalizer: self.normalizer }
+        LinearAttention::new(layout(head_major, n_heads), features, self.normalizer)
     }
 
     /// Some of the keys, in either layout.
@@ -75,7 +75,7 @@ impl Case {
             let part: Vec<bool> = mask.chunks(n_keys).flat_map(|row| &row[keys.clone()]).copied().collect();
             Mask::new(device, &[b, keys.len()], &part).unwrap()
         });
-        self.attention(device).write(&part(&self.k, d), &part(&self.v, e), mask.as_ref()).unwrap()
+        self.attention(device, head_major).write(None, &part(&self.k, d), &part(&self.v, e), mask.as_ref()).unwrap()
     }
 
     /// What is read from a state, head-major.
@@ -83,8 +83,8 @@ impl Case {
         let [b, h, n_queries, _, d, e, _] = self.sizes;
         let q = tensor(device, &self.q, [b, h, n_queries, d], head_major);
         poison(device, &[b * h * n_queries * e]);
-        let y = self.attention(device).read(&q, state).unwrap();
-        let y = y.read().unwrap();
+        let y = self.attention(device, head_major).read(&q, state).unwrap();
+        let y = y.values.read().unwrap();
         if head_major { y } else { oracle::projected(&y, [b, n_queries, h, e]) }
     }
 
@@ -109,6 +109,7 @@ impl Case {
                     Normalizer::None => 1.0,
                     Normalizer::KeyCount => (keys.len() as f64).max(1.0),
                     Normalizer::FeatureSum { .. } => sum.max(floor.unwrap()),
+                    other => panic!("the oracle does not know {other:?}"),
                 };
                 for c in 0..e {
                     let value = |j: usize| f64::from(self.v[(head * n_keys + j) * e + c]);
@@ -148,6 +149,7 @@ fn features(kind: FeatureKind, projection: &[f32], n_features: usize, scale: f32
             FeatureKind::Exp => z.exp(),
             FeatureKind::Elu if z > 0.0 => z,
             FeatureKind::Elu => z.exp_m1(),
+            other => panic!("the oracle does not know {other:?}"),
         }
     };
     projection.chunks(x.len()).map(feature).collect()
@@ -295,12 +297,12 @@ fn sums_over_a_million_equal_keys_keep_their_digits() {
     let n_keys = 1_000_000;
     for (name, device) in devices() {
         let map = FeatureMap::identity(1.0);
-        let attention = LinearAttention { n_heads: 1, features: map, normalizer: Normalizer::KeyCount };
+        let attention = LinearAttention::new(layout(false, 1), map, Normalizer::KeyCount);
         for x in [0.1f32, 0.7, 1.9] {
             let k = Tensor::new(&device, &[1, n_keys, 1], &vec![x; n_keys]).unwrap();
-            let state = attention.write(&k, &k, None).unwrap();
+            let state = attention.write(None, &k, &k, None).unwrap();
             let one = Tensor::new(&device, &[1, 1, 1], &[1.0]).unwrap();
-            let mean = attention.read(&one, &state).unwrap().read().unwrap()[0];
+            let mean = attention.read(&one, &state).unwrap().values.read().unwrap()[0];
             let e = (f64::from(mean) / (f64::from(x) * f64::from(x)) - 1.0).abs();
             let allowed = bound(&device, RECORDED);
             assert!(e <= allowed, "{x} on {name}: {e:.1e} over {allowed:.1e}");
@@ -311,9 +313,9 @@ fn sums_over_a_million_equal_keys_keep_their_digits() {
 #[test]
 fn counts_do_not_stop_at_the_end_of_f32() {
     let device = Device::cpu();
-    let attention =
-        LinearAttention { n_heads: 1, features: FeatureMap::identity(1.0), normalizer: Normalizer::KeyCount };
+    let attention = LinearAttention::new(layout(false, 1), FeatureMap::identity(1.0), Normalizer::KeyCount);
     let one = attention.write(
+        None,
         &Tensor::new(&device, &[1, 1, 1], &[1.0]).unwrap(),
         &Tensor::new(&device, &[1, 1, 1], &[1.0]).unwrap(),
         None,
@@ -363,11 +365,11 @@ fn a_sum_of_features_below_the_floor_is_divided_by_the_floor() {
         let projection = Tensor::new(&device, &[1, 1], &[1.0]).unwrap();
         let features = FeatureMap { kind: FeatureKind::Elu, projection: Some(projection), scale: 1.0 };
         let normalizer = Normalizer::FeatureSum { floor: 0.5 };
-        let attention = LinearAttention { n_heads: 1, features, normalizer };
+        let attention = LinearAttention::new(layout(false, 1), features, normalizer);
         let t = |x: f32| Tensor::new(&device, &[1, 1, 1], &[x]).unwrap();
         // elu(1) elu(-1): a negative weight, so the divisor is the floor.
-        let state = attention.write(&t(-1.0), &t(3.0), None).unwrap();
-        let read = attention.read(&t(1.0), &state).unwrap().read().unwrap()[0];
+        let state = attention.write(None, &t(-1.0), &t(3.0), None).unwrap();
+        let read = attention.read(&t(1.0), &state).unwrap().values.read().unwrap()[0];
         let truth = (-1.0f64).exp_m1() * 3.0 / 0.5;
         assert!((f64::from(read) - truth).abs() < 1e-6, "{read} against {truth} on {name}");
     }
@@ -390,7 +392,7 @@ fn grids_past_65535_groups() {
 }
 
 /// The error of FAVOR+ against softmax attention, root mean square over seeds and outputs.
-fn favor_error(n_features: usize, rows: Rows) -> f64 {
+fn favor_error(n_features: usize, rows: ProjectionRows) -> f64 {
     let device = Device::cpu();
     let (n, d) = (40, 8);
     let mut random = Random::new(8);
@@ -401,9 +403,10 @@ fn favor_error(n_features: usize, rows: Rows) -> f64 {
     let truth = scan_attention(&q, &k, &v, &ScanAttention::default()).unwrap().values.read().unwrap();
     let n_seeds = 64;
     let square = (0..n_seeds).map(|seed| {
-        let attention = LinearAttention::favor(1, random_features(&device, seed, n_features, d, rows).unwrap());
-        let state = attention.write(&k, &v, None).unwrap();
-        let found = attention.read(&q, &state).unwrap().read().unwrap();
+        let projection = random_features(&device, seed, n_features, d, rows).unwrap();
+        let attention = LinearAttention::favor(layout(true, 1), projection);
+        let state = attention.write(None, &k, &v, None).unwrap();
+        let found = attention.read(&q, &state).unwrap().values.read().unwrap();
         found.iter().zip(&truth).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / truth.len() as f64
     });
     (square.sum::<f64>() / n_seeds as f64).sqrt()
@@ -414,7 +417,7 @@ fn favor_error(n_features: usize, rows: Rows) -> f64 {
 #[test]
 fn favor_approaches_softmax_attention_at_the_expected_rate() {
     let sizes = [16, 64, 256, 1024];
-    for rows in [Rows::Independent, Rows::Orthogonal] {
+    for rows in [ProjectionRows::Independent, ProjectionRows::Orthogonal] {
         let errors = sizes.map(|n| favor_error(n, rows));
         println!("{rows:?}: {errors:.4?} for {sizes:?} features");
         let logs: Vec<(f64, f64)> = sizes.iter().zip(errors).map(|(&n, e)| ((n as f64).ln(), e.ln())).collect();
@@ -424,7 +427,8 @@ fn favor_approaches_softmax_attention_at_the_expected_rate() {
         assert!((slope + 0.5).abs() < 0.1, "{rows:?}: errors {errors:?}, slope {slope:.3} instead of -1/2");
         assert!(errors[3] < 0.01, "{rows:?}: {errors:?}");
     }
-    let (independent, orthogonal) = (favor_error(64, Rows::Independent), favor_error(64, Rows::Orthogonal));
+    let (independent, orthogonal) =
+        (favor_error(64, ProjectionRows::Independent), favor_error(64, ProjectionRows::Orthogonal));
     assert!(orthogonal < independent, "orthogonal rows: {orthogonal}, independent ones: {independent}");
 }
 
@@ -433,11 +437,11 @@ fn random_features_are_what_they_say() {
     let device = Device::cpu();
     let draw = |seed, n, d, rows| random_features(&device, seed, n, d, rows).unwrap().read().unwrap();
     // Pinned: the same on every platform, for ever.
-    let pinned = draw(7, 3, 2, Rows::OrthogonalUnit);
+    let pinned = draw(7, 3, 2, ProjectionRows::OrthogonalUnit);
     assert_eq!(pinned, PINNED, "the numbers of a seed have changed");
-    assert_ne!(draw(8, 3, 2, Rows::OrthogonalUnit), pinned);
+    assert_ne!(draw(8, 3, 2, ProjectionRows::OrthogonalUnit), pinned);
     let (n, d) = (20, 8);
-    for rows in [Rows::Orthogonal, Rows::OrthogonalUnit] {
+    for rows in [ProjectionRows::Orthogonal, ProjectionRows::OrthogonalUnit] {
         let w = draw(1, n, d, rows);
         let dot =
             |i: usize, j: usize| -> f64 { (0..d).map(|c| f64::from(w[i * d + c]) * f64::from(w[j * d + c])).sum() };
@@ -445,17 +449,17 @@ fn random_features_are_what_they_say() {
             for j in i - i % d..i {
                 assert!(dot(i, j).abs() < 1e-5, "{rows:?}: rows {i} and {j} of a block are not orthogonal");
             }
-            if rows == Rows::OrthogonalUnit {
+            if rows == ProjectionRows::OrthogonalUnit {
                 assert!((dot(i, i) - d as f64).abs() < 1e-5, "row {i} has square {}", dot(i, i));
             }
         }
     }
     // Lengths as of independent rows: the mean of the squares is d, within four standard errors.
-    let w = draw(3, 1000, 8, Rows::Orthogonal);
+    let w = draw(3, 1000, 8, ProjectionRows::Orthogonal);
     let square = w.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / 1000.0;
     assert!((square - 8.0).abs() < 4.0 * (16.0f64 / 1000.0).sqrt(), "{square}");
     // Normal numbers: mean 0 and variance 1 within four standard errors.
-    let w = draw(2, 1000, 8, Rows::Independent);
+    let w = draw(2, 1000, 8, ProjectionRows::Independent);
     let mean = w.iter().map(|&x| f64::from(x)).sum::<f64>() / w.len() as f64;
     let variance = w.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / w.len() as f64;
     assert!(mean.abs() < 4.0 / (w.len() as f64).sqrt(), "{mean}");

@@ -12,8 +12,8 @@ use wgpu_attention::{
         NamAttention, NamTmAe, NamTmConfig, TuringOption,
     },
     ops::{
-        Activation, Form, HeadMoves, Linear, Lsam, LsamState, Lstm, Probabilities, TapeInputs, TapeOptions, lsam, lstm,
-        tape, unit_norm,
+        Activation, Direction, Form, HeadMoves, KeyErase, Linear, Lsam, LsamState, Lstm, Probabilities, TapeErase,
+        TapeInputs, TapeOptions, TapeProbabilities, lsam, lstm, tape, unit_norm,
     },
 };
 
@@ -137,7 +137,8 @@ fn lsam_agrees_with_float64() {
                     memory: tensor(&[batch, n_heads, dim, dim], &m),
                 };
                 poison(&device, &[truth.len(), memory.len()]);
-                let output = lsam(&tensor(&[batch, n, n_in], &x), &layer, Some(&state), reverse).unwrap();
+                let direction = if reverse { Direction::Reverse } else { Direction::Forward };
+                let output = lsam(&tensor(&[batch, n, n_in], &x), &layer, Some(&state), direction).unwrap();
                 let state = output.state;
                 for (found, truth) in [(&output.values, &truth), (&state.hidden, &hidden), (&state.memory, &memory)] {
                     // A short key or query is made longer and its rounding with it; the memory
@@ -169,14 +170,13 @@ fn tapes(
             let token = (i / n_tapes * n + step) * n_tapes + i % n_tapes;
             let part = |x: &[f32], width: usize| wide(&x[token * width..][..width]);
             let (v, a) = (part(value, mem), part(action, n_actions));
-            let p = |j: usize| if options.has_probabilities { sigmoid(a[2 * n_directions + j]) } else { 1.0 };
+            let has_probabilities = options.probabilities == TapeProbabilities::Actions;
+            let p = |j: usize| if has_probabilities { sigmoid(a[2 * n_directions + j]) } else { 1.0 };
             let (p_r, p_w) = (p(0), p(1));
-            let p_e = if !options.has_erase {
-                0.0
-            } else if options.is_tied {
-                p_w
-            } else {
-                p(2)
+            let p_e = match options.erase {
+                TapeErase::Never => 0.0,
+                TapeErase::Tied => p_w,
+                _ => p(2),
             };
             let unit = |head: &[f64]| -> Vec<f64> {
                 let length = head.iter().map(|x| x * x).sum::<f64>().sqrt().max(1e-12);
@@ -191,12 +191,12 @@ fn tapes(
             let mut jump = vec![0.0; slots];
             if options.heads.jumps() {
                 let (k, q) = (part(key, mem), part(query, mem));
-                let p_k = if options.has_erase { p_w } else { 1.0 };
+                let p_k = if options.erase == TapeErase::Never { 1.0 } else { p_w };
                 let known: Vec<f64> =
                     (0..mem).map(|c| (0..slots).map(|l| keys[l * mem + c] * w[l]).sum::<f64>()).collect();
                 for l in 0..slots {
                     let row = &mut keys[l * mem..][..mem];
-                    if options.by_position {
+                    if options.key_erase == KeyErase::ByPosition {
                         (0..mem).for_each(|c| row[c] += w[l] * (p_k * k[c] - p_e * known[c]));
                     } else {
                         let known: f64 = row.iter().zip(&k).map(|(a, b)| a * b).sum();
@@ -213,6 +213,7 @@ fn tapes(
                     HeadMoves::All => [d[0], d[1], d[2], d[3]],
                     HeadMoves::NoJump => [d[0], d[1], d[2], 0.0],
                     HeadMoves::OnlyJump => [0.0, d[0], 0.0, d[1]],
+                    other => panic!("the oracle does not know {other:?}"),
                 };
                 let before = head.clone();
                 for l in 0..slots {
@@ -230,10 +231,10 @@ fn tapes_agree_with_float64() {
     let all = TapeOptions::default();
     let options = [
         all,
-        TapeOptions { heads: HeadMoves::NoJump, ..all },
-        TapeOptions { heads: HeadMoves::OnlyJump, has_probabilities: false, ..all },
-        TapeOptions { has_erase: false, ..all },
-        TapeOptions { is_tied: true, by_position: true, ..all },
+        all.heads(HeadMoves::NoJump),
+        all.heads(HeadMoves::OnlyJump).probabilities(TapeProbabilities::One),
+        all.erase(TapeErase::Never),
+        all.erase(TapeErase::Tied).key_erase(KeyErase::ByPosition),
     ];
     // Tapes that fit workgroup memory, one slot, and two that do not fit.
     let sizes = [[2, 10, 3, 5, 4], [1, 3, 1, 1, 1], [1, 20, 2, 70, 65], [1, 8, 1, 300, 3]];
@@ -428,9 +429,9 @@ proptest! {
         let first = lstm(&part(0..at), &long, None).unwrap();
         let second = lstm(&part(at..n), &long, Some(&first.state)).unwrap();
         prop_assert_eq!([first.values.read().unwrap(), second.values.read().unwrap()].concat(), whole.values.read().unwrap());
-        let whole = lsam(&x, &short, None, false).unwrap();
-        let first = lsam(&part(0..at), &short, None, false).unwrap();
-        let second = lsam(&part(at..n), &short, Some(&first.state), false).unwrap();
+        let whole = lsam(&x, &short, None, Direction::Forward).unwrap();
+        let first = lsam(&part(0..at), &short, None, Direction::Forward).unwrap();
+        let second = lsam(&part(at..n), &short, Some(&first.state), Direction::Forward).unwrap();
         prop_assert_eq!([first.values.read().unwrap(), second.values.read().unwrap()].concat(), whole.values.read().unwrap());
         prop_assert_eq!(second.state.memory.read().unwrap(), whole.state.memory.read().unwrap());
     }

@@ -5,7 +5,7 @@ pub mod fixture;
 pub mod oracle;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use wgpu_attention::Device;
+use wgpu_attention::{Device, ops::Layout};
 
 /// The CPU, and every adapter with unchecked and with checked shaders. Prints what is missing;
 /// with `WGPU_ATTENTION_REQUIRE_GPU=1` a missing adapter is a failure.
@@ -102,6 +102,11 @@ pub fn poison(device: &Device, lengths: &[usize]) {
         .map(|n| wgpu_attention::Tensor::new(device, &[n], &vec![f32::NAN; n]).unwrap())
         .collect();
     drop(tensors);
+}
+
+/// A layout by whether it is head-major.
+pub fn layout(head_major: bool, n_heads: usize) -> Layout {
+    if head_major { Layout::HeadMajor } else { Layout::Projected { n_heads } }
 }
 
 /// Zeros of any shape.
