@@ -9,6 +9,8 @@ mod bad_input;
 mod bad_input_memories;
 mod device;
 mod linear_attention;
+mod memories;
+mod memories_refuse;
 mod ops;
 mod plans;
 mod recurrences;

@@ -6,7 +6,7 @@ use wgpu_attention::{
     Device, Tensor,
     device::GpuOptions,
     ops::{
-        Activation, AttentionMemory, HeadMoves, Linear, Probabilities, ScanAttention, TapeInputs, TapeOptions,
+        Activation, AttentionMemory, HeadMoves, Layout, Linear, Probabilities, ScanAttention, TapeInputs, TapeOptions,
         attention_memory, linear, tape, unit_norm,
     },
 };
@@ -20,11 +20,11 @@ fn run(device: &Device) -> Vec<(String, Vec<f32>)> {
     let y = linear(&x, &layer, Activation::Relu, None).unwrap();
     let (k, v) = (unit_norm(&tensor(&[2, 50, 8])).unwrap(), tensor(&[2, 50, 8]));
     let p = Probabilities::sigmoid(&tensor(&[2, 50, 1])).unwrap();
-    let options = AttentionMemory::default().p_write(&p).p_erase(&p);
+    let options = AttentionMemory::new(Layout::Projected { n_heads: 1 }).p_write(&p).p_erase(&p);
     let read = attention_memory(&k, &k, &v, &options).unwrap().values;
     let action = tensor(&[2, 50, HeadMoves::NoJump.n_actions()]);
     let inputs = TapeInputs { value: &v, key: None, query: None, action: &action, n_tapes: 1, tape_length: 9 };
-    let moves = TapeOptions { heads: HeadMoves::NoJump, ..TapeOptions::default() };
+    let moves = TapeOptions::default().heads(HeadMoves::NoJump);
     let taped = tape(&inputs, moves, None).unwrap().values;
     vec![
         (layer.decision(&x).unwrap().to_string(), y.read().unwrap()),

@@ -1,16 +1,17 @@
 //! Every kernel against its CPU twin, on random shapes and options.
 #![cfg(feature = "gpu")]
 
-use crate::support::{Random, gpus};
+use crate::support::{Random, gpus, layout};
 use approx::relative_eq;
 use proptest::prelude::*;
 use wgpu_attention::{
     Device, Mask, Tensor,
     ops::{
-        Activation, AttentionMemory, Bias, BiasTerm, Distance, FeatureKind, FeatureMap, Form, HeadMoves, Kernel,
-        Linear, LinearAttention, Lsam, Lstm, Normalizer, Probabilities, RollingAttention, Rows, ScanAttention,
-        TapeInputs, TapeOptions, add, attention_memory, concat, gate, geglu, layer_norm, linear, lsam, lstm,
-        merge_attention, random_features, relu, scan_attention, tape, unit_norm, write_memory,
+        Activation, AttentionMemory, Bias, BiasKernel, BiasTerm, Direction, Distance, FeatureKind, FeatureMap, Form,
+        HeadMoves, KeyErase, Linear, LinearAttention, Lsam, Lstm, Normalizer, Probabilities, ProjectionRows,
+        RollingAttention, ScanAttention, TapeErase, TapeInputs, TapeOptions, TapeProbabilities, add, attention_memory,
+        concat, gate, geglu, layer_norm, linear, lsam, lstm, merge_attention, random_features, relu, scan_attention,
+        tape, unit_norm,
     },
 };
 
@@ -30,7 +31,7 @@ struct Shape {
     has_mask: bool,
     has_matrix: bool,
     distance: Option<Distance>,
-    kernel: Kernel,
+    kernel: BiasKernel,
     n_splits: Option<usize>,
     seed: u64,
 }
@@ -43,7 +44,12 @@ fn shapes() -> impl Strategy<Value = Shape> {
         Just(Some(Distance::GreatCircle)),
         Just(Some(Distance::CausalTime)),
     ];
-    let kernel = prop_oneof![Just(Kernel::Scalar), Just(Kernel::Rbf), Just(Kernel::Tisa), Just(Kernel::Exponential)];
+    let kernel = prop_oneof![
+        Just(BiasKernel::Scalar),
+        Just(BiasKernel::Rbf),
+        Just(BiasKernel::Tisa),
+        Just(BiasKernel::Exponential)
+    ];
     let flags = (any::<bool>(), any::<bool>(), any::<bool>());
     (sizes, flags, distance, kernel, proptest::option::of(1..9usize), any::<u64>()).prop_map(
         |((b, h, q, k, d, v), (head_major, has_mask, has_matrix), distance, kernel, n_splits, seed)| Shape {
@@ -73,22 +79,18 @@ fn attend(device: &Device, shape: &Shape) -> (Vec<f32>, Vec<f32>) {
     let mut coords =
         |length: usize| Tensor::new(device, &[batch, length, 2], &random.scaled(batch * length * 2, 2.0)).unwrap();
     let (q_coords, k_coords) = (coords(n_queries), coords(n_keys));
-    let n = if shape.kernel == Kernel::Scalar { heads } else { 2 * heads };
+    let n = if shape.kernel == BiasKernel::Scalar { heads } else { 2 * heads };
     let (a, b, c) = (random.numbers(n), random.numbers(n), random.numbers(n));
-    let b: Vec<f32> = if shape.kernel == Kernel::Scalar { vec![] } else { b.iter().map(|b| b.abs()).collect() };
-    let c = if shape.kernel == Kernel::Tisa { c } else { vec![] };
+    let b: Vec<f32> = b.iter().map(|b| b.abs()).collect();
+    let parameters = &[&a[..], &b, &c][..shape.kernel.parameters().len()];
     let columns = if shape.distance == Some(Distance::CausalTime) { 1..2 } else { 0..2 };
     let terms: Vec<BiasTerm> =
-        shape.distance.iter().map(|d| BiasTerm::new(columns.clone(), *d, shape.kernel, &a, &b, &c)).collect();
-    let matrix = shape.has_matrix.then_some(&matrix);
-    let bias = Bias { matrix, ..Bias::new(&q_coords, &k_coords, &terms) };
-    let options = ScanAttention {
-        n_heads: Some(heads),
-        key_mask: shape.has_mask.then_some(&mask),
-        bias: Some(bias),
-        n_splits: shape.n_splits,
-        ..Default::default()
-    };
+        shape.distance.iter().map(|d| BiasTerm::built_in(columns.clone(), *d, shape.kernel, parameters)).collect();
+    let mut bias = Bias::new(&q_coords, &k_coords, &terms);
+    bias.matrix = shape.has_matrix.then_some(&matrix);
+    let mut options = ScanAttention::new(layout(shape.head_major, heads)).bias(bias);
+    options.key_mask = shape.has_mask.then_some(&mask);
+    options.n_splits = shape.n_splits;
     let read = scan_attention(&q, &k, &v, &options).unwrap();
     (read.values.read().unwrap(), read.log_sum_exp.read().unwrap())
 }
@@ -103,15 +105,15 @@ fn linear_attention(device: &Device, sizes: [usize; 7], head_major: bool, kind: 
     let (q, k, v) = (tensor(n_queries, head_dim), tensor(n_keys, head_dim), tensor(n_keys, v_dim));
     let mask = Mask::new(device, &[batch, n_keys], &random.booleans(batch * n_keys, 0.7)).unwrap();
     let kinds = [FeatureKind::Identity, FeatureKind::Softmax, FeatureKind::Relu, FeatureKind::Exp];
-    let projection = random_features(device, seed, n_features, head_dim, Rows::Orthogonal).unwrap();
+    let projection = random_features(device, seed, n_features, head_dim, ProjectionRows::Orthogonal).unwrap();
     let features = match kinds[kind] {
         FeatureKind::Identity => FeatureMap::identity(0.5),
         kind => FeatureMap { kind, ..FeatureMap::softmax(projection) },
     };
     let normalizer = if kind.is_multiple_of(2) { Normalizer::KeyCount } else { Normalizer::FeatureSum { floor: 1e-6 } };
-    let attention = LinearAttention { n_heads, features, normalizer };
-    let state = attention.write(&k, &v, seed.is_multiple_of(2).then_some(&mask)).unwrap();
-    attention.read(&q, &state.merge(&state).unwrap()).unwrap().read().unwrap()
+    let attention = LinearAttention::new(layout(head_major, n_heads), features, normalizer);
+    let state = attention.write(None, &k, &v, seed.is_multiple_of(2).then_some(&mask)).unwrap();
+    attention.read(&q, &state.merge(&state).unwrap()).unwrap().values.read().unwrap()
 }
 
 proptest! {
@@ -183,7 +185,7 @@ proptest! {
                 Tensor::new(device, &[batch, n, n_heads * dim], &numbers).unwrap()
             };
             let queries = tensor(n_queries, head_dim);
-            let attention = RollingAttention { queries, n_heads: Some(n_heads), scale: None };
+            let attention = RollingAttention::new(layout(false, n_heads), queries);
             let mut state = None;
             for &n in &lengths {
                 let (k, v) = (tensor(n, head_dim), tensor(n, v_dim));
@@ -223,14 +225,14 @@ proptest! {
             let v = flat(tensor(v_dim), v_dim);
             let mut p = || Probabilities::sigmoid(&flat(tensor(1), 1)).unwrap();
             let (p_read, p_write, p_erase) = (p(), p(), p());
-            let mut options = AttentionMemory::new(n_heads);
+            let mut options = AttentionMemory::new(layout(false, n_heads));
             options.form = Some(if is_chunked { Form::Chunked } else { Form::Recurrent });
             options.p_read = (gates & 1 != 0).then_some(&p_read);
             options.p_write = (gates & 2 != 0).then_some(&p_write);
             options.p_erase = (gates & 4 != 0).then_some(&p_erase);
             let recall = attention_memory(&q, &k, &v, &options).unwrap();
-            let written = write_memory(&recall.memory, &k, &v, options.p_write, options.p_erase).unwrap();
-            [recall.values.read().unwrap(), recall.memory.read().unwrap(), written.read().unwrap()]
+            let written = options.write(Some(&recall.state), &k, &v, None).unwrap();
+            [recall.values, recall.state.memory, written.memory].map(|x| x.read().unwrap())
         };
         let cpu = run(&Device::cpu());
         for (name, device) in gpus().into_iter().take(1) {
@@ -263,7 +265,8 @@ proptest! {
             let ((input, hidden), (lsam_input, lsam_hidden)) = (dense(4 * d_model), dense(3 * d_model + 2 * n_heads));
             let long = lstm(&x, &Lstm { input, hidden }, None).unwrap();
             let cell = Lsam { n_heads, input: lsam_input, hidden: lsam_hidden };
-            let short = lsam(&x, &cell, None, reverse).unwrap();
+            let direction = if reverse { Direction::Reverse } else { Direction::Forward };
+            let short = lsam(&x, &cell, None, direction).unwrap();
             let action = tensor(&[batch, n, n_heads * heads.n_actions()], 1.0);
             // Heads that jump are divided by their length, which magnifies rounding without bound
             // where they come close to zero: so they jump seldom here.
@@ -286,8 +289,16 @@ proptest! {
                 n_tapes: n_heads,
                 tape_length: slots,
             };
-            let by_position = seed.is_multiple_of(3);
-            let options = TapeOptions { heads, has_probabilities, has_erase, by_position, ..Default::default() };
+            let mut options = TapeOptions::default().heads(heads);
+            if !has_probabilities {
+                options.probabilities = TapeProbabilities::One;
+            }
+            if !has_erase {
+                options.erase = TapeErase::Never;
+            }
+            if seed.is_multiple_of(3) {
+                options.key_erase = KeyErase::ByPosition;
+            }
             let output = tape(&inputs, options, None).unwrap();
             let p = Probabilities::sigmoid(&tensor(&[batch, n, n_heads], 2.0)).unwrap();
             [long.state, short.state.memory, gate(&output.values, &p).unwrap(), output.tape].map(|x| x.read().unwrap())
@@ -317,7 +328,7 @@ fn long_recurrences_go_on_from_launch_to_launch() {
         let n = 70_000;
         let (k, v) = (unit_norm(&tensor(&[1, n, 8], 1.0)).unwrap(), tensor(&[1, n, 8], 1.0));
         let p = Probabilities::sigmoid(&tensor(&[1, n, 1], 1.0)).unwrap();
-        let options = AttentionMemory::new(1).p_write(&p).p_erase(&p);
+        let options = AttentionMemory::new(layout(false, 1)).p_write(&p).p_erase(&p);
         let read = |form| {
             let read = attention_memory(&k, &k, &v, &options.form(form)).unwrap();
             read.values.read().unwrap()[8 * (n - 10)..].to_vec()
