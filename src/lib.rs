@@ -47,5 +47,7 @@ pub use device::Device;
 pub use error::{Error, Result};
 pub use tensor::{Mask, Tensor};
 
+/// Configurations are JSON, see [`checkpoint`].
+pub use serde_json;
 #[cfg(feature = "gpu")]
 pub use wgpu;

@@ -8,17 +8,16 @@ use std::{
 };
 
 use naga::{back, front, valid};
-use wgpu_attention::shaders::{Shader, variants};
+use wgpu_attention::shaders::variants;
 
 /// naga's module and what its validator found, under WebGPU's own rules.
-fn validated(shader: &Shader) -> (naga::Module, valid::ModuleInfo) {
-    let module = front::wgsl::parse_str(&shader.wgsl)
-        .unwrap_or_else(|error| panic!("{}:\n{}", shader.name, error.emit_to_string(&shader.wgsl)));
+fn validated(name: &str, wgsl: &str) -> (naga::Module, valid::ModuleInfo) {
+    let refused = |message: String| panic!("{name}:\n{message}");
+    let module = front::wgsl::parse_str(wgsl).unwrap_or_else(|error| refused(error.emit_to_string(wgsl)));
     // No capability beyond WebGPU's core.
     let mut validator = valid::Validator::new(valid::ValidationFlags::all(), valid::Capabilities::empty());
-    let info = validator
-        .validate(&module)
-        .unwrap_or_else(|error| panic!("{}:\n{}", shader.name, error.emit_to_string(&shader.wgsl)));
+    let info = validator.validate(&module);
+    let info = info.unwrap_or_else(|error| panic!("{name}:\n{}", error.emit_to_string(wgsl)));
     (module, info)
 }
 
@@ -28,8 +27,8 @@ fn every_variant_is_valid_in_every_language() {
     assert!(shaders.len() > 100, "only {} variants", shaders.len());
     let mut words = Vec::new();
     for shader in &shaders {
-        let (module, info) = validated(shader);
         let name = &shader.name;
+        let (module, info) = validated(name, &shader.wgsl);
 
         let options = back::spv::Options { lang_version: (1, 3), ..Default::default() };
         let pipeline =
@@ -54,7 +53,7 @@ fn every_variant_is_valid_in_every_language() {
 
         let wgsl = back::wgsl::write_string(&module, &info, back::wgsl::WriterFlags::empty())
             .unwrap_or_else(|error| panic!("{name}: WGSL: {error}"));
-        validated(&Shader { name: format!("{name}, written again"), wgsl });
+        validated(&format!("{name}, written again"), &wgsl);
     }
     spirv_val(&words);
 }
@@ -84,7 +83,7 @@ fn spirv_val(modules: &[(&String, Vec<u32>)]) {
 #[test]
 fn every_variant_stays_within_the_portable_limits() {
     for shader in variants().unwrap() {
-        let (module, _) = validated(&shader);
+        let (module, _) = validated(&shader.name, &shader.wgsl);
         let mut layouter = naga::proc::Layouter::default();
         layouter.update(module.to_ctx()).unwrap();
         let in_space = |space: naga::AddressSpace| {
@@ -101,5 +100,20 @@ fn every_variant_stays_within_the_portable_limits() {
         assert!(storage <= if needs_nine { 9 } else { 8 }, "{}: {storage} storage buffers", shader.name);
         let size = module.entry_points[0].workgroup_size;
         assert!(size.iter().product::<u32>() <= 256, "{}: {size:?} threads", shader.name);
+        // What is published is what naga finds here.
+        let needs = shader.needs;
+        let found = [storage as u32, workgroup, size.iter().product()];
+        assert_eq!([needs.storage_buffers, needs.workgroup_bytes, needs.threads], found, "{}", shader.name);
+        assert!(needs.shared_storage_buffers <= 4, "{}: {needs:?}", shader.name);
+    }
+}
+
+#[test]
+fn no_name_and_no_text_stands_twice() {
+    let shaders = variants().unwrap();
+    let (mut names, mut texts) = (std::collections::HashSet::new(), std::collections::HashSet::new());
+    for shader in &shaders {
+        assert!(names.insert(&shader.name), "the name {} stands twice", shader.name);
+        assert!(texts.insert(&shader.wgsl), "the text of {} stands twice", shader.name);
     }
 }

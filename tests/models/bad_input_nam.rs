@@ -44,7 +44,7 @@ fn memory_networks() {
 
         let attention =
             |d_model, n_heads| empty.load(&device, |p| NamAttention::load(p, d_model, n_heads, AttentionGates::Gated));
-        refused(attention(8, 3), &["d_model 8", "nhead 3"]);
+        refused(attention(8, 3), &["d_model is 8", "nhead 3"]);
         refused(attention(8, 0), &["nhead is 0"]);
         let erasing =
             zero(|checkpoint| checkpoint.load(&device, |p| NamAttention::load(p, 8, 2, AttentionGates::Erase)));
@@ -55,7 +55,7 @@ fn memory_networks() {
             r#"{"vocab":5,"max_len":3,"emb":4,"qkv":6,"mlp":4,"heads":4,"layers":1,"classes":2,"learn_pos":false}"#,
         )
         .unwrap();
-        refused(transformer.check(), &["qkv 6", "heads 4"]);
+        refused(transformer.check(), &["qkv is 6", "heads 4"]);
         let transformer = TransformerConfig { qkv: 8, ..transformer };
         let model = zero(|c| wgpu_attention::models::nam::NamTransformer::new(&device, &transformer, c));
         refused(model.forward(1, &[0, 1, 2, 3]), &["max_len", "4", "3"]);

@@ -7,6 +7,7 @@ mod support;
 mod bad_input_cmanp;
 mod bad_input_nam;
 mod bad_input_tnp_kr;
+mod checkpoint;
 mod cmanp;
 mod golden;
 mod nam;

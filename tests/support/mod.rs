@@ -119,7 +119,7 @@ pub fn parameters<T>(
     let mut checkpoint = Checkpoint::default();
     loop {
         match build(&checkpoint) {
-            Err(Error::MissingParameter { name, expected }) => {
+            Err(Error::MissingParameter { name, expected, .. }) => {
                 let numbers = draw(&name, &expected);
                 checkpoint.insert(&name, &expected, numbers).unwrap();
             }

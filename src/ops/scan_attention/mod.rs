@@ -6,9 +6,11 @@ mod bias;
 mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+mod plan;
 #[cfg(feature = "gpu")]
-mod select;
+mod text;
 
+pub use super::softmax::{Attention, MASKED};
 pub use bias::{Bias, BiasFn, BiasTerm, CustomBias, Distance, Kernel, MAX_COORDINATES};
 
 use crate::{
@@ -20,11 +22,6 @@ const OP: &str = "scan_attention";
 
 /// The largest `head_dim` of queries, keys or values.
 pub const MAX_HEAD_DIM: usize = 256;
-
-/// The logit of a masked pair and the log-sum-exp of a row without a valid key: large and
-/// finite, since shaders may assume that infinities do not exist. Logits below half of it
-/// count as masked.
-pub const MASKED: f32 = -1e30;
 
 /// Options of [`scan_attention`]; the default is plain softmax attention.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,18 +40,6 @@ pub struct ScanAttention<'a> {
     pub n_splits: Option<usize>,
 }
 
-/// What attention returns: the read values and the natural logarithm of the softmax's
-/// denominator, which is what merging needs (see [`merge_attention`](crate::ops::merge_attention())).
-#[derive(Clone, Debug)]
-pub struct Attention {
-    /// In the layout of the queries: `[batch, n_heads, n_queries, v_dim]` or
-    /// `[batch, n_queries, n_heads * v_dim]`.
-    pub values: Tensor,
-    /// `[batch, n_heads, n_queries]` or `[batch, n_queries, n_heads]`, in the same order;
-    /// [`MASKED`] in a row that has no valid key.
-    pub log_sum_exp: Tensor,
-}
-
 /// Sizes and layout of one call, checked.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Problem {
@@ -69,6 +54,12 @@ pub(crate) struct Problem {
     pub scale: f32,
     /// Columns of the coordinates; 0 without bias terms.
     pub n_columns: usize,
+    /// Basis functions of all bias terms; one for a term of the user's.
+    pub n_basis: usize,
+    /// Whether the bias has a matrix.
+    pub has_matrix: bool,
+    /// Into how many parts the caller wishes the keys to be split.
+    pub n_splits: Option<usize>,
 }
 
 impl Problem {
@@ -192,6 +183,9 @@ impl Problem {
             head_major,
             scale,
             n_columns: 0,
+            n_basis: 0,
+            has_matrix: false,
+            n_splits: options.n_splits,
         };
         if let Some(mask) = options.key_mask {
             let expected = [problem.batch, problem.n_keys];
@@ -206,6 +200,8 @@ impl Problem {
         }
         if let Some(bias) = &options.bias {
             problem.n_columns = bias.check(problem.batch, n_heads, problem.n_queries, problem.n_keys)?;
+            problem.n_basis = bias.terms.iter().map(|term| term.n_basis(n_heads).max(1)).sum();
+            problem.has_matrix = bias.matrix.is_some();
         }
         if let Some(n_splits) = options.n_splits
             && (n_splits == 0 || n_splits > problem.n_keys)
@@ -279,6 +275,6 @@ pub fn scan_attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &ScanAttentio
             })
         }
         #[cfg(feature = "gpu")]
-        Storage::Gpu(gpu, _) => gpu::scan_attention(gpu, &problem, q, k, v, mask, &bias, options.n_splits),
+        Storage::Gpu(gpu, _) => gpu::scan_attention(gpu, &problem, [q, k, v], mask, &bias),
     }
 }

@@ -3,12 +3,20 @@
 
 use std::ops::Range;
 
-use super::Problem;
+use super::{OP, Problem, ScanAttention};
+use crate::{
+    device::{Capabilities, Decision},
+    error::Result,
+    tensor::Tensor,
+};
 
-/// Queries, and keys, that a workgroup takes at a time.
-pub(crate) const TILE: usize = 32;
+/// Threads along each side of a workgroup; each makes 4 x 4 numbers.
+pub(crate) const SIDE: usize = 8;
 
-/// Depths of q and k, and columns of v, in workgroup memory at a time.
+/// Queries, keys and columns of v that a workgroup takes at a time.
+pub(crate) const TILE: usize = 4 * SIDE;
+
+/// Depths of q and k in workgroup memory at a time.
 pub(crate) const DEPTH: usize = 32;
 
 /// Workgroups that keep a large GPU busy.
@@ -16,17 +24,6 @@ const ENOUGH_GROUPS: usize = 2048;
 
 /// Key tiles that are worth a split: fewer, and merging costs more than it saves.
 const TILES_PER_SPLIT: usize = 8;
-
-/// What a device allows.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Capabilities {
-    /// Bytes in one binding.
-    pub max_binding: u64,
-    /// Floating-point operations in one submit.
-    pub submit_budget: f64,
-    /// Loop iterations of one invocation.
-    pub max_iterations: usize,
-}
 
 /// One launch, or one for each range of keys: parts of the batch, heads and queries whose
 /// results lie side by side.
@@ -47,35 +44,60 @@ pub(crate) struct Plan {
     pub n_splits: usize,
 }
 
+impl ScanAttention<'_> {
+    /// How [`scan_attention`](super::scan_attention()) would run with these options, and why.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn decision(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Decision> {
+        let problem = Problem::new(q, k, v, self)?;
+        let capabilities = q.device().capabilities();
+        if capabilities.adapter.is_none() {
+            return Ok(Decision::on_cpu(OP, "cpu", "the tensors are there; blocks of keys stay in the cache"));
+        }
+        Ok(plan(&problem, &capabilities).decision())
+    }
+}
+
 impl Plan {
-    /// Partial results of one piece; more than one are merged.
-    pub(crate) fn n_parts(&self) -> usize {
-        self.keys.len() * self.n_splits
+    fn decision(&self) -> Decision {
+        let Self { pieces, keys, n_splits } = self;
+        let merges = if keys.len() * n_splits > 1 { pieces.len() } else { 0 };
+        let mut why = format!("there is no other; {} piece(s) of the queries fit a binding and a submit", pieces.len());
+        if keys.len() > 1 {
+            why += &format!(", the keys only in {} ranges", keys.len());
+        }
+        if *n_splits > 1 {
+            why += &format!("; {n_splits} splits of the keys keep the device busy");
+        }
+        Decision { op: OP, variant: "portable", launches: pieces.len() * keys.len() + merges, why }
     }
 }
 
 /// Floating-point operations, roughly; an exponential counts as ten.
-pub(crate) fn cost(problem: &Problem, n_basis: usize) -> f64 {
+pub(crate) fn cost(problem: &Problem) -> f64 {
     let pairs = problem.batch as f64 * problem.n_heads as f64 * problem.n_queries as f64 * problem.n_keys as f64;
-    pairs * (2 * (problem.head_dim + problem.v_dim) + 10 + 10 * n_basis) as f64
+    pairs * (2 * (problem.head_dim + problem.v_dim) + 10 + 10 * problem.n_basis) as f64
 }
 
-/// Cuts a call. `n_splits` is the caller's wish, if there is one.
-pub(crate) fn plan(
-    problem: &Problem,
-    n_basis: usize,
-    has_matrix: bool,
-    n_splits: Option<usize>,
-    capabilities: &Capabilities,
-) -> Plan {
-    let Problem { batch, n_heads, n_queries, n_keys, .. } = *problem;
-    let per_binding = (capabilities.max_binding / 4) as usize;
+/// Loop iterations of an invocation for a tile of keys, no fewer.
+pub(crate) fn iterations(problem: &Problem) -> usize {
+    24 + problem.head_dim + problem.v_dim
+}
+
+/// Cuts a call.
+pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Plan {
+    let Problem { batch, n_heads, n_queries, n_keys, has_matrix, .. } = *problem;
+    // A binding may begin up to 256 bytes early, to be aligned. Where there are few, up to seven
+    // operands share one.
+    let sharing = if capabilities.storage_buffers < 9 { 7 } else { 1 };
+    let per_binding = (capabilities.max_binding.saturating_sub(256) / 4) as usize / sharing;
     // Numbers that one unit of a dimension takes in the widest operand: steps along a
     // dimension must keep every operand within a binding.
     let width = problem.head_dim.max(problem.v_dim).max(problem.n_columns);
     let row = if problem.head_major { width } else { width * n_heads };
     let length = n_queries.max(n_keys);
-    let cost = cost(problem, n_basis).max(1.0);
+    let cost = cost(problem).max(1.0);
     let fitting =
         |numbers: usize, cost: f64| (per_binding / numbers.max(1)).min((capabilities.submit_budget / cost) as usize);
     let ranges =
@@ -84,9 +106,8 @@ pub(crate) fn plan(
     let cost_of_query = cost / (batch * n_queries) as f64 / if problem.head_major { n_heads as f64 } else { 1.0 };
     // One tile of queries must stay within the budget, too.
     let cost_of_key = cost_of_query / n_keys as f64 * n_queries.min(TILE) as f64;
-    // Iterations for a tile of keys, no fewer.
-    let iterations = 24 + problem.head_dim + problem.v_dim;
-    let fits = fitting(row, cost_of_key).min((capabilities.max_iterations / iterations).saturating_mul(TILE));
+    let by_iterations = (capabilities.max_iterations / iterations(problem)).saturating_mul(TILE);
+    let fits = fitting(row, cost_of_key).min(by_iterations);
     let keys = ranges(n_keys, if fits >= n_keys { n_keys } else { (fits / 64 * 64).max(64) });
     // A matrix has a number for every pair.
     let of_head = (length * width).max(if has_matrix { n_queries * n_keys } else { 0 });
@@ -124,7 +145,7 @@ pub(crate) fn plan(
         (slices * piece.queries.len().div_ceil(TILE), slices * piece.queries.len() * problem.v_dim)
     });
     let keys_of_launch = keys.first().map_or(1, Range::len);
-    let n_splits = n_splits.unwrap_or_else(|| {
+    let n_splits = problem.n_splits.unwrap_or_else(|| {
         let wanted = ENOUGH_GROUPS.div_ceil(groups);
         let worthwhile = keys_of_launch.div_ceil(TILE * TILES_PER_SPLIT);
         // Splits cost a merge; two groups a processor are not worth one.
@@ -138,15 +159,31 @@ mod tests {
     use std::fmt::Write;
 
     use super::*;
+    use crate::device::AdapterKind;
 
-    const DISCRETE: Capabilities =
-        Capabilities { max_binding: 2 << 30, submit_budget: 1e11, max_iterations: usize::MAX };
-    const BROWSER: Capabilities =
-        Capabilities { max_binding: 128 << 20, submit_budget: 1e10, max_iterations: usize::MAX };
-    const TINY: Capabilities = Capabilities { max_binding: 64 << 10, submit_budget: 1e9, max_iterations: usize::MAX };
+    fn device(max_binding: u64, submit_budget: f64) -> Capabilities {
+        Capabilities { max_binding: max_binding + 256, submit_budget, ..Capabilities::webgpu(AdapterKind::Discrete) }
+    }
+
+    fn devices() -> [(&'static str, Capabilities); 3] {
+        [("discrete", device(2 << 30, 1e11)), ("browser", device(128 << 20, 1e10)), ("tiny", device(64 << 10, 1e9))]
+    }
 
     fn problem([batch, n_heads, n_queries, n_keys, head_dim]: [usize; 5], head_major: bool) -> Problem {
-        Problem { batch, n_heads, n_queries, n_keys, head_dim, v_dim: head_dim, head_major, scale: 1.0, n_columns: 2 }
+        Problem {
+            batch,
+            n_heads,
+            n_queries,
+            n_keys,
+            head_dim,
+            v_dim: head_dim,
+            head_major,
+            scale: 1.0,
+            n_columns: 2,
+            n_basis: 5,
+            has_matrix: false,
+            n_splits: None,
+        }
     }
 
     #[test]
@@ -162,10 +199,10 @@ mod tests {
             [8, 16, 2048, 2048, 128],
         ];
         let mut text = String::new();
-        for (name, capabilities) in [("discrete", DISCRETE), ("browser", BROWSER), ("tiny", TINY)] {
+        for (name, capabilities) in devices() {
             for sizes in problems {
                 for head_major in [true, false] {
-                    let plan = plan(&problem(sizes, head_major), 5, false, None, &capabilities);
+                    let plan = plan(&problem(sizes, head_major), &capabilities);
                     let layout = if head_major { "by head" } else { "projected" };
                     let (first, keys) = (&plan.pieces[0], &plan.keys[0]);
                     writeln!(
@@ -188,11 +225,11 @@ mod tests {
 
     #[test]
     fn pieces_cover_everything_once_and_fit() {
-        for capabilities in [DISCRETE, BROWSER, TINY] {
+        for (_, capabilities) in devices() {
             for sizes in [[3, 5, 70, 900, 16], [1, 2, 3000, 3000, 16], [200, 1, 10, 10, 64], [2, 8, 1000, 40_000, 32]] {
                 for head_major in [true, false] {
                     let problem = problem(sizes, head_major);
-                    let plan = plan(&problem, 5, false, None, &capabilities);
+                    let plan = plan(&problem, &capabilities);
                     let mut seen = vec![0u8; problem.batch * problem.n_heads * problem.n_queries];
                     for piece in &plan.pieces {
                         for b in piece.batch.clone() {
