@@ -10,6 +10,7 @@ mod bad_input_memories;
 mod device;
 mod linear_attention;
 mod ops;
+mod plans;
 mod recurrences;
 mod rolling_attention;
 mod scan_attention;

@@ -49,6 +49,19 @@ fn open_gpus() -> Vec<(String, Device)> {
     devices
 }
 
+/// Every adapter as a device that binds four storage buffers, as downlevel ones do.
+#[cfg(feature = "gpu")]
+pub fn few_bindings() -> Vec<(String, Device)> {
+    use wgpu_attention::{device::GpuOptions, wgpu};
+    static FEW: std::sync::LazyLock<Vec<(String, Device)>> = std::sync::LazyLock::new(|| {
+        let limits = wgpu::Limits { max_storage_buffers_per_shader_stage: 4, ..wgpu::Limits::default() };
+        let options = GpuOptions::default().limits(limits);
+        let open = |adapter: &wgpu_attention::device::Adapter| Device::on_adapter(adapter, &options).unwrap();
+        Device::adapters().iter().map(|adapter| (format!("{}, four bindings", adapter.name), open(adapter))).collect()
+    });
+    FEW.clone()
+}
+
 /// The project's error measure: max |a - b| / (1 + |b|). Infinite for NaN.
 pub fn error(found: &[f32], truth: &[f64]) -> f64 {
     assert_eq!(found.len(), truth.len(), "lengths");

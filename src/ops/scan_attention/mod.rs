@@ -58,6 +58,8 @@ pub(crate) struct Problem {
     pub n_basis: usize,
     /// Whether the bias has a matrix.
     pub has_matrix: bool,
+    /// Tensors that are read or written.
+    pub n_operands: usize,
     /// Into how many parts the caller wishes the keys to be split.
     pub n_splits: Option<usize>,
 }
@@ -185,9 +187,11 @@ impl Problem {
             n_columns: 0,
             n_basis: 0,
             has_matrix: false,
+            n_operands: 5,
             n_splits: options.n_splits,
         };
         if let Some(mask) = options.key_mask {
+            problem.n_operands += 1;
             let expected = [problem.batch, problem.n_keys];
             if mask.shape() != expected {
                 return Err(Error::Shape {
@@ -202,6 +206,7 @@ impl Problem {
             problem.n_columns = bias.check(problem.batch, n_heads, problem.n_queries, problem.n_keys)?;
             problem.n_basis = bias.terms.iter().map(|term| term.n_basis(n_heads).max(1)).sum();
             problem.has_matrix = bias.matrix.is_some();
+            problem.n_operands += 2 * usize::from(!bias.terms.is_empty()) + usize::from(problem.has_matrix);
         }
         if let Some(n_splits) = options.n_splits
             && (n_splits == 0 || n_splits > problem.n_keys)
