@@ -141,10 +141,10 @@ pub enum Error {
     },
 
     /// The device has no room for a buffer.
-    #[error("out of device memory: {requested} bytes requested: {message}")]
+    #[error("out of device memory{of}: {message}", of = requested.map(|n| format!(" for {n} bytes")).unwrap_or_default())]
     OutOfMemory {
-        /// The size asked for, in bytes.
-        requested: u64,
+        /// The size asked for, in bytes, where it is known.
+        requested: Option<u64>,
         /// What the driver said.
         message: String,
     },
@@ -158,6 +158,14 @@ pub enum Error {
         message: String,
     },
 
+    /// A tensor that is used or read has no numbers: what computes it was not submitted yet, or
+    /// never will be. See [`Device::record`](crate::Device::record).
+    #[error("the tensor is not computed: {why}")]
+    NotComputed {
+        /// Where its work is, and what to do.
+        why: String,
+    },
+
     /// A user-defined bias does not compile.
     #[error("the bias function {name:?} is not valid WGSL:\n{message}")]
     BiasShader {
@@ -168,11 +176,11 @@ pub enum Error {
     },
 
     /// The operation needs something that this device or build lacks.
-    #[error("{what} is not supported {}: {why}", on)]
+    #[error("{what} is not supported on {on}: {why}")]
     Unsupported {
         /// What was asked for.
         what: &'static str,
-        /// Where it is missing.
+        /// What lacks it: a device, a model.
         on: String,
         /// Why, and what to do instead.
         why: &'static str,
@@ -254,8 +262,8 @@ pub enum Error {
         message: String,
     },
 
-    /// A file could not be read.
-    #[error("{path}: {source}")]
+    /// A file could not be read or written. Why is the source of the error.
+    #[error("{path} cannot be read or written")]
     Io {
         /// The file.
         path: String,

@@ -1,11 +1,8 @@
 //! The operations: each has a WGSL kernel, a CPU twin and one contract.
 
-pub mod add;
 pub mod attention_memory;
-pub mod concat;
+pub mod elementwise;
 pub mod feature_map;
-pub mod gate;
-pub mod geglu;
 pub mod layer_norm;
 pub mod linear;
 pub mod linear_attention;
@@ -18,12 +15,9 @@ pub mod softmax;
 pub mod tape;
 pub mod unit_norm;
 
-pub use add::add;
 pub use attention_memory::{AttentionMemory, Form, Recall, attention_memory, read_memory, write_memory};
-pub use concat::concat;
+pub use elementwise::{Map, Probabilities, add, columns, concat, gate, geglu, map, relu, scale_columns};
 pub use feature_map::{FeatureKind, FeatureMap, Rows, feature_map, random_features};
-pub use gate::{Probabilities, gate, relu, scale_columns};
-pub use geglu::geglu;
 pub use layer_norm::layer_norm;
 pub use linear::{Activation, Linear, linear};
 pub use linear_attention::{LinearAttention, LinearState, Normalizer};
@@ -35,3 +29,23 @@ pub use scan_attention::{Bias, BiasTerm, CustomBias, Distance, Kernel, ScanAtten
 pub use softmax::Attention;
 pub use tape::{HeadMoves, TapeInputs, TapeOptions, TapeOutput, tape};
 pub use unit_norm::unit_norm;
+
+/// Every text that an operation may compile.
+#[cfg(feature = "gpu")]
+pub(crate) fn shaders() -> crate::Result<Vec<crate::device::gpu::Shader>> {
+    let all = [
+        attention_memory::gpu::shaders()?,
+        elementwise::gpu::shaders()?,
+        feature_map::gpu::shaders()?,
+        layer_norm::gpu::shaders()?,
+        linear::gpu::shaders()?,
+        linear_attention::gpu::shaders()?,
+        lsam::gpu::shaders()?,
+        lstm::gpu::shaders()?,
+        merge_attention::gpu::shaders()?,
+        scan_attention::gpu::shaders()?,
+        tape::gpu::shaders()?,
+        unit_norm::gpu::shaders()?,
+    ];
+    Ok(all.into_iter().flatten().collect())
+}

@@ -305,7 +305,7 @@ impl Posterior {
     fn covariance(&self, what: &'static str) -> Result<&Covariance> {
         self.network.covariance.as_ref().ok_or_else(|| Error::Unsupported {
             what,
-            on: "by a CMANP without covariance".into(),
+            on: "a CMANP without covariance".into(),
             why: "its targets are independent; use Posterior::predict",
         })
     }

@@ -113,7 +113,7 @@ impl Posterior {
         if points.mask(device, &(0..points.n))?.is_some() {
             return Err(Error::Unsupported {
                 what: "a mask",
-                on: "by an LBANP".into(),
+                on: "an LBANP".into(),
                 why: "its layers read the context whole; condition on each data set by itself",
             });
         }
@@ -194,7 +194,7 @@ impl Posterior {
             Encoder::Rolling(_) => Ok(()),
             Encoder::Whole(_) => Err(Error::Unsupported {
                 what,
-                on: "by an LBANP".into(),
+                on: "an LBANP".into(),
                 why: "its layers keep no state of the context; condition on all observations",
             }),
         }
@@ -295,7 +295,7 @@ impl Posterior {
         if self.network.about.config.covariance.is_some() {
             return Err(Error::Unsupported {
                 what: "Posterior::predict",
-                on: "by a CMANP-AND".into(),
+                on: "a CMANP-AND".into(),
                 why: "its targets vary together; use Posterior::predict_joint",
             });
         }

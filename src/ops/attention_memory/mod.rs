@@ -33,14 +33,15 @@
 mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
-mod select;
+mod plan;
 
 use super::{FeatureMap, LinearAttention, Normalizer, Probabilities, add, gate};
 use crate::{
+    device::Capabilities,
     error::{Error, Result},
     tensor::{Storage, Tensor, check_same_device},
 };
-pub use select::Form;
+pub use plan::Form;
 
 const OP: &str = "attention_memory";
 const READ: &str = "read_memory";
@@ -328,7 +329,7 @@ fn run(
     };
     match k.storage() {
         Storage::Cpu(_) => {
-            let form = options.form.unwrap_or_else(|| select::on_cpu(problem));
+            let form = plan::plan(problem, options.form, &Capabilities::cpu())?.form;
             let inputs = cpu::Inputs {
                 problem,
                 q: q.map(Tensor::cpu),

@@ -6,8 +6,9 @@ mod bias;
 mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+mod plan;
 #[cfg(feature = "gpu")]
-mod select;
+mod text;
 
 pub use super::softmax::{Attention, MASKED};
 pub use bias::{Bias, BiasFn, BiasTerm, CustomBias, Distance, Kernel, MAX_COORDINATES};
@@ -53,6 +54,14 @@ pub(crate) struct Problem {
     pub scale: f32,
     /// Columns of the coordinates; 0 without bias terms.
     pub n_columns: usize,
+    /// Basis functions of all bias terms; one for a term of the user's.
+    pub n_basis: usize,
+    /// Whether the bias has a matrix.
+    pub has_matrix: bool,
+    /// Tensors that are read or written.
+    pub n_operands: usize,
+    /// Into how many parts the caller wishes the keys to be split.
+    pub n_splits: Option<usize>,
 }
 
 impl Problem {
@@ -176,8 +185,13 @@ impl Problem {
             head_major,
             scale,
             n_columns: 0,
+            n_basis: 0,
+            has_matrix: false,
+            n_operands: 5,
+            n_splits: options.n_splits,
         };
         if let Some(mask) = options.key_mask {
+            problem.n_operands += 1;
             let expected = [problem.batch, problem.n_keys];
             if mask.shape() != expected {
                 return Err(Error::Shape {
@@ -190,6 +204,9 @@ impl Problem {
         }
         if let Some(bias) = &options.bias {
             problem.n_columns = bias.check(problem.batch, n_heads, problem.n_queries, problem.n_keys)?;
+            problem.n_basis = bias.terms.iter().map(|term| term.n_basis(n_heads).max(1)).sum();
+            problem.has_matrix = bias.matrix.is_some();
+            problem.n_operands += 2 * usize::from(!bias.terms.is_empty()) + usize::from(problem.has_matrix);
         }
         if let Some(n_splits) = options.n_splits
             && (n_splits == 0 || n_splits > problem.n_keys)
@@ -263,6 +280,6 @@ pub fn scan_attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &ScanAttentio
             })
         }
         #[cfg(feature = "gpu")]
-        Storage::Gpu(gpu, _) => gpu::scan_attention(gpu, &problem, q, k, v, mask, &bias, options.n_splits),
+        Storage::Gpu(gpu, _) => gpu::scan_attention(gpu, &problem, [q, k, v], mask, &bias),
     }
 }

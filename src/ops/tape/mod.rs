@@ -5,7 +5,7 @@ mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
 #[cfg(feature = "gpu")]
-mod select;
+mod plan;
 
 use super::concat;
 use crate::{
