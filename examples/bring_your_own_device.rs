@@ -92,8 +92,8 @@ fn attention(device: &Device) -> Result<Attention> {
     // One basis function a head: near keys count more, to a different degree.
     let near = BiasTerm::rbf(0..2, &[1.0, 2.0, 3.0, 4.0], &[1.0, 2.0, 4.0, 8.0]);
     let terms = [near];
-    let bias = Some(Bias::new(&q_positions, &k_positions, &terms));
-    Ok(scan_attention(&q, &k, &v, &ScanAttention { bias, ..Default::default() })?)
+    let options = ScanAttention::default().bias(Bias::new(&q_positions, &k_positions, &terms));
+    Ok(scan_attention(&q, &k, &v, &options)?)
 }
 
 /// The application's pass over the attention's buffer, and the copy to one it can map.

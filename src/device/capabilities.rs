@@ -41,6 +41,24 @@ pub struct Capabilities {
     pub forced: BTreeMap<String, String>,
 }
 
+/// The operations that have more than one variant.
+#[cfg(feature = "gpu")]
+const OPERATIONS: [&str; 3] = ["attention_memory", "linear", "tape"];
+
+/// Refuses variants of operations that do not exist, or have no choice.
+#[cfg(feature = "gpu")]
+pub(crate) fn check_variants(variants: &BTreeMap<String, String>) -> Result<()> {
+    match variants.keys().find(|operation| !OPERATIONS.contains(&operation.as_str())) {
+        None => Ok(()),
+        Some(unknown) => Err(Error::Argument {
+            op: "GpuOptions::variant",
+            name: "operation",
+            found: unknown.clone(),
+            allowed: OPERATIONS.join(", "),
+        }),
+    }
+}
+
 /// What an adapter is made of. The order is the order of preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]

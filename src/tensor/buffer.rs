@@ -2,7 +2,10 @@
 
 use super::{Storage, Tensor, n_elements};
 use crate::{
-    device::{Backend, Device, gpu::{Buffer, Part}},
+    device::{
+        Backend, Device,
+        gpu::{Buffer, Part},
+    },
     error::{Error, Result},
 };
 

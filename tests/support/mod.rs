@@ -5,7 +5,7 @@ pub mod fixture;
 pub mod oracle;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use wgpu_attention::{Device, Error, Result, checkpoint::Checkpoint};
+use wgpu_attention::{Device, Error, Result, checkpoint::Checkpoint, ops::Layout};
 
 /// The committed network of the first README snippet.
 pub const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/checkpoints/gp_1d.safetensors");
@@ -158,6 +158,11 @@ pub fn poison(device: &Device, lengths: &[usize]) {
         .map(|n| wgpu_attention::Tensor::new(device, &[n], &vec![f32::NAN; n]).unwrap())
         .collect();
     drop(tensors);
+}
+
+/// A layout by whether it is head-major.
+pub fn layout(head_major: bool, n_heads: usize) -> Layout {
+    if head_major { Layout::HeadMajor } else { Layout::Projected { n_heads } }
 }
 
 /// Zeros of any shape.

@@ -26,7 +26,7 @@ use std::{
 
 pub(crate) use crate::device::Work;
 use crate::{
-    device::Capabilities,
+    device::{Capabilities, check_variants},
     error::{Error, Result},
 };
 pub(crate) use adapter::adapters;
@@ -72,6 +72,7 @@ enum LateError {
 
 impl Gpu {
     pub(crate) async fn open(adapter: &Adapter, options: &GpuOptions) -> Result<Self> {
+        check_variants(&options.variants)?;
         let limits = options.limits.clone().unwrap_or_else(|| adapter.raw.limits());
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("wgpu-attention"),

@@ -13,13 +13,14 @@ use crate::{
     tensor::{Storage, Tensor, check_same_device},
 };
 pub(crate) use random::normal;
-pub use random::{Rows, random_features};
+pub use random::{ProjectionRows, random_features};
 
 const OP: &str = "feature_map";
 
 /// What is made of `z = W x`, for `W` the projection of `n_features` rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum FeatureKind {
     /// `x` itself; there is no projection. Deep kernel attention, whose features are learned.
     Identity,

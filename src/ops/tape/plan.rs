@@ -81,10 +81,10 @@ impl TapeInputs<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{device::AdapterKind, ops::TapeOptions};
+    use crate::{device::AdapterKind, ops::tape::options::Flags};
 
     fn place(mem: usize, slots: usize) -> Plan {
-        let problem = Problem { batch: 1, n: 1, n_tapes: 1, slots, mem, options: TapeOptions::default() };
+        let problem = Problem { batch: 1, n: 1, n_tapes: 1, slots, mem, options: Flags::from(TapeOptions::default()) };
         plan(&problem, &Capabilities::webgpu(AdapterKind::Discrete)).unwrap()
     }
 
