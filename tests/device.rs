@@ -189,7 +189,7 @@ fn an_applications_device_and_encoder() {
     }
 
     // The result's buffer goes on in the application; one of the application's comes in.
-    let buffer = y.buffer().unwrap().clone();
+    let buffer = y.buffer().unwrap().buffer().clone();
     let again = Tensor::from_buffer(&ours, &[4, 16], buffer.clone()).unwrap();
     assert!(linear(&again, &layer, Activation::None, None).unwrap().read().unwrap().iter().all(|&x| x == 24.0));
     let too_long = Tensor::from_buffer(&ours, &[1 << 20], buffer).unwrap_err();
