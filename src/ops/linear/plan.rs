@@ -1,6 +1,6 @@
 //! Which tile a dense layer is computed in: a pure function of the sizes and the device.
 
-use super::{Activation, Linear, OP, Problem};
+use super::problem::{Activation, Linear, OP, Problem, check};
 use crate::{
     device::{Capabilities, Decision},
     error::Result,
@@ -38,7 +38,7 @@ impl Linear {
     /// An `x` of another width; a variant that was asked for and does not exist.
     pub fn decision(&self, x: &Tensor) -> Result<Decision> {
         let capabilities = x.device().capabilities();
-        let problem = super::check(x, self, Activation::None, None)?.0;
+        let problem = check(x, self, Activation::None, None)?.0;
         if capabilities.adapter.is_none() {
             return Ok(Decision::on_cpu(OP, "cpu", "the tensors are there; panels of the weight stay in the cache"));
         }
