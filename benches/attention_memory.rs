@@ -1,8 +1,6 @@
 //! Attention memory over lengths, in every form, beside scan attention: where does a memory of
 //! constant size overtake softmax? From the call to the end of the work; throughput in tokens.
 
-mod support;
-
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use support::{devices, numbers};
 use wgpu_attention::{

@@ -2,8 +2,6 @@
 //! (width 64) is written with as many tokens as read it. Linear attention alone is timed too:
 //! writing, merging and reading its state.
 
-mod support;
-
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use support::{devices, numbers};
 use wgpu_attention::{

@@ -1,8 +1,6 @@
 //! Rolling attention: writes of several sizes, merging two states, reading one. The queries are
 //! those of a layer of the paper's largest model.
 
-mod support;
-
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use support::{devices, numbers};
 use wgpu_attention::{

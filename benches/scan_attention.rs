@@ -1,8 +1,6 @@
 //! Scan attention over lengths, head sizes and biases, on the CPU and on every adapter: from the
 //! call to the end of the work. Throughput is in pairs of query and key, over all heads.
 
-mod support;
-
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use support::{devices, numbers};
 use wgpu_attention::{

@@ -141,10 +141,10 @@ pub enum Error {
     },
 
     /// The device has no room for a buffer.
-    #[error("out of device memory: {requested} bytes requested: {message}")]
+    #[error("out of device memory{of}: {message}", of = requested.map(|n| format!(" for {n} bytes")).unwrap_or_default())]
     OutOfMemory {
-        /// The size asked for, in bytes.
-        requested: u64,
+        /// The size asked for, in bytes, where it is known.
+        requested: Option<u64>,
         /// What the driver said.
         message: String,
     },
@@ -158,6 +158,14 @@ pub enum Error {
         message: String,
     },
 
+    /// A tensor that is used or read has no numbers: what computes it was not submitted yet, or
+    /// never will be. See [`Device::record`](crate::Device::record).
+    #[error("the tensor is not computed: {why}")]
+    NotComputed {
+        /// Where its work is, and what to do.
+        why: String,
+    },
+
     /// A user-defined bias does not compile.
     #[error("the bias function {name:?} is not valid WGSL:\n{message}")]
     BiasShader {
@@ -168,11 +176,11 @@ pub enum Error {
     },
 
     /// The operation needs something that this device or build lacks.
-    #[error("{what} is not supported {}: {why}", on)]
+    #[error("{what} is not supported on {on}: {why}")]
     Unsupported {
         /// What was asked for.
         what: &'static str,
-        /// Where it is missing.
+        /// What lacks it: a device, a model.
         on: String,
         /// Why, and what to do instead.
         why: &'static str,
@@ -187,18 +195,40 @@ pub enum Error {
         message: String,
     },
 
+    /// The metadata of a checkpoint lack what was asked for.
+    #[error("checkpoint {file}: the metadata has no {key:?}; it has {present:?}")]
+    Metadata {
+        /// The file, or `<memory>`.
+        file: String,
+        /// The key.
+        key: String,
+        /// The keys that there are.
+        present: Vec<String>,
+    },
+
     /// A parameter that the model needs is not in the checkpoint.
-    #[error("checkpoint: parameter {name} is missing, expected shape {expected:?}")]
+    #[error(
+        "checkpoint {file}: parameter {name} is missing, expected shape {expected:?}{suggestion}",
+        suggestion = suggestion(similar)
+    )]
     MissingParameter {
+        /// The file, or `<memory>`.
+        file: String,
         /// The full name.
         name: String,
         /// The shape that the configuration asks for.
         expected: Vec<usize>,
+        /// Some of the names that are there and that nothing has used so far: those that look most like it.
+        similar: Vec<String>,
+        /// Whether it holds random features: numbers that were drawn with variance 1, not trained.
+        is_random: bool,
     },
 
     /// A parameter has another shape than the configuration says.
-    #[error("checkpoint: parameter {name} has shape {found:?}, expected {expected:?}")]
+    #[error("checkpoint {file}: parameter {name} has shape {found:?}, expected {expected:?}")]
     ParameterShape {
+        /// The file, or `<memory>`.
+        file: String,
         /// The full name.
         name: String,
         /// The shape that the configuration asks for.
@@ -208,10 +238,21 @@ pub enum Error {
     },
 
     /// Parameters in the checkpoint that the configuration does not use.
-    #[error("checkpoint: {} parameter(s) that the configuration does not use: {}", names.len(), names.join(", "))]
+    #[error("checkpoint {file}: {} parameter(s) that the configuration does not use: {}", names.len(), names.join(", "))]
     ExtraParameters {
+        /// The file, or `<memory>`.
+        file: String,
         /// Their names.
         names: Vec<String>,
+    },
+
+    /// A saved posterior that is damaged, or not one of the model that was asked to restore it.
+    #[error("saved posterior {file}: {message}")]
+    Posterior {
+        /// The file, or `<memory>`.
+        file: String,
+        /// What is wrong and what is allowed.
+        message: String,
     },
 
     /// A model configuration that cannot be built.
@@ -221,14 +262,21 @@ pub enum Error {
         message: String,
     },
 
-    /// A file could not be read.
-    #[error("{path}: {source}")]
+    /// A file could not be read or written. Why is the source of the error.
+    #[error("{path} cannot be read or written")]
     Io {
         /// The file.
         path: String,
         /// Why.
         source: std::io::Error,
     },
+}
+
+fn suggestion(similar: &[String]) -> String {
+    match similar {
+        [] => String::new(),
+        names => format!("; what is there and not used yet: {} (see Checkpoint::rename)", names.join(", ")),
+    }
 }
 
 /// The result of everything fallible in this crate.

@@ -1,5 +1,8 @@
 //! A shape and the f32 numbers of it, on a device.
 
+#[cfg(feature = "gpu")]
+mod buffer;
+
 use std::sync::Arc;
 
 #[cfg(feature = "gpu")]
@@ -8,6 +11,8 @@ use crate::{
     device::{Backend, Device},
     error::{Error, Result},
 };
+#[cfg(feature = "gpu")]
+pub use buffer::TensorBuffer;
 
 /// Row-major f32 numbers on a device. Cloning is cheap and shares them: no operation
 /// changes a tensor that exists.
@@ -28,20 +33,67 @@ impl std::fmt::Debug for Tensor {
 pub(crate) enum Storage {
     Cpu(Arc<Vec<f32>>),
     #[cfg(feature = "gpu")]
-    Gpu(Arc<Gpu>, Arc<Buffer>),
+    Gpu(Arc<Gpu>, Buffer),
 }
 
 impl Tensor {
-    /// Copies `data` to the device. Fails if `data` does not hold as many numbers as the
-    /// shape says; a shape may contain zeros.
+    /// Copies `data` to the device. A shape may contain zeros.
+    ///
+    /// # Errors
+    /// `data` does not hold as many numbers as the shape says; the device has no room.
     pub fn new(device: &Device, shape: &[usize], data: &[f32]) -> Result<Self> {
         check_length(shape, data.len())?;
         let storage = match &device.0 {
             Backend::Cpu => Storage::Cpu(Arc::new(data.to_vec())),
             #[cfg(feature = "gpu")]
-            Backend::Gpu(gpu) => Storage::Gpu(gpu.clone(), Arc::new(gpu.upload(data)?)),
+            Backend::Gpu(gpu) => Storage::Gpu(gpu.clone(), gpu.upload(data)?),
         };
         Ok(Self { shape: shape.to_vec(), storage })
+    }
+
+    /// Zeros.
+    ///
+    /// # Errors
+    /// The device has no room.
+    pub fn zeros(device: &Device, shape: &[usize]) -> Result<Self> {
+        let n = n_elements(shape);
+        match &device.0 {
+            // No memory holds a shape that overflows.
+            Backend::Cpu if n > isize::MAX as usize / 4 => Err(Error::LimitExceeded {
+                limit: "numbers of one tensor",
+                requested: n as u64,
+                allowed: isize::MAX as u64 / 4,
+            }),
+            Backend::Cpu => Ok(Self::from_cpu(shape.to_vec(), vec![0.0; n])),
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(gpu) => {
+                let buffer = gpu.allocate(n)?;
+                gpu.zero(&buffer, 0, n)?;
+                Ok(Self::from_gpu(shape.to_vec(), gpu, buffer))
+            }
+        }
+    }
+
+    /// The same numbers, bit for bit, in memory of its own.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn duplicate(&self) -> Result<Self> {
+        match &self.storage {
+            Storage::Cpu(data) => Ok(Self::from_cpu(self.shape.clone(), data.to_vec())),
+            Storage::Gpu(gpu, buffer) => {
+                let copy = gpu.allocate(self.len())?;
+                gpu.copy(buffer, 0, &copy, 0, self.len())?;
+                Ok(Self::from_gpu(self.shape.clone(), gpu, copy))
+            }
+        }
+    }
+
+    /// A tensor of this shape that an operation may write over: a copy of `from`, or zeros.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn own(from: Option<&Self>, shape: &[usize], device: &Device) -> Result<Self> {
+        match from {
+            Some(from) => from.reshape(shape)?.duplicate(),
+            None => Self::zeros(device, shape),
+        }
     }
 
     /// Wraps numbers that an operation computed on the CPU.
@@ -53,7 +105,7 @@ impl Tensor {
     /// Wraps a buffer that an operation writes on the GPU.
     #[cfg(feature = "gpu")]
     pub(crate) fn from_gpu(shape: Vec<usize>, gpu: &Arc<Gpu>, buffer: Buffer) -> Self {
-        Self { shape, storage: Storage::Gpu(gpu.clone(), Arc::new(buffer)) }
+        Self { shape, storage: Storage::Gpu(gpu.clone(), buffer) }
     }
 
     /// The size of each dimension, slowest first.
@@ -103,22 +155,33 @@ impl Tensor {
     }
 
     /// The same numbers under another shape of as many elements. Copies nothing.
+    ///
+    /// # Errors
+    /// The shape has more or fewer elements.
     pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
         check_length(shape, self.len())?;
         Ok(Self { shape: shape.to_vec(), storage: self.storage.clone() })
     }
 
     /// Copies the numbers to the host, waiting for the device.
+    ///
+    /// # Errors
+    /// [`Error::NotComputed`] if the work that computes them was recorded or encoded and not
+    /// submitted; the buffer is the application's and cannot be copied from; there is no room; the
+    /// device refuses the work or was lost.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn read(&self) -> Result<Vec<f32>> {
         match &self.storage {
             Storage::Cpu(data) => Ok(data.to_vec()),
             #[cfg(feature = "gpu")]
-            Storage::Gpu(gpu, buffer) => gpu.read(buffer, self.len()),
+            Storage::Gpu(gpu, buffer) => gpu.download(buffer, self.len())?.wait(),
         }
     }
 
-    /// Copies the numbers to the host without blocking; needs no particular runtime.
+    /// [`Tensor::read`] without blocking; needs no particular runtime.
+    ///
+    /// # Errors
+    /// As [`Tensor::read`].
     pub async fn read_async(&self) -> Result<Vec<f32>> {
         self.start_read()?.finish().await
     }
@@ -128,56 +191,29 @@ impl Tensor {
         match &self.storage {
             Storage::Cpu(data) => Ok(PendingRead::Cpu(data.clone())),
             #[cfg(feature = "gpu")]
-            Storage::Gpu(gpu, buffer) => Ok(PendingRead::Gpu(gpu.start_read(buffer, self.len())?)),
+            Storage::Gpu(gpu, buffer) => Ok(PendingRead::Gpu(gpu.download(buffer, self.len())?)),
         }
     }
 
     /// Copies to another device, waiting for this one. Returns a shared clone if it is
     /// there already.
+    ///
+    /// # Errors
+    /// As [`Tensor::read`] and [`Tensor::new`].
     #[cfg(not(target_arch = "wasm32"))]
     pub fn to(&self, device: &Device) -> Result<Self> {
         if self.device() == *device { Ok(self.clone()) } else { Self::new(device, &self.shape, &self.read()?) }
     }
 
-    /// The GPU buffer that holds the numbers, for an application that goes on with it in
-    /// its own passes; `None` on the CPU. Pending work must be submitted first, see
-    /// [`Device::submit`] and [`Device::encode_into`]. The buffer may be longer than the
-    /// tensor, and must not be written. Keep the tensor for as long as the buffer is used:
-    /// when it is dropped, the memory goes to other tensors.
-    #[cfg(feature = "gpu")]
-    pub fn buffer(&self) -> Option<&wgpu::Buffer> {
-        match &self.storage {
-            Storage::Cpu(_) => None,
-            Storage::Gpu(_, buffer) => Some(buffer.raw()),
+    /// [`Tensor::to`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Tensor::to`].
+    pub async fn to_async(&self, device: &Device) -> Result<Self> {
+        if self.device() == *device {
+            return Ok(self.clone());
         }
-    }
-
-    /// Wraps a buffer of an application's own, with usage `STORAGE` and, to be read back,
-    /// `COPY_SRC`. The crate only reads it.
-    #[cfg(feature = "gpu")]
-    pub fn from_buffer(device: &Device, shape: &[usize], buffer: wgpu::Buffer) -> Result<Self> {
-        let Backend::Gpu(gpu) = &device.0 else {
-            return Err(Error::Unsupported {
-                what: "Tensor::from_buffer",
-                on: "on the CPU device".into(),
-                why: "the buffer belongs to a GPU; use Tensor::new",
-            });
-        };
-        let available = (buffer.size() / 4) as usize;
-        let wanted = n_elements(shape);
-        if wanted > available {
-            return Err(Error::Length { shape: shape.to_vec(), expected: wanted, found: available });
-        }
-        if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
-            return Err(Error::Argument {
-                op: "Tensor::from_buffer",
-                name: "buffer usage",
-                found: format!("{:?}", buffer.usage()),
-                allowed: "one that contains STORAGE".into(),
-            });
-        }
-        let buffer = Arc::new(Buffer::borrowed(buffer));
-        Ok(Self { shape: shape.to_vec(), storage: Storage::Gpu(gpu.clone(), buffer) })
+        Self::new(device, &self.shape, &self.read_async().await?)
     }
 }
 
@@ -185,7 +221,7 @@ impl Tensor {
 pub(crate) enum PendingRead {
     Cpu(Arc<Vec<f32>>),
     #[cfg(feature = "gpu")]
-    Gpu(crate::device::gpu::PendingRead),
+    Gpu(crate::device::gpu::Download),
 }
 
 impl PendingRead {
@@ -193,7 +229,7 @@ impl PendingRead {
         match self {
             Self::Cpu(data) => Ok(Arc::unwrap_or_clone(data)),
             #[cfg(feature = "gpu")]
-            Self::Gpu(read) => read.finish_async().await,
+            Self::Gpu(download) => download.arrive().await,
         }
     }
 }
@@ -263,7 +299,7 @@ pub(crate) fn check_same_device(op: &'static str, first: &Tensor, others: &[Opti
     for other in others.iter().flatten() {
         let right = other.device();
         if left != right {
-            return Err(Error::DeviceMismatch { op, left: left.to_string(), right: right.to_string() });
+            return Err(Error::DeviceMismatch { op, left: left.identity(), right: right.identity() });
         }
     }
     Ok(())

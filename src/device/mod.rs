@@ -1,20 +1,28 @@
 //! Where tensors live and operations run: the CPU, or a GPU through `wgpu`.
 
+mod capabilities;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+mod recording;
 
 use std::fmt;
 #[cfg(feature = "gpu")]
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+pub(crate) use capabilities::Work;
 #[cfg(feature = "gpu")]
-pub use gpu::{Adapter, AdapterKind, GpuOptions};
+pub(crate) use capabilities::check_variants;
+pub use capabilities::{AdapterKind, Capabilities, Decision};
+#[cfg(feature = "gpu")]
+pub use gpu::{Adapter, GpuOptions};
+pub use recording::Recording;
 
 /// A place to compute. Cheap to clone; clones are the same device.
 ///
-/// On a GPU, operations are recorded and run in one compute pass when a result is read,
-/// when the recording is long enough, or at [`Device::submit`].
+/// On a GPU, operations are recorded and run together when a result is read, when there are
+/// enough of them, or at [`Device::submit`]. [`Device::record`] makes a value of those of a closure
+/// instead. Threads share a device; what they record runs in the order in which it came.
 #[derive(Clone, Debug)]
 pub struct Device(pub(crate) Backend);
 
@@ -47,7 +55,26 @@ impl Device {
         match &self.0 {
             Backend::Cpu => usize::MAX,
             #[cfg(feature = "gpu")]
-            Backend::Gpu(gpu) => gpu.max_binding().try_into().unwrap_or(usize::MAX),
+            Backend::Gpu(gpu) => gpu.capabilities().max_binding.try_into().unwrap_or(usize::MAX),
+        }
+    }
+
+    /// What the device is and allows: all that decides how an operation runs.
+    pub fn capabilities(&self) -> Capabilities {
+        match &self.0 {
+            Backend::Cpu => Capabilities::cpu(),
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(gpu) => gpu.capabilities().clone(),
+        }
+    }
+
+    /// How many rows of a layer of some ten to some hundred numbers keep the device busy. More at a time
+    /// take more memory and no less time.
+    pub(crate) fn busy_rows(&self) -> usize {
+        match &self.0 {
+            Backend::Cpu => 4096,
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(_) => 16_384,
         }
     }
 
@@ -55,9 +82,14 @@ impl Device {
     /// which it is.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn best() -> Self {
+        pollster::block_on(Self::best_async())
+    }
+
+    /// [`Device::best`] without blocking.
+    pub async fn best_async() -> Self {
         #[cfg(feature = "gpu")]
-        if let Some(adapter) = Self::adapters().into_iter().find(|adapter| adapter.kind.is_hardware())
-            && let Ok(device) = Self::on_adapter(&adapter, &GpuOptions::default())
+        if let Some(adapter) = Self::adapters_async().await.into_iter().find(|adapter| adapter.kind.is_hardware())
+            && let Ok(device) = Self::on_adapter_async(&adapter, &GpuOptions::default()).await
         {
             return device;
         }
@@ -71,16 +103,24 @@ impl Device {
     /// No adapter has such a name, or it gives no device.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn by_name(name: &str) -> Result<Self> {
+        pollster::block_on(Self::by_name_async(name))
+    }
+
+    /// [`Device::by_name`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Device::by_name`].
+    pub async fn by_name_async(name: &str) -> Result<Self> {
         match name.to_lowercase().as_str() {
             "cpu" => Ok(Self::cpu()),
-            "best" => Ok(Self::best()),
+            "best" => Ok(Self::best_async().await),
             #[cfg(feature = "gpu")]
-            "gpu" => Self::gpu(),
+            "gpu" => Self::gpu_async().await,
             #[cfg(feature = "gpu")]
             part => {
-                let adapters = Self::adapters();
+                let adapters = Self::adapters_async().await;
                 match adapters.iter().find(|adapter| adapter.to_string().to_lowercase().contains(part)) {
-                    Some(adapter) => Self::on_adapter(adapter, &GpuOptions::default()),
+                    Some(adapter) => Self::on_adapter_async(adapter, &GpuOptions::default()).await,
                     None => Err(Error::NoAdapter {
                         wanted: format!("adapter whose name contains {name:?}"),
                         present: adapters.iter().map(ToString::to_string).collect(),
@@ -137,6 +177,27 @@ impl Device {
             Backend::Gpu(gpu) => gpu.wait(),
         }
     }
+
+    /// [`Device::wait`] without blocking; needs no particular runtime.
+    ///
+    /// # Errors
+    /// As [`Device::wait`].
+    pub async fn wait_async(&self) -> Result<()> {
+        match &self.0 {
+            Backend::Cpu => Ok(()),
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(gpu) => gpu.wait_async().await,
+        }
+    }
+
+    /// The device as it is told apart from others of its name.
+    pub(crate) fn identity(&self) -> String {
+        match &self.0 {
+            Backend::Cpu => self.to_string(),
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(gpu) => gpu.identity(),
+        }
+    }
 }
 
 #[cfg(feature = "gpu")]
@@ -158,14 +219,31 @@ impl Device {
     /// [`Error::NoAdapter`] if there is none, [`Error::DeviceRequest`] if it gives no device.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn gpu() -> Result<Self> {
-        pollster::block_on(Self::gpu_async(&GpuOptions::default()))
+        pollster::block_on(Self::gpu_async())
     }
 
-    /// [`Device::gpu`] without blocking, with options.
+    /// [`Device::gpu`] without blocking.
     ///
     /// # Errors
     /// As [`Device::gpu`].
-    pub async fn gpu_async(options: &GpuOptions) -> Result<Self> {
+    pub async fn gpu_async() -> Result<Self> {
+        Self::gpu_with_async(&GpuOptions::default()).await
+    }
+
+    /// [`Device::gpu`] with options.
+    ///
+    /// # Errors
+    /// As [`Device::gpu`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn gpu_with(options: &GpuOptions) -> Result<Self> {
+        pollster::block_on(Self::gpu_with_async(options))
+    }
+
+    /// [`Device::gpu_with`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Device::gpu`].
+    pub async fn gpu_with_async(options: &GpuOptions) -> Result<Self> {
         match Self::adapters_async().await.first() {
             Some(adapter) => Self::on_adapter_async(adapter, options).await,
             None => Err(Error::NoAdapter { wanted: "GPU adapter".into(), present: Vec::new() }),
@@ -197,22 +275,37 @@ impl Device {
         }
     }
 
-    /// A device that the application already has. Its error handlers stay as they are; its
-    /// limits are read and respected.
-    pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Self {
-        Self(Backend::Gpu(Arc::new(gpu::Gpu::from_wgpu(device, queue))))
+    /// Writes the pipelines compiled so far to the folder of the options
+    /// ([`GpuOptions::pipeline_folder`]), so that the next start compiles nothing. Happens by
+    /// itself when the last clone of the device and its tensors is dropped.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save_pipelines(&self) -> Result<()> {
+        match &self.0 {
+            Backend::Cpu => Ok(()),
+            Backend::Gpu(gpu) => gpu.save_pipelines(),
+        }
     }
 
-    /// Moves the work recorded so far into an encoder of the application's own, in a
-    /// compute pass, instead of submitting it. The application submits the encoder, to the
-    /// queue of this device, before it reads a tensor computed by it or asks this device
-    /// for more work that uses one.
+    /// A device that the application already has. Its error handlers stay as they are; its
+    /// limits are read and respected. Asked again for the same `wgpu::Device`, it returns the same
+    /// device, for any thread: their tensors go together. `queue` must be the one of `device`.
+    pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Self {
+        Self(Backend::Gpu(gpu::Gpu::shared(device, queue)))
+    }
+
+    /// Moves everything recorded so far and not submitted yet into an encoder of the application's
+    /// own, in compute passes, instead of submitting it. The application submits the encoder, to
+    /// the queue of this device, before it reads a tensor computed by it or asks this device for
+    /// more work that uses one: until then that is [`Error::NotComputed`].
     ///
-    /// What moves is what *this device* has recorded and not yet submitted, from any thread. A
-    /// long recording is submitted in parts as it grows (a part is about a tenth of a second of
-    /// work), and so is one that an upload or a read comes into: those parts run before the
-    /// encoder. Upload first and keep the work short where its place among the application's
-    /// own commands matters; give each thread that encodes a device of its own.
+    /// What moves is what the *device* has recorded, from any thread, except inside
+    /// [`Device::record`]. A long recording is submitted in parts as it grows (a part is about a
+    /// tenth of a second of work), and so is one that a read comes into: those parts run before the
+    /// encoder. Where that matters, or other threads use the device meanwhile, take
+    /// [`Device::record`] and [`Recording::encode_into`], which move what one closure recorded and
+    /// nothing else.
     ///
     /// # Errors
     /// The CPU device has nothing to encode; a GPU device refuses a buffer.
@@ -220,7 +313,7 @@ impl Device {
         match &self.0 {
             Backend::Cpu => Err(Error::Unsupported {
                 what: "Device::encode_into",
-                on: "on the CPU device".into(),
+                on: "the CPU device".into(),
                 why: "operations there run at once and leave nothing to encode",
             }),
             Backend::Gpu(gpu) => gpu.encode_into(encoder),

@@ -31,12 +31,9 @@
 //! # }
 //! ```
 
-pub mod add;
 pub mod attention_memory;
-pub mod concat;
+pub mod elementwise;
 pub mod feature_map;
-pub mod gate;
-pub mod geglu;
 pub mod layer_norm;
 mod layout;
 pub mod linear;
@@ -46,15 +43,13 @@ pub mod lstm;
 pub mod merge_attention;
 pub mod rolling_attention;
 pub mod scan_attention;
+pub mod softmax;
 pub mod tape;
 pub mod unit_norm;
 
-pub use add::add;
 pub use attention_memory::{AttentionMemory, Form, MemoryState, Recall, attention_memory};
-pub use concat::concat;
+pub use elementwise::{Map, Probabilities, add, columns, concat, gate, geglu, map, relu, scale_columns};
 pub use feature_map::{FeatureKind, FeatureMap, ProjectionRows, feature_map, random_features};
-pub use gate::{Probabilities, gate, relu, scale_columns};
-pub use geglu::geglu;
 pub use layer_norm::layer_norm;
 pub use layout::{Layout, Read};
 pub use linear::{Activation, Linear, linear};
@@ -64,8 +59,28 @@ pub use lstm::{Lstm, LstmOutput, lstm};
 pub use merge_attention::merge_attention;
 pub use rolling_attention::{RollingAttention, RollingState};
 pub use scan_attention::{
-    Attention, Bias, BiasKernel, BiasTerm, CustomBias, Distance, Placed, ScanAttention, ScanMemory, ScanState,
-    scan_attention,
+    Bias, BiasKernel, BiasTerm, CustomBias, Distance, Placed, ScanAttention, ScanMemory, ScanState, scan_attention,
 };
+pub use softmax::Attention;
 pub use tape::{HeadMoves, KeyErase, TapeErase, TapeInputs, TapeOptions, TapeOutput, TapeProbabilities, tape};
 pub use unit_norm::unit_norm;
+
+/// Every text that an operation may compile.
+#[cfg(feature = "gpu")]
+pub(crate) fn shaders() -> crate::Result<Vec<crate::device::gpu::Shader>> {
+    let all = [
+        attention_memory::gpu::shaders()?,
+        elementwise::gpu::shaders()?,
+        feature_map::gpu::shaders()?,
+        layer_norm::gpu::shaders()?,
+        linear::gpu::shaders()?,
+        linear_attention::gpu::shaders()?,
+        lsam::gpu::shaders()?,
+        lstm::gpu::shaders()?,
+        merge_attention::gpu::shaders()?,
+        scan_attention::gpu::shaders()?,
+        tape::gpu::shaders()?,
+        unit_norm::gpu::shaders()?,
+    ];
+    Ok(all.into_iter().flatten().collect())
+}

@@ -8,7 +8,7 @@ use super::{Buffer, Gpu};
 use crate::error::{Error, Result};
 
 /// A copy to the host that is under way.
-pub(crate) struct PendingRead {
+pub(crate) struct Download {
     gpu: Arc<Gpu>,
     staging: wgpu::Buffer,
     len: usize,
@@ -19,21 +19,15 @@ pub(crate) struct PendingRead {
 
 impl Gpu {
     /// Runs what is recorded and starts to copy the first `len` numbers of a buffer.
-    pub(crate) fn start_read(self: &Arc<Self>, buffer: &Buffer, len: usize) -> Result<PendingRead> {
+    pub(crate) fn download(self: &Arc<Self>, buffer: &Buffer, len: usize) -> Result<Download> {
         let bytes = len as u64 * 4;
-        let staging = self.guarded("a readback buffer", || {
-            self.device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("readback"),
-                size: bytes.max(4),
-                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            })
+        let staging = self.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("readback"),
+            size: bytes.max(4),
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
         })?;
-        let submission = self.submit_with(|encoder| {
-            if bytes > 0 {
-                encoder.copy_buffer_to_buffer(buffer.raw(), 0, &staging, 0, bytes);
-            }
-        })?;
+        let submission = self.submit_and_copy(buffer, &staging, bytes)?;
         let (sender, mapped) = oneshot::channel();
         self.guarded("a readback", || {
             staging.slice(..).map_async(wgpu::MapMode::Read, move |result| {
@@ -41,38 +35,22 @@ impl Gpu {
                 let _ = sender.send(result);
             });
         })?;
-        Ok(PendingRead { gpu: self.clone(), staging, len, submission, mapped })
-    }
-
-    /// Copies numbers to the host, waiting for them.
-    #[cfg(not(target_arch = "wasm32"))]
-    pub(crate) fn read(self: &Arc<Self>, buffer: &Buffer, len: usize) -> Result<Vec<f32>> {
-        self.start_read(buffer, len)?.finish()
+        Ok(Download { gpu: self.clone(), staging, len, submission, mapped })
     }
 }
 
-impl PendingRead {
+impl Download {
     /// Waits for the numbers.
     #[cfg(not(target_arch = "wasm32"))]
-    pub(crate) fn finish(self) -> Result<Vec<f32>> {
+    pub(crate) fn wait(self) -> Result<Vec<f32>> {
         self.gpu.wait_for(Some(self.submission.clone()))?;
         pollster::block_on(self.collect())
     }
 
     /// The numbers, when they are there.
-    pub(crate) async fn finish_async(self) -> Result<Vec<f32>> {
-        // Outside a browser nothing moves unless somebody polls the device, and the caller's
-        // executor does not know how.
+    pub(crate) async fn arrive(self) -> Result<Vec<f32>> {
         #[cfg(not(target_arch = "wasm32"))]
-        {
-            let (gpu, submission) = (self.gpu.clone(), self.submission.clone());
-            let (sender, waited) = oneshot::channel();
-            std::thread::spawn(move || {
-                // The reader may have been dropped; then nobody waits for this.
-                let _ = sender.send(gpu.wait_for(Some(submission)));
-            });
-            waited.await.map_err(|_| Error::DeviceLost { message: "the wait was given up".into() })??;
-        }
+        self.gpu.await_for(Some(self.submission.clone())).await?;
         self.collect().await
     }
 

@@ -1,200 +1,219 @@
-//! Work is recorded and later run in one compute pass: a pass for each operation would
+//! Work is recorded and later run in few compute passes: a pass for each operation would
 //! leave the GPU idle for tens of microseconds between them.
+//!
+//! A device has a recording of its own, which is submitted when somebody needs a result or when
+//! it is long enough; what a thread does in [`Gpu::record`] goes into one of the application's
+//! instead, see [`super::scope`].
 
-use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{Arc, atomic::Ordering},
+};
 
-use super::{Gpu, View, lock, shader::Pipeline};
-use crate::error::{Error, Result};
+use super::{
+    Buffer, Gpu,
+    commands::{MAX_PARAMS, PARAMS_BUFFER, Request, Segment},
+    lock,
+    memory::Standing,
+    promise::{Promise, State},
+    scope::{self, Pledge},
+    waiting::InFlight,
+};
+use crate::error::Result;
 
-/// The most bytes of parameters that one dispatch may have.
-pub(crate) const MAX_PARAMS: u64 = 16 << 10;
-
-/// Room for the parameters of one recording.
-const PARAMS_BUFFER: u64 = 1 << 20;
-
-/// Submits that may be in flight before the next one waits.
-const MAX_IN_FLIGHT: usize = 8;
-
-/// One kernel over one set of buffers.
-pub(crate) struct Dispatch<'a> {
-    pub pipeline: &'a Arc<Pipeline>,
-    /// One for each binding of the pipeline, in its order.
-    pub buffers: &'a [View<'a>],
-    /// The uniform that the kernel reads.
-    pub params: &'a [u8],
-    /// Workgroups; more than a dimension holds are folded, see `shaders/lib/group.wgsl`.
-    pub n_groups: u64,
-    /// Floating-point operations, roughly.
-    pub cost: f64,
-}
-
-/// A dispatch with everything resolved.
-pub(crate) struct Pass {
-    pipeline: Arc<Pipeline>,
-    bind_group: wgpu::BindGroup,
-    params_offset: u32,
-    groups: [u32; 2],
-}
-
-#[derive(Default)]
-pub(super) struct Recording {
-    passes: Vec<Pass>,
-    params: Vec<u8>,
-    cost: f64,
-    /// The parameters of the recording that was submitted last, on the device.
+/// The device's own recording, and what was submitted.
+pub(super) struct Own {
+    segment: Segment,
+    /// Of what the segment computes.
+    promise: Arc<Promise>,
+    /// The parameters of the submit before, on the device.
     params_buffer: Option<(wgpu::Buffer, wgpu::BindGroup)>,
-    in_flight: VecDeque<wgpu::SubmissionIndex>,
+    pub in_flight: InFlight,
+}
+
+impl Default for Own {
+    fn default() -> Self {
+        let promise = Arc::new(Promise::pending());
+        Self { segment: Segment::default(), promise, params_buffer: None, in_flight: InFlight::default() }
+    }
+}
+
+impl Own {
+    /// What is recorded; begins anew.
+    fn take(&mut self) -> (Segment, Arc<Promise>) {
+        let promise = std::mem::replace(&mut self.promise, Arc::new(Promise::pending()));
+        (std::mem::take(&mut self.segment), promise)
+    }
 }
 
 impl Gpu {
-    /// Records a dispatch; submits if enough has come together.
-    pub(crate) fn dispatch(&self, dispatch: &Dispatch<'_>) -> Result<()> {
-        let Dispatch { pipeline, buffers, params, n_groups, cost } = *dispatch;
-        if n_groups == 0 {
-            return Ok(());
+    /// Records a command that uses these buffers, and whether it writes them: into the recording
+    /// that this thread has begun, else into the device's own.
+    pub(super) fn append<'a>(
+        &self,
+        request: Request<'_>,
+        operands: impl Iterator<Item = (&'a Buffer, bool)>,
+    ) -> Result<()> {
+        if let Some(scope) = scope::open(self) {
+            return scope.borrow_mut().append(request, operands);
         }
-        let exceeded = |limit, requested, allowed| Err(Error::LimitExceeded { limit, requested, allowed });
-        if params.len() as u64 > MAX_PARAMS {
-            return exceeded("parameters of one kernel in bytes", params.len() as u64, MAX_PARAMS);
-        }
-        let per_dimension = u64::from(self.limits.max_compute_workgroups_per_dimension);
-        if n_groups > per_dimension * per_dimension {
-            return exceeded("workgroups of one kernel", n_groups, per_dimension * per_dimension);
-        }
-        if let Some(view) = buffers.iter().find(|view| view.size > self.limits.max_storage_buffer_binding_size) {
-            return exceeded("bytes in one binding", view.size, self.limits.max_storage_buffer_binding_size);
-        }
-        let width = n_groups.min(per_dimension);
-        let entries: Vec<wgpu::BindGroupEntry<'_>> = pipeline
-            .bindings
-            .iter()
-            .zip(buffers)
-            .map(|(&(binding, _), view)| wgpu::BindGroupEntry {
-                binding,
-                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                    buffer: view.buffer.raw(),
-                    offset: view.offset,
-                    size: std::num::NonZeroU64::new(view.size.min(view.buffer.raw().size() - view.offset)),
-                }),
-            })
-            .collect();
-        let bind_group = self.guarded("a bind group", || {
-            self.device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some(pipeline.name),
-                layout: &pipeline.buffers_layout,
-                entries: &entries,
-            })
-        })?;
-        let alignment = self.limits.min_uniform_buffer_offset_alignment as usize;
-        loop {
-            let mut recording = lock(&self.recording);
-            let params_offset = recording.params.len().next_multiple_of(alignment);
-            let overflows = (params_offset + params.len()) as u64 + MAX_PARAMS > PARAMS_BUFFER;
-            let too_long = recording.cost > 0.0 && recording.cost + cost > self.submit_budget;
-            if overflows || too_long {
-                drop(recording);
-                self.submit()?;
-                continue;
+        let mut own = loop {
+            let own = lock(&self.own);
+            if own.segment.has_room(self, &request) {
+                break own;
             }
-            recording.params.resize(params_offset, 0);
-            recording.params.extend_from_slice(params);
-            recording.cost += cost;
-            let groups = [width as u32, n_groups.div_ceil(width) as u32];
-            let pipeline = pipeline.clone();
-            recording.passes.push(Pass { pipeline, bind_group, params_offset: params_offset as u32, groups });
-            return Ok(());
+            drop(own);
+            self.submit()?;
+        };
+        for (buffer, is_written) in operands {
+            match buffer.standing(&own.promise) {
+                Standing::Theirs(promise) => return Err(promise.unmet()),
+                Standing::Ready if is_written => buffer.promised_by(&own.promise),
+                Standing::Ready | Standing::Ours => {}
+            }
         }
+        own.segment.push(self, request);
+        Ok(())
     }
 
     /// Runs what is recorded.
     pub(crate) fn submit(&self) -> Result<()> {
-        if lock(&self.recording).passes.is_empty() { Ok(()) } else { self.submit_with(|_| ()).map(|_| ()) }
+        self.flush(&mut lock(&self.own))?;
+        self.throttle()
     }
 
-    /// Runs what is recorded, then what `finish` encodes.
-    pub(super) fn submit_with(&self, finish: impl FnOnce(&mut wgpu::CommandEncoder)) -> Result<wgpu::SubmissionIndex> {
-        let mut recording = lock(&self.recording);
-        let params_group = match &recording.params_buffer {
-            Some((_, group)) => group.clone(),
-            None => {
-                let (buffer, group) = self.params_buffer(PARAMS_BUFFER)?;
-                recording.params_buffer = Some((buffer, group.clone()));
-                group
+    /// Submits what computes a buffer, if that is not the application's to submit.
+    pub(crate) fn submit_for(&self, buffer: &Buffer) -> Result<()> {
+        let Some(promise) = buffer.promise() else { return Ok(()) };
+        match promise.state() {
+            State::Broken(_) => Err(promise.unmet()),
+            State::Pending => self.submit(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Submits the device's own recording.
+    pub(super) fn flush(&self, own: &mut Own) -> Result<()> {
+        if own.segment.is_empty() {
+            self.pool.next_recording();
+            return Ok(());
+        }
+        self.flush_with(own, |_| ()).map(|_| ())
+    }
+
+    /// Submits the device's own recording and what `after` encodes.
+    fn flush_with(
+        &self,
+        own: &mut Own,
+        after: impl FnOnce(&mut wgpu::CommandEncoder),
+    ) -> Result<wgpu::SubmissionIndex> {
+        let (segment, promise) = own.take();
+        let done = self.run(own, &segment, after);
+        let state = match &done {
+            Ok(_) => State::Kept,
+            Err(error) => State::refused(error),
+        };
+        promise.settle(state, &self.pool);
+        self.pool.next_recording();
+        done
+    }
+
+    /// Runs what is recorded, then a copy of the first `bytes` of a buffer.
+    pub(super) fn submit_and_copy(
+        &self,
+        from: &Buffer,
+        to: &wgpu::Buffer,
+        bytes: u64,
+    ) -> Result<wgpu::SubmissionIndex> {
+        from.check_copied("Tensor::read")?;
+        let copy = |encoder: &mut wgpu::CommandEncoder| {
+            if bytes > 0 {
+                encoder.copy_buffer_to_buffer(from.raw(), 0, to, 0, bytes);
             }
         };
-        let passes = std::mem::take(&mut recording.passes);
-        let params = std::mem::take(&mut recording.params);
-        recording.cost = 0.0;
-        let buffer = recording.params_buffer.as_ref().map(|(buffer, _)| buffer.clone());
-        // From here on a failure leaves tensors that were never written, so it is for good.
-        let for_good = |error| self.fail_for_good(error);
+        let mut own = lock(&self.own);
+        if let Standing::Theirs(promise) = from.standing(&own.promise) {
+            return Err(promise.unmet());
+        }
+        match self.flush_with(&mut own, copy) {
+            // Those hear of a refusal who need the work.
+            Err(_) if !matches!(from.standing(&own.promise), Standing::Theirs(_)) => {
+                self.run(&mut own, &Segment::default(), copy)
+            }
+            done => done,
+        }
+    }
+
+    /// Submits commands, then what `after` encodes.
+    pub(super) fn run(
+        &self,
+        own: &mut Own,
+        segment: &Segment,
+        after: impl FnOnce(&mut wgpu::CommandEncoder),
+    ) -> Result<wgpu::SubmissionIndex> {
+        let (buffer, params) = match &own.params_buffer {
+            Some(made) => made.clone(),
+            None => own.params_buffer.insert(self.params_buffer(PARAMS_BUFFER)?).clone(),
+        };
         // In queue order: the submits so far have read their parameters before this write.
-        if let Some(buffer) = buffer.filter(|_| !params.is_empty()) {
-            let padded = [&params[..], &[0; 3][..(4 - params.len() % 4) % 4]].concat();
-            self.guarded("an upload", || self.queue.write_buffer(&buffer, 0, &padded)).map_err(for_good)?;
-        }
-        let submitted = self.guarded("a submit", || {
+        self.write_params(&buffer, segment)?;
+        let index = self.guarded("a submit", || {
             let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            encode(&mut encoder, &passes, &params_group);
-            finish(&mut encoder);
+            segment.encode(&mut encoder, &params);
+            after(&mut encoder);
             self.queue.submit([encoder.finish()])
-        });
-        let index = submitted.map_err(for_good)?;
-        recording.in_flight.push_back(index.clone());
-        let waited_for = if recording.in_flight.len() > MAX_IN_FLIGHT { recording.in_flight.pop_front() } else { None };
-        drop(recording);
-        if let Some(index) = waited_for {
-            self.wait_for(Some(index))?;
-        }
+        })?;
+        own.in_flight.push(index.clone(), segment.bytes() + self.uploaded.swap(0, Ordering::Relaxed));
         Ok(index)
     }
 
     /// Moves what is recorded into an encoder of the application's.
     pub(crate) fn encode_into(&self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         // Held to the end, so that no other thread records or submits in between.
-        let mut recording = lock(&self.recording);
-        if recording.passes.is_empty() {
+        let mut own = lock(&self.own);
+        if own.segment.is_empty() {
             return Ok(());
         }
-        // This encoder runs whenever the application pleases, so its parameters are its own
-        // and no buffer that it touches is reused.
-        let mut params = recording.params.clone();
-        params.resize(params.len().next_multiple_of(4), 0);
-        let (buffer, group) = self.params_buffer(params.len() as u64 + MAX_PARAMS)?;
-        self.guarded("an upload", || self.queue.write_buffer(&buffer, 0, &params))?;
-        self.retire_pool();
-        let passes = std::mem::take(&mut recording.passes);
-        recording.params.clear();
-        recording.cost = 0.0;
-        encode(encoder, &passes, &group);
+        let params = self.params_of(&own.segment)?;
+        let signal = self.signal()?;
+        // This encoder runs whenever the application pleases, so no buffer that it touches is
+        // reused.
+        self.pool.retire();
+        let (segment, promise) = own.take();
+        segment.encode(encoder, &params);
+        self.pool.next_recording();
+        Pledge::new(promise, self.pool.clone()).hand_to(encoder, &signal);
         Ok(())
     }
 
-    /// Waits for a submit, or for all of them.
-    pub(super) fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
-        let wait = wgpu::PollType::Wait { submission_index, timeout: None };
-        // wgpu panics where the device is lost or out of memory while it waits.
-        let poll = std::panic::catch_unwind(AssertUnwindSafe(|| self.device.poll(wait)));
-        self.check_alive()?;
-        let lost = |message: String| Error::DeviceLost { message };
-        let poll = poll.map_err(|_| lost("it failed while work was under way".into()))?;
-        poll.map(|_| ()).map_err(|error| lost(error.to_string()))
+    /// Parameters of a segment that is encoded for the application: its own, since it runs
+    /// whenever the application pleases.
+    pub(super) fn params_of(&self, segment: &Segment) -> Result<wgpu::BindGroup> {
+        let (buffer, group) = self.params_buffer(segment.params().len().next_multiple_of(4) as u64 + MAX_PARAMS)?;
+        self.write_params(&buffer, segment)?;
+        Ok(group)
     }
 
-    #[cfg(not(target_arch = "wasm32"))]
-    pub(crate) fn wait(&self) -> Result<()> {
-        self.submit()?;
-        self.wait_for(None)
+    fn write_params(&self, buffer: &wgpu::Buffer, segment: &Segment) -> Result<()> {
+        if segment.params().is_empty() {
+            return Ok(());
+        }
+        let mut params = Cow::Borrowed(segment.params());
+        if !params.len().is_multiple_of(4) {
+            let padded = params.len().next_multiple_of(4);
+            params.to_mut().resize(padded, 0);
+        }
+        self.guarded("an upload", || self.queue.write_buffer(buffer, 0, &params))
     }
 
     fn params_buffer(&self, size: u64) -> Result<(wgpu::Buffer, wgpu::BindGroup)> {
-        self.guarded("a parameter buffer", || {
-            let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("parameters"),
-                size,
-                usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            });
+        let buffer = self.try_create_buffer(&wgpu::BufferDescriptor {
+            label: Some("parameters"),
+            size,
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        })?;
+        self.guarded("parameters", || {
             let binding =
                 wgpu::BufferBinding { buffer: &buffer, offset: 0, size: std::num::NonZeroU64::new(MAX_PARAMS) };
             let group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
@@ -202,20 +221,7 @@ impl Gpu {
                 layout: &self.params_layout(),
                 entries: &[wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(binding) }],
             });
-            (buffer, group)
+            (buffer.clone(), group)
         })
-    }
-}
-
-fn encode(encoder: &mut wgpu::CommandEncoder, passes: &[Pass], params: &wgpu::BindGroup) {
-    if passes.is_empty() {
-        return;
-    }
-    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-    for Pass { pipeline, bind_group, params_offset, groups } in passes {
-        pass.set_pipeline(&pipeline.raw);
-        pass.set_bind_group(0, bind_group, &[]);
-        pass.set_bind_group(1, params, &[*params_offset]);
-        pass.dispatch_workgroups(groups[0], groups[1], 1);
     }
 }

@@ -119,7 +119,7 @@ impl PreNormAttention {
         context_dim: Option<usize>,
         n_heads: usize,
     ) -> Result<Self> {
-        let dim_head = check_heads("query_dim", query_dim, n_heads)?;
+        let dim_head = check_heads(("query_dim", query_dim), ("n_heads", n_heads))?;
         check_positive(&[("context_dim", context_dim.unwrap_or(query_dim))])?;
         let norm_context = context_dim.map(|dim| LayerNorm::load_torch(&parameters.scope("norm_context"), dim));
         let (inner, context_dim) = (parameters.scope("fn"), context_dim.unwrap_or(query_dim));

@@ -30,7 +30,7 @@ impl TransformerLayer {
     /// # Errors
     /// A parameter is missing or misshapen; a size of 0; heads that do not divide `width`.
     pub fn load(parameters: &Parameters<'_>, width: usize, n_heads: usize, dim_feedforward: usize) -> Result<Self> {
-        check_heads("width", width, n_heads)?;
+        check_heads(("width", width), ("n_heads", n_heads))?;
         let attention = parameters.scope("self_attn");
         let weight = attention.numbers("in_proj_weight", &[3 * width, width])?;
         let bias = attention.numbers("in_proj_bias", &[3 * width])?;

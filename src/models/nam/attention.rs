@@ -1,7 +1,7 @@
 //! NAM attention (arXiv 2302.09422, section 4.1): the memory of a whole sequence, or of all that
 //! came before.
 
-use super::config::check_heads;
+use super::config::check_layer;
 use crate::{
     checkpoint::Parameters,
     error::{Error, Result},
@@ -15,6 +15,7 @@ use crate::{
 
 /// Which probabilities a layer computes from its tokens, one for each head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum AttentionGates {
     /// None: all is written and read, nothing erased.
     Ungated,
@@ -55,7 +56,7 @@ impl NamAttention {
     /// # Errors
     /// A parameter is missing or misshapen; heads that do not divide `d_model`.
     pub fn load(parameters: &Parameters<'_>, d_model: usize, n_heads: usize, gates: AttentionGates) -> Result<Self> {
-        check_heads(d_model, n_heads)?;
+        check_layer(d_model, n_heads)?;
         let project = |name: &str| torch_linear(&parameters.scope(name), d_model, d_model, true);
         let gate = |name: &str, exists: bool| {
             exists.then(|| torch_linear(&parameters.scope(name), d_model, n_heads, true)).transpose()

@@ -11,13 +11,10 @@ use super::{
 use crate::{
     checkpoint::Parameters,
     error::{Error, Result},
-    models::layers::{LayerNorm, Mlp},
+    models::layers::{EPSILON, LayerNorm, Mlp},
     ops::{Bias, BiasKernel, BiasTerm, Layout, LinearAttention, LinearState, ScanAttention, scan_attention},
     tensor::{Mask, Tensor},
 };
-
-/// What flax adds to the variance in a layer normalisation.
-pub(super) const EPSILON: f32 = 1e-6;
 
 /// One kernel regression block.
 #[derive(Clone, Debug)]
@@ -57,6 +54,7 @@ struct Projections {
 
 /// What a block keeps of a context: all that later queries read.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum BlockMemory {
     /// Scan attention keeps keys and values.
     Scan(ScanMemory),
@@ -229,7 +227,7 @@ impl Attention {
             AttentionConfig::Performer { n_heads, n_features, proj_qs, proj_ks, proj_vs, proj_out } => {
                 let head_dim = proj_qs.n_out("proj_qs")? / n_heads;
                 let features = parameters.scope("attn").collection("projections");
-                let projection = features.tensor("qk_orf", &[*n_features, head_dim])?;
+                let projection = features.random_features("qk_orf", &[*n_features, head_dim])?;
                 Ok(Self::Performer {
                     projections: projections(proj_qs, proj_ks, proj_vs, proj_out)?,
                     attention: LinearAttention::favor(Layout::Projected { n_heads: *n_heads }, projection),

@@ -3,14 +3,11 @@
 
 use std::ops::Range;
 
-use super::{
-    block::EPSILON,
-    config::{MAX_LINEAR_HEAD_DIM, heads},
-};
+use super::config::{MAX_LINEAR_HEAD_DIM, heads};
 use crate::{
     checkpoint::Parameters,
     error::Result,
-    models::layers::{LayerNorm, Mlp, MlpConfig},
+    models::layers::{EPSILON, LayerNorm, Mlp, MlpConfig},
     ops::{FeatureMap, Layout, LinearAttention, LinearState, Normalizer, concat},
     tensor::{Mask, Tensor},
 };

@@ -35,18 +35,19 @@ mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
 mod memory;
-mod select;
+mod plan;
 
 use super::{
     Probabilities,
     layout::{Layout, Sizes},
 };
 use crate::{
+    device::Capabilities,
     error::{Error, Result},
     tensor::{Storage, Tensor, check_same_device},
 };
 pub use memory::{AttentionMemory, MemoryState};
-pub use select::Form;
+pub use plan::Form;
 
 const OP: &str = "attention_memory";
 
@@ -194,7 +195,7 @@ fn run(
     };
     let (values, memory) = match k.storage() {
         Storage::Cpu(_) => {
-            let form = options.form.unwrap_or_else(|| select::on_cpu(problem));
+            let form = plan::plan(problem, options.form, &Capabilities::cpu())?.form;
             let inputs = cpu::Inputs {
                 problem,
                 q: q.map(Tensor::cpu),

@@ -3,6 +3,7 @@
 pub(crate) mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+mod plan;
 
 use crate::{
     error::{Error, Result},
@@ -49,6 +50,13 @@ pub(crate) struct Problem {
     pub activation: Activation,
 }
 
+impl Problem {
+    /// Floating-point operations, about.
+    fn cost_of_row(&self) -> f64 {
+        2.0 * self.n_in as f64 * self.n_out as f64
+    }
+}
+
 /// `activation(x W + b) + residual` for `x [.., n_in]`; `residual` and the result are
 /// `[.., n_out]`.
 ///
@@ -56,6 +64,25 @@ pub(crate) struct Problem {
 /// A last dimension of `x` that is not `n_in`, a bias or residual of another shape, tensors
 /// on different devices.
 pub fn linear(x: &Tensor, layer: &Linear, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
+    let (problem, shape) = check(x, layer, activation, residual)?;
+    match x.storage() {
+        Storage::Cpu(_) => {
+            let bias = layer.bias.as_ref().map(Tensor::cpu);
+            let data = cpu::linear(&problem, x.cpu(), layer.weight.cpu(), bias, residual.map(Tensor::cpu));
+            Ok(Tensor::from_cpu(shape, data))
+        }
+        #[cfg(feature = "gpu")]
+        Storage::Gpu(gpu, _) => gpu::linear(gpu, &problem, shape, x, layer, residual),
+    }
+}
+
+/// The sizes of a call and the shape of its result.
+fn check(
+    x: &Tensor,
+    layer: &Linear,
+    activation: Activation,
+    residual: Option<&Tensor>,
+) -> Result<(Problem, Vec<usize>)> {
     let mismatch = |left_name, left: &Tensor, right_name, right: &Tensor, rule| {
         Err(Error::ShapeMismatch {
             op: OP,
@@ -107,14 +134,5 @@ pub fn linear(x: &Tensor, layer: &Linear, activation: Activation, residual: Opti
             allowed: MAX_ELEMENTS as u64,
         });
     }
-    let problem = Problem { rows, n_in, n_out, activation };
-    match x.storage() {
-        Storage::Cpu(_) => {
-            let bias = layer.bias.as_ref().map(Tensor::cpu);
-            let data = cpu::linear(&problem, x.cpu(), weight.cpu(), bias, residual.map(Tensor::cpu));
-            Ok(Tensor::from_cpu(shape, data))
-        }
-        #[cfg(feature = "gpu")]
-        Storage::Gpu(gpu, _) => gpu::linear(gpu, &problem, shape, x, layer, residual),
-    }
+    Ok((Problem { rows, n_in, n_out, activation }, shape))
 }

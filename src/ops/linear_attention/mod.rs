@@ -7,6 +7,7 @@
 mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+mod plan;
 
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +96,8 @@ pub(crate) struct Problem {
     pub n: usize,
     pub head_dim: usize,
     pub n_features: usize,
+    /// Whether the features are made with a projection.
+    pub is_projected: bool,
     pub v_dim: usize,
     pub width: usize,
     pub normalizer: Normalizer,
@@ -153,8 +156,8 @@ impl LinearAttention {
         let (outer, inner) = if self.layout.is_head_major() { (batch * n_heads, 1) } else { (batch, n_heads) };
         let n_features = self.features.n_features(op, head_dim)?;
         let width = v_dim + usize::from(matches!(self.normalizer, Normalizer::FeatureSum { .. }));
-        let normalizer = self.normalizer;
-        Ok(Problem { batch, n_heads, outer, inner, n, head_dim, n_features, v_dim, width, normalizer })
+        let (normalizer, is_projected) = (self.normalizer, self.features.projection.is_some());
+        Ok(Problem { batch, n_heads, outer, inner, n, head_dim, n_features, is_projected, v_dim, width, normalizer })
     }
 
     fn check_state(&self, op: &'static str, problem: &Problem, state: &LinearState) -> Result<()> {

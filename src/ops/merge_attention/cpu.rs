@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::{HEADROOM, REFERENCE_STEP, state_width};
-use crate::ops::scan_attention::MASKED;
+use crate::ops::softmax::MASKED;
 
 /// Numbers in a task: enough to be worth a thread.
 const TASK: usize = 1 << 16;

@@ -9,7 +9,7 @@ pub(crate) mod gpu;
 
 use crate::{
     error::{Error, Result},
-    ops::Attention,
+    ops::softmax::Attention,
     tensor::{Storage, Tensor, check_same_device, n_elements},
 };
 

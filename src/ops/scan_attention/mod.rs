@@ -7,9 +7,11 @@ mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
 mod memory;
+mod plan;
 #[cfg(feature = "gpu")]
-mod select;
+mod text;
 
+pub use super::softmax::{Attention, MASKED};
 /// What the files of this folder call it.
 pub(crate) use bias::BiasKernel as Kernel;
 pub use bias::{Bias, BiasFn, BiasKernel, BiasTerm, CustomBias, Distance, MAX_COORDINATES};
@@ -25,11 +27,6 @@ const OP: &str = "scan_attention";
 
 /// The largest `head_dim` of queries, keys or values.
 pub const MAX_HEAD_DIM: usize = 256;
-
-/// The logit of a masked pair and the log-sum-exp of a row without a valid key: large and
-/// finite, since shaders may assume that infinities do not exist. Logits below half of it
-/// count as masked.
-pub const MASKED: f32 = -1e30;
 
 /// Options of [`scan_attention`]; the default is plain softmax attention, head-major.
 #[derive(Clone, Copy, Debug, Default)]
@@ -80,18 +77,6 @@ impl<'a> ScanAttention<'a> {
     }
 }
 
-/// What attention returns: the read values and the natural logarithm of the softmax's
-/// denominator, which is what merging needs (see [`merge_attention`](crate::ops::merge_attention())).
-#[derive(Clone, Debug)]
-pub struct Attention {
-    /// In the layout of the queries: `[batch, n_heads, n_queries, v_dim]` or
-    /// `[batch, n_queries, n_heads * v_dim]`.
-    pub values: Tensor,
-    /// `[batch, n_heads, n_queries]` or `[batch, n_queries, n_heads]`, in the same order;
-    /// [`MASKED`] in a row that has no valid key.
-    pub log_sum_exp: Tensor,
-}
-
 /// Sizes and layout of one call, checked.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Problem {
@@ -106,6 +91,14 @@ pub(crate) struct Problem {
     pub scale: f32,
     /// Columns of the coordinates; 0 without bias terms.
     pub n_columns: usize,
+    /// Basis functions of all bias terms; one for a term of the user's.
+    pub n_basis: usize,
+    /// Whether the bias has a matrix.
+    pub has_matrix: bool,
+    /// Tensors that are read or written.
+    pub n_operands: usize,
+    /// Into how many parts the caller wishes the keys to be split.
+    pub n_splits: Option<usize>,
 }
 
 impl Problem {
@@ -157,10 +150,14 @@ impl Problem {
             return Err(Error::NonFinite { name: "scale".into(), index: 0, value: scale });
         }
         check_mask(OP, options.key_mask, batch, keys.n)?;
-        let n_columns = match &options.bias {
-            Some(bias) => bias.check(batch, n_heads, n_queries, keys.n)?,
-            None => 0,
-        };
+        let (mut n_columns, mut n_basis, mut has_matrix) = (0, 0, false);
+        let mut n_operands = 5 + usize::from(options.key_mask.is_some());
+        if let Some(bias) = &options.bias {
+            n_columns = bias.check(batch, n_heads, n_queries, keys.n)?;
+            n_basis = bias.terms.iter().map(|term| term.n_basis(n_heads).max(1)).sum();
+            has_matrix = bias.matrix.is_some();
+            n_operands += 2 * usize::from(!bias.terms.is_empty()) + usize::from(has_matrix);
+        }
         if let Some(n_splits) = options.n_splits
             && (n_splits == 0 || n_splits > keys.n)
         {
@@ -172,7 +169,21 @@ impl Problem {
             });
         }
         let head_major = options.layout.is_head_major();
-        Ok(Self { batch, n_heads, n_queries, n_keys: keys.n, head_dim, v_dim, head_major, scale, n_columns })
+        Ok(Self {
+            batch,
+            n_heads,
+            n_queries,
+            n_keys: keys.n,
+            head_dim,
+            v_dim,
+            head_major,
+            scale,
+            n_columns,
+            n_basis,
+            has_matrix,
+            n_operands,
+            n_splits: options.n_splits,
+        })
     }
 }
 
@@ -264,6 +275,6 @@ pub(crate) fn attend(
             })
         }
         #[cfg(feature = "gpu")]
-        Storage::Gpu(gpu, _) => gpu::scan_attention(gpu, problem, q, k, v, mask, &bias, options.n_splits),
+        Storage::Gpu(gpu, _) => gpu::scan_attention(gpu, problem, [q, k, v], mask, &bias),
     }
 }

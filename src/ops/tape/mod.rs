@@ -6,7 +6,7 @@ mod cpu;
 pub(crate) mod gpu;
 mod options;
 #[cfg(feature = "gpu")]
-mod select;
+mod plan;
 
 use super::concat;
 use crate::{

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::{Form, Problem};
 use crate::simd::{
     store_some,
-    tile::{Panel, Panels, ROWS, VECTORS, product},
+    tile::{Panel, Panels, ROWS, product, with_vectors},
 };
 
 /// Queries of a task.
@@ -177,13 +177,10 @@ impl Reader<'_> {
                 for panel in panels.iter() {
                     let packed = &self.packed[head][panel.first * head_dim..][..panel.width * head_dim];
                     let to = |r: usize| (r * n_heads + head) * v_dim + panel.first;
-                    if panel.width == S::f32s::LEN {
-                        let tile = product::<S, ROWS, 1>(simd, rows, packed);
-                        (0..used).for_each(|r| store_row::<S, 1>(&tile[r], p(r), &panel, &mut y[to(r)..]));
-                    } else {
-                        let tile = product::<S, ROWS, VECTORS>(simd, rows, packed);
-                        (0..used).for_each(|r| store_row::<S, VECTORS>(&tile[r], p(r), &panel, &mut y[to(r)..]));
-                    }
+                    with_vectors!(panel, C => {
+                        let tile = product::<S, ROWS, C>(simd, rows, packed);
+                        (0..used).for_each(|r| store_row::<S, C>(&tile[r], p(r), &panel, &mut y[to(r)..]));
+                    });
                 }
             }
         }

@@ -5,7 +5,7 @@ use fearless_simd::prelude::*;
 use super::{super::MASKED, MASKED_2, pack::Packing};
 use crate::simd::{
     math::exp2,
-    tile::{ROWS, VECTORS, product},
+    tile::{ROWS, VECTORS, product, with_vectors},
 };
 
 /// What the running softmax keeps for the queries of one head.
@@ -161,13 +161,10 @@ impl Step<'_> {
         }
         for panel in v_panels.iter() {
             let v = &v[panel.first * block_keys..][..self.n_keys * panel.width];
-            if panel.width == S::f32s::LEN {
-                let tile = product::<S, R, 1>(simd, rows, v);
+            with_vectors!(panel, C => {
+                let tile = product::<S, R, C>(simd, rows, v);
                 self.accumulate(simd, decay, &tile, panel.first, state);
-            } else {
-                let tile = product::<S, R, VECTORS>(simd, rows, v);
-                self.accumulate(simd, decay, &tile, panel.first, state);
-            }
+            });
         }
     }
 

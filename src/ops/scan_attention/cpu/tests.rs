@@ -48,7 +48,21 @@ impl Case {
         let (batch, n_heads, n_columns) = (2, 3, 3);
         let scale = 1.0 / (head_dim as f32).sqrt();
         Self {
-            problem: Problem { batch, n_heads, n_queries, n_keys, head_dim, v_dim, head_major, scale, n_columns },
+            problem: Problem {
+                batch,
+                n_heads,
+                n_queries,
+                n_keys,
+                head_dim,
+                v_dim,
+                head_major,
+                scale,
+                n_columns,
+                n_basis: 0,
+                has_matrix: false,
+                n_operands: 5,
+                n_splits: None,
+            },
             q: random.numbers(batch * n_heads * n_queries * head_dim, 3.0),
             k: random.numbers(batch * n_heads * n_keys * head_dim, 3.0),
             v: random.numbers(batch * n_heads * n_keys * v_dim, 1.0),

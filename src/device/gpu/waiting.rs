@@ -1,0 +1,138 @@
+//! Waiting for submitted work: in place, or by one thread on behalf of all who await it.
+
+#[cfg(not(target_arch = "wasm32"))]
+use std::sync::{Arc, Mutex, mpsc};
+use std::{collections::VecDeque, panic::AssertUnwindSafe};
+
+use futures_channel::oneshot;
+
+use super::{Gpu, lock};
+use crate::error::{Error, Result};
+
+/// Host memory that submitted work may hold until it has run. Large enough that code which awaits
+/// its results never comes near it: only a program that records on and on, without asking for
+/// anything, is made to wait.
+const MAX_IN_FLIGHT: u64 = 256 << 20;
+
+/// What was submitted and may not have run.
+#[derive(Default)]
+pub(super) struct InFlight {
+    submits: VecDeque<(wgpu::SubmissionIndex, u64)>,
+    bytes: u64,
+}
+
+impl InFlight {
+    pub(super) fn push(&mut self, index: wgpu::SubmissionIndex, bytes: u64) {
+        self.submits.push_back((index, bytes));
+        self.bytes += bytes;
+    }
+
+    /// The oldest submit, if all of them hold too much.
+    fn excess(&mut self) -> Option<wgpu::SubmissionIndex> {
+        if self.bytes <= MAX_IN_FLIGHT || self.submits.len() < 2 {
+            return None;
+        }
+        let (index, bytes) = self.submits.pop_front()?;
+        self.bytes -= bytes;
+        Some(index)
+    }
+}
+
+/// A wait for a submit, or for all of them, that somebody awaits.
+#[cfg(not(target_arch = "wasm32"))]
+type Wait = (Option<wgpu::SubmissionIndex>, oneshot::Sender<Result<()>>);
+
+/// The way to the thread that waits, once there is one. It ends with the device.
+#[cfg(not(target_arch = "wasm32"))]
+#[derive(Default)]
+pub(super) struct Waiter(Mutex<Option<mpsc::Sender<Wait>>>);
+
+impl Gpu {
+    /// Makes a program wait that records much faster than the device works.
+    pub(super) fn throttle(&self) -> Result<()> {
+        loop {
+            let oldest = lock(&self.own).in_flight.excess();
+            match oldest {
+                // Never in a browser, where nothing may block.
+                Some(oldest) if cfg!(not(target_arch = "wasm32")) => self.wait_for(Some(oldest))?,
+                Some(_) => {}
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Waits for a submit, or for all of them.
+    pub(super) fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let wait = wgpu::PollType::Wait { submission_index, timeout: None };
+        // wgpu panics where the device is lost or out of memory while it waits.
+        let poll = std::panic::catch_unwind(AssertUnwindSafe(|| self.device.poll(wait)));
+        self.check_alive()?;
+        let lost = |message: String| Error::DeviceLost { message };
+        let poll = poll.map_err(|_| lost("it failed while work was under way".into()))?;
+        poll.map(|_| ()).map_err(|error| lost(error.to_string()))
+    }
+
+    /// [`Gpu::wait_for`] without blocking. Outside a browser nothing moves unless somebody polls
+    /// the device, and the caller's executor does not know how.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) async fn await_for(self: &Arc<Self>, index: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let (sender, waited) = oneshot::channel();
+        self.waiter()?.send((index, sender)).map_err(|_| given_up())?;
+        waited.await.map_err(|_| given_up())?
+    }
+
+    /// In a browser the work that was submitted so far tells by itself when it is done.
+    #[cfg(target_arch = "wasm32")]
+    async fn await_for(&self, _: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let (sender, waited) = oneshot::channel();
+        self.queue.on_submitted_work_done(move || {
+            // Nobody may wait any more.
+            let _ = sender.send(());
+        });
+        waited.await.map_err(|_| given_up())?;
+        self.check_alive()
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn waiter(self: &Arc<Self>) -> Result<mpsc::Sender<Wait>> {
+        let mut waiter = lock(&self.waiter.0);
+        if let Some(waiter) = &*waiter {
+            return Ok(waiter.clone());
+        }
+        let (sender, waits) = mpsc::channel::<Wait>();
+        // It must not keep the device: the channel closes when that goes.
+        let gpu = Arc::downgrade(self);
+        let run = move || {
+            for (index, sender) in waits {
+                let Some(gpu) = gpu.upgrade() else { return };
+                if sender.is_canceled() {
+                    continue;
+                }
+                let waited = gpu.wait_for(index);
+                // The one who awaits holds it too, and drops it where a user expects that.
+                drop(gpu);
+                let _ = sender.send(waited);
+            }
+        };
+        std::thread::Builder::new()
+            .name("wgpu-attention".into())
+            .spawn(run)
+            .map_err(|source| Error::Io { path: "a thread that waits for the device".into(), source })?;
+        Ok(waiter.insert(sender).clone())
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn wait(&self) -> Result<()> {
+        self.submit()?;
+        self.wait_for(None)
+    }
+
+    pub(crate) async fn wait_async(self: &Arc<Self>) -> Result<()> {
+        self.submit()?;
+        self.await_for(None).await
+    }
+}
+
+fn given_up() -> Error {
+    Error::DeviceLost { message: "the wait was given up".into() }
+}

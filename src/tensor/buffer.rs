@@ -1,0 +1,116 @@
+//! The way of GPU memory out to an application's own passes, and in.
+
+use super::{Storage, Tensor, n_elements};
+use crate::{
+    device::{
+        Backend, Device,
+        gpu::{Buffer, Part},
+    },
+    error::{Error, Result},
+};
+
+/// The GPU memory of a tensor, for an application's own passes: [`Tensor::buffer`].
+///
+/// It keeps the memory from being used for anything else. Hold it until the application has
+/// submitted the encoder that uses it; what the device does later runs after that.
+#[derive(Clone, Debug)]
+pub struct TensorBuffer {
+    buffer: Buffer,
+    size: u64,
+}
+
+impl TensorBuffer {
+    /// The buffer. The numbers are its first [`TensorBuffer::size`] bytes; it may be longer. Its
+    /// usage contains `STORAGE`, `COPY_SRC` and `COPY_DST`, unless it was the application's own.
+    /// It must not be written: tensors may share it.
+    pub fn buffer(&self) -> &wgpu::Buffer {
+        self.buffer.raw()
+    }
+
+    /// How many bytes the tensor takes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The numbers, to be bound. None if the tensor is empty.
+    pub fn binding(&self) -> Option<wgpu::BindingResource<'_>> {
+        let size = Some(wgpu::BufferSize::new(self.size)?);
+        Some(wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: self.buffer(), offset: 0, size }))
+    }
+}
+
+impl std::ops::Deref for TensorBuffer {
+    type Target = wgpu::Buffer;
+
+    fn deref(&self) -> &wgpu::Buffer {
+        self.buffer()
+    }
+}
+
+impl<'a> From<&'a Tensor> for Part<'a> {
+    fn from(tensor: &'a Tensor) -> Self {
+        Self { buffer: tensor.gpu(), elements: 0..tensor.len() }
+    }
+}
+
+impl Tensor {
+    /// The GPU memory that holds the numbers, for an application that goes on with them in its own
+    /// passes. Copies nothing.
+    ///
+    /// The work that computes the numbers is submitted, or it is in a [`Recording`] or an encoder
+    /// whose place the application chooses: what it encodes after that, or submits later, finds
+    /// the numbers there.
+    ///
+    /// # Errors
+    /// The CPU has no such buffer; [`Error::NotComputed`] if the numbers will never be there; the
+    /// device refuses the work or was lost.
+    ///
+    /// [`Recording`]: crate::device::Recording
+    pub fn buffer(&self) -> Result<TensorBuffer> {
+        let Storage::Gpu(gpu, buffer) = &self.storage else {
+            return Err(Error::Unsupported {
+                what: "Tensor::buffer",
+                on: "the CPU device".into(),
+                why: "the numbers are in memory of the host; use Tensor::read",
+            });
+        };
+        gpu.submit_for(buffer)?;
+        Ok(TensorBuffer { buffer: buffer.clone(), size: self.len() as u64 * 4 })
+    }
+
+    /// Wraps a buffer of an application's own, of the same `wgpu::Device`, with usage `STORAGE`
+    /// and, to be read back, `COPY_SRC`. The crate only reads it, when the work that uses the
+    /// tensor runs; the tensor may be shorter than the buffer.
+    ///
+    /// # Errors
+    /// The CPU has no such buffers; the buffer is too short for the shape, of another device, or
+    /// of the wrong usage: one that can be mapped might be mapped when the work runs. Of a buffer
+    /// of another `wgpu::Instance` that is noticed in most cases only: `wgpu` knows it by number.
+    pub fn from_buffer(device: &Device, shape: &[usize], buffer: wgpu::Buffer) -> Result<Self> {
+        let Backend::Gpu(gpu) = &device.0 else {
+            return Err(Error::Unsupported {
+                what: "Tensor::from_buffer",
+                on: "the CPU device".into(),
+                why: "the buffer belongs to a GPU; use Tensor::new",
+            });
+        };
+        let available = (buffer.size() / 4) as usize;
+        let wanted = n_elements(shape);
+        if wanted > available {
+            return Err(Error::Length { shape: shape.to_vec(), expected: wanted, found: available });
+        }
+        let mapped = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::MAP_WRITE;
+        let usage = buffer.usage();
+        if !usage.contains(wgpu::BufferUsages::STORAGE) || usage.intersects(mapped) {
+            return Err(Error::Argument {
+                op: "Tensor::from_buffer",
+                name: "buffer usage",
+                found: format!("{usage:?}"),
+                allowed: "one that contains STORAGE, and neither MAP_READ nor MAP_WRITE".into(),
+            });
+        }
+        gpu.check_buffer(&buffer)?;
+        let buffer = Buffer::borrowed(buffer, wanted);
+        Ok(Self { shape: shape.to_vec(), storage: Storage::Gpu(gpu.clone(), buffer) })
+    }
+}
