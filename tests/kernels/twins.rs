@@ -301,16 +301,10 @@ proptest! {
                 n_tapes: n_heads,
                 tape_length: slots,
             };
-            let mut options = TapeOptions::default().heads(heads);
-            if !has_probabilities {
-                options.probabilities = TapeProbabilities::One;
-            }
-            if !has_erase {
-                options.erase = TapeErase::Never;
-            }
-            if seed.is_multiple_of(3) {
-                options.key_erase = KeyErase::ByPosition;
-            }
+            let probabilities = if has_probabilities { TapeProbabilities::Actions } else { TapeProbabilities::One };
+            let erase = if has_erase { TapeErase::Own } else { TapeErase::Never };
+            let key_erase = if seed.is_multiple_of(3) { KeyErase::ByPosition } else { KeyErase::ByContent };
+            let options = TapeOptions { heads, probabilities, erase, key_erase };
             let output = tape(&inputs, options, None).unwrap();
             let p = Probabilities::sigmoid(&tensor(&[batch, n, n_heads], 2.0)).unwrap();
             vec![
