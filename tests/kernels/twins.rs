@@ -129,7 +129,8 @@ fn linear_attention(device: &Device, sizes: [usize; 7], head_major: bool, kind: 
     let attention = LinearAttention::new(layout(head_major, n_heads), features, normalizer);
     let state = attention.write(None, &k, &v, seed.is_multiple_of(2).then_some(&mask)).unwrap();
     let read = attention.read(&q, &state.merge(&state).unwrap()).unwrap().values;
-    let features = feature_map(&q, &attention.features).unwrap();
+    let rows = q.reshape(&[q.len() / head_dim, head_dim]).unwrap();
+    let features = feature_map(&rows, &attention.features).unwrap();
     vec![("LinearAttention", read), ("LinearAttention's sums", state.sums), ("feature_map", features)]
 }
 

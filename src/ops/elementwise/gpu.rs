@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Join, Map, Rows};
+use super::problem::{Join, Map, Rows};
 use crate::{
     device::gpu::{Gpu, Kernel, Shader, Work, params},
     error::Result,
