@@ -12,7 +12,7 @@ use crate::support::{Random, gpus};
 use wgpu_attention::{
     Device, Error, Result, Tensor,
     device::{GpuOptions, Recording},
-    ops::{Activation, Linear, add, linear, merge_attention},
+    ops::{Activation, Linear, Lstm, ScanAttention, add, linear, lstm, merge_attention, scan_attention},
     wgpu,
 };
 
@@ -435,6 +435,34 @@ fn zeros_between_dispatches() {
 }
 
 #[test]
+fn kernels_record_what_they_would_run() {
+    let mut random = Random::new(6);
+    let [q, k, v, x, weight] = [2 * 40 * 8, 2 * 3000 * 8, 2 * 3000 * 8, 70 * 6, 6 * 32].map(|n| random.numbers(n));
+    let [hidden, state] = [8 * 32, 2 * 8].map(|n| random.numbers(n));
+    for (name, device) in gpus() {
+        let t = |shape: &[usize], data: &[f32]| Tensor::new(&device, shape, data).unwrap();
+        let (q, k, v) = (t(&[1, 2, 40, 8], &q), t(&[1, 2, 3000, 8], &k), t(&[1, 2, 3000, 8], &v));
+        let (x, state) = (t(&[1, 70, 6], &x), t(&[1, 2, 8], &state));
+        let layer = Lstm { input: Linear { weight: t(&[6, 32], &weight), bias: None }, hidden: t(&[8, 32], &hidden) };
+        // Scratch space and merges; a state that is copied and then written over.
+        let run = || {
+            let attention = scan_attention(&q, &k, &v, &ScanAttention::default())?;
+            let first = lstm(&x, &layer, Some(&state))?;
+            let second = lstm(&x, &layer, Some(&first.state))?;
+            let fresh = lstm(&x, &layer, None)?;
+            Ok([attention.values, first.state, second.values, second.state, fresh.values])
+        };
+        let read = |results: [Tensor; 5]| results.map(|result| result.read().unwrap());
+        let outside = read(run().unwrap());
+        let (inside, recording) = device.record(run).unwrap();
+        assert!(read(run().unwrap()) == outside, "{name}");
+        recording.submit().unwrap();
+        assert!(read(inside) == outside, "{name}");
+        assert_eq!(state.read().unwrap().len(), 16, "{name}");
+    }
+}
+
+#[test]
 fn one_device_for_each_of_the_applications() {
     let Some((device, queue, ours)) = shared_device() else { return };
     let again = Device::from_wgpu(device.clone(), queue.clone());
@@ -586,11 +614,19 @@ fn run_all<T>(futures: Vec<Pin<Box<dyn Future<Output = T> + '_>>>, mut done: imp
     }
 }
 
-/// Threads of this process by the name that the waiting one has.
-fn waiting_threads() -> Option<usize> {
+/// How many threads of this process have a name, where that can be asked.
+fn threads(name: &str) -> Option<usize> {
     let tasks = std::fs::read_dir("/proc/self/task").ok()?;
     let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
-    Some(names.filter(|name| name.trim() == "wgpu-attention").count())
+    Some(names.filter(|other| other.trim() == name).count())
+}
+
+/// It has the number that tells a device from others of its name.
+fn name_of_waiting_thread(device: &Device) -> String {
+    let error = add(&number(device, 1.0), &number(&Device::cpu(), 1.0), 1.0).unwrap_err();
+    let Error::DeviceMismatch { left, .. } = error else { panic!("{error}") };
+    let number = left.split(", device ").last().and_then(|end| end.split(' ').next());
+    format!("attention {}", number.unwrap())
 }
 
 #[test]
@@ -617,16 +653,18 @@ fn many_reads_are_awaited_by_one_thread() {
         }
         assert_eq!(tensors[7].read_async().await.unwrap(), [14.0]);
     });
-    // Other tests have devices of their own, and one such thread each.
-    let before = waiting_threads();
-    drop((tensors, layer, x, ours));
-    for _ in 0..100 {
-        if waiting_threads() < before || before.is_none() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
+    let name = name_of_waiting_thread(&ours);
+    if threads(&name).is_none() {
+        return;
     }
-    panic!("the thread outlives its device: {before:?}, {:?}", waiting_threads());
+    assert_eq!(threads(&name), Some(1));
+    // It ends with the device.
+    drop((tensors, layer, x, ours));
+    let ended = (0..200).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        threads(&name) == Some(0)
+    });
+    assert!(ended, "{name} outlives its device");
 }
 
 #[test]
