@@ -59,12 +59,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
         Just(Some(Distance::GreatCircle)),
         Just(Some(Distance::CausalTime)),
     ];
-    let kernel = prop_oneof![
-        Just(BiasKernel::Scalar),
-        Just(BiasKernel::Rbf),
-        Just(BiasKernel::Tisa),
-        Just(BiasKernel::Exponential)
-    ];
+    let kernel = proptest::sample::select(&BiasKernel::ALL[..]);
     let flags = (any::<bool>(), any::<bool>(), any::<bool>());
     (sizes, flags, distance, kernel, proptest::option::of(1..9usize), any::<u64>()).prop_map(
         |((b, h, q, k, d, v), (head_major, has_mask, has_matrix), distance, kernel, n_splits, seed)| Shape {

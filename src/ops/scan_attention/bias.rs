@@ -53,6 +53,9 @@ pub enum BiasKernel {
 }
 
 impl BiasKernel {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Rbf, Self::Tisa, Self::Exponential];
+
     /// The names of its parameters, in their order.
     ///
     /// ```
@@ -165,19 +168,6 @@ impl BiasTerm {
             columns,
             kind: TermKind::Distance { distance, kernel, a: parameter(0).to_vec(), b: parameter(1).to_vec(), c },
         }
-    }
-
-    /// [`BiasTerm::built_in`] with a slice for every parameter, empty where the kernel has none.
-    #[cfg(any(feature = "gpu", test))]
-    pub(crate) fn new(
-        columns: Range<usize>,
-        distance: Distance,
-        kernel: BiasKernel,
-        a: &[f32],
-        b: &[f32],
-        c: &[f32],
-    ) -> Self {
-        Self::built_in(columns, distance, kernel, &[a, b, c])
     }
 
     /// `a_h d` over a Euclidean distance; `a` is `[n_heads]`.
