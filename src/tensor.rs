@@ -6,7 +6,7 @@ mod buffer;
 use std::sync::Arc;
 
 #[cfg(feature = "gpu")]
-use crate::device::gpu::{Buffer, Gpu};
+use crate::device::gpu::{Buffer, Gpu, Part};
 use crate::{
     device::{Backend, Device},
     error::{Error, Result},
@@ -214,6 +214,13 @@ impl Tensor {
             return Ok(self.clone());
         }
         Self::new(device, &self.shape, &self.read_async().await?)
+    }
+}
+
+#[cfg(feature = "gpu")]
+impl<'a> From<&'a Tensor> for Part<'a> {
+    fn from(tensor: &'a Tensor) -> Self {
+        Self { buffer: tensor.gpu(), elements: 0..tensor.len() }
     }
 }
 

@@ -13,11 +13,16 @@ use std::{marker::PhantomData, ops::Range, sync::Arc};
 
 use serde::Serialize;
 
-use super::{Buffer, Dispatch, Gpu, Kernel, Params, Pipeline, View, pipeline::Slot};
+use super::{
+    buffer::{Buffer, View},
+    commands::Dispatch,
+    open::Gpu,
+    pipeline::{Pipeline, Slot},
+    shader::{Kernel, Params},
+};
 use crate::{
     device::Work,
     error::{Error, Result},
-    tensor::Tensor,
 };
 
 /// Some elements of a buffer.
@@ -25,12 +30,6 @@ use crate::{
 pub(crate) struct Part<'a> {
     pub buffer: &'a Buffer,
     pub elements: Range<usize>,
-}
-
-impl<'a> From<&'a Tensor> for Part<'a> {
-    fn from(tensor: &'a Tensor) -> Self {
-        Self { buffer: tensor.gpu(), elements: 0..tensor.len() }
-    }
 }
 
 impl<'a> From<&'a Buffer> for Part<'a> {
