@@ -6,7 +6,7 @@ mod buffer;
 use std::sync::Arc;
 
 #[cfg(feature = "gpu")]
-use crate::device::gpu::{Buffer, Gpu, Part};
+use crate::device::gpu::{Buffer, Gpu};
 use crate::{
     device::{Backend, Device},
     error::{Error, Result},
@@ -217,13 +217,6 @@ impl Tensor {
     }
 }
 
-#[cfg(feature = "gpu")]
-impl<'a> From<&'a Tensor> for Part<'a> {
-    fn from(tensor: &'a Tensor) -> Self {
-        Self { buffer: tensor.gpu(), elements: 0..tensor.len() }
-    }
-}
-
 /// A copy to the host that is under way.
 pub(crate) enum PendingRead {
     Cpu(Arc<Vec<f32>>),
@@ -256,6 +249,11 @@ impl Mask {
         let row = shape.last().copied().unwrap_or(1).max(1);
         let counts = numbers.chunks(row).map(|row| row.iter().filter(|keep| **keep > 0.0).count() as u64);
         Ok(Self(tensor, Arc::new(counts.collect())))
+    }
+
+    /// A mask of zeros and ones that an operation computed, and [`Mask::counts`] of it.
+    pub(crate) fn computed(tensor: Tensor, counts: Vec<u64>) -> Self {
+        Self(tensor, Arc::new(counts))
     }
 
     /// How many keys each row of the last dimension keeps.
@@ -305,4 +303,57 @@ pub(crate) fn check_same_device(op: &'static str, first: &Tensor, others: &[Opti
         }
     }
     Ok(())
+}
+
+#[cfg(all(test, feature = "gpu"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_are_bit_for_bit_and_in_order() {
+        let numbers = [-0.0, f32::from_bits(0x7fc1_2345), f32::from_bits(0xff80_0001), f32::MIN_POSITIVE / 2.0];
+        let bits = |t: &Tensor| t.read().unwrap().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        let mut devices = vec![Device::cpu()];
+        devices.extend(
+            Device::adapters()
+                .iter()
+                .map(|adapter| Device::on_adapter(adapter, &crate::device::GpuOptions::default()).unwrap()),
+        );
+        for device in devices {
+            let x = Tensor::new(&device, &[4], &numbers).unwrap();
+            let own = Tensor::own(Some(&x), &[2, 2], &device).unwrap();
+            assert_eq!((own.shape(), bits(&own)), (&[2, 2][..], bits(&x)), "{device}");
+            // Of what a dispatch writes just before, and that one writes over just after.
+            let ((copy, again), recording) = device
+                .record(|| {
+                    let doubled = crate::ops::add(&x, &x, 1.0)?;
+                    let copy = doubled.duplicate()?;
+                    drop(doubled);
+                    Ok((copy, crate::ops::add(&x, &x, 2.0)?))
+                })
+                .unwrap();
+            recording.submit().unwrap();
+            assert_eq!(copy.read().unwrap()[3], numbers[3] * 2.0, "{device}");
+            assert_eq!(again.read().unwrap()[3], numbers[3] * 3.0, "{device}");
+            let empty = Tensor::new(&device, &[0, 4], &[]).unwrap();
+            assert_eq!(Tensor::own(Some(&empty), &[4, 0], &device).unwrap().shape(), [4, 0], "{device}");
+            assert_eq!(Tensor::own(None, &[3], &device).unwrap().read().unwrap(), [0.0; 3], "{device}");
+        }
+    }
+
+    #[test]
+    fn copies_within_their_buffers() {
+        for adapter in Device::adapters() {
+            let device = Device::on_adapter(&adapter, &crate::device::GpuOptions::default()).unwrap();
+            let (from, to) = (Tensor::new(&device, &[8], &[1.5; 8]).unwrap(), Tensor::zeros(&device, &[8]).unwrap());
+            let Storage::Gpu(gpu, _) = from.storage() else { unreachable!() };
+            gpu.copy(from.gpu(), 1, to.gpu(), 3, 2).unwrap();
+            gpu.zero(to.gpu(), 4, 1).unwrap();
+            assert_eq!(to.read().unwrap(), [0.0, 0.0, 0.0, 1.5, 0.0, 0.0, 0.0, 0.0]);
+            assert!(gpu.copy(from.gpu(), 7, to.gpu(), 0, 2).is_err());
+            assert!(gpu.copy(from.gpu(), 0, to.gpu(), 7, 2).is_err());
+            assert!(gpu.zero(to.gpu(), 0, 9).is_err());
+            assert_eq!(to.read().unwrap()[3], 1.5);
+        }
+    }
 }

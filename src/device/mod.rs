@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 pub(crate) use capabilities::Work;
+#[cfg(feature = "gpu")]
+pub(crate) use capabilities::check_variants;
 pub use capabilities::{AdapterKind, Capabilities, Decision};
 #[cfg(feature = "gpu")]
 pub use gpu::{Adapter, GpuOptions};

@@ -2,7 +2,10 @@
 
 use super::{Storage, Tensor, n_elements};
 use crate::{
-    device::{Backend, Device, gpu::Buffer},
+    device::{
+        Backend, Device,
+        gpu::{Buffer, Part},
+    },
     error::{Error, Result},
 };
 
@@ -41,6 +44,12 @@ impl std::ops::Deref for TensorBuffer {
 
     fn deref(&self) -> &wgpu::Buffer {
         self.buffer()
+    }
+}
+
+impl<'a> From<&'a Tensor> for Part<'a> {
+    fn from(tensor: &'a Tensor) -> Self {
+        Self { buffer: tensor.gpu(), elements: 0..tensor.len() }
     }
 }
 

@@ -1,13 +1,12 @@
 //! Attention memory: read, write and erase, step by step and in chunks, against a float64 oracle
 //! that writes the paper's equations out.
 
-use crate::support::{Random, bound, devices, error, poison};
+use crate::support::{Random, bound, devices, error, layout, poison};
 use proptest::prelude::*;
 use wgpu_attention::{
     Device, Tensor,
     ops::{
-        AttentionMemory, Form, Probabilities, attention_memory, attention_memory::MAX_HEAD_DIM, read_memory, unit_norm,
-        write_memory,
+        AttentionMemory, Form, MemoryState, Probabilities, attention_memory, attention_memory::MAX_HEAD_DIM, unit_norm,
     },
 };
 
@@ -93,19 +92,20 @@ impl Case {
         let memory = Tensor::new(device, &[batch, n_heads, v_dim, head_dim], &self.memory).unwrap();
         let p = |p: &Option<Vec<f32>>| p.as_ref().map(|p| Probabilities::new(device, &[batch, n, n_heads], p).unwrap());
         let (p_read, p_write, p_erase) = (p(&self.p_read), p(&self.p_write), p(&self.p_erase));
-        let mut options = AttentionMemory::new(n_heads).memory(&memory);
+        let before = MemoryState::new(memory);
+        let mut options = AttentionMemory::new(layout(false, n_heads)).state(&before);
         options.p_read = p_read.as_ref();
         options.p_write = p_write.as_ref();
         options.p_erase = p_erase.as_ref();
         options.form = form;
-        poison(device, &[v.len(), memory.len(), n.div_ceil(32) * 32 * batch * n_heads * v_dim]);
+        poison(device, &[v.len(), before.memory.len(), n.div_ceil(32) * 32 * batch * n_heads * v_dim]);
         let recall = attention_memory(&q, &k, &v, &options).unwrap();
-        let written = write_memory(&memory, &k, &v, options.p_write, options.p_erase).unwrap();
-        let (found, again) = (recall.memory.read().unwrap(), written.read().unwrap());
+        let written = options.write(Some(&before), &k, &v, None).unwrap();
+        let (found, again) = (recall.state.memory.read().unwrap(), written.memory.read().unwrap());
         let worst = found.iter().zip(&again).map(|(a, b)| (a - b).abs() / (1.0 + a.abs())).fold(0.0, f32::max);
         // Writing alone adds in another order.
         assert!(worst < 3e-5, "{device}: writing alone leaves another memory, by {worst:.1e}");
-        assert_eq!(memory.read().unwrap(), self.memory, "the memory that was given has changed");
+        assert_eq!(before.memory.read().unwrap(), self.memory, "the memory that was given has changed");
         [recall.values.read().unwrap(), found]
     }
 
@@ -188,7 +188,8 @@ fn one_read_agrees_with_float64() {
                 })
                 .collect();
             poison(&device, &[truth.len()]);
-            let error = error(&read_memory(&memory, &q, Some(&p)).unwrap().read().unwrap(), &truth);
+            let memory = AttentionMemory::new(layout(false, n_heads)).p_read(&p).read(&q, &MemoryState::new(memory));
+            let error = error(&memory.unwrap().values.read().unwrap(), &truth);
             // Sums of at most 64 products.
             assert!(error <= bound(&device, 5e-7), "{name}: {n} queries off by {error:.2e}");
         }
@@ -267,10 +268,12 @@ proptest! {
             let shape = [2, 1, n_heads * head_dim];
             let k = Tensor::new(&device, &shape, &case.k).unwrap();
             let v = Tensor::new(&device, &[2, 1, n_heads * v_dim], &case.v).unwrap();
-            let memory = Tensor::new(&device, &[2, n_heads, v_dim, head_dim], &case.memory).unwrap();
+            let before = Tensor::new(&device, &[2, n_heads, v_dim, head_dim], &case.memory).unwrap();
+            let before = MemoryState::new(before);
             let one = Probabilities::new(&device, &[2, 1, n_heads], &vec![1.0; 2 * n_heads]).unwrap();
-            let written = write_memory(&memory, &k, &v, Some(&one), Some(&one)).unwrap();
-            let read = read_memory(&written, &k, Some(&one)).unwrap().read().unwrap();
+            let memory = AttentionMemory::new(layout(false, n_heads));
+            let written = memory.p_write(&one).p_erase(&one).write(Some(&before), &k, &v, None).unwrap();
+            let read = memory.p_read(&one).read(&k, &written).unwrap().values.read().unwrap();
             for (a, b) in read.iter().zip(&case.v) {
                 // Sums of at most 40 products of numbers below 1.
                 prop_assert!((a - b).abs() < 1e-5, "{}: {} for {}", name, a, b);
@@ -282,8 +285,8 @@ proptest! {
                 other.iter_mut().zip(k).for_each(|(a, b)| *a -= along * b);
             }
             let other = Tensor::new(&device, &shape, &other).unwrap();
-            let before = read_memory(&memory, &other, None).unwrap().read().unwrap();
-            let after = read_memory(&written, &other, None).unwrap().read().unwrap();
+            let before = memory.read(&other, &before).unwrap().values.read().unwrap();
+            let after = memory.read(&other, &written).unwrap().values.read().unwrap();
             for (a, b) in after.iter().zip(&before) {
                 prop_assert!((a - b).abs() < 1e-5, "{}: {} was {}", name, a, b);
             }

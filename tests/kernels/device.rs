@@ -1,7 +1,7 @@
 //! The GPU side of devices: limits, memory, recording, an application's own device.
 #![cfg(feature = "gpu")]
 
-use crate::support::{Random, gpus};
+use crate::support::{Random, gpus, layout};
 use wgpu_attention::{
     Device, Error, Tensor,
     device::GpuOptions,
@@ -39,15 +39,13 @@ fn bindings_over_the_limit_are_split() {
             let normed = layer_norm(&y, &ones, &ones, 1e-6, None).unwrap();
             let coords = t(&[1, n_keys, 1], &coords);
             let terms = [BiasTerm::rbf(0..1, &[0.5, -0.5], &[1.0, 2.0])];
-            let bias = Some(Bias::new(&coords, &coords, &terms));
+            let bias = Bias::new(&coords, &coords, &terms);
             let projected = normed.reshape(&[1, rows, width]).unwrap();
-            let options = ScanAttention { n_heads: Some(n_heads), bias, ..Default::default() };
-            let a = scan_attention(&projected, &projected, &projected, &options).unwrap();
+            let plain = ScanAttention::new(layout(false, n_heads));
+            let a = scan_attention(&projected, &projected, &projected, &plain.bias(bias)).unwrap();
             let by_head = normed.reshape(&[1, n_heads, rows, width / n_heads]).unwrap();
-            let b =
-                scan_attention(&by_head, &by_head, &by_head, &ScanAttention { bias, ..Default::default() }).unwrap();
+            let b = scan_attention(&by_head, &by_head, &by_head, &ScanAttention::default().bias(bias)).unwrap();
             let by_batch = normed.reshape(&[10, 300, width]).unwrap();
-            let plain = ScanAttention { n_heads: Some(n_heads), ..Default::default() };
             let c = scan_attention(&by_batch, &by_batch, &by_batch, &plain).unwrap();
             [a.values, a.log_sum_exp, b.values, b.log_sum_exp, c.values].map(|t| t.read().unwrap())
         };

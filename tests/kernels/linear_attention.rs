@@ -4,11 +4,11 @@
 mod favor;
 mod many_keys;
 
-use crate::support::{Random, bound, devices, error, oracle, poison};
+use crate::support::{Random, bound, devices, error, layout, oracle, poison};
 use wgpu_attention::{
     Device, Mask, Tensor,
     ops::{
-        FeatureKind, FeatureMap, LinearAttention, LinearState, Normalizer, Rows, ScanAttention, feature_map,
+        FeatureKind, FeatureMap, LinearAttention, LinearState, Normalizer, ProjectionRows, ScanAttention, feature_map,
         random_features, scan_attention,
     },
 };
@@ -56,12 +56,12 @@ impl Case {
         }
     }
 
-    fn attention(&self, device: &Device) -> LinearAttention {
+    fn attention(&self, device: &Device, head_major: bool) -> LinearAttention {
         let [_, n_heads, _, _, d, _, f] = self.sizes;
         let projection =
             (self.kind != FeatureKind::Identity).then(|| Tensor::new(device, &[f, d], &self.projection).unwrap());
         let features = FeatureMap { kind: self.kind, projection, scale: self.scale };
-        LinearAttention { n_heads, features, normalizer: self.normalizer }
+        LinearAttention::new(layout(head_major, n_heads), features, self.normalizer)
     }
 
     /// Some of the keys, in either layout.
@@ -76,7 +76,7 @@ impl Case {
             let part: Vec<bool> = mask.chunks(n_keys).flat_map(|row| &row[keys.clone()]).copied().collect();
             Mask::new(device, &[b, keys.len()], &part).unwrap()
         });
-        self.attention(device).write(&part(&self.k, d), &part(&self.v, e), mask.as_ref()).unwrap()
+        self.attention(device, head_major).write(None, &part(&self.k, d), &part(&self.v, e), mask.as_ref()).unwrap()
     }
 
     /// What is read from a state, head-major.
@@ -84,8 +84,8 @@ impl Case {
         let [b, h, n_queries, _, d, e, _] = self.sizes;
         let q = tensor(device, &self.q, [b, h, n_queries, d], head_major);
         poison(device, &[b * h * n_queries * e]);
-        let y = self.attention(device).read(&q, state).unwrap();
-        let y = y.read().unwrap();
+        let y = self.attention(device, head_major).read(&q, state).unwrap();
+        let y = y.values.read().unwrap();
         if head_major { y } else { oracle::projected(&y, [b, n_queries, h, e]) }
     }
 
@@ -110,6 +110,7 @@ impl Case {
                     Normalizer::None => 1.0,
                     Normalizer::KeyCount => (keys.len() as f64).max(1.0),
                     Normalizer::FeatureSum { .. } => sum.max(floor.unwrap()),
+                    other => panic!("the oracle does not know {other:?}"),
                 };
                 for c in 0..e {
                     let value = |j: usize| f64::from(self.v[(head * n_keys + j) * e + c]);
@@ -149,6 +150,7 @@ fn features(kind: FeatureKind, projection: &[f32], n_features: usize, scale: f32
             FeatureKind::Exp => z.exp(),
             FeatureKind::Elu if z > 0.0 => z,
             FeatureKind::Elu => z.exp_m1(),
+            other => panic!("the oracle does not know {other:?}"),
         }
     };
     projection.chunks(x.len()).map(feature).collect()
@@ -303,11 +305,11 @@ fn a_sum_of_features_below_the_floor_is_divided_by_the_floor() {
         let projection = Tensor::new(&device, &[1, 1], &[1.0]).unwrap();
         let features = FeatureMap { kind: FeatureKind::Elu, projection: Some(projection), scale: 1.0 };
         let normalizer = Normalizer::FeatureSum { floor: 0.5 };
-        let attention = LinearAttention { n_heads: 1, features, normalizer };
+        let attention = LinearAttention::new(layout(false, 1), features, normalizer);
         let t = |x: f32| Tensor::new(&device, &[1, 1, 1], &[x]).unwrap();
         // elu(1) elu(-1): a negative weight, so the divisor is the floor.
-        let state = attention.write(&t(-1.0), &t(3.0), None).unwrap();
-        let read = attention.read(&t(1.0), &state).unwrap().read().unwrap()[0];
+        let state = attention.write(None, &t(-1.0), &t(3.0), None).unwrap();
+        let read = attention.read(&t(1.0), &state).unwrap().values.read().unwrap()[0];
         let truth = (-1.0f64).exp_m1() * 3.0 / 0.5;
         assert!((f64::from(read) - truth).abs() < 1e-6, "{read} against {truth} on {name}");
     }

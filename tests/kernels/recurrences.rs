@@ -4,7 +4,7 @@ use crate::support::{Random, bound, devices, error, poison, sigmoid, wide};
 use proptest::prelude::*;
 use wgpu_attention::{
     Device, Tensor,
-    ops::{Linear, Lsam, LsamState, Lstm, lsam, lstm},
+    ops::{Direction, Linear, Lsam, LsamState, Lstm, lsam, lstm},
 };
 
 /// `x W` for `W [n_in, n_out]`.
@@ -103,7 +103,8 @@ fn lsam_agrees_with_float64() {
                     memory: tensor(&[batch, n_heads, dim, dim], &m),
                 };
                 poison(&device, &[truth.len(), memory.len()]);
-                let output = lsam(&tensor(&[batch, n, n_in], &x), &layer, Some(&state), reverse).unwrap();
+                let direction = if reverse { Direction::Reverse } else { Direction::Forward };
+                let output = lsam(&tensor(&[batch, n, n_in], &x), &layer, Some(&state), direction).unwrap();
                 let state = output.state;
                 for (found, truth) in [(&output.values, &truth), (&state.hidden, &hidden), (&state.memory, &memory)] {
                     // A short key or query is made longer and its rounding with it; the memory
@@ -141,9 +142,9 @@ proptest! {
         let first = lstm(&part(0..at), &long, None).unwrap();
         let second = lstm(&part(at..n), &long, Some(&first.state)).unwrap();
         prop_assert_eq!([first.values.read().unwrap(), second.values.read().unwrap()].concat(), whole.values.read().unwrap());
-        let whole = lsam(&x, &short, None, false).unwrap();
-        let first = lsam(&part(0..at), &short, None, false).unwrap();
-        let second = lsam(&part(at..n), &short, Some(&first.state), false).unwrap();
+        let whole = lsam(&x, &short, None, Direction::Forward).unwrap();
+        let first = lsam(&part(0..at), &short, None, Direction::Forward).unwrap();
+        let second = lsam(&part(at..n), &short, Some(&first.state), Direction::Forward).unwrap();
         prop_assert_eq!([first.values.read().unwrap(), second.values.read().unwrap()].concat(), whole.values.read().unwrap());
         prop_assert_eq!(second.state.memory.read().unwrap(), whole.state.memory.read().unwrap());
     }

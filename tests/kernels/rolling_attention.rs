@@ -2,7 +2,7 @@
 
 mod long_streams;
 
-use crate::support::{Random, devices, error, oracle, poison};
+use crate::support::{Random, devices, error, layout, oracle, poison};
 use wgpu_attention::{
     Device, Mask, Tensor,
     ops::{RollingAttention, RollingState, scan_attention::MASKED},
@@ -52,7 +52,7 @@ impl Cut<'_> {
 
     fn attention(&self) -> RollingAttention {
         let queries = self.tensor(&self.case.q, self.case.n_queries, self.case.head_dim);
-        RollingAttention { queries, n_heads: Some(self.case.n_heads), scale: None }
+        RollingAttention::new(layout(self.head_major, self.case.n_heads), queries)
     }
 
     fn pick(&self, numbers: &[f32], dim: usize, keys: &[usize]) -> Tensor {
@@ -308,7 +308,7 @@ fn the_same_input_gives_the_same_bits_and_a_state_is_data() {
         // Sent elsewhere in between.
         let half = cut.stream(&keys[..99], 9);
         let rows = Tensor::new(&device, half.rows.shape(), &half.rows.read().unwrap()).unwrap();
-        let sent = RollingState { rows, head_major: true };
+        let sent = RollingState { rows, layout: layout(true, 2) };
         let rest = keys[99..].chunks(9).fold(sent, |state, keys| cut.write(Some(&state), keys));
         assert_eq!(bits(&whole), bits(&rest), "{name}");
     }

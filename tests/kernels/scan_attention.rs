@@ -6,14 +6,14 @@ mod custom_bias;
 use std::sync::Arc;
 
 use crate::support::{
-    Random, bound, devices, error,
+    Random, bound, devices, error, layout,
     oracle::{self, Case, Term, projected},
     poison,
 };
 use wgpu_attention::{
     Device, Mask, Tensor,
     ops::{
-        Attention, Bias, BiasTerm, CustomBias, Distance, Kernel, ScanAttention,
+        Attention, Bias, BiasKernel, BiasTerm, CustomBias, Distance, ScanAttention,
         scan_attention::{MASKED, scan_attention},
     },
 };
@@ -41,7 +41,7 @@ fn add_terms(
     random: &mut Random,
     case: &mut Case,
     n_columns: usize,
-    terms: &[(std::ops::Range<usize>, Distance, Kernel, usize)],
+    terms: &[(std::ops::Range<usize>, Distance, BiasKernel, usize)],
 ) {
     case.n_columns = n_columns;
     case.q_coords = random.scaled(case.batch * case.n_queries * n_columns, 2.0);
@@ -57,8 +57,8 @@ fn add_terms(
             kernel: *kernel,
             n_basis: *n_basis,
             a: random.numbers(n),
-            b: if *kernel == Kernel::Scalar { vec![] } else { b },
-            c: if *kernel == Kernel::Tisa { random.numbers(n) } else { vec![] },
+            b: if *kernel == BiasKernel::Scalar { vec![] } else { b },
+            c: if *kernel == BiasKernel::Tisa { random.numbers(n) } else { vec![] },
         });
     }
 }
@@ -84,26 +84,19 @@ fn run(device: &Device, case: &Case, how: &Run<'_>) -> Attention {
     let (q, k, v) =
         (tensor(&case.q, n_queries, head_dim), tensor(&case.k, n_keys, head_dim), tensor(&case.v, n_keys, v_dim));
     let mask = case.mask.as_ref().map(|keep| Mask::new(device, &[batch, n_keys], keep).unwrap());
-    let mut terms: Vec<BiasTerm> =
-        case.terms.iter().map(|t| BiasTerm::new(t.columns.clone(), t.distance, t.kernel, &t.a, &t.b, &t.c)).collect();
+    let mut terms: Vec<BiasTerm> = case.terms.iter().map(|t| t.bias_term()).collect();
     terms.extend_from_slice(how.extra);
     let q_coords = Tensor::new(device, &[batch, n_queries, n_columns], &case.q_coords).unwrap();
     let k_coords = Tensor::new(device, &[batch, n_keys, n_columns], &case.k_coords).unwrap();
     let matrix =
         case.matrix.as_ref().map(|matrix| Tensor::new(device, &[batch, n_heads, n_queries, n_keys], matrix).unwrap());
-    let mut bias = Bias { matrix: matrix.as_ref(), ..Bias::default() };
-    if !terms.is_empty() {
-        bias = Bias { matrix: matrix.as_ref(), ..Bias::new(&q_coords, &k_coords, &terms) };
-    }
+    let mut bias = if terms.is_empty() { Bias::default() } else { Bias::new(&q_coords, &k_coords, &terms) };
+    bias.matrix = matrix.as_ref();
     let rows = batch * n_heads * n_queries;
     poison(device, &[rows * v_dim, rows]);
-    let options = ScanAttention {
-        n_heads: Some(n_heads),
-        key_mask: mask.as_ref(),
-        bias: Some(bias),
-        n_splits: how.n_splits,
-        ..Default::default()
-    };
+    let mut options = ScanAttention::new(layout(how.head_major, n_heads)).bias(bias);
+    options.key_mask = mask.as_ref();
+    options.n_splits = how.n_splits;
     scan_attention(&q, &k, &v, &options).unwrap()
 }
 
@@ -179,11 +172,11 @@ fn masks_and_empty_rows() {
 #[test]
 fn every_bias() {
     let mut random = Random::new(3);
-    let kernels = [Kernel::Scalar, Kernel::Rbf, Kernel::Tisa, Kernel::Exponential];
+    let kernels = [BiasKernel::Scalar, BiasKernel::Rbf, BiasKernel::Tisa, BiasKernel::Exponential];
     for (name, device) in devices() {
         for distance in [Distance::Euclidean, Distance::GreatCircle, Distance::CausalTime] {
             for kernel in kernels {
-                let n_basis = if kernel == Kernel::Scalar { 1 } else { 3 };
+                let n_basis = if kernel == BiasKernel::Scalar { 1 } else { 3 };
                 let columns = match distance {
                     Distance::Euclidean => 1..3,
                     Distance::GreatCircle => 0..2,
@@ -196,7 +189,7 @@ fn every_bias() {
         }
         // Space, time and a matrix, all at once, in the projected layout, with a mask, split.
         let mut case = case(&mut random, [2, 3, 33, 100, 20, 12]);
-        let both = [(0..2, Distance::Euclidean, Kernel::Rbf, 5), (2..3, Distance::CausalTime, Kernel::Rbf, 12)];
+        let both = [(0..2, Distance::Euclidean, BiasKernel::Rbf, 5), (2..3, Distance::CausalTime, BiasKernel::Rbf, 12)];
         add_terms(&mut random, &mut case, 3, &both);
         case.mask = Some(random.booleans(200, 0.8));
         let mut matrix = random.numbers(2 * 3 * 33 * 100);
@@ -245,9 +238,9 @@ fn great_circle_at_its_hard_points() {
         let zeros = Tensor::new(&device, &[batch, 1, 1, 1], &vec![0.0; batch]).unwrap();
         let q_coords = Tensor::new(&device, &[batch, 1, 2], &pairs).unwrap();
         let k_coords = Tensor::new(&device, &[batch, 1, 2], &keys).unwrap();
-        let terms = [BiasTerm::new(0..2, Distance::GreatCircle, Kernel::Scalar, &[1.0], &[], &[])];
-        let bias = Some(Bias::new(&q_coords, &k_coords, &terms));
-        let found = scan_attention(&zeros, &zeros, &zeros, &ScanAttention { bias, ..Default::default() }).unwrap();
+        let terms = [BiasTerm::built_in(0..2, Distance::GreatCircle, BiasKernel::Scalar, &[&[1.0]])];
+        let options = ScanAttention::default().bias(Bias::new(&q_coords, &k_coords, &terms));
+        let found = scan_attention(&zeros, &zeros, &zeros, &options).unwrap();
         for (i, d) in found.log_sum_exp.read().unwrap().iter().enumerate() {
             let (p, q) = (points[i / n], points[i % n]);
             let truth = oracle::distance(Distance::GreatCircle, &p, &q).unwrap();
@@ -262,7 +255,7 @@ fn coordinates_that_are_not_finite_mask_their_pairs() {
     let mut random = Random::new(4);
     for (name, device) in devices() {
         let mut case = case(&mut random, [1, 1, 20, 30, 8, 8]);
-        add_terms(&mut random, &mut case, 2, &[(0..2, Distance::Euclidean, Kernel::Rbf, 2)]);
+        add_terms(&mut random, &mut case, 2, &[(0..2, Distance::Euclidean, BiasKernel::Rbf, 2)]);
         case.k_coords[7] = f32::NAN;
         case.k_coords[20] = f32::INFINITY;
         case.q_coords[5] = f32::NAN;
@@ -275,7 +268,7 @@ fn splits_agree_and_the_same_input_gives_the_same_bits() {
     let mut random = Random::new(5);
     for (name, device) in devices() {
         let mut case = case(&mut random, [1, 2, 5, 700, 16, 16]);
-        add_terms(&mut random, &mut case, 1, &[(0..1, Distance::Euclidean, Kernel::Rbf, 2)]);
+        add_terms(&mut random, &mut case, 1, &[(0..1, Distance::Euclidean, BiasKernel::Rbf, 2)]);
         for n_splits in [1, 2, 3, 64, 699, 700] {
             let how = Run { n_splits: Some(n_splits), ..PLAIN };
             check(&format!("{n_splits} splits"), &name, &device, &case, &how);

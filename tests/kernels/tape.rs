@@ -3,7 +3,7 @@
 use crate::support::{Random, bound, devices, error, poison, sigmoid, wide};
 use wgpu_attention::{
     Device, Tensor,
-    ops::{HeadMoves, TapeInputs, TapeOptions, tape, unit_norm},
+    ops::{HeadMoves, KeyErase, TapeErase, TapeInputs, TapeOptions, TapeProbabilities, tape, unit_norm},
 };
 
 /// The tapes of a machine in float64.
@@ -24,14 +24,13 @@ fn tapes(
             let token = (i / n_tapes * n + step) * n_tapes + i % n_tapes;
             let part = |x: &[f32], width: usize| wide(&x[token * width..][..width]);
             let (v, a) = (part(value, mem), part(action, n_actions));
-            let p = |j: usize| if options.has_probabilities { sigmoid(a[2 * n_directions + j]) } else { 1.0 };
+            let has_probabilities = options.probabilities == TapeProbabilities::Actions;
+            let p = |j: usize| if has_probabilities { sigmoid(a[2 * n_directions + j]) } else { 1.0 };
             let (p_r, p_w) = (p(0), p(1));
-            let p_e = if !options.has_erase {
-                0.0
-            } else if options.is_tied {
-                p_w
-            } else {
-                p(2)
+            let p_e = match options.erase {
+                TapeErase::Never => 0.0,
+                TapeErase::Tied => p_w,
+                _ => p(2),
             };
             let unit = |head: &[f64]| -> Vec<f64> {
                 let length = head.iter().map(|x| x * x).sum::<f64>().sqrt().max(1e-12);
@@ -46,12 +45,12 @@ fn tapes(
             let mut jump = vec![0.0; slots];
             if options.heads.jumps() {
                 let (k, q) = (part(key, mem), part(query, mem));
-                let p_k = if options.has_erase { p_w } else { 1.0 };
+                let p_k = if options.erase == TapeErase::Never { 1.0 } else { p_w };
                 let known: Vec<f64> =
                     (0..mem).map(|c| (0..slots).map(|l| keys[l * mem + c] * w[l]).sum::<f64>()).collect();
                 for l in 0..slots {
                     let row = &mut keys[l * mem..][..mem];
-                    if options.by_position {
+                    if options.key_erase == KeyErase::ByPosition {
                         (0..mem).for_each(|c| row[c] += w[l] * (p_k * k[c] - p_e * known[c]));
                     } else {
                         let known: f64 = row.iter().zip(&k).map(|(a, b)| a * b).sum();
@@ -68,6 +67,7 @@ fn tapes(
                     HeadMoves::All => [d[0], d[1], d[2], d[3]],
                     HeadMoves::NoJump => [d[0], d[1], d[2], 0.0],
                     HeadMoves::OnlyJump => [0.0, d[0], 0.0, d[1]],
+                    other => panic!("the oracle does not know {other:?}"),
                 };
                 let before = head.clone();
                 for l in 0..slots {
@@ -85,10 +85,10 @@ fn tapes_agree_with_float64() {
     let all = TapeOptions::default();
     let options = [
         all,
-        TapeOptions { heads: HeadMoves::NoJump, ..all },
-        TapeOptions { heads: HeadMoves::OnlyJump, has_probabilities: false, ..all },
-        TapeOptions { has_erase: false, ..all },
-        TapeOptions { is_tied: true, by_position: true, ..all },
+        all.heads(HeadMoves::NoJump),
+        all.heads(HeadMoves::OnlyJump).probabilities(TapeProbabilities::One),
+        all.erase(TapeErase::Never),
+        all.erase(TapeErase::Tied).key_erase(KeyErase::ByPosition),
     ];
     // Tapes that fit workgroup memory, one slot, and two that do not fit.
     let sizes = [[2, 10, 3, 5, 4], [1, 3, 1, 1, 1], [1, 20, 2, 70, 65], [1, 8, 1, 300, 3]];

@@ -1,25 +1,41 @@
 //! Every kernel against its CPU twin, on random shapes and options.
 #![cfg(feature = "gpu")]
 
-use crate::support::{Random, gpus};
+use crate::support::{Random, few_bindings, gpus, layout};
 use approx::relative_eq;
 use proptest::prelude::*;
 use wgpu_attention::{
     Device, Mask, Tensor,
     ops::{
-        Activation, AttentionMemory, Bias, BiasTerm, Distance, FeatureKind, FeatureMap, Form, HeadMoves, Kernel,
-        Linear, LinearAttention, Lsam, Lstm, Normalizer, Probabilities, RollingAttention, Rows, ScanAttention,
-        TapeInputs, TapeOptions, add, attention_memory, concat, gate, geglu, layer_norm, linear, lsam, lstm,
-        merge_attention, random_features, relu, scan_attention, tape, unit_norm, write_memory,
+        Activation, AttentionMemory, Bias, BiasKernel, BiasTerm, Direction, Distance, FeatureKind, FeatureMap, Form,
+        HeadMoves, KeyErase, Linear, LinearAttention, Lsam, Lstm, Map, Normalizer, Probabilities, ProjectionRows,
+        RollingAttention, ScanAttention, TapeErase, TapeInputs, TapeOptions, TapeProbabilities, add, attention_memory,
+        columns, concat, feature_map, gate, geglu, layer_norm, linear, lsam, lstm, map, merge_attention,
+        random_features, relu, scale_columns, scan_attention, tape, unit_norm,
     },
 };
 
-/// Both are within 1e-5 of float64 in these sizes, so within twice that of each other.
+/// What some operations computed, by their names.
+type Outputs = Vec<(&'static str, Tensor)>;
+
+/// Runs the same on the CPU, on every adapter, and on every adapter with few bindings. Both twins
+/// are within 1e-5 of float64 in these sizes, so within twice that of each other.
 #[track_caller]
-fn assert_twins(gpu: &[f32], cpu: &[f32], what: &str) {
-    assert_eq!(gpu.len(), cpu.len(), "{what}");
-    for (a, b) in gpu.iter().zip(cpu) {
-        assert!(relative_eq!(a, b, epsilon = 2e-5, max_relative = 2e-5), "{what}: {a} on the GPU, {b} on the CPU");
+fn assert_twins(run: impl Fn(&Device) -> Outputs) {
+    let read = |device: &Device| -> Vec<(&str, Vec<f32>)> {
+        run(device).into_iter().map(|(op, tensor)| (op, tensor.read().unwrap())).collect()
+    };
+    let cpu = read(&Device::cpu());
+    // Checked shaders are the same kernels; `devices()` runs them elsewhere.
+    let gpus = gpus().into_iter().filter(|(name, _)| !name.ends_with("checked"));
+    for (name, device) in gpus.chain(few_bindings()) {
+        for ((op, gpu), (_, cpu)) in read(&device).iter().zip(&cpu) {
+            assert_eq!(gpu.len(), cpu.len(), "{op} on {name}");
+            for (i, (a, b)) in gpu.iter().zip(cpu).enumerate() {
+                let same = relative_eq!(a, b, epsilon = 2e-5, max_relative = 2e-5);
+                assert!(same, "{op} on {name}: number {i} is {a}, on the CPU {b}");
+            }
+        }
     }
 }
 
@@ -30,7 +46,7 @@ struct Shape {
     has_mask: bool,
     has_matrix: bool,
     distance: Option<Distance>,
-    kernel: Kernel,
+    kernel: BiasKernel,
     n_splits: Option<usize>,
     seed: u64,
 }
@@ -43,7 +59,12 @@ fn shapes() -> impl Strategy<Value = Shape> {
         Just(Some(Distance::GreatCircle)),
         Just(Some(Distance::CausalTime)),
     ];
-    let kernel = prop_oneof![Just(Kernel::Scalar), Just(Kernel::Rbf), Just(Kernel::Tisa), Just(Kernel::Exponential)];
+    let kernel = prop_oneof![
+        Just(BiasKernel::Scalar),
+        Just(BiasKernel::Rbf),
+        Just(BiasKernel::Tisa),
+        Just(BiasKernel::Exponential)
+    ];
     let flags = (any::<bool>(), any::<bool>(), any::<bool>());
     (sizes, flags, distance, kernel, proptest::option::of(1..9usize), any::<u64>()).prop_map(
         |((b, h, q, k, d, v), (head_major, has_mask, has_matrix), distance, kernel, n_splits, seed)| Shape {
@@ -59,7 +80,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
     )
 }
 
-fn attend(device: &Device, shape: &Shape) -> (Vec<f32>, Vec<f32>) {
+fn attend(device: &Device, shape: &Shape) -> Outputs {
     let [batch, heads, n_queries, n_keys, head_dim, v_dim] = shape.sizes;
     let mut random = Random::new(shape.seed);
     let mut tensor = |length: usize, dim: usize| {
@@ -73,27 +94,23 @@ fn attend(device: &Device, shape: &Shape) -> (Vec<f32>, Vec<f32>) {
     let mut coords =
         |length: usize| Tensor::new(device, &[batch, length, 2], &random.scaled(batch * length * 2, 2.0)).unwrap();
     let (q_coords, k_coords) = (coords(n_queries), coords(n_keys));
-    let n = if shape.kernel == Kernel::Scalar { heads } else { 2 * heads };
+    let n = if shape.kernel == BiasKernel::Scalar { heads } else { 2 * heads };
     let (a, b, c) = (random.numbers(n), random.numbers(n), random.numbers(n));
-    let b: Vec<f32> = if shape.kernel == Kernel::Scalar { vec![] } else { b.iter().map(|b| b.abs()).collect() };
-    let c = if shape.kernel == Kernel::Tisa { c } else { vec![] };
+    let b: Vec<f32> = b.iter().map(|b| b.abs()).collect();
+    let parameters = &[&a[..], &b, &c][..shape.kernel.parameters().len()];
     let columns = if shape.distance == Some(Distance::CausalTime) { 1..2 } else { 0..2 };
     let terms: Vec<BiasTerm> =
-        shape.distance.iter().map(|d| BiasTerm::new(columns.clone(), *d, shape.kernel, &a, &b, &c)).collect();
-    let matrix = shape.has_matrix.then_some(&matrix);
-    let bias = Bias { matrix, ..Bias::new(&q_coords, &k_coords, &terms) };
-    let options = ScanAttention {
-        n_heads: Some(heads),
-        key_mask: shape.has_mask.then_some(&mask),
-        bias: Some(bias),
-        n_splits: shape.n_splits,
-        ..Default::default()
-    };
+        shape.distance.iter().map(|d| BiasTerm::built_in(columns.clone(), *d, shape.kernel, parameters)).collect();
+    let mut bias = Bias::new(&q_coords, &k_coords, &terms);
+    bias.matrix = shape.has_matrix.then_some(&matrix);
+    let mut options = ScanAttention::new(layout(shape.head_major, heads)).bias(bias);
+    options.key_mask = shape.has_mask.then_some(&mask);
+    options.n_splits = shape.n_splits;
     let read = scan_attention(&q, &k, &v, &options).unwrap();
-    (read.values.read().unwrap(), read.log_sum_exp.read().unwrap())
+    vec![("scan_attention", read.values), ("scan_attention's log-sum-exp", read.log_sum_exp)]
 }
 
-fn linear_attention(device: &Device, sizes: [usize; 7], head_major: bool, kind: usize, seed: u64) -> Vec<f32> {
+fn linear_attention(device: &Device, sizes: [usize; 7], head_major: bool, kind: usize, seed: u64) -> Outputs {
     let [batch, n_heads, n_queries, n_keys, head_dim, v_dim, n_features] = sizes;
     let mut random = Random::new(seed);
     let mut tensor = |length: usize, dim: usize| {
@@ -103,15 +120,18 @@ fn linear_attention(device: &Device, sizes: [usize; 7], head_major: bool, kind: 
     let (q, k, v) = (tensor(n_queries, head_dim), tensor(n_keys, head_dim), tensor(n_keys, v_dim));
     let mask = Mask::new(device, &[batch, n_keys], &random.booleans(batch * n_keys, 0.7)).unwrap();
     let kinds = [FeatureKind::Identity, FeatureKind::Softmax, FeatureKind::Relu, FeatureKind::Exp];
-    let projection = random_features(device, seed, n_features, head_dim, Rows::Orthogonal).unwrap();
+    let projection = random_features(device, seed, n_features, head_dim, ProjectionRows::Orthogonal).unwrap();
     let features = match kinds[kind] {
         FeatureKind::Identity => FeatureMap::identity(0.5),
         kind => FeatureMap { kind, ..FeatureMap::softmax(projection) },
     };
     let normalizer = if kind.is_multiple_of(2) { Normalizer::KeyCount } else { Normalizer::FeatureSum { floor: 1e-6 } };
-    let attention = LinearAttention { n_heads, features, normalizer };
-    let state = attention.write(&k, &v, seed.is_multiple_of(2).then_some(&mask)).unwrap();
-    attention.read(&q, &state.merge(&state).unwrap()).unwrap().read().unwrap()
+    let attention = LinearAttention::new(layout(head_major, n_heads), features, normalizer);
+    let state = attention.write(None, &k, &v, seed.is_multiple_of(2).then_some(&mask)).unwrap();
+    let read = attention.read(&q, &state.merge(&state).unwrap()).unwrap().values;
+    let rows = q.reshape(&[q.len() / head_dim, head_dim]).unwrap();
+    let features = feature_map(&rows, &attention.features).unwrap();
+    vec![("LinearAttention", read), ("LinearAttention's sums", state.sums), ("feature_map", features)]
 }
 
 proptest! {
@@ -120,12 +140,7 @@ proptest! {
 
     #[test]
     fn scan_attention_twins(shape in shapes()) {
-        let (values, lse) = attend(&Device::cpu(), &shape);
-        for (name, device) in gpus().into_iter().take(1) {
-            let found = attend(&device, &shape);
-            assert_twins(&found.0, &values, &name);
-            assert_twins(&found.1, &lse, &name);
-        }
+        assert_twins(|device| attend(device, &shape));
     }
 
     #[test]
@@ -136,15 +151,12 @@ proptest! {
         seed: u64,
     ) {
         let sizes = <[usize; 7]>::from(sizes);
-        let cpu = linear_attention(&Device::cpu(), sizes, head_major, kind, seed);
-        for (name, device) in gpus().into_iter().take(1) {
-            assert_twins(&linear_attention(&device, sizes, head_major, kind, seed), &cpu, &name);
-        }
+        assert_twins(|device| linear_attention(device, sizes, head_major, kind, seed));
     }
 
     #[test]
     fn small_twins(rows in 1..300usize, n_in in 1..150usize, n_out in 1..150usize, seed: u64) {
-        let run = |device: &Device| {
+        assert_twins(|device| {
             let mut random = Random::new(seed);
             let mut tensor = |shape: &[usize]| {
                 Tensor::new(device, shape, &random.numbers(shape.iter().product())).unwrap()
@@ -158,14 +170,22 @@ proptest! {
             let normed = layer_norm(&y, &scale, &bias, 0.1, Some(&residual)).unwrap();
             let merged = merge_attention(&y, &lse).unwrap();
             let joined = concat(&x, n_in / 3..n_in, &y).unwrap();
-            [&y, &normed, &merged.values, &joined].map(|tensor| tensor.read().unwrap())
-        };
-        let cpu = run(&Device::cpu());
-        for (name, device) in gpus().into_iter().take(1) {
-            for (gpu, cpu) in run(&device).iter().zip(&cpu) {
-                assert_twins(gpu, cpu, &name);
-            }
-        }
+            // The activation is fused into `linear` or a map of its own.
+            let opened = map(&y, Map::Relu).unwrap();
+            let halves = geglu(&concat(&y, 0..n_out, &normed).unwrap()).unwrap();
+            vec![
+                ("linear", y.clone()),
+                ("layer_norm", normed.clone()),
+                ("merge_attention", merged.values),
+                ("concat", joined),
+                ("columns", columns(&x, n_in / 3..n_in).unwrap()),
+                ("scale_columns", scale_columns(&y, &scale).unwrap()),
+                ("add", add(&y, &bias, 0.5).unwrap()),
+                ("map", opened),
+                ("geglu", halves),
+                ("unit_norm", unit_norm(&x).unwrap()),
+            ]
+        });
     }
 
     #[test]
@@ -176,14 +196,14 @@ proptest! {
         seed: u64,
     ) {
         let (batch, n_heads, n_queries, head_dim, v_dim) = sizes;
-        let run = |device: &Device| {
+        assert_twins(|device| {
             let mut random = Random::new(seed);
             let mut tensor = |n: usize, dim: usize| {
                 let numbers = random.numbers(batch * n * n_heads * dim);
                 Tensor::new(device, &[batch, n, n_heads * dim], &numbers).unwrap()
             };
             let queries = tensor(n_queries, head_dim);
-            let attention = RollingAttention { queries, n_heads: Some(n_heads), scale: None };
+            let attention = RollingAttention::new(layout(false, n_heads), queries);
             let mut state = None;
             for &n in &lengths {
                 let (k, v) = (tensor(n, head_dim), tensor(n, v_dim));
@@ -192,16 +212,10 @@ proptest! {
                 state = Some(attention.write(state.as_ref(), &k, &v, has_mask.then_some(&mask)).unwrap());
             }
             let state = state.unwrap();
-            let read = state.merge(&state).unwrap().read().unwrap();
-            let gated = geglu(&tensor(n_queries, 2 * v_dim)).unwrap();
-            [read.values.read().unwrap(), read.log_sum_exp.read().unwrap(), gated.read().unwrap()]
-        };
-        let cpu = run(&Device::cpu());
-        for (name, device) in gpus().into_iter().take(1) {
-            for (gpu, cpu) in run(&device).iter().zip(&cpu) {
-                assert_twins(gpu, cpu, &name);
-            }
-        }
+            let read = attention.read(&state.merge(&state).unwrap()).unwrap();
+            let lse = read.log_sum_exp.unwrap();
+            vec![("RollingAttention", read.values), ("RollingAttention's log-sum-exp", lse)]
+        });
     }
 
     #[test]
@@ -211,7 +225,7 @@ proptest! {
         (gates, is_chunked) in (0..8usize, any::<bool>()),
         seed: u64,
     ) {
-        let run = |device: &Device| {
+        assert_twins(|device| {
             let mut random = Random::new(seed);
             let mut tensor = |dim: usize| {
                 let numbers = random.numbers(batch * n * n_heads * dim);
@@ -223,21 +237,21 @@ proptest! {
             let v = flat(tensor(v_dim), v_dim);
             let mut p = || Probabilities::sigmoid(&flat(tensor(1), 1)).unwrap();
             let (p_read, p_write, p_erase) = (p(), p(), p());
-            let mut options = AttentionMemory::new(n_heads);
+            let mut options = AttentionMemory::new(layout(false, n_heads));
             options.form = Some(if is_chunked { Form::Chunked } else { Form::Recurrent });
             options.p_read = (gates & 1 != 0).then_some(&p_read);
             options.p_write = (gates & 2 != 0).then_some(&p_write);
             options.p_erase = (gates & 4 != 0).then_some(&p_erase);
             let recall = attention_memory(&q, &k, &v, &options).unwrap();
-            let written = write_memory(&recall.memory, &k, &v, options.p_write, options.p_erase).unwrap();
-            [recall.values.read().unwrap(), recall.memory.read().unwrap(), written.read().unwrap()]
-        };
-        let cpu = run(&Device::cpu());
-        for (name, device) in gpus().into_iter().take(1) {
-            for (gpu, cpu) in run(&device).iter().zip(&cpu) {
-                assert_twins(gpu, cpu, &name);
-            }
-        }
+            let written = options.write(Some(&recall.state), &k, &v, None).unwrap();
+            let read = options.read(&q, &written).unwrap().values;
+            vec![
+                ("attention_memory", recall.values),
+                ("attention_memory's state", recall.state.memory),
+                ("AttentionMemory::write", written.memory),
+                ("AttentionMemory::read", read),
+            ]
+        });
     }
 
     #[test]
@@ -248,7 +262,7 @@ proptest! {
         seed: u64,
     ) {
         let heads = [HeadMoves::All, HeadMoves::NoJump, HeadMoves::OnlyJump][moves];
-        let run = |device: &Device| {
+        assert_twins(|device| {
             let mut random = Random::new(seed);
             let mut tensor = |shape: &[usize], scale: f32| {
                 Tensor::new(device, shape, &random.scaled(shape.iter().product(), scale)).unwrap()
@@ -263,7 +277,8 @@ proptest! {
             let ((input, hidden), (lsam_input, lsam_hidden)) = (dense(4 * d_model), dense(3 * d_model + 2 * n_heads));
             let long = lstm(&x, &Lstm { input, hidden }, None).unwrap();
             let cell = Lsam { n_heads, input: lsam_input, hidden: lsam_hidden };
-            let short = lsam(&x, &cell, None, reverse).unwrap();
+            let direction = if reverse { Direction::Reverse } else { Direction::Forward };
+            let short = lsam(&x, &cell, None, direction).unwrap();
             let action = tensor(&[batch, n, n_heads * heads.n_actions()], 1.0);
             // Heads that jump are divided by their length, which magnifies rounding without bound
             // where they come close to zero: so they jump seldom here.
@@ -286,18 +301,25 @@ proptest! {
                 n_tapes: n_heads,
                 tape_length: slots,
             };
-            let by_position = seed.is_multiple_of(3);
-            let options = TapeOptions { heads, has_probabilities, has_erase, by_position, ..Default::default() };
+            let mut options = TapeOptions::default().heads(heads);
+            if !has_probabilities {
+                options.probabilities = TapeProbabilities::One;
+            }
+            if !has_erase {
+                options.erase = TapeErase::Never;
+            }
+            if seed.is_multiple_of(3) {
+                options.key_erase = KeyErase::ByPosition;
+            }
             let output = tape(&inputs, options, None).unwrap();
             let p = Probabilities::sigmoid(&tensor(&[batch, n, n_heads], 2.0)).unwrap();
-            [long.state, short.state.memory, gate(&output.values, &p).unwrap(), output.tape].map(|x| x.read().unwrap())
-        };
-        let cpu = run(&Device::cpu());
-        for (name, device) in gpus().into_iter().take(1) {
-            for (gpu, cpu) in run(&device).iter().zip(&cpu) {
-                assert_twins(gpu, cpu, &name);
-            }
-        }
+            vec![
+                ("lstm", long.state),
+                ("lsam", short.state.memory),
+                ("gate of a tape", gate(&output.values, &p).unwrap()),
+                ("tape", output.tape),
+            ]
+        });
     }
 }
 
@@ -305,7 +327,7 @@ proptest! {
 /// after 65,535 iterations.
 #[test]
 fn long_recurrences_go_on_from_launch_to_launch() {
-    let run = |device: &Device| {
+    assert_twins(|device| {
         let mut random = Random::new(9);
         let mut tensor = |shape: &[usize], scale: f32| {
             Tensor::new(device, shape, &random.scaled(shape.iter().product(), scale)).unwrap()
@@ -313,21 +335,19 @@ fn long_recurrences_go_on_from_launch_to_launch() {
         let x = tensor(&[1, 300, 3], 1.0);
         let input = Linear { weight: tensor(&[3, 4 * 256], 0.5), bias: None };
         let hidden = tensor(&[256, 4 * 256], 0.05);
-        let long = lstm(&x, &Lstm { input, hidden }, None).unwrap().values.read().unwrap();
+        let long = lstm(&x, &Lstm { input, hidden }, None).unwrap().values;
         let n = 70_000;
         let (k, v) = (unit_norm(&tensor(&[1, n, 8], 1.0)).unwrap(), tensor(&[1, n, 8], 1.0));
         let p = Probabilities::sigmoid(&tensor(&[1, n, 1], 1.0)).unwrap();
-        let options = AttentionMemory::new(1).p_write(&p).p_erase(&p);
+        let options = AttentionMemory::new(layout(false, 1)).p_write(&p).p_erase(&p);
         let read = |form| {
             let read = attention_memory(&k, &k, &v, &options.form(form)).unwrap();
-            read.values.read().unwrap()[8 * (n - 10)..].to_vec()
+            columns(&read.values.reshape(&[1, n * 8]).unwrap(), 8 * (n - 10)..8 * n).unwrap()
         };
-        [long, read(Form::Recurrent), read(Form::Chunked)]
-    };
-    let cpu = run(&Device::cpu());
-    for (name, device) in gpus() {
-        for (gpu, cpu) in run(&device).iter().zip(&cpu) {
-            assert_twins(gpu, cpu, &name);
-        }
-    }
+        vec![
+            ("lstm", long),
+            ("attention_memory, recurrent", read(Form::Recurrent)),
+            ("attention_memory, chunked", read(Form::Chunked)),
+        ]
+    });
 }

@@ -25,7 +25,10 @@ fn golden_cases() {
         .collect();
     paths.sort();
     assert!(!paths.is_empty(), "no .safetensors file in {}", folder.display());
-    let devices = devices();
+    #[allow(unused_mut)]
+    let mut devices = devices();
+    #[cfg(feature = "gpu")]
+    devices.extend(crate::support::few_bindings());
     let mut failures = Vec::new();
     for path in &paths {
         let fixture = Fixture::open(path);

@@ -10,7 +10,7 @@ use wgpu_attention::{
         layers::MlpConfig,
         tnp_kr::{AttentionConfig, BiasConfig, Config, Context, GroupConfig, Locations, Output, Prediction, TnpKr},
     },
-    ops::{Activation, Distance, Kernel},
+    ops::{Activation, BiasKernel, Distance},
 };
 
 fn mlp(dims: &[usize]) -> MlpConfig {
@@ -27,8 +27,8 @@ fn config() -> Config {
         obs_dim: 4,
         n_values: 2,
         groups: vec![
-            group("s", bias(Kernel::Rbf, Distance::Euclidean, 3)),
-            group("t", bias(Kernel::Exponential, Distance::CausalTime, 2)),
+            group("s", bias(BiasKernel::Rbf, Distance::Euclidean, 3)),
+            group("t", bias(BiasKernel::Exponential, Distance::CausalTime, 2)),
         ],
         embed_all: mlp(&[24, 12]),
         attention: AttentionConfig::Scan {

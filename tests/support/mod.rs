@@ -5,7 +5,7 @@ pub mod fixture;
 pub mod oracle;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use wgpu_attention::{Device, Error, Result, checkpoint::Checkpoint};
+use wgpu_attention::{Device, Error, Result, checkpoint::Checkpoint, ops::Layout};
 
 /// The committed network of the first README snippet.
 pub const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/checkpoints/gp_1d.safetensors");
@@ -47,6 +47,19 @@ fn open_gpus() -> Vec<(String, Device)> {
         }
     }
     devices
+}
+
+/// Every adapter as a device that binds four storage buffers, as downlevel ones do.
+#[cfg(feature = "gpu")]
+pub fn few_bindings() -> Vec<(String, Device)> {
+    use wgpu_attention::{device::GpuOptions, wgpu};
+    static FEW: std::sync::LazyLock<Vec<(String, Device)>> = std::sync::LazyLock::new(|| {
+        let limits = wgpu::Limits { max_storage_buffers_per_shader_stage: 4, ..wgpu::Limits::default() };
+        let options = GpuOptions::default().limits(limits);
+        let open = |adapter: &wgpu_attention::device::Adapter| Device::on_adapter(adapter, &options).unwrap();
+        Device::adapters().iter().map(|adapter| (format!("{}, four bindings", adapter.name), open(adapter))).collect()
+    });
+    FEW.clone()
 }
 
 /// The project's error measure: max |a - b| / (1 + |b|). Infinite for NaN.
@@ -145,6 +158,11 @@ pub fn poison(device: &Device, lengths: &[usize]) {
         .map(|n| wgpu_attention::Tensor::new(device, &[n], &vec![f32::NAN; n]).unwrap())
         .collect();
     drop(tensors);
+}
+
+/// A layout by whether it is head-major.
+pub fn layout(head_major: bool, n_heads: usize) -> Layout {
+    if head_major { Layout::HeadMajor } else { Layout::Projected { n_heads } }
 }
 
 /// Zeros of any shape.

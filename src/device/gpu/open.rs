@@ -22,7 +22,7 @@ use super::{
     pipeline::{Pipeline, PipelineFile},
 };
 use crate::{
-    device::Capabilities,
+    device::{Capabilities, check_variants},
     error::{Error, Result},
 };
 
@@ -67,6 +67,7 @@ pub(super) struct Waiter(pub Mutex<Option<mpsc::Sender<Wait>>>);
 
 impl Gpu {
     pub(crate) async fn open(adapter: &Adapter, options: &GpuOptions) -> Result<Self> {
+        check_variants(&options.variants)?;
         let limits = options.limits.clone().unwrap_or_else(|| adapter.raw.limits());
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("wgpu-attention"),

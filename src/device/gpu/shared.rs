@@ -23,6 +23,23 @@ fn with_shared<T>(work: impl FnOnce(&Shared) -> T) -> T {
     SHARED.with(work)
 }
 
+/// Whether two handles are of one device. Those of different instances may compare equal, since
+/// they are compared by number.
+fn is_same(a: &wgpu::Device, b: &wgpu::Device) -> bool {
+    if cfg!(target_arch = "wasm32") || a != b {
+        return a == b;
+    }
+    // An error of `b` comes to the scope of `a` that is within one of `b` only if they are one.
+    let outer = b.push_error_scope(wgpu::ErrorFilter::Validation);
+    let inner = a.push_error_scope(wgpu::ErrorFilter::Validation);
+    let usage = wgpu::BufferUsages::empty();
+    let refused = wgpu::BufferDescriptor { label: Some("which device"), size: 4, usage, mapped_at_creation: false };
+    drop(b.create_buffer(&refused));
+    let error = pollster::block_on(inner.pop());
+    drop(outer);
+    error.is_some()
+}
+
 impl Gpu {
     /// One for each device of the application's, however often it is given: so tensors, pool and
     /// pipelines are shared.
@@ -30,7 +47,7 @@ impl Gpu {
         with_shared(|shared| {
             let mut shared = lock(shared);
             shared.retain(|gpu| gpu.strong_count() > 0);
-            if let Some(gpu) = shared.iter().filter_map(Weak::upgrade).find(|gpu| gpu.device == device) {
+            if let Some(gpu) = shared.iter().filter_map(Weak::upgrade).find(|gpu| is_same(&gpu.device, &device)) {
                 return gpu;
             }
             let gpu = Arc::new(Self::from_wgpu(device, queue));

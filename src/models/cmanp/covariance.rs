@@ -5,7 +5,7 @@ use crate::{
     checkpoint::Parameters,
     error::Result,
     models::layers::{LayerNorm, Mlp, check_heads, torch_linear, transposed},
-    ops::{self, Activation, Linear, ScanAttention},
+    ops::{self, Activation, Layout, Linear, ScanAttention},
     tensor::Tensor,
 };
 
@@ -58,7 +58,7 @@ impl TransformerLayer {
     /// Shapes that do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let project = |layer| ops::linear(x, layer, Activation::None, None);
-        let options = ScanAttention { n_heads: Some(self.n_heads), ..Default::default() };
+        let options = ScanAttention::new(Layout::Projected { n_heads: self.n_heads });
         let read = ops::scan_attention(&project(&self.q)?, &project(&self.k)?, &project(&self.v)?, &options)?;
         let x = self.norm1.forward(&ops::linear(&read.values, &self.out, Activation::None, Some(x))?, None)?;
         let hidden = ops::linear(&x, &self.linear1, Activation::Relu, None)?;

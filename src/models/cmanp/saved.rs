@@ -1,9 +1,6 @@
 //! Posteriors as data: saved, loaded, sent.
 
-use std::{
-    path::Path,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +9,7 @@ use crate::{
     checkpoint::Checkpoint,
     error::Result,
     models::saved::{read, refused, write},
-    ops::{RollingState, softmax::MASKED},
+    ops::{Layout, RollingState, softmax::MASKED},
 };
 
 /// What the tensors do not say, beside what any posterior has.
@@ -57,7 +54,7 @@ impl Posterior {
     /// # Errors
     /// As there; the file cannot be written.
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+    pub fn save(&self, path: impl AsRef<std::path::Path>) -> Result<()> {
         self.to_checkpoint()?.save(path)
     }
 
@@ -88,7 +85,8 @@ impl Posterior {
             let state = |i| {
                 let name = format!("state_{i}");
                 check_rows(checkpoint, &name, parameters.numbers(&name, &shape)?, shape[3])?;
-                Ok(RollingState { rows: parameters.tensor(&name, &shape)?, head_major: false })
+                let layout = Layout::Projected { n_heads: config.n_heads };
+                Ok(RollingState { rows: parameters.tensor(&name, &shape)?, layout })
             };
             (0..layers.len()).map(state).collect::<Result<Vec<_>>>()
         })?;

@@ -3,9 +3,12 @@
 use super::config::ClassifierType;
 use crate::{
     error::{Error, Result},
-    ops::{Probabilities, add, read_memory, unit_norm, write_memory},
+    ops::{AttentionMemory, Layout, MemoryState, Probabilities, add, unit_norm},
     tensor::Tensor,
 };
+
+/// Features and labels are `[batch, n, width]`.
+pub(super) const ONE_HEAD: Layout = Layout::Projected { n_heads: 1 };
 
 /// The weights of all classes, base classes first.
 #[derive(Clone, Debug)]
@@ -39,8 +42,8 @@ impl Classifier {
             ClassifierType::Cosine => unit_norm(x),
             ClassifierType::DotProduct => Ok(x.clone()),
         };
-        let memory = of(&self.weights)?.reshape(&[batch, 1, n_classes, n_features])?;
-        let products = read_memory(&memory, &of(features)?, None)?;
+        let memory = MemoryState::new(of(&self.weights)?.reshape(&[batch, 1, n_classes, n_features])?);
+        let products = AttentionMemory::new(ONE_HEAD).read(&of(features)?, &memory)?.values;
         let bias = vec![self.scale * self.bias; products.len()];
         add(&Tensor::new(&products.device(), products.shape(), &bias)?, &products, self.scale)
     }
@@ -70,8 +73,11 @@ impl Classifier {
         rows.pop();
         rows.push(n_classes);
         let labels = &Tensor::new(&features.device(), &rows, labels)?;
-        let memory = self.weights.reshape(&shape)?;
-        let weights = write_memory(&memory, &unit_norm(features)?, labels, p_write, p_erase)?;
+        let before = MemoryState::new(self.weights.reshape(&shape)?);
+        let mut memory = AttentionMemory::new(ONE_HEAD);
+        memory.p_write = p_write;
+        memory.p_erase = p_erase;
+        let weights = memory.write(Some(&before), &unit_norm(features)?, labels, None)?.memory;
         Ok(Self { weights: weights.reshape(self.weights.shape())?, ..self.clone() })
     }
 }

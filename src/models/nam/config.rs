@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Error, Result},
     models::layers::check_heads,
-    ops::{Activation, HeadMoves, TapeOptions},
+    ops::{Activation, HeadMoves, KeyErase, TapeErase, TapeOptions, TapeProbabilities},
 };
 
 /// Which Turing machine: how its heads move and what the probabilities do.
@@ -38,13 +38,12 @@ impl TuringOption {
             Self::OnlyJump => HeadMoves::OnlyJump,
             Self::Default | Self::NoRwProb | Self::NoErase | Self::Paper => HeadMoves::All,
         };
-        let is_paper = self == Self::Paper;
-        TapeOptions {
-            heads,
-            has_probabilities: self != Self::NoRwProb,
-            has_erase: self != Self::NoErase,
-            is_tied: is_paper,
-            by_position: is_paper,
+        let options = TapeOptions::default().heads(heads);
+        match self {
+            Self::Default | Self::NoJump | Self::OnlyJump => options,
+            Self::NoRwProb => options.probabilities(TapeProbabilities::One),
+            Self::NoErase => options.erase(TapeErase::Never),
+            Self::Paper => options.erase(TapeErase::Tied).key_erase(KeyErase::ByPosition),
         }
     }
 }

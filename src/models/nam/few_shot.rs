@@ -5,7 +5,7 @@
 use std::{fmt, path::Path};
 
 use super::{
-    classifier::{Classifier, is_one_hot, not_one_hot},
+    classifier::{Classifier, ONE_HEAD, is_one_hot, not_one_hot},
     config::{ClassifierType, FewShotConfig, Generator},
 };
 use crate::{
@@ -17,8 +17,8 @@ use crate::{
         open::{self, About},
     },
     ops::{
-        Activation, Linear, Probabilities, ScanAttention, add, attention_memory::sum, concat, gate, linear,
-        read_memory, scale_columns, scan_attention, unit_norm,
+        Activation, AttentionMemory, Linear, MemoryState, Probabilities, ScanAttention, add, concat, gate, linear,
+        scale_columns, scan_attention, unit_norm,
     },
     tensor::Tensor,
 };
@@ -201,7 +201,7 @@ impl FewShot {
         let labels = [batch, n, n_novel];
         let means = Tensor::new(self.device(), &labels, &means)?;
         let of_class =
-            |values: &Tensor, weights: &Tensor| sum(1, values, weights)?.reshape(&[batch, n_novel, self.n_features]);
+            |values: &Tensor, weights: &Tensor| sum(values, weights)?.reshape(&[batch, n_novel, self.n_features]);
 
         let mut mean = of_class(&features, &means)?;
         let mut new_base = base.clone();
@@ -225,7 +225,7 @@ impl FewShot {
             let shape = [batch, 1, n_base, self.n_features];
             let keys = unit_norm(&self.rows(&attention.keys, batch, episode.base_ids)?)?.reshape(&shape)?;
             let values = if is_cosine { unit_norm(&base)? } else { base };
-            let options = ScanAttention { scale: Some(attention.scale), ..Default::default() };
+            let options = ScanAttention::default().scale(attention.scale);
             let attended = scan_attention(&query, &keys, &values.reshape(&shape)?, &options)?.values;
             let attended = of_class(&attended.reshape(&[batch, n, self.n_features])?, &means)?;
             novel = add(&novel, &scale_columns(&attended, scale)?, 1.0)?;
@@ -266,6 +266,11 @@ impl FewShot {
     }
 }
 
+/// `sum_n v_n k_n^T` of `k [batch, n, a]` and `v [batch, n, b]`: `[batch, 1, b, a]`.
+fn sum(k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    Ok(AttentionMemory::new(ONE_HEAD).write(None, k, v, None)?.memory)
+}
+
 /// Erases keys `[batch, n, n_features]` from weights `[batch, classes, n_features]`, all at once
 /// and averaged over the batch: `W_c - 1/B sum_bn p_bn (k_bn . W_bc) k_bn`. The probabilities are
 /// `[batch, n, 1]` or one for each class.
@@ -273,11 +278,12 @@ fn erase(weights: &Tensor, keys: &Tensor, p: &Probabilities) -> Result<Tensor> {
     let &[batch, n_classes, n_features] = weights.shape() else {
         return Ok(weights.clone());
     };
-    let known = read_memory(&weights.reshape(&[batch, 1, n_classes, n_features])?, keys, None)?;
+    let memory = MemoryState::new(weights.reshape(&[batch, 1, n_classes, n_features])?);
+    let known = AttentionMemory::new(ONE_HEAD).read(keys, &memory)?.values;
     let known = gate(&known, p)?;
     let n = keys.shape()[1];
     // One memory for the whole batch.
-    let erased = sum(1, &keys.reshape(&[1, batch * n, n_features])?, &known.reshape(&[1, batch * n, n_classes])?)?;
+    let erased = sum(&keys.reshape(&[1, batch * n, n_features])?, &known.reshape(&[1, batch * n, n_classes])?)?;
     add(weights, &erased.reshape(&[n_classes, n_features])?, -1.0 / batch as f32)
 }
 

@@ -14,7 +14,7 @@ use crate::{
         layers::{LayerNorm, columns, torch_linear},
         open::{self, About},
     },
-    ops::{self, Activation, Linear, Lsam, LsamOutput, LsamState, concat, linear},
+    ops::{self, Activation, Direction, Linear, Lsam, LsamOutput, LsamState, concat, linear},
     tensor::Tensor,
 };
 
@@ -50,12 +50,12 @@ impl LsamCell {
         Ok(Self(Lsam { n_heads, input, hidden: Tensor::new(device, &[d_model, n_out], hidden)? }))
     }
 
-    /// Reads every step of `x [batch, n, input_dim]`, in reverse if asked.
+    /// Reads every step of `x [batch, n, input_dim]` in one direction.
     ///
     /// # Errors
     /// Shapes that do not fit.
-    pub fn forward(&self, x: &Tensor, state: Option<&LsamState>, reverse: bool) -> Result<LsamOutput> {
-        ops::lsam(x, &self.0, state, reverse)
+    pub fn forward(&self, x: &Tensor, state: Option<&LsamState>, direction: Direction) -> Result<LsamOutput> {
+        ops::lsam(x, &self.0, state, direction)
     }
 
     fn d_model(&self) -> usize {
@@ -92,7 +92,8 @@ impl LsamDecoder {
         let batch = x.shape().first().copied().unwrap_or(0);
         let d_model = self.cell.d_model();
         let hidden = Tensor::new(&x.device(), &[batch, d_model], &vec![0.0; batch * d_model])?;
-        let output = self.cell.forward(x, Some(&LsamState { hidden, memory: memory.clone() }), false)?;
+        let state = LsamState { hidden, memory: memory.clone() };
+        let output = self.cell.forward(x, Some(&state), Direction::Forward)?;
         let values = linear(&output.values, &self.out, Activation::Relu, None)?;
         Ok(LsamOutput { values: self.norm.forward(&values, None)?, state: output.state })
     }
@@ -134,8 +135,8 @@ impl Blsam {
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<LsamOutput> {
-        let a = self.forward.forward(x, None, false)?;
-        let b = self.backward.forward(x, None, true)?;
+        let a = self.forward.forward(x, None, Direction::Forward)?;
+        let b = self.backward.forward(x, None, Direction::Reverse)?;
         let join = |a: &Tensor, b: &Tensor| concat(a, 0..a.shape().last().copied().unwrap_or(0), b);
         let values = linear(&join(&a.values, &b.values)?, &self.out, Activation::Relu, None)?;
         let hidden = join(&a.state.hidden, &b.state.hidden)?;

@@ -12,7 +12,7 @@ use crate::{
         layers::{EPSILON, LayerNorm, torch_linear},
         open::{self, About},
     },
-    ops::{Activation, Linear, add, attention_memory::sum, concat, linear, read_memory},
+    ops::{Activation, AttentionMemory, Layout, Linear, add, columns, linear},
     tensor::Tensor,
 };
 
@@ -84,8 +84,9 @@ impl Block {
         let z = self.norms[0].forward(x, None)?;
         let q = unit_heads(&dense(&z, &self.q)?, self.n_heads)?;
         let k = unit_heads(&dense(&z, &self.k)?, self.n_heads)?;
-        let memory = sum(self.n_heads, &k, &dense(&z, &self.v)?)?;
-        let x = linear(&read_memory(&memory, &q, None)?, &self.out, Activation::None, Some(x))?;
+        let memory = AttentionMemory::new(Layout::Projected { n_heads: self.n_heads });
+        let read = memory.read(&q, &memory.write(None, &k, &dense(&z, &self.v)?, None)?)?;
+        let x = linear(&read.values, &self.out, Activation::None, Some(x))?;
         let hidden = linear(&self.norms[1].forward(&x, None)?, &self.mlp[0], Activation::GeluTanh, None)?;
         linear(&hidden, &self.mlp[1], Activation::None, Some(&x))
     }
@@ -176,8 +177,7 @@ impl NamTransformer {
             x = block.forward(&x)?;
         }
         let encoded = self.norm.forward(&x, None)?;
-        let nothing = Tensor::new(self.device(), &[batch, 0], &[])?;
-        let cls = concat(&encoded.reshape(&[batch, (n + 1) * emb])?, 0..emb, &nothing)?;
+        let cls = columns(&encoded.reshape(&[batch, (n + 1) * emb])?, 0..emb)?;
         let hidden = linear(&cls, &self.mlp, Activation::Relu, None)?;
         Ok(TransformerOutput { logits: linear(&hidden, &self.logits, Activation::None, None)?, encoded })
     }

@@ -12,7 +12,7 @@ use crate::{
     checkpoint::Parameters,
     error::{Error, Result},
     models::layers::{EPSILON, LayerNorm, Mlp},
-    ops::{Bias, BiasTerm, Kernel, LinearAttention, LinearState, ScanAttention, scan_attention},
+    ops::{Bias, BiasKernel, BiasTerm, Layout, LinearAttention, LinearState, ScanAttention, scan_attention},
     tensor::{Mask, Tensor},
 };
 
@@ -115,7 +115,7 @@ impl KrBlock {
             })),
             Attention::Performer { projections, attention } => {
                 let (k, v) = (projections.ks.forward(&x, None)?, projections.vs.forward(&x, None)?);
-                Ok(BlockMemory::Linear { state: attention.write(&k, &v, mask)?, masked: mask.is_some() })
+                Ok(BlockMemory::Linear { state: attention.write(None, &k, &v, mask)?, masked: mask.is_some() })
             }
             Attention::DeepKernel { attention, group } => {
                 let (coords, columns) = of_group(coords, *group)?;
@@ -186,10 +186,9 @@ impl KrBlock {
                     matrix,
                 };
                 let options = ScanAttention {
-                    n_heads: Some(*n_heads),
                     key_mask: memory.mask.as_ref(),
                     bias: Some(bias),
-                    ..Default::default()
+                    ..ScanAttention::new(Layout::Projected { n_heads: *n_heads })
                 };
                 let q = projections.qs.forward(&normed, None)?;
                 let read = scan_attention(&q, &memory.keys, &memory.values, &options)?;
@@ -197,7 +196,7 @@ impl KrBlock {
             }
             (Attention::Performer { projections, attention }, BlockMemory::Linear { state, .. }) => {
                 let q = projections.qs.forward(&normed, None)?;
-                projections.out.forward(&attention.read(&q, state)?, Some(x))?
+                projections.out.forward(&attention.read(&q, state)?.values, Some(x))?
             }
             (Attention::DeepKernel { attention, group }, BlockMemory::Linear { state, masked }) => {
                 let (coords, columns) = of_group(coords, *group)?;
@@ -231,7 +230,7 @@ impl Attention {
                 let projection = features.random_features("qk_orf", &[*n_features, head_dim])?;
                 Ok(Self::Performer {
                     projections: projections(proj_qs, proj_ks, proj_vs, proj_out)?,
-                    attention: LinearAttention::favor(*n_heads, projection),
+                    attention: LinearAttention::favor(Layout::Projected { n_heads: *n_heads }, projection),
                 })
             }
             AttentionConfig::DeepKernel { n_heads, proj_qks, proj_vs } => {
@@ -249,14 +248,11 @@ fn biases(parameters: &Parameters<'_>, config: &Config, n_heads: usize) -> Resul
     let mut biases = Vec::new();
     for (i, group) in config.groups.iter().enumerate() {
         let Some(bias) = &group.bias else { continue };
-        let is_scalar = bias.kernel == Kernel::Scalar;
         let wide = [n_heads, bias.n_basis];
-        let shape = if is_scalar { &wide[..1] } else { &wide[..] };
-        let parameter = |name: &str| parameters.numbers(&format!("{}_bias_{name}", group.name), shape);
-        let a = parameter("a")?;
-        let b = if is_scalar { &[] } else { parameter("b")? };
-        let c = if bias.kernel == Kernel::Tisa { parameter("c")? } else { &[] };
-        biases.push((i, BiasTerm::new(0..0, bias.distance, bias.kernel, a, b, c)));
+        let shape = if bias.kernel == BiasKernel::Scalar { &wide[..1] } else { &wide[..] };
+        let parameter = |name: &&str| parameters.numbers(&format!("{}_bias_{name}", group.name), shape);
+        let numbers: Vec<&[f32]> = bias.kernel.parameters().iter().map(parameter).collect::<Result<_>>()?;
+        biases.push((i, BiasTerm::built_in(0..0, bias.distance, bias.kernel, &numbers)));
     }
     Ok(biases)
 }

@@ -198,7 +198,7 @@ pub(super) fn run(
     shape: Vec<usize>,
 ) -> Result<(Tensor, Tensor)> {
     let plan = plan::plan(problem, options.form, gpu.capabilities())?;
-    let memory = Tensor::own(options.memory, &problem.memory_shape(), &k.device())?;
+    let memory = Tensor::own(options.memory(), &problem.memory_shape(), &k.device())?;
     let y = gpu.allocate(if q.is_some() { v.len() } else { 0 })?;
     let p = [options.p_read, options.p_write, options.p_erase].map(|p| p.map(Probabilities::tensor));
     let call = Call { gpu, problem, q, k, v, p, memory: &memory, y: &y };

@@ -14,6 +14,7 @@ pub(crate) const CHUNK: usize = 32;
 
 /// How a sequence is computed. The forms agree to rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Form {
     /// Step by step.
     Recurrent,
@@ -111,7 +112,8 @@ impl AttentionMemory<'_> {
     /// # Errors
     /// As there.
     pub fn decision(&self, k: &Tensor, v: &Tensor) -> Result<Decision> {
-        let problem = super::check(OP, None, k, v, self)?;
+        let (keys, v_dim) = super::check(OP, None, k, v, self)?;
+        let problem = Problem::new(self.layout, keys, v_dim);
         let capabilities = k.device().capabilities();
         let Plan { form, why, pieces } = plan(&problem, self.form, &capabilities)?;
         let variant = VARIANTS.iter().find(|(_, of)| *of == form).map_or("", |(name, _)| name);

@@ -50,6 +50,11 @@ impl Probabilities {
         map(logits, Map::Sigmoid).map(Self)
     }
 
+    /// Numbers that an operation computed, which are from 0 to 1.
+    pub(crate) fn computed(tensor: Tensor) -> Self {
+        Self(tensor)
+    }
+
     /// The size of each dimension.
     pub fn shape(&self) -> &[usize] {
         self.0.shape()

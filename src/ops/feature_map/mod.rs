@@ -14,7 +14,7 @@ use crate::{
 use problem::OP;
 pub use problem::{FeatureKind, FeatureMap};
 pub(crate) use random::normal;
-pub use random::{Rows, random_features};
+pub use random::{ProjectionRows, random_features};
 
 /// The features of `x [.., head_dim]`: `[.., n_features]`. Attention computes them itself, so
 /// that those of all keys never exist at once; this is for those who want to look at them.

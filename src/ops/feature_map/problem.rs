@@ -12,6 +12,7 @@ pub(super) const OP: &str = "feature_map";
 /// What is made of `z = W x`, for `W` the projection of `n_features` rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum FeatureKind {
     /// `x` itself; there is no projection. Deep kernel attention, whose features are learned.
     Identity,

@@ -42,9 +42,34 @@ impl Linear {
         if capabilities.adapter.is_none() {
             return Ok(Decision::on_cpu(OP, "cpu", "the tensors are there; panels of the weight stay in the cache"));
         }
-        let Plan { variant, why, .. } = plan(&problem, &capabilities)?;
-        let width = problem.n_in.max(problem.n_out);
-        let launches = capabilities.row_pieces(problem.rows, width, problem.cost_of_row()).len();
-        Ok(Decision { op: OP, variant, launches, why: why.into() })
+        decide(&problem, &capabilities)
+    }
+}
+
+fn decide(problem: &Problem, capabilities: &Capabilities) -> Result<Decision> {
+    let Plan { variant, why, .. } = plan(problem, capabilities)?;
+    let width = problem.n_in.max(problem.n_out);
+    let launches = capabilities.row_pieces(problem.rows, width, problem.cost_of_row()).len();
+    Ok(Decision { op: OP, variant, launches, why: why.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::AdapterKind;
+
+    #[test]
+    fn decisions() {
+        let mut text = String::new();
+        for kind in [AdapterKind::Discrete, AdapterKind::Integrated, AdapterKind::Software] {
+            for [rows, n_in, n_out] in
+                [[1, 64, 64], [1023, 64, 64], [4096, 64, 32], [4096, 128, 256], [1 << 20, 64, 128]]
+            {
+                let problem = Problem { rows, n_in, n_out, activation: Activation::None };
+                let decision = decide(&problem, &Capabilities::webgpu(kind)).unwrap();
+                text += &format!("{kind:?} {rows} x {n_in} x {n_out}: {decision}\n");
+            }
+        }
+        insta::assert_snapshot!(text);
     }
 }

@@ -13,6 +13,7 @@ const MAX_ELEMENTS: usize = isize::MAX as usize / size_of::<f32>();
 /// What follows the product of a dense layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Activation {
     /// Nothing.
     #[default]

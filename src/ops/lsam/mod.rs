@@ -34,6 +34,16 @@ pub struct LsamState {
     pub memory: Tensor,
 }
 
+/// In which order the steps of a sequence are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// From the first to the last.
+    #[default]
+    Forward,
+    /// From the last to the first.
+    Reverse,
+}
+
 /// Every output, and the state after the last step.
 #[derive(Clone, Debug)]
 pub struct LsamOutput {
@@ -43,8 +53,7 @@ pub struct LsamOutput {
     pub state: LsamState,
 }
 
-/// Reads every step of `x [batch, n, n_in]`, in reverse if asked, beginning with a state or with
-/// zeros:
+/// Reads every step of `x [batch, n, n_in]` in one direction, beginning with a state or with zeros:
 ///
 /// ```text
 /// [q | k | v], w, r of [x ; h];   q, k unit vectors, w, r sigmoids
@@ -58,7 +67,7 @@ pub struct LsamOutput {
 /// Shapes that do not fit; different devices; on a GPU, a state that workgroup memory does not
 /// hold (`4 d_model + 4 n_heads` numbers, at most about 4096) or an operand larger than one
 /// binding.
-pub fn lsam(x: &Tensor, layer: &Lsam, state: Option<&LsamState>, reverse: bool) -> Result<LsamOutput> {
+pub fn lsam(x: &Tensor, layer: &Lsam, state: Option<&LsamState>, direction: Direction) -> Result<LsamOutput> {
     let &[batch, n, _] = x.shape() else {
         return Err(Error::Shape { op: OP, name: "x", found: x.shape().to_vec(), expected: "[batch, n, n_in]".into() });
     };
@@ -87,6 +96,7 @@ pub fn lsam(x: &Tensor, layer: &Lsam, state: Option<&LsamState>, reverse: bool) 
     }
     let others = [Some(&layer.hidden), state.map(|state| &state.hidden), state.map(|state| &state.memory)];
     check_same_device(OP, x, &others)?;
+    let reverse = direction == Direction::Reverse;
     let z = linear(x, &layer.input, Activation::None, None)?;
     match x.storage() {
         Storage::Cpu(_) => {

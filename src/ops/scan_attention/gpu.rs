@@ -304,6 +304,7 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
                     n_columns: if terms.is_empty() { 0 } else { 3 },
                     n_basis: 0,
                     has_matrix,
+                    n_operands: 5,
                     n_splits: None,
                 };
                 let options = format!("mask={has_mask} matrix={has_matrix}");

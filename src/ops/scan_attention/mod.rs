@@ -6,13 +6,18 @@ mod bias;
 mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+mod memory;
 mod plan;
 #[cfg(feature = "gpu")]
 mod text;
 
 pub use super::softmax::{Attention, MASKED};
-pub use bias::{Bias, BiasFn, BiasTerm, CustomBias, Distance, Kernel, MAX_COORDINATES};
+/// What the files of this folder call it.
+pub(crate) use bias::BiasKernel as Kernel;
+pub use bias::{Bias, BiasFn, BiasKernel, BiasTerm, CustomBias, Distance, MAX_COORDINATES};
+pub use memory::{Placed, ScanMemory, ScanState};
 
+use super::layout::{Layout, Sizes, check_mask, check_queries};
 use crate::{
     error::{Error, Result},
     tensor::{Mask, Storage, Tensor, check_same_device},
@@ -23,11 +28,12 @@ const OP: &str = "scan_attention";
 /// The largest `head_dim` of queries, keys or values.
 pub const MAX_HEAD_DIM: usize = 256;
 
-/// Options of [`scan_attention`]; the default is plain softmax attention.
+/// Options of [`scan_attention`]; the default is plain softmax attention, head-major.
 #[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
 pub struct ScanAttention<'a> {
-    /// The number of heads; needed for the projected layout, where the shape does not say.
-    pub n_heads: Option<usize>,
+    /// How heads lie in `q`, `k`, `v` and the result.
+    pub layout: Layout,
     /// What `q . k` is multiplied by; `1 / sqrt(head_dim)` if not given.
     pub scale: Option<f32>,
     /// Which keys exist, `[batch, n_keys]`; all if not given.
@@ -38,6 +44,37 @@ pub struct ScanAttention<'a> {
     /// exactly afterwards. Chosen by the problem and the device if not given. The CPU splits at
     /// whole blocks of keys, so there may be fewer.
     pub n_splits: Option<usize>,
+}
+
+impl<'a> ScanAttention<'a> {
+    /// Plain softmax attention.
+    pub fn new(layout: Layout) -> Self {
+        Self { layout, ..Self::default() }
+    }
+
+    /// Sets [`ScanAttention::scale`].
+    pub fn scale(mut self, scale: f32) -> Self {
+        self.scale = Some(scale);
+        self
+    }
+
+    /// Sets [`ScanAttention::key_mask`].
+    pub fn key_mask(mut self, mask: &'a Mask) -> Self {
+        self.key_mask = Some(mask);
+        self
+    }
+
+    /// Sets [`ScanAttention::bias`].
+    pub fn bias(mut self, bias: Bias<'a>) -> Self {
+        self.bias = Some(bias);
+        self
+    }
+
+    /// Sets [`ScanAttention::n_splits`].
+    pub fn n_splits(mut self, n_splits: usize) -> Self {
+        self.n_splits = Some(n_splits);
+        self
+    }
 }
 
 /// Sizes and layout of one call, checked.
@@ -58,110 +95,49 @@ pub(crate) struct Problem {
     pub n_basis: usize,
     /// Whether the bias has a matrix.
     pub has_matrix: bool,
+    /// Tensors that are read or written.
+    pub n_operands: usize,
     /// Into how many parts the caller wishes the keys to be split.
     pub n_splits: Option<usize>,
 }
 
 impl Problem {
+    /// The sizes of a tensor of this layout.
+    fn sizes(&self, n: usize, dim: usize) -> (Layout, Sizes) {
+        let Self { batch, n_heads, head_major, .. } = *self;
+        let layout = if head_major { Layout::HeadMajor } else { Layout::Projected { n_heads } };
+        (layout, Sizes { batch, n_heads, n, dim })
+    }
+
     /// Strides in elements of (batch, head, row) for a tensor of this layout.
     pub fn strides(&self, length: usize, dim: usize) -> [usize; 3] {
-        if self.head_major {
-            [self.n_heads * length * dim, length * dim, dim]
-        } else {
-            [length * self.n_heads * dim, dim, self.n_heads * dim]
-        }
+        let (layout, sizes) = self.sizes(length, dim);
+        layout.strides(sizes)
     }
 
     /// Shape of the values that are read.
     pub fn out_shape(&self) -> Vec<usize> {
-        if self.head_major {
-            vec![self.batch, self.n_heads, self.n_queries, self.v_dim]
-        } else {
-            vec![self.batch, self.n_queries, self.n_heads * self.v_dim]
-        }
+        let (layout, sizes) = self.sizes(self.n_queries, self.v_dim);
+        layout.shape(sizes)
     }
 
     /// Shape of the log-sum-exp.
     pub fn lse_shape(&self) -> Vec<usize> {
-        if self.head_major {
-            vec![self.batch, self.n_heads, self.n_queries]
-        } else {
-            vec![self.batch, self.n_queries, self.n_heads]
-        }
+        let (layout, sizes) = self.sizes(self.n_queries, 1);
+        layout.row_shape(sizes)
     }
 
     pub fn new(q: &Tensor, k: &Tensor, v: &Tensor, options: &ScanAttention<'_>) -> Result<Self> {
-        let mismatch = |left_name, left: &Tensor, right_name, right: &Tensor, rule| Error::ShapeMismatch {
-            op: OP,
-            left_name,
-            left: left.shape().to_vec(),
-            right_name,
-            right: right.shape().to_vec(),
-            rule,
-        };
-        let rank = q.shape().len();
+        let queries = options.layout.sizes(OP, "q", q)?;
+        let (keys, v_dim) = options.layout.keys_values(OP, k, v)?;
         for (name, tensor) in [("q", q), ("k", k), ("v", v)] {
-            let allowed_rank = matches!(tensor.shape().len(), 3 | 4);
-            if !allowed_rank || tensor.shape().contains(&0) {
-                return Err(Error::Shape {
-                    op: OP,
-                    name,
-                    found: tensor.shape().to_vec(),
-                    expected: "[batch, n_heads, length, head_dim] or [batch, length, n_heads * head_dim], \
-                               nothing empty"
-                        .into(),
-                });
+            if tensor.is_empty() {
+                let found = tensor.shape().to_vec();
+                return Err(Error::Shape { op: OP, name, found, expected: "nothing empty".into() });
             }
         }
-        for (name, tensor) in [("k", k), ("v", v)] {
-            if tensor.shape().len() != rank {
-                return Err(mismatch("q", q, name, tensor, "q, k and v must have the same rank"));
-            }
-            if tensor.shape()[0] != q.shape()[0] {
-                return Err(mismatch("q", q, name, tensor, "the batch (dimension 0) must agree"));
-            }
-        }
-        let head_major = rank == 4;
-        let n_heads = match (head_major, options.n_heads) {
-            (true, None) => q.shape()[1],
-            (true, Some(n)) if n == q.shape()[1] => n,
-            (false, Some(n)) if n > 0 => n,
-            (_, found) => {
-                return Err(Error::Argument {
-                    op: OP,
-                    name: "n_heads",
-                    found: format!("{found:?}"),
-                    allowed: if head_major {
-                        format!("{} or None for q of shape {:?}", q.shape()[1], q.shape())
-                    } else {
-                        "a positive number for the layout [batch, length, n_heads * head_dim]".into()
-                    },
-                });
-            }
-        };
-        if head_major && (k.shape()[1] != n_heads || v.shape()[1] != n_heads) {
-            let (name, other) = if k.shape()[1] != n_heads { ("k", k) } else { ("v", v) };
-            return Err(mismatch("q", q, name, other, "the heads (dimension 1) must agree"));
-        }
-        let length_axis = rank - 2;
-        if k.shape()[length_axis] != v.shape()[length_axis] {
-            return Err(mismatch("k", k, "v", v, "keys and values must have the same length"));
-        }
-        let width = |tensor: &Tensor| tensor.shape()[rank - 1];
-        if width(q) != width(k) {
-            return Err(mismatch("q", q, "k", k, "queries and keys must have the same width (last dimension)"));
-        }
-        if !head_major && (width(q) % n_heads != 0 || width(v) % n_heads != 0) {
-            let (name, tensor) = if width(q) % n_heads != 0 { ("q", q) } else { ("v", v) };
-            return Err(Error::Shape {
-                op: OP,
-                name,
-                found: tensor.shape().to_vec(),
-                expected: format!("a last dimension that is a multiple of n_heads = {n_heads}"),
-            });
-        }
-        let per_head = |tensor: &Tensor| if head_major { width(tensor) } else { width(tensor) / n_heads };
-        let (head_dim, v_dim) = (per_head(q), per_head(v));
+        check_queries(OP, (q, queries), (k, keys))?;
+        let Sizes { batch, n_heads, n: n_queries, dim: head_dim } = queries;
         if head_dim.max(v_dim) > MAX_HEAD_DIM {
             return Err(Error::LimitExceeded {
                 limit: "head_dim of scan_attention",
@@ -173,47 +149,41 @@ impl Problem {
         if !scale.is_finite() {
             return Err(Error::NonFinite { name: "scale".into(), index: 0, value: scale });
         }
-        let mut problem = Self {
-            batch: q.shape()[0],
-            n_heads,
-            n_queries: q.shape()[length_axis],
-            n_keys: k.shape()[length_axis],
-            head_dim,
-            v_dim,
-            head_major,
-            scale,
-            n_columns: 0,
-            n_basis: 0,
-            has_matrix: false,
-            n_splits: options.n_splits,
-        };
-        if let Some(mask) = options.key_mask {
-            let expected = [problem.batch, problem.n_keys];
-            if mask.shape() != expected {
-                return Err(Error::Shape {
-                    op: OP,
-                    name: "key_mask",
-                    found: mask.shape().to_vec(),
-                    expected: format!("{expected:?} ([batch, n_keys])"),
-                });
-            }
-        }
+        check_mask(OP, options.key_mask, batch, keys.n)?;
+        let (mut n_columns, mut n_basis, mut has_matrix) = (0, 0, false);
+        let mut n_operands = 5 + usize::from(options.key_mask.is_some());
         if let Some(bias) = &options.bias {
-            problem.n_columns = bias.check(problem.batch, n_heads, problem.n_queries, problem.n_keys)?;
-            problem.n_basis = bias.terms.iter().map(|term| term.n_basis(n_heads).max(1)).sum();
-            problem.has_matrix = bias.matrix.is_some();
+            n_columns = bias.check(batch, n_heads, n_queries, keys.n)?;
+            n_basis = bias.terms.iter().map(|term| term.n_basis(n_heads).max(1)).sum();
+            has_matrix = bias.matrix.is_some();
+            n_operands += 2 * usize::from(!bias.terms.is_empty()) + usize::from(has_matrix);
         }
         if let Some(n_splits) = options.n_splits
-            && (n_splits == 0 || n_splits > problem.n_keys)
+            && (n_splits == 0 || n_splits > keys.n)
         {
             return Err(Error::Argument {
                 op: OP,
                 name: "n_splits",
                 found: n_splits.to_string(),
-                allowed: format!("1 to n_keys = {}", problem.n_keys),
+                allowed: format!("1 to n_keys = {}", keys.n),
             });
         }
-        Ok(problem)
+        let head_major = options.layout.is_head_major();
+        Ok(Self {
+            batch,
+            n_heads,
+            n_queries,
+            n_keys: keys.n,
+            head_dim,
+            v_dim,
+            head_major,
+            scale,
+            n_columns,
+            n_basis,
+            has_matrix,
+            n_operands,
+            n_splits: options.n_splits,
+        })
     }
 }
 
@@ -237,21 +207,51 @@ pub(crate) struct CpuInputs<'a> {
 /// `softmax(scale q k^T + bias) v` for each batch element and head, over the keys that the
 /// mask keeps.
 ///
-/// Two layouts: `q [batch, n_heads, n_queries, head_dim]`, `k [.., n_keys, head_dim]`,
-/// `v [.., n_keys, v_dim]`; or as a projection leaves them, `q [batch, n_queries,
-/// n_heads * head_dim]` and so on, with [`ScanAttention::n_heads`] given. The result has the
-/// layout of `q`. `head_dim` and `v_dim` may differ and go up to [`MAX_HEAD_DIM`].
+/// `q [batch, n_heads, n_queries, head_dim]`, `k [.., n_keys, head_dim]` and `v [.., n_keys,
+/// v_dim]`, or in the other [`Layout`]; the result has the layout of `q`. `head_dim` and `v_dim`
+/// may differ and go up to [`MAX_HEAD_DIM`].
 ///
 /// Nothing of size `n_queries x n_keys` is ever stored. A row without a valid key reads as
 /// zeros. This is the textbook softmax: upstream's `scan_attention` lets rows whose logits
 /// are all far below zero decay to zero, because its running maximum starts at `-1e-6`;
 /// such rows differ here (they are a weighted mean of `v`, as everywhere else).
 ///
+/// To keep keys and values and read them again and again, see [`ScanMemory`].
+///
 /// # Errors
 /// Shapes that do not fit, a `head_dim` over the limit, tensors on different devices, bias
 /// parameters that do not fit the heads, a custom bias that does not compile.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::{Bias, BiasTerm, ScanAttention, scan_attention}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::cpu();
+/// // One head of one query and two keys, whose logits are 0: only where they are counts.
+/// let q = Tensor::new(&device, &[1, 1, 1, 2], &[0.0, 0.0])?;
+/// let k = Tensor::new(&device, &[1, 1, 2, 2], &[1.0, 0.0, 0.0, 1.0])?;
+/// let v = Tensor::new(&device, &[1, 1, 2, 1], &[10.0, 20.0])?;
+/// let (here, there) = (Tensor::new(&device, &[1, 1, 1], &[0.0])?, Tensor::new(&device, &[1, 2, 1], &[0.0, 9.0])?);
+/// let terms = [BiasTerm::scalar(0..1, &[-1.0])]; // e^-9 for the key that is 9 away
+/// let options = ScanAttention::default().bias(Bias::new(&here, &there, &terms));
+/// let read = scan_attention(&q, &k, &v, &options)?;
+/// assert!((read.values.read()?[0] - 10.0).abs() < 0.01);
+/// # Ok(())
+/// # }
+/// ```
 pub fn scan_attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &ScanAttention<'_>) -> Result<Attention> {
     let problem = Problem::new(q, k, v, options)?;
+    attend(&problem, q, k, v, options)
+}
+
+/// [`scan_attention`] of a problem that has been checked.
+pub(crate) fn attend(
+    problem: &Problem,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    options: &ScanAttention<'_>,
+) -> Result<Attention> {
     let bias = options.bias.unwrap_or_default();
     let mask = options.key_mask.map(Mask::tensor);
     check_same_device(OP, q, &[Some(k), Some(v), mask, bias.q_coords, bias.k_coords, bias.matrix])?;
@@ -268,13 +268,13 @@ pub fn scan_attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &ScanAttentio
                 matrix: bias.matrix.map(Tensor::cpu),
                 n_splits: options.n_splits,
             };
-            let (values, log_sum_exp) = cpu::scan_attention(&problem, &inputs);
+            let (values, log_sum_exp) = cpu::scan_attention(problem, &inputs);
             Ok(Attention {
                 values: Tensor::from_cpu(problem.out_shape(), values),
                 log_sum_exp: Tensor::from_cpu(problem.lse_shape(), log_sum_exp),
             })
         }
         #[cfg(feature = "gpu")]
-        Storage::Gpu(gpu, _) => gpu::scan_attention(gpu, &problem, [q, k, v], mask, &bias),
+        Storage::Gpu(gpu, _) => gpu::scan_attention(gpu, problem, [q, k, v], mask, &bias),
     }
 }

@@ -87,10 +87,10 @@ pub(crate) fn iterations(problem: &Problem) -> usize {
 
 /// Cuts a call.
 pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Plan {
-    let Problem { batch, n_heads, n_queries, n_keys, has_matrix, .. } = *problem;
-    // A binding may begin up to 256 bytes early, to be aligned. Where there are few, up to seven
-    // operands share one.
-    let sharing = if capabilities.storage_buffers < 9 { 7 } else { 1 };
+    let Problem { batch, n_heads, n_queries, n_keys, has_matrix, n_operands, .. } = *problem;
+    // A binding may begin up to 256 bytes early, to be aligned. Where there are too few, all that
+    // is read shares one.
+    let sharing = if n_operands > capabilities.storage_buffers as usize { n_operands - 2 } else { 1 };
     let per_binding = (capabilities.max_binding.saturating_sub(256) / 4) as usize / sharing;
     // Numbers that one unit of a dimension takes in the widest operand: steps along a
     // dimension must keep every operand within a binding.
@@ -182,6 +182,7 @@ mod tests {
             n_columns: 2,
             n_basis: 5,
             has_matrix: false,
+            n_operands: 7,
             n_splits: None,
         }
     }

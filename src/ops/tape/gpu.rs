@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{
-    HeadMoves, Problem, TapeInputs, TapeOptions,
+    Flags, HeadMoves, Problem, TapeInputs,
     plan::{Plan, THREADS, plan},
 };
 use crate::{
@@ -34,7 +34,7 @@ struct Constants {
 }
 
 impl Constants {
-    fn new(options: TapeOptions, plan: &Plan) -> Self {
+    fn new(options: Flags, plan: &Plan) -> Self {
         Self {
             has_keys: options.heads.jumps(),
             n_directions: options.heads.n_directions(),
@@ -108,7 +108,7 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
                 continue;
             }
             for (mem, slots) in [(8, 32), (512, 1024)] {
-                let options = TapeOptions { heads, has_probabilities, has_erase, is_tied, by_position };
+                let options = Flags { heads, has_probabilities, has_erase, is_tied, by_position };
                 let problem = Problem { batch: 1, n: 1, n_tapes: 1, slots, mem, options };
                 let constants = Constants::new(options, &plan(&problem, &capabilities)?);
                 let place = if constants.in_workgroup { "workgroup" } else { "storage" };

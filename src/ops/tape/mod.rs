@@ -4,6 +4,7 @@
 mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+mod options;
 #[cfg(feature = "gpu")]
 mod plan;
 
@@ -12,64 +13,10 @@ use crate::{
     error::{Error, Result},
     tensor::{Storage, Tensor, check_same_device, n_elements},
 };
+use options::Flags;
+pub use options::{HeadMoves, KeyErase, TapeErase, TapeOptions, TapeProbabilities};
 
 const OP: &str = "tape";
-
-/// How the heads of a tape move.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum HeadMoves {
-    /// Back, stay, on, or jump to where a key was written.
-    #[default]
-    All,
-    /// Back, stay or on. Heads stay distributions over the slots.
-    NoJump,
-    /// Stay or jump.
-    OnlyJump,
-}
-
-impl HeadMoves {
-    /// Directions of a head, in the order of the action vector.
-    pub fn n_directions(self) -> usize {
-        match self {
-            Self::All => 4,
-            Self::NoJump => 3,
-            Self::OnlyJump => 2,
-        }
-    }
-
-    /// Numbers of the action vector for a tape: the directions of the read head and of the write
-    /// head as logits, then the logits of `p_r`, `p_w` and `p_e`.
-    pub fn n_actions(self) -> usize {
-        2 * self.n_directions() + 3
-    }
-
-    /// Whether there is a table of keys.
-    pub fn jumps(self) -> bool {
-        self != Self::NoJump
-    }
-}
-
-/// What a machine leaves out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct TapeOptions {
-    /// How the heads move.
-    pub heads: HeadMoves,
-    /// Whether `p_r`, `p_w` and `p_e` are those of the actions; if not, all are 1.
-    pub has_probabilities: bool,
-    /// Whether the tape and the keys are erased; if not, keys are written with probability 1.
-    pub has_erase: bool,
-    /// Whether `p_e` is `p_w`, as in the paper's equations; the authors' code has one of its own.
-    pub is_tied: bool,
-    /// Whether the keys are erased by position, with the head at length one, as in the paper's
-    /// equations; the authors' code erases them by content since May 2023.
-    pub by_position: bool,
-}
-
-impl Default for TapeOptions {
-    fn default() -> Self {
-        Self { heads: HeadMoves::All, has_probabilities: true, has_erase: true, is_tied: false, by_position: false }
-    }
-}
 
 /// What drives the tapes. The last dimension of each is `n_tapes` blocks side by side.
 #[derive(Clone, Copy, Debug)]
@@ -105,7 +52,7 @@ struct Problem {
     n_tapes: usize,
     slots: usize,
     mem: usize,
-    options: TapeOptions,
+    options: Flags,
 }
 
 impl Problem {
@@ -244,5 +191,5 @@ fn check(inputs: &TapeInputs<'_>, options: TapeOptions, tape: Option<&Tensor>) -
         return shape("tape", tape, expected);
     }
     check_same_device(OP, inputs.value, &[inputs.key, inputs.query, Some(inputs.action), tape])?;
-    Ok(Problem { batch, n, n_tapes, slots, mem, options })
+    Ok(Problem { batch, n, n_tapes, slots, mem, options: options.into() })
 }

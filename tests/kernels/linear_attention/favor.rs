@@ -3,7 +3,7 @@
 use super::*;
 
 /// The error of FAVOR+ against softmax attention, root mean square over seeds and outputs.
-fn favor_error(n_features: usize, rows: Rows) -> f64 {
+fn favor_error(n_features: usize, rows: ProjectionRows) -> f64 {
     let device = Device::cpu();
     let (n, d) = (40, 8);
     let mut random = Random::new(8);
@@ -14,9 +14,10 @@ fn favor_error(n_features: usize, rows: Rows) -> f64 {
     let truth = scan_attention(&q, &k, &v, &ScanAttention::default()).unwrap().values.read().unwrap();
     let n_seeds = 64;
     let square = (0..n_seeds).map(|seed| {
-        let attention = LinearAttention::favor(1, random_features(&device, seed, n_features, d, rows).unwrap());
-        let state = attention.write(&k, &v, None).unwrap();
-        let found = attention.read(&q, &state).unwrap().read().unwrap();
+        let projection = random_features(&device, seed, n_features, d, rows).unwrap();
+        let attention = LinearAttention::favor(layout(true, 1), projection);
+        let state = attention.write(None, &k, &v, None).unwrap();
+        let found = attention.read(&q, &state).unwrap().values.read().unwrap();
         found.iter().zip(&truth).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / truth.len() as f64
     });
     (square.sum::<f64>() / n_seeds as f64).sqrt()
@@ -27,7 +28,7 @@ fn favor_error(n_features: usize, rows: Rows) -> f64 {
 #[test]
 fn favor_approaches_softmax_attention_at_the_expected_rate() {
     let sizes = [16, 64, 256, 1024];
-    for rows in [Rows::Independent, Rows::Orthogonal] {
+    for rows in [ProjectionRows::Independent, ProjectionRows::Orthogonal] {
         let errors = sizes.map(|n| favor_error(n, rows));
         println!("{rows:?}: {errors:.4?} for {sizes:?} features");
         let logs: Vec<(f64, f64)> = sizes.iter().zip(errors).map(|(&n, e)| ((n as f64).ln(), e.ln())).collect();
@@ -37,7 +38,8 @@ fn favor_approaches_softmax_attention_at_the_expected_rate() {
         assert!((slope + 0.5).abs() < 0.1, "{rows:?}: errors {errors:?}, slope {slope:.3} instead of -1/2");
         assert!(errors[3] < 0.01, "{rows:?}: {errors:?}");
     }
-    let (independent, orthogonal) = (favor_error(64, Rows::Independent), favor_error(64, Rows::Orthogonal));
+    let (independent, orthogonal) =
+        (favor_error(64, ProjectionRows::Independent), favor_error(64, ProjectionRows::Orthogonal));
     assert!(orthogonal < independent, "orthogonal rows: {orthogonal}, independent ones: {independent}");
 }
 
@@ -46,11 +48,11 @@ fn random_features_are_what_they_say() {
     let device = Device::cpu();
     let draw = |seed, n, d, rows| random_features(&device, seed, n, d, rows).unwrap().read().unwrap();
     // Pinned: the same on every platform, for ever.
-    let pinned = draw(7, 3, 2, Rows::OrthogonalUnit);
+    let pinned = draw(7, 3, 2, ProjectionRows::OrthogonalUnit);
     assert_eq!(pinned, PINNED, "the numbers of a seed have changed");
-    assert_ne!(draw(8, 3, 2, Rows::OrthogonalUnit), pinned);
+    assert_ne!(draw(8, 3, 2, ProjectionRows::OrthogonalUnit), pinned);
     let (n, d) = (20, 8);
-    for rows in [Rows::Orthogonal, Rows::OrthogonalUnit] {
+    for rows in [ProjectionRows::Orthogonal, ProjectionRows::OrthogonalUnit] {
         let w = draw(1, n, d, rows);
         let dot =
             |i: usize, j: usize| -> f64 { (0..d).map(|c| f64::from(w[i * d + c]) * f64::from(w[j * d + c])).sum() };
@@ -58,17 +60,17 @@ fn random_features_are_what_they_say() {
             for j in i - i % d..i {
                 assert!(dot(i, j).abs() < 1e-5, "{rows:?}: rows {i} and {j} of a block are not orthogonal");
             }
-            if rows == Rows::OrthogonalUnit {
+            if rows == ProjectionRows::OrthogonalUnit {
                 assert!((dot(i, i) - d as f64).abs() < 1e-5, "row {i} has square {}", dot(i, i));
             }
         }
     }
     // Lengths as of independent rows: the mean of the squares is d, within four standard errors.
-    let w = draw(3, 1000, 8, Rows::Orthogonal);
+    let w = draw(3, 1000, 8, ProjectionRows::Orthogonal);
     let square = w.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / 1000.0;
     assert!((square - 8.0).abs() < 4.0 * (16.0f64 / 1000.0).sqrt(), "{square}");
     // Normal numbers: mean 0 and variance 1 within four standard errors.
-    let w = draw(2, 1000, 8, Rows::Independent);
+    let w = draw(2, 1000, 8, ProjectionRows::Independent);
     let mean = w.iter().map(|&x| f64::from(x)).sum::<f64>() / w.len() as f64;
     let variance = w.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / w.len() as f64;
     assert!(mean.abs() < 4.0 / (w.len() as f64).sqrt(), "{mean}");

@@ -35,12 +35,12 @@ fn sums_over_a_million_equal_keys_keep_their_digits() {
     let n_keys = 1_000_000;
     for (name, device) in devices() {
         let map = FeatureMap::identity(1.0);
-        let attention = LinearAttention { n_heads: 1, features: map, normalizer: Normalizer::KeyCount };
+        let attention = LinearAttention::new(layout(false, 1), map, Normalizer::KeyCount);
         for x in [0.1f32, 0.7, 1.9] {
             let k = Tensor::new(&device, &[1, n_keys, 1], &vec![x; n_keys]).unwrap();
-            let state = attention.write(&k, &k, None).unwrap();
+            let state = attention.write(None, &k, &k, None).unwrap();
             let one = Tensor::new(&device, &[1, 1, 1], &[1.0]).unwrap();
-            let mean = attention.read(&one, &state).unwrap().read().unwrap()[0];
+            let mean = attention.read(&one, &state).unwrap().values.read().unwrap()[0];
             let e = (f64::from(mean) / (f64::from(x) * f64::from(x)) - 1.0).abs();
             let allowed = bound(&device, RECORDED);
             assert!(e <= allowed, "{x} on {name}: {e:.1e} over {allowed:.1e}");
@@ -51,9 +51,9 @@ fn sums_over_a_million_equal_keys_keep_their_digits() {
 #[test]
 fn counts_do_not_stop_at_the_end_of_f32() {
     let device = Device::cpu();
-    let attention =
-        LinearAttention { n_heads: 1, features: FeatureMap::identity(1.0), normalizer: Normalizer::KeyCount };
+    let attention = LinearAttention::new(layout(false, 1), FeatureMap::identity(1.0), Normalizer::KeyCount);
     let one = attention.write(
+        None,
         &Tensor::new(&device, &[1, 1, 1], &[1.0]).unwrap(),
         &Tensor::new(&device, &[1, 1, 1], &[1.0]).unwrap(),
         None,

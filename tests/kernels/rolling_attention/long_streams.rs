@@ -104,7 +104,7 @@ fn ten_million_points() {
     println!("the paper's update in f32: values off by {:.1e}", error(&naive, &truth));
     let device = Device::cpu();
     let queries = Tensor::new(&device, &[1, 1, 4, 4], &queries).unwrap();
-    let attention = RollingAttention { queries, n_heads: None, scale: None };
+    let attention = RollingAttention::new(layout(true, 1), queries);
     for step in [4096, 64, 1u64] {
         let started = std::time::Instant::now();
         let mut state: Option<RollingState> = None;

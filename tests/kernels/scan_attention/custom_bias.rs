@@ -36,7 +36,7 @@ fn custom_bias_reproduces_rbf() {
     let mut random = Random::new(8);
     for (name, device) in devices() {
         let mut case = case(&mut random, [1, 2, 40, 45, 8, 8]);
-        add_terms(&mut random, &mut case, 2, &[(0..2, Distance::Euclidean, Kernel::Rbf, 1)]);
+        add_terms(&mut random, &mut case, 2, &[(0..2, Distance::Euclidean, BiasKernel::Rbf, 1)]);
         let built_in = run(&device, &case, &PLAIN).values.read().unwrap();
         let term = case.terms.pop().unwrap();
         let custom = CustomBias {
@@ -91,7 +91,7 @@ fn a_broken_snippet_gives_nagas_message() {
             let tensor = Tensor::new(&device, &[1, 1, 1, 2], &[1.0, 2.0]).unwrap();
             let coords = Tensor::new(&device, &[1, 1, 2], &[0.0, 0.0]).unwrap();
             let terms = [BiasTerm::custom(0..2, bias)];
-            let options = ScanAttention { bias: Some(Bias::new(&coords, &coords, &terms)), ..Default::default() };
+            let options = ScanAttention::default().bias(Bias::new(&coords, &coords, &terms));
             let error = scan_attention(&tensor, &tensor, &tensor, &options).unwrap_err();
             assert!(matches!(error, wgpu_attention::Error::BiasShader { .. }), "{name}: {wgsl:?} gave {error:?}");
             assert!(error.to_string().contains(wanted), "{name}: {wgsl:?} gave {error}");

@@ -14,8 +14,8 @@ use wgpu_attention::{
         NamTransformer, TransformerConfig, TuringOption, torch_lstm,
     },
     ops::{
-        Activation, Form, HeadMoves, LsamOutput, LsamState, Probabilities, TapeOptions, lstm, read_memory, unit_norm,
-        write_memory,
+        Activation, AttentionMemory, Direction, Form, HeadMoves, Layout, LsamOutput, LsamState, MemoryState,
+        Probabilities, TapeErase, TapeOptions, TapeProbabilities, lstm, unit_norm,
     },
 };
 
@@ -119,8 +119,7 @@ impl Case<'_> {
     fn primitives(&self) -> Result<Outputs> {
         let &[batch, v_dim, head_dim] = self.shape("in.M0") else { panic!() };
         let n = self.shape("in.k")[0];
-        let one_head = [batch, 1, v_dim, head_dim];
-        let start = self.tensor("in.M0").reshape(&one_head)?;
+        let start = self.tensor("in.M0").reshape(&[batch, 1, v_dim, head_dim])?;
         let (k, v) = (unit_norm(&self.batch_first("in.k"))?, self.batch_first("in.v"));
         let p = |name: &str| {
             let numbers = swap(&self.fixture.numbers(name), n, batch);
@@ -140,23 +139,25 @@ impl Case<'_> {
             Probabilities::new(self.device, &[batch, 1, 1], &step(p.tensor(), i)?.read()?)
         };
         let mut found = Outputs::new();
-        let mut memory = start.clone();
+        let one_head = AttentionMemory::new(Layout::Projected { n_heads: 1 });
+        let mut memory = MemoryState::new(start.clone());
         for i in 0..n {
             let (p_w, p_e) = (p_step(&p_write, i)?, p_step(&p_erase, i)?);
-            memory = write_memory(&memory, &step(&k, i)?, &step(&v, i)?, Some(&p_w), Some(&p_e))?;
-            found.insert(format!("M{}", i + 1), memory.read()?);
+            let erasing = one_head.p_write(&p_w).p_erase(&p_e);
+            memory = erasing.write(Some(&memory), &step(&k, i)?, &step(&v, i)?, None)?;
+            found.insert(format!("M{}", i + 1), memory.memory.read()?);
         }
         // All steps at once are the same.
-        let at_once = write_memory(&start, &k, &v, Some(&p_write), Some(&p_erase))?;
-        found.insert(format!("M{n}"), at_once.read()?);
-        let zeros = Tensor::new(self.device, &one_head, &vec![0.0; start.len()])?;
-        found.insert("outer_product_sum".into(), write_memory(&zeros, &k, &v, None, None)?.read()?);
-        found.insert("read".into(), read_memory(&memory, &q, Some(&p_read))?.read()?);
-        found.insert("read0".into(), read_memory(&start, &q, Some(&p_read))?.read()?);
+        let start = MemoryState::new(start);
+        let at_once = one_head.p_write(&p_write).p_erase(&p_erase).write(Some(&start), &k, &v, None)?;
+        found.insert(format!("M{n}"), at_once.memory.read()?);
+        found.insert("outer_product_sum".into(), one_head.write(None, &k, &v, None)?.memory.read()?);
+        found.insert("read".into(), one_head.p_read(&p_read).read(&q, &memory)?.values.read()?);
+        found.insert("read0".into(), one_head.p_read(&p_read).read(&q, &start)?.values.read()?);
         let one = Probabilities::new(self.device, &[batch, 1, 1], &vec![1.0; batch])?;
         let first = step(&k, 0)?;
-        let written = write_memory(&start, &first, &step(&v, 0)?, Some(&one), Some(&one))?;
-        found.insert("theorem2".into(), read_memory(&written, &first, None)?.read()?);
+        let written = one_head.p_write(&one).p_erase(&one).write(Some(&start), &first, &step(&v, 0)?, None)?;
+        found.insert("theorem2".into(), one_head.read(&first, &written)?.values.read()?);
         Ok(found)
     }
 
@@ -206,12 +207,14 @@ impl Case<'_> {
         let mem_size = mem_size / n_tapes;
         let heads = [HeadMoves::All, HeadMoves::NoJump, HeadMoves::OnlyJump];
         let n_actions = self.shape("param.actionlayer.bias")[0] / n_tapes;
-        let options = TapeOptions {
-            heads: heads.into_iter().find(|heads| heads.n_actions() == n_actions).expect("a known action vector"),
-            has_probabilities: self.flag("rwprob", true),
-            has_erase: !self.flag("noerase", false),
-            ..Default::default()
-        };
+        let heads = heads.into_iter().find(|heads| heads.n_actions() == n_actions).expect("a known action vector");
+        let mut options = TapeOptions::default().heads(heads);
+        if !self.flag("rwprob", true) {
+            options.probabilities = TapeProbabilities::One;
+        }
+        if self.flag("noerase", false) {
+            options.erase = TapeErase::Never;
+        }
         let checkpoint = self.fixture.checkpoint();
         let machine = checkpoint.load(self.device, |p| NamTm::load(p, dim, n_tapes, mem_size, options))?;
         let length = self.size("default_tapelen");

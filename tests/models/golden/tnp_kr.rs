@@ -10,8 +10,8 @@ use wgpu_attention::{
         tnp_kr::{Config, Context, DeepKernelAttention, KrBlock, Locations, TnpKr},
     },
     ops::{
-        Activation, Bias, BiasTerm, Distance, FeatureKind, FeatureMap, Kernel, LinearAttention, ScanAttention,
-        feature_map, scan_attention,
+        Activation, Bias, BiasKernel, BiasTerm, Distance, FeatureKind, FeatureMap, Layout, LinearAttention,
+        ScanAttention, feature_map, scan_attention,
     },
 };
 
@@ -52,7 +52,9 @@ fn attention(fixture: &Fixture, device: &Device) -> Outputs {
         }
         let coords = (!terms.is_empty()).then(|| (pack(fixture, device, &q_groups), pack(fixture, device, &k_groups)));
         let bias = coords.as_ref().map(|(q, k)| Bias::new(q, k, &terms));
-        let options = ScanAttention { key_mask: mask.as_ref(), bias, ..Default::default() };
+        let mut options = ScanAttention::new(Layout::HeadMajor);
+        options.key_mask = mask.as_ref();
+        options.bias = bias;
         let read = scan_attention(&q, &k, &v, &options).unwrap();
         outputs.insert(name.clone(), read.values.read().unwrap());
     }
@@ -76,10 +78,10 @@ fn bias_term(fixture: &Fixture, group: &str, bias: &Value, columns: std::ops::Ra
     let (kind, is_causal) = kind.strip_suffix("_causal_dt").map_or((kind, false), |kind| (kind, true));
     let (kind, is_geodesic) = kind.strip_prefix("geodesic_").map_or((kind, false), |kind| (kind, true));
     let kernel = match kind {
-        "scalar" => Kernel::Scalar,
-        "rbf_network" => Kernel::Rbf,
-        "tisa" => Kernel::Tisa,
-        "network" => Kernel::Exponential,
+        "scalar" => BiasKernel::Scalar,
+        "rbf_network" => BiasKernel::Rbf,
+        "tisa" => BiasKernel::Tisa,
+        "network" => BiasKernel::Exponential,
         other => panic!("{}: this test does not know the bias {other:?}", fixture.name),
     };
     let distance = match (is_causal, is_geodesic) {
@@ -91,9 +93,9 @@ fn bias_term(fixture: &Fixture, group: &str, bias: &Value, columns: std::ops::Ra
         let name = format!("param.{}{group}_bias_{letter}", bias["params"].as_str().unwrap_or_default());
         if fixture.has(&name) { fixture.numbers(&name) } else { Vec::new() }
     };
-    let b = if kernel == Kernel::Scalar { Vec::new() } else { parameter("b") };
-    let c = if kernel == Kernel::Tisa { parameter("c") } else { Vec::new() };
-    BiasTerm::new(columns, distance, kernel, &parameter("a"), &b, &c)
+    let parameters: Vec<Vec<f32>> = kernel.parameters().iter().map(|letter| parameter(letter)).collect();
+    let parameters: Vec<&[f32]> = parameters.iter().map(Vec::as_slice).collect();
+    BiasTerm::built_in(columns, distance, kernel, &parameters)
 }
 
 fn features(fixture: &Fixture, device: &Device) -> Result<Outputs, String> {
@@ -117,11 +119,11 @@ fn features(fixture: &Fixture, device: &Device) -> Result<Outputs, String> {
 
 fn favor(fixture: &Fixture, device: &Device) -> Outputs {
     let (q, k, v) = (fixture.tensor(device, "in.qs"), fixture.tensor(device, "in.ks"), fixture.tensor(device, "in.vs"));
-    let attention = LinearAttention::favor(q.shape()[1], fixture.tensor(device, "param.projections.qk_orf"));
+    let attention = LinearAttention::favor(Layout::HeadMajor, fixture.tensor(device, "param.projections.qk_orf"));
     let outputs = fixture.outputs().into_iter().map(|name| {
         let mask = name.starts_with("mask").then(|| fixture.mask(device, &format!("in.{name}")));
-        let state = attention.write(&k, &v, mask.as_ref()).unwrap();
-        (name, attention.read(&q, &state).unwrap().read().unwrap())
+        let state = attention.write(None, &k, &v, mask.as_ref()).unwrap();
+        (name, attention.read(&q, &state).unwrap().values.read().unwrap())
     });
     outputs.collect()
 }

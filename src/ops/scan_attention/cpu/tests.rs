@@ -60,6 +60,7 @@ impl Case {
                 n_columns,
                 n_basis: 0,
                 has_matrix: false,
+                n_operands: 5,
                 n_splits: None,
             },
             q: random.numbers(batch * n_heads * n_queries * head_dim, 3.0),

@@ -18,12 +18,12 @@ impl Case<'_> {
             // Step by step, for the memory after each; then all at once for the values.
             for x in x.chunks(batch * input_dim) {
                 let x = Tensor::new(self.device, &[batch, 1, input_dim], x)?;
-                let output = cell.forward(&x, state.as_ref(), false)?;
+                let output = cell.forward(&x, state.as_ref(), Direction::Forward)?;
                 hidden.extend(output.state.hidden.read()?);
                 memory.extend(output.state.memory.read()?);
                 state = Some(output.state);
             }
-            let whole = cell.forward(&self.batch_first("in.x"), first.as_ref(), false)?;
+            let whole = cell.forward(&self.batch_first("in.x"), first.as_ref(), Direction::Forward)?;
             let last = (n - 1) * batch * d_model;
             assert!(hidden[last..].iter().zip(whole.state.hidden.read()?).all(|(a, b)| (a - b).abs() < 1e-5));
             found.insert(format!("{start}.h"), sequence_first(&whole.values)?);

@@ -1,0 +1,321 @@
+//! The attention memory as the other memories are: written, read, merged.
+
+#[cfg(feature = "gpu")]
+use super::gpu;
+use super::{Form, Problem, check, check_probabilities, cpu, memory_shape, numbers, run};
+use crate::{
+    error::{Error, Result},
+    ops::{
+        FeatureMap, LinearAttention, Normalizer, Probabilities, add, concat, gate,
+        layout::{Layout, Read, Sizes, check_mask},
+    },
+    tensor::{Mask, Storage, Tensor, check_same_device},
+};
+
+const WRITE: &str = "AttentionMemory::write";
+const READ: &str = "AttentionMemory::read";
+const MERGE: &str = "MemoryState::merge";
+
+/// How to write, erase and read.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::{AttentionMemory, Layout, Probabilities}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::cpu();
+/// let p = Probabilities::new(&device, &[1, 1, 1], &[1.0])?;
+/// let memory = AttentionMemory::new(Layout::HeadMajor).p_write(&p).p_erase(&p);
+/// let k = Tensor::new(&device, &[1, 1, 1, 2], &[0.6, 0.8])?;
+/// let v = |x: f32| Tensor::new(&device, &[1, 1, 1, 1], &[x]);
+/// let state = memory.write(None, &k, &v(3.0)?, None)?;
+/// let state = memory.write(Some(&state), &k, &v(7.0)?, None)?; // in the place of 3
+/// assert!((memory.read(&k, &state)?.values.read()?[0] - 7.0).abs() < 1e-5);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct AttentionMemory<'a> {
+    /// How heads lie in queries, keys and values.
+    pub layout: Layout,
+    /// What a first write, or a sequence, begins with; zeros if not given.
+    pub state: Option<&'a MemoryState>,
+    /// `p_r` of every query, 1 if not given: `[batch, n, n_heads]`, or `[batch, n_heads, n]` if
+    /// head-major.
+    pub p_read: Option<&'a Probabilities>,
+    /// `p_w` of every key, 1 if not given.
+    pub p_write: Option<&'a Probabilities>,
+    /// `p_e` of every key, 0 if not given.
+    pub p_erase: Option<&'a Probabilities>,
+    /// How it is computed; chosen from the sizes if not given.
+    pub form: Option<Form>,
+}
+
+/// The matrix of every head: plain data of constant size.
+#[derive(Clone, Debug)]
+pub struct MemoryState {
+    /// `[batch, n_heads, v_dim, head_dim]`: rows are values, columns keys.
+    pub memory: Tensor,
+    /// Whether anything was erased. What was then depends on the order of the writes, so such
+    /// states do not merge.
+    pub erased: bool,
+}
+
+impl<'a> AttentionMemory<'a> {
+    /// Everything is written, nothing erased.
+    pub fn new(layout: Layout) -> Self {
+        Self { layout, ..Self::default() }
+    }
+
+    /// Sets [`AttentionMemory::state`].
+    pub fn state(mut self, state: &'a MemoryState) -> Self {
+        self.state = Some(state);
+        self
+    }
+
+    /// Sets [`AttentionMemory::p_read`].
+    pub fn p_read(mut self, p: &'a Probabilities) -> Self {
+        self.p_read = Some(p);
+        self
+    }
+
+    /// Sets [`AttentionMemory::p_write`].
+    pub fn p_write(mut self, p: &'a Probabilities) -> Self {
+        self.p_write = Some(p);
+        self
+    }
+
+    /// Sets [`AttentionMemory::p_erase`].
+    pub fn p_erase(mut self, p: &'a Probabilities) -> Self {
+        self.p_erase = Some(p);
+        self
+    }
+
+    /// Sets [`AttentionMemory::form`].
+    pub fn form(mut self, form: Form) -> Self {
+        self.form = Some(form);
+        self
+    }
+
+    /// What it begins with.
+    pub(super) fn memory(&self) -> Option<&'a Tensor> {
+        self.state.map(|state| &state.memory)
+    }
+
+    /// Whether anything has been erased after these keys.
+    pub(super) fn erases(&self, keys: Sizes) -> bool {
+        self.state.is_some_and(|state| state.erased) || (self.p_erase.is_some() && keys.n > 0)
+    }
+
+    /// `WR` for every key in turn: writes keys and their values to a state, and erases; without a
+    /// state, begins one. Masked keys, `mask [batch, n]`, write and erase nothing; where there is
+    /// a [`p_erase`](AttentionMemory::p_erase) they must hold finite numbers, for they are
+    /// multiplied by zero. The state that is given stays as it is.
+    ///
+    /// Unit keys `[batch, n, n_heads * head_dim]` and `v [batch, n, n_heads * v_dim]`, or in the
+    /// other [`Layout`].
+    ///
+    /// # Errors
+    /// As [`attention_memory()`](crate::ops::attention_memory()).
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Mask, Tensor, ops::{AttentionMemory, Layout}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let device = Device::cpu();
+    /// let k = Tensor::new(&device, &[1, 1, 2, 2], &[1.0, 0.0, 0.0, 1.0])?;
+    /// let v = Tensor::new(&device, &[1, 1, 2, 1], &[3.0, 4.0])?;
+    /// let mask = Mask::new(&device, &[1, 2], &[true, false])?;
+    /// let state = AttentionMemory::new(Layout::HeadMajor).write(None, &k, &v, Some(&mask))?;
+    /// assert_eq!(state.memory.read()?, [3.0, 0.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn write(
+        &self,
+        state: Option<&MemoryState>,
+        k: &Tensor,
+        v: &Tensor,
+        mask: Option<&Mask>,
+    ) -> Result<MemoryState> {
+        let options = AttentionMemory { state: state.or(self.state), p_read: None, ..*self };
+        let (keys, v_dim) = check(WRITE, None, k, v, &options)?;
+        check_mask(WRITE, mask, keys.batch, keys.n)?;
+        check_same_device(WRITE, k, &[mask.map(Mask::tensor)])?;
+        if keys.n == 0 {
+            let shape = memory_shape(keys, v_dim);
+            let zeros = || Tensor::new(&k.device(), &shape, &vec![0.0; shape.iter().product()]).map(MemoryState::new);
+            return options.state.cloned().map_or_else(zeros, Ok);
+        }
+        let Some(p_erase) = options.p_erase else {
+            return options.add(keys, k, v, mask);
+        };
+        let Some(mask) = mask else {
+            return run((keys, v_dim), None, k, v, &options).map(|(_, state)| state);
+        };
+        let p_write = match options.p_write {
+            Some(p) => keep(self.layout, keys, p, mask)?,
+            None => {
+                let shape = self.layout.row_shape(keys);
+                let ones = vec![1.0; shape.iter().product()];
+                keep(self.layout, keys, &Probabilities::new(&k.device(), &shape, &ones)?, mask)?
+            }
+        };
+        let p_erase = keep(self.layout, keys, p_erase, mask)?;
+        let options = AttentionMemory { p_write: Some(&p_write), p_erase: Some(&p_erase), ..options };
+        run((keys, v_dim), None, k, v, &options).map(|(_, state)| state)
+    }
+
+    /// A write that erases nothing is a sum, in any order.
+    fn add(&self, keys: Sizes, k: &Tensor, v: &Tensor, mask: Option<&Mask>) -> Result<MemoryState> {
+        let v = match self.p_write {
+            // One number for each row of a head.
+            Some(p) if self.layout.is_head_major() => {
+                let p = p.tensor().reshape(&[keys.batch, keys.n_heads, keys.n, 1])?;
+                &gate(v, &Probabilities::computed(p))?
+            }
+            Some(p) => &gate(v, p)?,
+            None => v,
+        };
+        // Its features are the values, its values the keys.
+        let sum = LinearAttention::new(self.layout, FeatureMap::identity(1.0), Normalizer::None);
+        let sum = sum.write(None, v, k, mask)?.sums;
+        match self.state {
+            Some(state) => Ok(MemoryState { memory: add(&state.memory, &sum, 1.0)?, erased: state.erased }),
+            None => Ok(MemoryState::new(sum)),
+        }
+    }
+
+    /// `RD`: what every query reads from a state, in the layout of the queries. There is no
+    /// log-sum-exp.
+    ///
+    /// Unit queries `[batch, n, n_heads * head_dim]`, or in the other [`Layout`].
+    ///
+    /// # Errors
+    /// Shapes that do not fit; different devices; on a GPU, an operand larger than one binding.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor, ops::{AttentionMemory, Layout, MemoryState}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let device = Device::cpu();
+    /// let state = MemoryState::new(Tensor::new(&device, &[1, 1, 1, 2], &[3.0, 4.0])?);
+    /// let q = Tensor::new(&device, &[1, 2, 2], &[1.0, 0.0, 0.6, 0.8])?;
+    /// let read = AttentionMemory::new(Layout::Projected { n_heads: 1 }).read(&q, &state)?;
+    /// assert_eq!(read.values.read()?, [3.0, 5.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn read(&self, q: &Tensor, state: &MemoryState) -> Result<Read> {
+        let queries = self.layout.sizes(READ, "q", q)?;
+        let v_dim = state.memory.shape().get(2).copied().unwrap_or(0).max(1);
+        state.check(READ, queries, v_dim)?;
+        check_probabilities(READ, "p_read", self.p_read, self.layout, queries)?;
+        check_same_device(READ, q, &[Some(&state.memory), self.p_read.map(Probabilities::tensor)])?;
+        let problem = Problem::new(self.layout, queries, v_dim);
+        let shape = self.layout.shape(Sizes { dim: v_dim, ..queries });
+        let values = match q.storage() {
+            Storage::Cpu(_) => {
+                Tensor::from_cpu(shape, cpu::read(&problem, state.memory.cpu(), q.cpu(), numbers(self.p_read)))
+            }
+            #[cfg(feature = "gpu")]
+            Storage::Gpu(gpu, _) => gpu::read(gpu, &problem, &state.memory, q, self.p_read, shape)?,
+        };
+        Ok(Read { values, log_sum_exp: None })
+    }
+}
+
+impl MemoryState {
+    /// A matrix `[batch, n_heads, v_dim, head_dim]` from which nothing was erased.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor, ops::MemoryState};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let state = MemoryState::new(Tensor::new(&Device::cpu(), &[1, 2, 3, 4], &[0.0; 24])?);
+    /// assert!(!state.erased);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn new(memory: Tensor) -> Self {
+        Self { memory, erased: false }
+    }
+
+    /// What writing both sets of keys would have left, where nothing was erased: the sum.
+    /// Commutative to the bit, associative to rounding.
+    ///
+    /// # Errors
+    /// A state from which something was erased; states of different shapes or on different
+    /// devices.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor, ops::MemoryState};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let state = MemoryState::new(Tensor::new(&Device::cpu(), &[1, 1, 1, 2], &[1.0, 2.0])?);
+    /// assert_eq!(state.merge(&state)?.memory.read()?, [2.0, 4.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn merge(&self, other: &Self) -> Result<Self> {
+        if self.erased || other.erased {
+            return Err(Error::Argument {
+                op: MERGE,
+                name: "state",
+                found: "one from which something was erased".into(),
+                allowed: "states of writes alone: what erasing leaves depends on the order, so write to one state \
+                          after the other"
+                    .into(),
+            });
+        }
+        if self.memory.shape() != other.memory.shape() {
+            return Err(Error::ShapeMismatch {
+                op: MERGE,
+                left_name: "one state",
+                left: self.memory.shape().to_vec(),
+                right_name: "the other",
+                right: other.memory.shape().to_vec(),
+                rule: "both must be of the same batch, heads and widths",
+            });
+        }
+        check_same_device(MERGE, &self.memory, &[Some(&other.memory)])?;
+        add(&self.memory, &other.memory, 1.0).map(Self::new)
+    }
+
+    /// Refuses a state of other keys and values.
+    pub(super) fn check(&self, op: &'static str, keys: Sizes, v_dim: usize) -> Result<()> {
+        let expected = memory_shape(keys, v_dim);
+        if *self.memory.shape() == expected {
+            return Ok(());
+        }
+        Err(Error::Shape {
+            op,
+            name: "memory",
+            found: self.memory.shape().to_vec(),
+            expected: format!("{expected:?}: [batch, n_heads, v_dim, head_dim]"),
+        })
+    }
+}
+
+/// Probabilities that are zero where a mask is.
+fn keep(
+    layout: Layout,
+    Sizes { batch, n_heads, n, .. }: Sizes,
+    p: &Probabilities,
+    mask: &Mask,
+) -> Result<Probabilities> {
+    let mut mask = mask.tensor().clone();
+    let (rows, of_mask) = if layout.is_head_major() {
+        // Once for every head.
+        let of_head = mask.clone();
+        for head in 1..n_heads {
+            mask = concat(&mask, 0..head * n, &of_head)?;
+        }
+        ([batch * n_heads * n, 1], [batch * n_heads * n, 1])
+    } else {
+        ([batch * n, n_heads], [batch * n, 1])
+    };
+    let mask = Probabilities::computed(mask.reshape(&of_mask)?);
+    let kept = gate(&p.tensor().reshape(&rows)?, &mask)?;
+    Ok(Probabilities::computed(kept.reshape(p.shape())?))
+}
