@@ -15,10 +15,6 @@ const LAYERS: &[&[&str]] =
 
 /// Pairs of files, or of folders, that may import each other.
 const ALLOWED: &[[&str; 2]] = &[
-    ["device/gpu", "device/mod"],
-    ["device/gpu/memory.rs", "device/gpu/mod.rs"],
-    ["device/gpu/mod.rs", "device/gpu/recording.rs"],
-    ["device/gpu/mod.rs", "device/gpu/shader.rs"],
     ["ops/attention_memory/cpu/chunked.rs", "ops/attention_memory/cpu/mod.rs"],
     ["ops/attention_memory/cpu/mod.rs", "ops/attention_memory/cpu/recurrent.rs"],
     ["ops/attention_memory/cpu/mod.rs", "ops/attention_memory/mod.rs"],
