@@ -491,9 +491,9 @@ fn buffers_of_other_devices_are_refused() {
     let own = Tensor::from_buffer(&ours, &[4], buffer(&device, 36, storage)).unwrap();
     assert_eq!(own.read().unwrap(), [0.0; 4]);
 
-    // Of another instance.
+    // Of another instance, of a size that no buffer of ours has: it is known by number and size.
     let (other, _queue) = applications_device().unwrap();
-    let refused = Tensor::from_buffer(&ours, &[4], buffer(&other, 36, storage)).unwrap_err();
+    let refused = Tensor::from_buffer(&ours, &[4], buffer(&other, 44, storage)).unwrap_err();
     assert!(refused.to_string().contains("from_buffer") && refused.to_string().contains("this device"), "{refused}");
     // Of another device of the same adapter and instance.
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
