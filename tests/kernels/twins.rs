@@ -168,10 +168,9 @@ proptest! {
             let normed = layer_norm(&y, &scale, &bias, 0.1, Some(&residual)).unwrap();
             let merged = merge_attention(&y, &lse).unwrap();
             let joined = concat(&x, n_in / 3..n_in, &y).unwrap();
-            // The activation is fused into `linear` or a map of its own.
-            let opened = map(&y, Map::Relu).unwrap();
             let halves = geglu(&concat(&y, 0..n_out, &normed).unwrap()).unwrap();
-            vec![
+            let mapped = Map::ALL.map(|kind| ("map", map(&y, kind).unwrap()));
+            let rest = [
                 ("linear", y.clone()),
                 ("layer_norm", normed.clone()),
                 ("merge_attention", merged.values),
@@ -179,10 +178,10 @@ proptest! {
                 ("columns", columns(&x, n_in / 3..n_in).unwrap()),
                 ("scale_columns", scale_columns(&y, &scale).unwrap()),
                 ("add", add(&y, &bias, 0.5).unwrap()),
-                ("map", opened),
                 ("geglu", halves),
                 ("unit_norm", unit_norm(&x).unwrap()),
-            ]
+            ];
+            mapped.into_iter().chain(rest).collect()
         });
     }
 
