@@ -1,8 +1,8 @@
 //! Waiting for submitted work: in place, or by one thread on behalf of all who await it.
 
-use std::panic::AssertUnwindSafe;
 #[cfg(not(target_arch = "wasm32"))]
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_channel::oneshot;
 
