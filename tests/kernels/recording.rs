@@ -491,10 +491,14 @@ fn buffers_of_other_devices_are_refused() {
     let own = Tensor::from_buffer(&ours, &[4], buffer(&device, 36, storage)).unwrap();
     assert_eq!(own.read().unwrap(), [0.0; 4]);
 
-    // Of another instance, of a size that no buffer of ours has: it is known by number and size.
+    // Of another instance, where buffers have the same numbers and sizes.
     let (other, _queue) = applications_device().unwrap();
-    let refused = Tensor::from_buffer(&ours, &[4], buffer(&other, 44, storage)).unwrap_err();
-    assert!(refused.to_string().contains("from_buffer") && refused.to_string().contains("this device"), "{refused}");
+    let theirs: Vec<wgpu::Buffer> = (0..50).map(|_| buffer(&other, 36, storage)).collect();
+    let _ours: Vec<wgpu::Buffer> = (0..50).map(|_| buffer(&device, 36, storage)).collect();
+    let refusals = theirs.into_iter().map(|theirs| Tensor::from_buffer(&ours, &[4], theirs).unwrap_err().to_string());
+    let refusals: Vec<String> = refusals.collect();
+    assert!(refusals.iter().all(|refusal| refusal.contains("one of the wgpu::Device of")), "{refusals:?}");
+    assert!(refusals.iter().any(|refusal| refusal.contains("buffer is one of another device")), "{refusals:?}");
     // Of another device of the same adapter and instance.
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapter = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY)).remove(0);
@@ -503,7 +507,17 @@ fn buffers_of_other_devices_are_refused() {
     let ours = Device::from_wgpu(a.clone(), a_queue);
     assert!(Tensor::from_buffer(&ours, &[4], buffer(&a, 36, storage)).is_ok());
     let refused = Tensor::from_buffer(&ours, &[4], buffer(&b, 36, storage)).unwrap_err();
-    assert!(refused.to_string().contains("from_buffer") && refused.to_string().contains("this device"), "{refused}");
+    assert!(refused.to_string().contains("one that it refuses"), "{refused}");
+    // As often as one likes, but not while it is mapped.
+    let descriptor = wgpu::BufferDescriptor { label: None, size: 36, usage: storage, mapped_at_creation: true };
+    let mapped = a.create_buffer(&descriptor);
+    mapped.get_mapped_range_mut(..).unwrap().copy_from_slice(&[0; 36]);
+    let refused = Tensor::from_buffer(&ours, &[4], mapped.clone()).unwrap_err();
+    assert!(refused.to_string().contains("mapped"), "{refused}");
+    mapped.unmap();
+    for _ in 0..3 {
+        assert_eq!(Tensor::from_buffer(&ours, &[4], mapped.clone()).unwrap().read().unwrap(), [0.0; 4]);
+    }
     assert!(Tensor::from_buffer(&ours, &[0], buffer(&a, 0, storage)).is_ok());
 }
 
