@@ -209,11 +209,13 @@ impl Drop for Block {
         let Some((pool, generation)) = self.pool.take() else { return };
         let size = self.raw.size();
         let mut raw = Some(self.raw.clone());
+        let promise = lock(&self.promise).take();
+        // Held from before the buffer can be taken until it is counted.
+        let mut state = lock(&pool.0);
         // A recording that has not run keeps its buffers to itself.
-        if let Some(promise) = lock(&self.promise).take() {
+        if let Some(promise) = promise {
             raw = promise.free(self.raw.clone());
         }
-        let mut state = lock(&pool.0);
         state.memory.in_use -= size;
         match raw {
             None => state.memory.pooled += size,

@@ -35,7 +35,7 @@ impl Gpu {
                 resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                     buffer: view.buffer.raw(),
                     offset: view.offset,
-                    size: std::num::NonZeroU64::new(view.size.min(view.buffer.raw().size() - view.offset)),
+                    size: std::num::NonZeroU64::new(view.size),
                 }),
             })
             .collect();

@@ -98,7 +98,11 @@ pub fn add(a: &Tensor, b: &Tensor, scale: f32) -> Result<Tensor> {
     if a.is_empty() {
         return Ok(a.clone());
     }
-    let rows = Rows { scale, ..whole(a.len() / b.len(), b.len(), b.len()) };
+    // Equal shapes are rows of their last dimension, which can be cut; a `b` that is repeated is
+    // needed whole.
+    let is_equal = a.len() == b.len();
+    let width = if is_equal { a.shape().last().copied().unwrap_or(1) } else { b.len() };
+    let rows = Rows { scale, b_stride: if is_equal { width } else { 0 }, ..whole(a.len() / width, width, width) };
     join(Join::AddScaled, rows, a.shape().to_vec(), a, Some(b))
 }
 
@@ -168,7 +172,7 @@ pub fn concat(left: &Tensor, columns: Range<usize>, right: &Tensor) -> Result<Te
         }
     };
     check_same_device(OP, left, &[Some(right)])?;
-    let rows = Rows { width: rows.width + m, b_width: m, ..rows };
+    let rows = Rows { width: rows.width + m, b_width: m, b_stride: m, ..rows };
     join(Join::Concat, rows, with_last(left, rows.width), left, Some(right))
 }
 
@@ -193,7 +197,7 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
 
 /// Rows of `a` and of the result alike.
 fn whole(rows: usize, width: usize, b_width: usize) -> Rows {
-    Rows { rows, width, a_width: width, b_width, a_first: 0, a_used: width, scale: 1.0 }
+    Rows { rows, width, a_width: width, b_width, b_stride: 0, a_first: 0, a_used: width, scale: 1.0 }
 }
 
 fn left_columns(op: &'static str, name: &'static str, x: &Tensor, columns: &Range<usize>) -> Result<Rows> {

@@ -2,7 +2,7 @@
 
 use super::{
     join, map,
-    problem::{Join, Map},
+    problem::{Join, Map, Rows},
     whole,
 };
 use crate::{
@@ -91,6 +91,6 @@ pub fn gate(x: &Tensor, p: &Probabilities) -> Result<Tensor> {
         }
     };
     check_same_device(OP, x, &[Some(&p.0)])?;
-    let rows = whole(p.0.len() / n_heads, width, n_heads);
+    let rows = Rows { b_stride: n_heads, ..whole(p.0.len() / n_heads, width, n_heads) };
     join(Join::Gate, rows, x.shape().to_vec(), x, Some(&p.0))
 }
