@@ -12,7 +12,7 @@ use crate::support::{Random, gpus};
 use wgpu_attention::{
     Device, Error, Result, Tensor,
     device::{GpuOptions, Recording},
-    ops::{Activation, Linear, add, linear, merge_attention},
+    ops::{Activation, Linear, Lstm, ScanAttention, add, linear, lstm, merge_attention, scan_attention},
     wgpu,
 };
 
@@ -435,6 +435,34 @@ fn zeros_between_dispatches() {
 }
 
 #[test]
+fn kernels_record_what_they_would_run() {
+    let mut random = Random::new(6);
+    let [q, k, v, x, weight] = [2 * 40 * 8, 2 * 3000 * 8, 2 * 3000 * 8, 70 * 6, 6 * 32].map(|n| random.numbers(n));
+    let [hidden, state] = [8 * 32, 2 * 8].map(|n| random.numbers(n));
+    for (name, device) in gpus() {
+        let t = |shape: &[usize], data: &[f32]| Tensor::new(&device, shape, data).unwrap();
+        let (q, k, v) = (t(&[1, 2, 40, 8], &q), t(&[1, 2, 3000, 8], &k), t(&[1, 2, 3000, 8], &v));
+        let (x, state) = (t(&[1, 70, 6], &x), t(&[1, 2, 8], &state));
+        let layer = Lstm { input: Linear { weight: t(&[6, 32], &weight), bias: None }, hidden: t(&[8, 32], &hidden) };
+        // Scratch space and merges; a state that is copied and then written over.
+        let run = || {
+            let attention = scan_attention(&q, &k, &v, &ScanAttention::default())?;
+            let first = lstm(&x, &layer, Some(&state))?;
+            let second = lstm(&x, &layer, Some(&first.state))?;
+            let fresh = lstm(&x, &layer, None)?;
+            Ok([attention.values, first.state, second.values, second.state, fresh.values])
+        };
+        let read = |results: [Tensor; 5]| results.map(|result| result.read().unwrap());
+        let outside = read(run().unwrap());
+        let (inside, recording) = device.record(run).unwrap();
+        assert!(read(run().unwrap()) == outside, "{name}");
+        recording.submit().unwrap();
+        assert!(read(inside) == outside, "{name}");
+        assert_eq!(state.read().unwrap().len(), 16, "{name}");
+    }
+}
+
+#[test]
 fn one_device_for_each_of_the_applications() {
     let Some((device, queue, ours)) = shared_device() else { return };
     let again = Device::from_wgpu(device.clone(), queue.clone());
@@ -463,10 +491,14 @@ fn buffers_of_other_devices_are_refused() {
     let own = Tensor::from_buffer(&ours, &[4], buffer(&device, 36, storage)).unwrap();
     assert_eq!(own.read().unwrap(), [0.0; 4]);
 
-    // Of another instance.
+    // Of another instance, where buffers have the same numbers and sizes.
     let (other, _queue) = applications_device().unwrap();
-    let refused = Tensor::from_buffer(&ours, &[4], buffer(&other, 36, storage)).unwrap_err();
-    assert!(refused.to_string().contains("from_buffer") && refused.to_string().contains("this device"), "{refused}");
+    let theirs: Vec<wgpu::Buffer> = (0..50).map(|_| buffer(&other, 36, storage)).collect();
+    let _ours: Vec<wgpu::Buffer> = (0..50).map(|_| buffer(&device, 36, storage)).collect();
+    let refusals = theirs.into_iter().map(|theirs| Tensor::from_buffer(&ours, &[4], theirs).unwrap_err().to_string());
+    let refusals: Vec<String> = refusals.collect();
+    assert!(refusals.iter().all(|refusal| refusal.contains("one of the wgpu::Device of")), "{refusals:?}");
+    assert!(refusals.iter().any(|refusal| refusal.contains("buffer is one of another device")), "{refusals:?}");
     // Of another device of the same adapter and instance.
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapter = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY)).remove(0);
@@ -475,7 +507,17 @@ fn buffers_of_other_devices_are_refused() {
     let ours = Device::from_wgpu(a.clone(), a_queue);
     assert!(Tensor::from_buffer(&ours, &[4], buffer(&a, 36, storage)).is_ok());
     let refused = Tensor::from_buffer(&ours, &[4], buffer(&b, 36, storage)).unwrap_err();
-    assert!(refused.to_string().contains("from_buffer") && refused.to_string().contains("this device"), "{refused}");
+    assert!(refused.to_string().contains("one that it refuses"), "{refused}");
+    // As often as one likes, but not while it is mapped.
+    let descriptor = wgpu::BufferDescriptor { label: None, size: 36, usage: storage, mapped_at_creation: true };
+    let mapped = a.create_buffer(&descriptor);
+    mapped.get_mapped_range_mut(..).unwrap().copy_from_slice(&[0; 36]);
+    let refused = Tensor::from_buffer(&ours, &[4], mapped.clone()).unwrap_err();
+    assert!(refused.to_string().contains("mapped"), "{refused}");
+    mapped.unmap();
+    for _ in 0..3 {
+        assert_eq!(Tensor::from_buffer(&ours, &[4], mapped.clone()).unwrap().read().unwrap(), [0.0; 4]);
+    }
     assert!(Tensor::from_buffer(&ours, &[0], buffer(&a, 0, storage)).is_ok());
 }
 
@@ -586,11 +628,19 @@ fn run_all<T>(futures: Vec<Pin<Box<dyn Future<Output = T> + '_>>>, mut done: imp
     }
 }
 
-/// Threads of this process by the name that the waiting one has.
-fn waiting_threads() -> Option<usize> {
+/// How many threads of this process have a name, where that can be asked.
+fn threads(name: &str) -> Option<usize> {
     let tasks = std::fs::read_dir("/proc/self/task").ok()?;
     let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
-    Some(names.filter(|name| name.trim() == "wgpu-attention").count())
+    Some(names.filter(|other| other.trim() == name).count())
+}
+
+/// It has the number that tells a device from others of its name.
+fn name_of_waiting_thread(device: &Device) -> String {
+    let error = add(&number(device, 1.0), &number(&Device::cpu(), 1.0), 1.0).unwrap_err();
+    let Error::DeviceMismatch { left, .. } = error else { panic!("{error}") };
+    let number = left.split(", device ").last().and_then(|end| end.split(' ').next());
+    format!("attention {}", number.unwrap())
 }
 
 #[test]
@@ -617,16 +667,18 @@ fn many_reads_are_awaited_by_one_thread() {
         }
         assert_eq!(tensors[7].read_async().await.unwrap(), [14.0]);
     });
-    // Other tests have devices of their own, and one such thread each.
-    let before = waiting_threads();
-    drop((tensors, layer, x, ours));
-    for _ in 0..100 {
-        if waiting_threads() < before || before.is_none() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
+    let name = name_of_waiting_thread(&ours);
+    if threads(&name).is_none() {
+        return;
     }
-    panic!("the thread outlives its device: {before:?}, {:?}", waiting_threads());
+    assert_eq!(threads(&name), Some(1));
+    // It ends with the device.
+    drop((tensors, layer, x, ours));
+    let ended = (0..200).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        threads(&name) == Some(0)
+    });
+    assert!(ended, "{name} outlives its device");
 }
 
 #[test]

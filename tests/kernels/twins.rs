@@ -59,12 +59,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
         Just(Some(Distance::GreatCircle)),
         Just(Some(Distance::CausalTime)),
     ];
-    let kernel = prop_oneof![
-        Just(BiasKernel::Scalar),
-        Just(BiasKernel::Rbf),
-        Just(BiasKernel::Tisa),
-        Just(BiasKernel::Exponential)
-    ];
+    let kernel = proptest::sample::select(&BiasKernel::ALL[..]);
     let flags = (any::<bool>(), any::<bool>(), any::<bool>());
     (sizes, flags, distance, kernel, proptest::option::of(1..9usize), any::<u64>()).prop_map(
         |((b, h, q, k, d, v), (head_major, has_mask, has_matrix), distance, kernel, n_splits, seed)| Shape {
@@ -131,7 +126,10 @@ fn linear_attention(device: &Device, sizes: [usize; 7], head_major: bool, kind: 
     let read = attention.read(&q, &state.merge(&state).unwrap()).unwrap().values;
     let rows = q.reshape(&[q.len() / head_dim, head_dim]).unwrap();
     let features = feature_map(&rows, &attention.features).unwrap();
-    vec![("LinearAttention", read), ("LinearAttention's sums", state.sums), ("feature_map", features)]
+    // Sums over many keys are as large as there are keys, and so is their rounding.
+    let zeros = Tensor::zeros(device, state.sums.shape()).unwrap();
+    let means = add(&zeros, &state.sums, 1.0 / n_keys as f32).unwrap();
+    vec![("LinearAttention", read), ("LinearAttention's means", means), ("feature_map", features)]
 }
 
 proptest! {
@@ -170,10 +168,9 @@ proptest! {
             let normed = layer_norm(&y, &scale, &bias, 0.1, Some(&residual)).unwrap();
             let merged = merge_attention(&y, &lse).unwrap();
             let joined = concat(&x, n_in / 3..n_in, &y).unwrap();
-            // The activation is fused into `linear` or a map of its own.
-            let opened = map(&y, Map::Relu).unwrap();
             let halves = geglu(&concat(&y, 0..n_out, &normed).unwrap()).unwrap();
-            vec![
+            let mapped = Map::ALL.map(|kind| ("map", map(&y, kind).unwrap()));
+            let rest = [
                 ("linear", y.clone()),
                 ("layer_norm", normed.clone()),
                 ("merge_attention", merged.values),
@@ -181,10 +178,10 @@ proptest! {
                 ("columns", columns(&x, n_in / 3..n_in).unwrap()),
                 ("scale_columns", scale_columns(&y, &scale).unwrap()),
                 ("add", add(&y, &bias, 0.5).unwrap()),
-                ("map", opened),
                 ("geglu", halves),
                 ("unit_norm", unit_norm(&x).unwrap()),
-            ]
+            ];
+            mapped.into_iter().chain(rest).collect()
         });
     }
 
@@ -301,16 +298,10 @@ proptest! {
                 n_tapes: n_heads,
                 tape_length: slots,
             };
-            let mut options = TapeOptions::default().heads(heads);
-            if !has_probabilities {
-                options.probabilities = TapeProbabilities::One;
-            }
-            if !has_erase {
-                options.erase = TapeErase::Never;
-            }
-            if seed.is_multiple_of(3) {
-                options.key_erase = KeyErase::ByPosition;
-            }
+            let probabilities = if has_probabilities { TapeProbabilities::Actions } else { TapeProbabilities::One };
+            let erase = if has_erase { TapeErase::Own } else { TapeErase::Never };
+            let key_erase = if seed.is_multiple_of(3) { KeyErase::ByPosition } else { KeyErase::ByContent };
+            let options = TapeOptions { heads, probabilities, erase, key_erase };
             let output = tape(&inputs, options, None).unwrap();
             let p = Probabilities::sigmoid(&tensor(&[batch, n, n_heads], 2.0)).unwrap();
             vec![

@@ -153,6 +153,7 @@ impl Gpu {
         let made = make();
         let mut found = None;
         for scope in scopes.into_iter().rev() {
+            // Never waits: outside a browser a scope knows at once what came to it.
             found = found.or(pollster::block_on(scope.pop()));
         }
         self.check_alive()?;

@@ -56,43 +56,61 @@ impl Gpu {
         })
     }
 
-    /// Refuses a buffer of another device, before work that uses it is recorded. Buffers of
-    /// another `wgpu::Instance` are known by number only, so one that has the number and the size
-    /// of a buffer of ours is taken for that.
+    /// Refuses a buffer of another device, before work that uses it is recorded. In a browser that
+    /// comes out when the work is submitted.
     pub(crate) fn check_buffer(&self, buffer: &wgpu::Buffer) -> Result<()> {
         let size = buffer.size() / 4 * 4;
-        if size == 0 {
+        if size == 0 || cfg!(target_arch = "wasm32") {
             return Ok(());
         }
-        let refused = |message: String| Error::Argument {
+        let refused = |found: String| Error::Argument {
             op: "Tensor::from_buffer",
             name: "buffer",
-            found: format!("one that this device does not know ({message})"),
-            allowed: format!("a buffer of the wgpu::Device of {self}"),
+            found,
+            allowed: format!("one of the wgpu::Device of {self}, not mapped"),
         };
-        // The last bytes, so that the size is looked at; bindings begin at aligned offsets.
-        let bind = |offset: u64, size: u64| {
-            let layout = self.storage_layout();
-            let bound = wgpu::BufferBinding { buffer, offset, size: std::num::NonZeroU64::new(size) };
-            // wgpu panics over a number that it does not know.
-            let made = std::panic::catch_unwind(AssertUnwindSafe(|| {
-                self.guarded("the buffer", || {
-                    self.device.create_bind_group(&wgpu::BindGroupDescriptor {
-                        label: Some("from_buffer"),
-                        layout: &layout,
-                        entries: &[wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(bound) }],
-                    })
-                })
-            }));
-            made.unwrap_or_else(|_| Err(refused("wgpu has none of its number".into())))
+        let layout = self.storage_layout();
+        let bound = wgpu::BufferBinding { buffer, offset: 0, size: wgpu::BufferSize::new(size.min(256)) };
+        let bind = || {
+            self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some("from_buffer"),
+                layout: &layout,
+                entries: &[wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(bound) }],
+            })
         };
-        let offset = (size - 1) / 256 * 256;
-        bind(offset, size - offset).map_err(|error| match error {
-            Error::Validation { message, .. } => refused(message),
-            other => other,
-        })?;
-        let longer = bind(offset, size - offset + 4).is_ok();
-        if longer && cfg!(not(target_arch = "wasm32")) { Err(refused("another size".into())) } else { Ok(()) }
+        match self.guarded_from_panics(bind) {
+            Some(Ok(_)) => {}
+            Some(Err(Error::Validation { message, .. })) => {
+                return Err(refused(format!("one that it refuses: {message}")));
+            }
+            Some(Err(other)) => return Err(other),
+            None => return Err(refused("unknown to it".into())),
+        }
+        // A device knows a buffer by number, and that of another instance may have the number of
+        // one of ours. Errors of a buffer go to the device that made it, so one is provoked: it
+        // cannot be mapped. Only where it is mapped already is that no error.
+        let provoke = || {
+            buffer.map_async(wgpu::MapMode::Read, .., |_| ());
+        };
+        // One thread at a time, since for the moment the buffer counts as mapped.
+        with_shared(|shared| {
+            let _alone = lock(shared);
+            match self.guarded_from_panics(provoke) {
+                Some(Err(Error::Validation { .. })) => {
+                    // Refused as well, but no longer does it count as mapped.
+                    let _ = self.guarded("unmapping", || buffer.unmap());
+                    Ok(())
+                }
+                Some(Err(other)) => Err(other),
+                Some(Ok(())) | None => Err(refused("one of another device, or mapped".into())),
+            }
+        })
+    }
+
+    /// [`Gpu::guarded`]; none where `wgpu` panics, over a number that it does not know or an error
+    /// that goes to a device without a handler.
+    fn guarded_from_panics<T>(&self, make: impl FnOnce() -> T) -> Option<Result<T>> {
+        std::panic::catch_unwind(AssertUnwindSafe(|| self.guarded("the buffer", make))).ok()
     }
 
     fn storage_layout(&self) -> wgpu::BindGroupLayout {

@@ -1,8 +1,8 @@
 //! Waiting for submitted work: in place, or by one thread on behalf of all who await it.
 
-use std::panic::AssertUnwindSafe;
 #[cfg(not(target_arch = "wasm32"))]
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_channel::oneshot;
 
@@ -79,7 +79,7 @@ impl Gpu {
             }
         };
         std::thread::Builder::new()
-            .name("wgpu-attention".into())
+            .name(format!("attention {}", self.number))
             .spawn(run)
             .map_err(|source| Error::Io { path: "a thread that waits for the device".into(), source })?;
         Ok(waiter.insert(sender).clone())

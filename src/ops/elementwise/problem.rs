@@ -31,7 +31,17 @@ pub(crate) enum Join {
     Geglu,
 }
 
+impl Map {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Relu, Self::Sigmoid];
+}
+
 impl Join {
+    /// All of them.
+    #[cfg(feature = "gpu")]
+    pub(crate) const ALL: [Self; 6] =
+        [Self::AddScaled, Self::ScaleColumns, Self::Gate, Self::Columns, Self::Concat, Self::Geglu];
+
     /// Whether there is a `b`, and whether it has rows as `a` has.
     pub(crate) fn b(self) -> Option<bool> {
         match self {

@@ -33,6 +33,21 @@ const OP: &str = "merge_attention";
 ///
 /// # Errors
 /// No parts, shapes that do not fit each other, tensors on different devices.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::merge_attention};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::cpu();
+/// // Two parts of one row; the second has three times the weight.
+/// let values = Tensor::new(&device, &[2, 1, 1], &[4.0, 8.0])?;
+/// let log_sum_exp = Tensor::new(&device, &[2, 1], &[0.0, 3f32.ln()])?;
+/// let merged = merge_attention(&values, &log_sum_exp)?;
+/// assert!((merged.values.read()?[0] - 7.0).abs() < 1e-5);
+/// assert!((merged.log_sum_exp.read()?[0] - 4f32.ln()).abs() < 1e-5);
+/// # Ok(())
+/// # }
+/// ```
 pub fn merge_attention(values: &Tensor, log_sum_exp: &Tensor) -> Result<Attention> {
     let n_parts = log_sum_exp.shape().first().copied().unwrap_or(0);
     if n_parts == 0 || log_sum_exp.is_empty() {

@@ -232,6 +232,19 @@ impl RollingState {
     ///
     /// # Errors
     /// A shape that is not that of a state.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor, ops::{Layout, RollingState}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// // Of one query: the reference, a sum of weights of 2, and of weighted values of 10.
+    /// let rows = Tensor::new(&Device::cpu(), &[1, 1, 1, 5], &[0.0, 2.0, 0.0, 10.0, 0.0])?;
+    /// let state = RollingState { rows, layout: Layout::HeadMajor };
+    /// assert_eq!(state.read()?.values.read()?, [5.0]);
+    /// assert_eq!(state.n_bytes(), 20);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn read(&self) -> Result<Attention> {
         let (sizes, lse_shape) = (self.sizes(READ)?, self.rows.shape()[..3].to_vec());
         read_state(&self.rows, self.layout.shape(sizes), lse_shape)

@@ -53,6 +53,9 @@ pub enum BiasKernel {
 }
 
 impl BiasKernel {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Rbf, Self::Tisa, Self::Exponential];
+
     /// The names of its parameters, in their order.
     ///
     /// ```
@@ -78,6 +81,19 @@ pub type BiasFn = dyn Fn(&[f32], &[f32], usize, &[f32]) -> f32 + Send + Sync;
 /// is `MASKED`, where the Rust twin would panic). Return `MASKED` to mask the pair. The snippet
 /// is checked by naga before use, compiled with all run-time checks on, and may not declare
 /// functions or wait at barriers.
+///
+/// ```
+/// use std::sync::Arc;
+/// use wgpu_attention::ops::{BiasTerm, CustomBias};
+///
+/// let alibi = CustomBias {
+///     name: "alibi".into(),
+///     wgsl: "return -params(head) * abs(q_coord[0] - k_coord[0]);".into(),
+///     cpu: Arc::new(|q, k, head, params| -params[head] * (q[0] - k[0]).abs()),
+///     params: vec![0.5, 0.25],
+/// };
+/// let term = BiasTerm::custom(0..1, alibi);
+/// ```
 #[derive(Clone)]
 pub struct CustomBias {
     /// A name for error messages.
@@ -116,6 +132,16 @@ pub(crate) enum TermKind {
 }
 
 /// One summand of a [`Bias`]: a function of some columns of the coordinates.
+///
+/// ```
+/// use wgpu_attention::ops::BiasTerm;
+///
+/// // Two heads, of two basis functions each: near keys in the plane, whatever their height.
+/// let term = BiasTerm::rbf(0..2, &[1.0, 0.5, 2.0, 0.0], &[0.1, 10.0, 0.2, 20.0]);
+/// let of_height = term.over(2..3);
+/// let (linear, slow) = (BiasTerm::scalar(0..2, &[-1.0, -2.0]), BiasTerm::exponential(0..2, &[1.0; 2], &[0.1; 2]));
+/// let ring = BiasTerm::tisa(0..2, &[1.0; 2], &[5.0; 2], &[0.3; 2]); // largest at a distance of 0.3
+/// ```
 #[derive(Clone, Debug)]
 pub struct BiasTerm {
     pub(crate) columns: Range<usize>,
@@ -142,19 +168,6 @@ impl BiasTerm {
             columns,
             kind: TermKind::Distance { distance, kernel, a: parameter(0).to_vec(), b: parameter(1).to_vec(), c },
         }
-    }
-
-    /// [`BiasTerm::built_in`] with a slice for every parameter, empty where the kernel has none.
-    #[cfg(any(feature = "gpu", test))]
-    pub(crate) fn new(
-        columns: Range<usize>,
-        distance: Distance,
-        kernel: BiasKernel,
-        a: &[f32],
-        b: &[f32],
-        c: &[f32],
-    ) -> Self {
-        Self::built_in(columns, distance, kernel, &[a, b, c])
     }
 
     /// `a_h d` over a Euclidean distance; `a` is `[n_heads]`.
