@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{AttentionMemory, OP, Problem};
+use super::problem::{AttentionMemory, Form, MAX_HEAD_DIM, OP, Problem, check};
 use crate::{
     device::{Capabilities, Decision},
     error::{Error, Result},
@@ -11,16 +11,6 @@ use crate::{
 
 /// Steps of a chunk.
 pub(crate) const CHUNK: usize = 32;
-
-/// How a sequence is computed. The forms agree to rounding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Form {
-    /// Step by step.
-    Recurrent,
-    /// 32 steps at a time: the more of the work is products of matrices, the longer the sequence.
-    Chunked,
-}
 
 /// Numbers of a memory that leave the fastest cache of a core. Below it a step at a time is fast
 /// there and does the least work: measured 0.7 times the time of chunks at 64 x 64, the same at
@@ -71,7 +61,7 @@ pub(crate) fn plan(problem: &Problem, form: Option<Form>, capabilities: &Capabil
         None if is_gpu => on_gpu(problem),
         None => on_cpu(problem),
     };
-    let allowed = if form == Form::Recurrent { MAX_RECURRENT } else { super::MAX_HEAD_DIM };
+    let allowed = if form == Form::Recurrent { MAX_RECURRENT } else { MAX_HEAD_DIM };
     if is_gpu && problem.head_dim > allowed {
         return Err(Error::LimitExceeded {
             limit: "head_dim of attention_memory on a GPU",
@@ -112,7 +102,7 @@ impl AttentionMemory<'_> {
     /// # Errors
     /// As there.
     pub fn decision(&self, k: &Tensor, v: &Tensor) -> Result<Decision> {
-        let (keys, v_dim) = super::check(OP, None, k, v, self)?;
+        let (keys, v_dim) = check(OP, None, k, v, self)?;
         let problem = Problem::new(self.layout, keys, v_dim);
         let capabilities = k.device().capabilities();
         let Plan { form, why, pieces } = plan(&problem, self.form, &capabilities)?;

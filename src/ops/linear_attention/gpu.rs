@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{
-    LinearState, Normalizer, Problem,
     plan::{self, KEYS},
+    problem::{LinearState, Normalizer, Problem},
 };
 use crate::{
     device::gpu::{Buffer, Gpu, Kernel, Shader, Work, params},

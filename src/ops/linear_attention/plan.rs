@@ -1,6 +1,6 @@
 //! How many keys become a partial sum: a pure function of the sizes and the device.
 
-use super::Problem;
+use super::problem::Problem;
 use crate::device::Capabilities;
 
 /// Keys of a part: enough parts to fill a device, few enough to add.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{LsamOutput, LsamState, Problem};
+use super::problem::{LsamOutput, LsamState, Problem};
 use crate::{
     device::gpu::{Gpu, Kernel, Shader, Work, params},
     error::{Error, Result},

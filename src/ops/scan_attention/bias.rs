@@ -6,9 +6,9 @@
 
 use std::{fmt, ops::Range, sync::Arc};
 
-use super::MASKED;
 use crate::{
     error::{Error, Result},
+    ops::softmax::MASKED,
     tensor::Tensor,
 };
 

@@ -1,11 +1,16 @@
 //! Scan attention as a memory: what it keeps are the keys and values themselves.
 
-use super::{Attention, Bias, BiasTerm, ScanAttention, scan_attention};
+use super::{
+    bias::{Bias, BiasTerm},
+    problem::ScanAttention,
+    scan_attention,
+};
 use crate::{
     error::{Error, Result},
     ops::{
         concat,
         layout::{Layout, Read, Sizes, check_mask},
+        softmax::Attention,
     },
     tensor::{Mask, Tensor, check_same_device},
 };

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{OP, Problem, ScanAttention};
+use super::problem::{OP, Problem, ScanAttention};
 use crate::{
     device::{Capabilities, Decision},
     error::Result,

@@ -1,6 +1,9 @@
 //! Where a tape is on a GPU: a pure function of the sizes and the device.
 
-use super::{MAX_TAPE_LENGTH, OP, Problem, TapeInputs, TapeOptions};
+use super::{
+    options::TapeOptions,
+    problem::{MAX_TAPE_LENGTH, OP, Problem, TapeInputs, check},
+};
 use crate::{
     device::{Capabilities, Decision, Work},
     error::{Error, Result},
@@ -66,7 +69,7 @@ impl TapeInputs<'_> {
     /// # Errors
     /// As there.
     pub fn decision(&self, options: TapeOptions) -> Result<Decision> {
-        let problem = super::check(self, options, None)?;
+        let problem = check(self, options, None)?;
         let capabilities = self.value.device().capabilities();
         if capabilities.adapter.is_none() {
             return Ok(Decision::on_cpu(OP, "cpu", "the tensors are there; a thread takes a tape"));
