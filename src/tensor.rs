@@ -16,6 +16,17 @@ pub use buffer::TensorBuffer;
 
 /// Row-major f32 numbers on a device. Cloning is cheap and shares them: no operation
 /// changes a tensor that exists.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let x = Tensor::new(&Device::best(), &[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])?;
+/// assert_eq!((x.shape(), x.len()), (&[2, 3][..], 6));
+/// assert_eq!(x.read()?, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]); // back on the host
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Tensor {
     shape: Vec<usize>,
@@ -55,6 +66,15 @@ impl Tensor {
     ///
     /// # Errors
     /// The device has no room.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// assert_eq!(Tensor::zeros(&Device::best(), &[3])?.read()?, [0.0; 3]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn zeros(device: &Device, shape: &[usize]) -> Result<Self> {
         let n = n_elements(shape);
         match &device.0 {
@@ -158,6 +178,17 @@ impl Tensor {
     ///
     /// # Errors
     /// The shape has more or fewer elements.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let x = Tensor::new(&Device::best(), &[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])?;
+    /// assert_eq!(x.reshape(&[3, 2])?.read()?, x.read()?);
+    /// assert!(x.reshape(&[4, 2]).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
         check_length(shape, self.len())?;
         Ok(Self { shape: shape.to_vec(), storage: self.storage.clone() })
@@ -182,6 +213,19 @@ impl Tensor {
     ///
     /// # Errors
     /// As [`Tensor::read`].
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// async fn sum(x: &Tensor) -> wgpu_attention::Result<f32> {
+    ///     Ok(x.read_async().await?.iter().sum())
+    /// }
+    /// let x = Tensor::new(&Device::best(), &[2], &[1.0, 2.0])?;
+    /// assert_eq!(pollster::block_on(sum(&x))?, 3.0); // or whatever the application waits with
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn read_async(&self) -> Result<Vec<f32>> {
         self.start_read()?.finish().await
     }
@@ -200,6 +244,17 @@ impl Tensor {
     ///
     /// # Errors
     /// As [`Tensor::read`] and [`Tensor::new`].
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let x = Tensor::new(&Device::best(), &[2], &[1.0, 2.0])?;
+    /// let on_cpu = x.to(&Device::cpu())?;
+    /// assert_eq!((on_cpu.device(), on_cpu.read()?), (Device::cpu(), vec![1.0, 2.0]));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[cfg(not(target_arch = "wasm32"))]
     pub fn to(&self, device: &Device) -> Result<Self> {
         if self.device() == *device { Ok(self.clone()) } else { Self::new(device, &self.shape, &self.read()?) }
@@ -235,6 +290,20 @@ impl PendingRead {
 }
 
 /// Which of some keys exist: booleans of any shape, on a device.
+///
+/// ```
+/// use wgpu_attention::{Device, Mask, Tensor, ops::{ScanAttention, scan_attention}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::cpu();
+/// let k = Tensor::new(&device, &[1, 1, 2, 1], &[0.0, 0.0])?;
+/// let v = Tensor::new(&device, &[1, 1, 2, 1], &[3.0, 5.0])?;
+/// let mask = Mask::new(&device, &[1, 2], &[true, false])?; // the second key does not exist
+/// let read = scan_attention(&k, &k, &v, &ScanAttention::default().key_mask(&mask))?;
+/// assert_eq!(read.values.read()?, [3.0, 3.0]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Mask(Tensor, Arc<Vec<u64>>);
 

@@ -47,6 +47,21 @@ pub(crate) fn state_width(width: usize) -> usize {
 ///
 /// # Errors
 /// No parts, shapes that do not fit each other, tensors on different devices.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::merge_attention};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// // One row of one number from two parts of equal weight.
+/// let values = Tensor::new(&device, &[2, 1, 1], &[1.0, 3.0])?;
+/// let log_sum_exp = Tensor::new(&device, &[2, 1], &[0.0, 0.0])?;
+/// let all = merge_attention(&values, &log_sum_exp)?;
+/// assert!((all.values.read()?[0] - 2.0).abs() < 1e-6);
+/// assert!((all.log_sum_exp.read()?[0] - 2f32.ln()).abs() < 1e-6);
+/// # Ok(())
+/// # }
+/// ```
 pub fn merge_attention(values: &Tensor, log_sum_exp: &Tensor) -> Result<Attention> {
     let n_parts = log_sum_exp.shape().first().copied().unwrap_or(0);
     if n_parts == 0 || log_sum_exp.is_empty() {

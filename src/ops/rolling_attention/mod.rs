@@ -232,6 +232,19 @@ impl RollingState {
     ///
     /// # Errors
     /// A shape that is not that of a state.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor, ops::{Layout, RollingAttention}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let tensor = |x: f32| Tensor::new(&Device::cpu(), &[1, 1, 1, 1], &[x]);
+    /// let memory = RollingAttention::new(Layout::HeadMajor, tensor(0.0)?);
+    /// let state = memory.write(None, &tensor(1.0)?, &tensor(4.0)?, None)?;
+    /// assert_eq!(state.read()?.values.read()?, [4.0]);
+    /// assert_eq!(state.n_bytes(), 20); // whatever was written
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn read(&self) -> Result<Attention> {
         let (sizes, lse_shape) = (self.sizes(READ)?, self.rows.shape()[..3].to_vec());
         read_state(&self.rows, self.layout.shape(sizes), lse_shape)
