@@ -122,7 +122,8 @@ fn no_name_and_no_text_stands_twice() {
 fn tables() -> [String; 2] {
     use wgpu_attention::{checkpoint, models::cmanp, ops};
 
-    let mut needed = "| kernel | storage buffers | where operands share | workgroup memory, bytes | threads |\n".to_owned();
+    let mut needed =
+        "| kernel | storage buffers | where operands share | workgroup memory, bytes | threads |\n".to_owned();
     needed += "|---|---|---|---|---|\n";
     for (kernel, needs) in wgpu_attention::shaders::needs().unwrap() {
         let (buffers, shared) = (needs.storage_buffers, needs.shared_storage_buffers);
