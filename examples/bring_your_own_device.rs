@@ -2,9 +2,9 @@
 //!
 //!     cargo run --release --example bring_your_own_device
 //!
-//! The application opens the device, this crate records an attention into the application's
-//! own encoder, and a pass of the application reads the result where it lies: one submit, and
-//! nothing travels to the host in between.
+//! The application opens the device, this crate records an attention as a value, which the
+//! application encodes into its own encoder, and a pass of the application reads the result where
+//! it lies: one submit, and nothing travels to the host in between.
 
 use anyhow::{Context as _, Result, ensure};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -46,14 +46,16 @@ fn main() -> Result<()> {
     let shared = Device::from_wgpu(device.clone(), queue.clone());
     println!("device: {shared}");
 
-    // Nothing runs yet: the operations are recorded.
-    let read = attention(&shared)?;
+    // Nothing runs yet. What other threads do with the device meanwhile is not in the recording.
+    let (read, recording) = shared.record(|| attention(&shared))?;
+    println!("recorded: {} dispatches", recording.n_dispatches());
 
     let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    shared.encode_into(&mut encoder)?;
-    let values = read.values.buffer().context("a tensor of a GPU has a buffer")?;
+    recording.encode_into(&mut encoder)?;
+    // Held until the encoder is submitted, so that nothing else is given the memory.
+    let values = read.values.buffer()?;
     let n_lengths = N_HEADS * N_QUERIES;
-    let result = encode_lengths(&device, &mut encoder, values, n_lengths);
+    let result = encode_lengths(&device, &mut encoder, &values, n_lengths);
     queue.submit([encoder.finish()]);
 
     let found = download(&device, &result)?;
@@ -78,7 +80,7 @@ fn open() -> Result<Option<(wgpu::Device, wgpu::Queue)>> {
 }
 
 /// An attention with a bias that is computed from positions in the plane.
-fn attention(device: &Device) -> Result<Attention> {
+fn attention(device: &Device) -> wgpu_attention::Result<Attention> {
     let mut rng = StdRng::seed_from_u64(0);
     let mut random = |shape: &[usize]| {
         let n = shape.iter().product();
@@ -93,7 +95,7 @@ fn attention(device: &Device) -> Result<Attention> {
     let near = BiasTerm::rbf(0..2, &[1.0, 2.0, 3.0, 4.0], &[1.0, 2.0, 4.0, 8.0]);
     let terms = [near];
     let options = ScanAttention::default().bias(Bias::new(&q_positions, &k_positions, &terms));
-    Ok(scan_attention(&q, &k, &v, &options)?)
+    scan_attention(&q, &k, &v, &options)
 }
 
 /// The application's pass over the attention's buffer, and the copy to one it can map.

@@ -23,7 +23,10 @@ pub use buffer::TensorBuffer;
 /// # fn main() -> wgpu_attention::Result<()> {
 /// let x = Tensor::new(&Device::best(), &[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])?;
 /// assert_eq!((x.shape(), x.len()), (&[2, 3][..], 6));
-/// assert_eq!(x.read()?, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]); // back on the host
+/// assert_eq!(x.reshape(&[6])?.read()?, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]); // back on the host
+/// let on_cpu = x.to(&Device::cpu())?;
+/// assert_eq!((on_cpu.device(), on_cpu.read()?), (Device::cpu(), x.read()?));
+/// assert_eq!(Tensor::zeros(&Device::cpu(), &[2])?.read()?, [0.0, 0.0]);
 /// # Ok(())
 /// # }
 /// ```
@@ -66,15 +69,6 @@ impl Tensor {
     ///
     /// # Errors
     /// The device has no room.
-    ///
-    /// ```
-    /// use wgpu_attention::{Device, Tensor};
-    ///
-    /// # fn main() -> wgpu_attention::Result<()> {
-    /// assert_eq!(Tensor::zeros(&Device::best(), &[3])?.read()?, [0.0; 3]);
-    /// # Ok(())
-    /// # }
-    /// ```
     pub fn zeros(device: &Device, shape: &[usize]) -> Result<Self> {
         let n = n_elements(shape);
         match &device.0 {
@@ -178,17 +172,6 @@ impl Tensor {
     ///
     /// # Errors
     /// The shape has more or fewer elements.
-    ///
-    /// ```
-    /// use wgpu_attention::{Device, Tensor};
-    ///
-    /// # fn main() -> wgpu_attention::Result<()> {
-    /// let x = Tensor::new(&Device::best(), &[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])?;
-    /// assert_eq!(x.reshape(&[3, 2])?.read()?, x.read()?);
-    /// assert!(x.reshape(&[4, 2]).is_err());
-    /// # Ok(())
-    /// # }
-    /// ```
     pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
         check_length(shape, self.len())?;
         Ok(Self { shape: shape.to_vec(), storage: self.storage.clone() })
@@ -218,11 +201,9 @@ impl Tensor {
     /// use wgpu_attention::{Device, Tensor};
     ///
     /// # fn main() -> wgpu_attention::Result<()> {
-    /// async fn sum(x: &Tensor) -> wgpu_attention::Result<f32> {
-    ///     Ok(x.read_async().await?.iter().sum())
-    /// }
     /// let x = Tensor::new(&Device::best(), &[2], &[1.0, 2.0])?;
-    /// assert_eq!(pollster::block_on(sum(&x))?, 3.0); // or whatever the application waits with
+    /// let numbers = pollster::block_on(x.read_async()); // or whatever the application waits with
+    /// assert_eq!(numbers?, [1.0, 2.0]);
     /// # Ok(())
     /// # }
     /// ```
@@ -244,17 +225,6 @@ impl Tensor {
     ///
     /// # Errors
     /// As [`Tensor::read`] and [`Tensor::new`].
-    ///
-    /// ```
-    /// use wgpu_attention::{Device, Tensor};
-    ///
-    /// # fn main() -> wgpu_attention::Result<()> {
-    /// let x = Tensor::new(&Device::best(), &[2], &[1.0, 2.0])?;
-    /// let on_cpu = x.to(&Device::cpu())?;
-    /// assert_eq!((on_cpu.device(), on_cpu.read()?), (Device::cpu(), vec![1.0, 2.0]));
-    /// # Ok(())
-    /// # }
-    /// ```
     #[cfg(not(target_arch = "wasm32"))]
     pub fn to(&self, device: &Device) -> Result<Self> {
         if self.device() == *device { Ok(self.clone()) } else { Self::new(device, &self.shape, &self.read()?) }
@@ -372,4 +342,57 @@ pub(crate) fn check_same_device(op: &'static str, first: &Tensor, others: &[Opti
         }
     }
     Ok(())
+}
+
+#[cfg(all(test, feature = "gpu"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_are_bit_for_bit_and_in_order() {
+        let numbers = [-0.0, f32::from_bits(0x7fc1_2345), f32::from_bits(0xff80_0001), f32::MIN_POSITIVE / 2.0];
+        let bits = |t: &Tensor| t.read().unwrap().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        let mut devices = vec![Device::cpu()];
+        devices.extend(
+            Device::adapters()
+                .iter()
+                .map(|adapter| Device::on_adapter(adapter, &crate::device::GpuOptions::default()).unwrap()),
+        );
+        for device in devices {
+            let x = Tensor::new(&device, &[4], &numbers).unwrap();
+            let own = Tensor::own(Some(&x), &[2, 2], &device).unwrap();
+            assert_eq!((own.shape(), bits(&own)), (&[2, 2][..], bits(&x)), "{device}");
+            // Of what a dispatch writes just before, and that one writes over just after.
+            let ((copy, again), recording) = device
+                .record(|| {
+                    let doubled = crate::ops::add(&x, &x, 1.0)?;
+                    let copy = doubled.duplicate()?;
+                    drop(doubled);
+                    Ok((copy, crate::ops::add(&x, &x, 2.0)?))
+                })
+                .unwrap();
+            recording.submit().unwrap();
+            assert_eq!(copy.read().unwrap()[3], numbers[3] * 2.0, "{device}");
+            assert_eq!(again.read().unwrap()[3], numbers[3] * 3.0, "{device}");
+            let empty = Tensor::new(&device, &[0, 4], &[]).unwrap();
+            assert_eq!(Tensor::own(Some(&empty), &[4, 0], &device).unwrap().shape(), [4, 0], "{device}");
+            assert_eq!(Tensor::own(None, &[3], &device).unwrap().read().unwrap(), [0.0; 3], "{device}");
+        }
+    }
+
+    #[test]
+    fn copies_within_their_buffers() {
+        for adapter in Device::adapters() {
+            let device = Device::on_adapter(&adapter, &crate::device::GpuOptions::default()).unwrap();
+            let (from, to) = (Tensor::new(&device, &[8], &[1.5; 8]).unwrap(), Tensor::zeros(&device, &[8]).unwrap());
+            let Storage::Gpu(gpu, _) = from.storage() else { unreachable!() };
+            gpu.copy(from.gpu(), 1, to.gpu(), 3, 2).unwrap();
+            gpu.zero(to.gpu(), 4, 1).unwrap();
+            assert_eq!(to.read().unwrap(), [0.0, 0.0, 0.0, 1.5, 0.0, 0.0, 0.0, 0.0]);
+            assert!(gpu.copy(from.gpu(), 7, to.gpu(), 0, 2).is_err());
+            assert!(gpu.copy(from.gpu(), 0, to.gpu(), 7, 2).is_err());
+            assert!(gpu.zero(to.gpu(), 0, 9).is_err());
+            assert_eq!(to.read().unwrap()[3], 1.5);
+        }
+    }
 }

@@ -196,16 +196,23 @@ impl Capabilities {
     }
 
     /// Cuts an operation on rows so that no binding and no submit gets too large. The widest
-    /// operand has `width` numbers a row; pieces begin at aligned elements.
+    /// operand has `width` numbers a row.
     pub(crate) fn row_pieces(
         &self,
         rows: usize,
         width: usize,
         cost_of_row: f64,
     ) -> impl ExactSizeIterator<Item = Range<usize>> {
-        let by_binding = (self.max_binding / 4) as usize / width.max(1);
-        let by_cost = (self.submit_budget / cost_of_row.max(1.0)) as usize;
-        let step = (by_binding.min(by_cost) / 64 * 64).max(64);
+        let numbers = |bytes: u64| usize::try_from(bytes / 4).unwrap_or(usize::MAX);
+        // One submit takes 64 rows at least: fewer leave most of a workgroup idle.
+        let by_cost = ((self.submit_budget / cost_of_row.max(1.0)) as usize / 64).max(1).saturating_mul(64);
+        let by_binding = numbers(self.max_binding) / width.max(1);
+        let step = if by_binding >= 64 {
+            by_cost.min(by_binding / 64 * 64)
+        } else {
+            // Then pieces are not aligned, and a binding begins up to 256 bytes early.
+            (numbers(self.max_binding.saturating_sub(256)) / width.max(1)).max(1)
+        };
         (0..rows).step_by(step).map(move |start| start..rows.min(start.saturating_add(step)))
     }
 
@@ -239,6 +246,28 @@ impl Capabilities {
                 found: asked.clone(),
                 allowed: variants.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "),
             }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_of_rows_cover_everything_once_and_fit() {
+        let device = Capabilities { max_binding: 64 << 10, ..Capabilities::webgpu(AdapterKind::Software) };
+        for (rows, width, cost) in [(1, 1, 1.0), (1000, 16, 1.0), (1000, 16_384, 1.0), (70, 300, 1e9), (5, 16_000, 1.0)]
+        {
+            let mut next = 0;
+            for piece in device.row_pieces(rows, width, cost) {
+                assert_eq!(piece.start, next);
+                let early = if piece.start * width % 64 == 0 { 0 } else { 64 };
+                let bytes = 4 * (piece.len() * width + early) as u64;
+                assert!(bytes <= device.max_binding || piece.len() == 1, "{rows} x {width}: {piece:?}");
+                next = piece.end;
+            }
+            assert_eq!(next, rows);
         }
     }
 }

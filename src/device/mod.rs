@@ -3,6 +3,7 @@
 mod capabilities;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+mod memory;
 mod recording;
 
 use std::fmt;
@@ -16,6 +17,7 @@ pub(crate) use capabilities::check_variants;
 pub use capabilities::{AdapterKind, Capabilities, Decision};
 #[cfg(feature = "gpu")]
 pub use gpu::{Adapter, GpuOptions};
+pub use memory::Memory;
 pub use recording::Recording;
 
 /// A place to compute. Cheap to clone; clones are the same device.
@@ -43,17 +45,6 @@ pub(crate) enum Backend {
     Cpu,
     #[cfg(feature = "gpu")]
     Gpu(Arc<gpu::Gpu>),
-}
-
-/// Device memory that tensors and scratch space of one device take, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Memory {
-    /// Held by live tensors and scratch space.
-    pub in_use: u64,
-    /// Kept for reuse.
-    pub pooled: u64,
-    /// The most that was ever allocated at once, pool included.
-    pub peak: u64,
 }
 
 impl Device {

@@ -21,10 +21,11 @@ impl Device {
     /// Runs `operations` and returns what this thread asked of this device in it, and nothing
     /// else, whatever other threads do meanwhile.
     ///
-    /// Nothing of it is submitted before [`Recording::submit`] or [`Recording::encode_into`]. Until
-    /// then its tensors can be used in other recordings, which must run after it; to use them
-    /// outside of a recording, or to read them, is [`Error::NotComputed`]. What is uploaded inside
-    /// is there at once. Several threads may record at once, each its own recording.
+    /// Nothing of it is submitted before [`Recording::submit`] or, into an encoder of the
+    /// application's, `Recording::encode_into`. Until then its tensors can be used in other
+    /// recordings, which must run after it; to use them outside of a recording, or to read them, is
+    /// [`Error::NotComputed`]. What is uploaded inside is there at once. Several threads may record
+    /// at once, each its own recording. What the device has recorded by itself is submitted first.
     ///
     /// On the CPU operations run at once, and the recording is empty.
     ///

@@ -101,9 +101,9 @@ impl Tensor {
     /// tensor runs; the tensor may be shorter than the buffer.
     ///
     /// # Errors
-    /// The CPU has no such buffers; the buffer is too short for the shape, of another device, or
-    /// of the wrong usage: one that can be mapped might be mapped when the work runs. Of a buffer
-    /// of another `wgpu::Instance` that is noticed in most cases only: `wgpu` knows it by number.
+    /// The CPU has no such buffers; the buffer is too short for the shape, of another device,
+    /// whose error handler hears of it too, or mapped; or its usage lets it be mapped later, when
+    /// the work runs.
     pub fn from_buffer(device: &Device, shape: &[usize], buffer: wgpu::Buffer) -> Result<Self> {
         let Backend::Gpu(gpu) = &device.0 else {
             return Err(Error::Unsupported {

@@ -80,7 +80,7 @@ fn recurrences() {
         let run = |heads: HeadMoves, key: Option<&Tensor>, n_actions, n_tapes, tape_length, start: Option<&Tensor>| {
             let action = t(&[1, 4, n_actions]);
             let inputs = TapeInputs { value: &value, key, query: key, action: &action, n_tapes, tape_length };
-            tape(&inputs, TapeOptions::default().heads(heads), start)
+            tape(&inputs, TapeOptions { heads, ..Default::default() }, start)
         };
         let (all, none) = (HeadMoves::All, HeadMoves::NoJump);
         refused(run(all, Some(&value), 22, 2, 0, None), &["tape_length", "0", "1 or more"]);

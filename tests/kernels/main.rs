@@ -13,6 +13,7 @@ mod memories;
 mod memories_refuse;
 mod ops;
 mod plans;
+mod recording;
 mod recurrences;
 mod rolling_attention;
 mod scan_attention;

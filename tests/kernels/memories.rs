@@ -5,8 +5,9 @@ use crate::support::{Random, bound, devices, error, layout, oracle::projected, r
 use wgpu_attention::{
     Device, Mask, Result, Tensor,
     ops::{
-        AttentionMemory, BiasTerm, FeatureMap, Layout, LinearAttention, LinearState, MemoryState, Normalizer, Placed,
-        Probabilities, Read, RollingAttention, RollingState, ScanMemory, ScanState, scan_attention::MASKED,
+        AttentionMemory, Bias, BiasTerm, FeatureMap, Layout, LinearAttention, LinearState, MemoryState, Normalizer,
+        Placed, Probabilities, Read, RollingAttention, RollingState, ScanAttention, ScanMemory, ScanState,
+        attention_memory, scan_attention, scan_attention::MASKED,
     },
 };
 
@@ -40,7 +41,6 @@ enum Kind {
 }
 
 use Kind::*;
-
 const KINDS: [Kind; 8] = [Scan, Placed, DeepKernel, Performer, Rolling, Written, Gated, Erased];
 
 #[derive(Clone, Debug)]
@@ -111,12 +111,10 @@ impl Case<'_> {
     }
 
     fn probabilities(&self, numbers: &[f32], n: usize) -> Probabilities {
+        let sizes = [BATCH, HEADS, n, 1];
         match self.layout {
-            Layout::HeadMajor => Probabilities::new(self.device, &[BATCH, HEADS, n], numbers).unwrap(),
-            _ => {
-                let numbers = projected(numbers, [BATCH, HEADS, n, 1]);
-                Probabilities::new(self.device, &[BATCH, n, HEADS], &numbers).unwrap()
-            }
+            Layout::HeadMajor => Probabilities::new(self.device, &sizes[..3], numbers).unwrap(),
+            _ => Probabilities::new(self.device, &[BATCH, n, HEADS], &projected(numbers, sizes)).unwrap(),
         }
     }
 
@@ -206,17 +204,20 @@ impl Case<'_> {
         .unwrap();
         let has_softmax = matches!(self.kind, Scan | Placed | Rolling);
         assert_eq!(log_sum_exp.is_some(), has_softmax, "{:?}", self.kind);
-        let by_head = |x: &Tensor, dim: usize| {
-            let numbers = x.read().unwrap();
-            if self.layout == Layout::HeadMajor {
-                assert_eq!(x.shape()[..3], [BATCH, HEADS, QUERIES]);
-                return numbers;
-            }
-            assert_eq!(x.shape(), [BATCH, QUERIES, HEADS * dim]);
-            projected(&numbers, [BATCH, QUERIES, HEADS, dim])
-        };
-        let lse = log_sum_exp.map(|lse| by_head(&lse, 1)).unwrap_or_default();
-        [by_head(&values, V_DIM), lse].concat()
+        let values = self.by_head(&values, QUERIES, V_DIM);
+        let lse = log_sum_exp.map(|lse| self.by_head(&lse, QUERIES, 1)).unwrap_or_default();
+        [values, lse].concat()
+    }
+
+    /// The numbers of a tensor, head-major.
+    fn by_head(&self, x: &Tensor, n: usize, dim: usize) -> Vec<f32> {
+        let numbers = x.read().unwrap();
+        if self.layout == Layout::HeadMajor {
+            assert_eq!(x.shape()[..3], [BATCH, HEADS, n]);
+            return numbers;
+        }
+        assert_eq!(x.shape(), [BATCH, n, HEADS * dim]);
+        projected(&numbers, [BATCH, n, HEADS, dim])
     }
 }
 
@@ -342,4 +343,56 @@ fn nothing_written_changes_nothing() {
             error => refused(error, &["k", "nothing empty"]),
         }
     });
+}
+
+#[test]
+fn what_is_kept_reads_as_attention_at_once() {
+    let data = Data::new();
+    let (_, keep) = thinned();
+    for (name, device) in devices() {
+        for head_major in [true, false] {
+            let case = Case { kind: Placed, device: &device, layout: layout(head_major, HEADS), data: &data };
+            let tensor = |numbers: &[f32], n, dim| case.tensor(numbers, n, dim);
+            let (q, k, v) = (tensor(&data.q, QUERIES, DIM), tensor(&data.k, KEYS, DIM), tensor(&data.v, KEYS, V_DIM));
+            let coords = |n: usize, numbers: &[f32]| Tensor::new(&device, &[BATCH, n, COLUMNS], numbers).unwrap();
+            let (q_coords, k_coords) = (coords(QUERIES, &data.q_coords), coords(KEYS, &data.k_coords));
+            let matrix = Random::new(3).numbers(BATCH * HEADS * QUERIES * KEYS);
+            let matrix = Tensor::new(&device, &[BATCH, HEADS, QUERIES, KEYS], &matrix).unwrap();
+            let mask = Mask::new(&device, &[BATCH, KEYS], &keep).unwrap();
+            let memory = case.scan().matrix(&matrix);
+            let state = memory.write(None, (&k, &k_coords), &v, Some(&mask)).unwrap();
+            let read = memory.read((&q, &q_coords), &state).unwrap();
+            let bias = Bias::new(&q_coords, &k_coords, &memory.terms).with_matrix(&matrix);
+            let options = ScanAttention::new(case.layout).scale(2.0).key_mask(&mask).bias(bias);
+            let at_once = scan_attention(&q, &k, &v, &options).unwrap();
+            assert_eq!(read.values.read().unwrap(), at_once.values.read().unwrap(), "{name}");
+            assert_eq!(read.log_sum_exp.unwrap().read().unwrap(), at_once.log_sum_exp.read().unwrap(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn every_step_of_a_sequence_reads_what_was_written_until_then() {
+    let data = Data::new();
+    for (name, device) in devices() {
+        for head_major in [true, false] {
+            let case = Case { kind: Erased, device: &device, layout: layout(head_major, HEADS), data: &data };
+            let (k, v) = (case.tensor(&data.k, KEYS, DIM), case.tensor(&data.v, KEYS, V_DIM));
+            let [p_write, p_erase] = [&data.p_write, &data.p_erase].map(|p| case.probabilities(p, KEYS));
+            let memory = AttentionMemory::new(case.layout).p_write(&p_write).p_erase(&p_erase);
+            let recall = attention_memory(&k, &k, &v, &memory).unwrap();
+            let read = AttentionMemory::new(case.layout).read(&k, &recall.state).unwrap();
+            // The last step reads the whole state.
+            let [last, read] = [&recall.values, &read.values].map(|values| {
+                let of_head = case.by_head(values, KEYS, V_DIM);
+                of_head.chunks(KEYS * V_DIM).flat_map(|x| &x[(KEYS - 1) * V_DIM..]).copied().collect::<Vec<f32>>()
+            });
+            let e = error(&read, &last.into_iter().map(f64::from).collect::<Vec<_>>());
+            assert!(e <= bound(&device, RECORDED), "{name}: off by {e:.1e}");
+            let State::Memory(written) = case.write(None, &all(0..KEYS), None) else { panic!() };
+            let truth: Vec<f64> = written.memory.read().unwrap().into_iter().map(f64::from).collect();
+            let e = error(&recall.state.memory.read().unwrap(), &truth);
+            assert!(e <= bound(&device, RECORDED), "{name}: off by {e:.1e}");
+        }
+    }
 }

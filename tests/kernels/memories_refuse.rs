@@ -180,7 +180,7 @@ fn coordinates() {
         }
         let state = placed.write(None, (&k, &coords), &k, None).unwrap();
         let wide = placed.write(None, (&k, &t(&[1, 5, 3])), &k, None).unwrap();
-        refused(state.merge(&wide), &["[1, 5, 2]", "[1, 5, 3]", "same columns"]);
+        refused(state.merge(&wide), &["[1, 5, 2]", "[1, 5, 3]", "must be equal"]);
         let nowhere = plain.write(None, &k, &k, None).unwrap();
         refused(state.merge(&nowhere), &["coordinates", "none of the other"]);
         refused(nowhere.merge(&state), &["coordinates", "none of one state"]);

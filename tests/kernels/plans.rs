@@ -24,7 +24,7 @@ fn run(device: &Device) -> Vec<(String, Vec<f32>)> {
     let read = attention_memory(&k, &k, &v, &options).unwrap().values;
     let action = tensor(&[2, 50, HeadMoves::NoJump.n_actions()]);
     let inputs = TapeInputs { value: &v, key: None, query: None, action: &action, n_tapes: 1, tape_length: 9 };
-    let moves = TapeOptions::default().heads(HeadMoves::NoJump);
+    let moves = TapeOptions { heads: HeadMoves::NoJump, ..Default::default() };
     let taped = tape(&inputs, moves, None).unwrap().values;
     vec![
         (layer.decision(&x).unwrap().to_string(), y.read().unwrap()),

@@ -57,8 +57,8 @@ fn add_terms(
             kernel: *kernel,
             n_basis: *n_basis,
             a: random.numbers(n),
-            b: if *kernel == BiasKernel::Scalar { vec![] } else { b },
-            c: if *kernel == BiasKernel::Tisa { random.numbers(n) } else { vec![] },
+            b: if kernel.parameters().contains(&"b") { b } else { vec![] },
+            c: if kernel.parameters().contains(&"c") { random.numbers(n) } else { vec![] },
         });
     }
 }
@@ -172,10 +172,9 @@ fn masks_and_empty_rows() {
 #[test]
 fn every_bias() {
     let mut random = Random::new(3);
-    let kernels = [BiasKernel::Scalar, BiasKernel::Rbf, BiasKernel::Tisa, BiasKernel::Exponential];
     for (name, device) in devices() {
         for distance in [Distance::Euclidean, Distance::GreatCircle, Distance::CausalTime] {
-            for kernel in kernels {
+            for kernel in BiasKernel::ALL {
                 let n_basis = if kernel == BiasKernel::Scalar { 1 } else { 3 };
                 let columns = match distance {
                     Distance::Euclidean => 1..3,

@@ -85,10 +85,10 @@ fn tapes_agree_with_float64() {
     let all = TapeOptions::default();
     let options = [
         all,
-        all.heads(HeadMoves::NoJump),
-        all.heads(HeadMoves::OnlyJump).probabilities(TapeProbabilities::One),
-        all.erase(TapeErase::Never),
-        all.erase(TapeErase::Tied).key_erase(KeyErase::ByPosition),
+        TapeOptions { heads: HeadMoves::NoJump, ..all },
+        TapeOptions { heads: HeadMoves::OnlyJump, probabilities: TapeProbabilities::One, ..all },
+        TapeOptions { erase: TapeErase::Never, ..all },
+        TapeOptions { erase: TapeErase::Tied, key_erase: KeyErase::ByPosition, ..all },
     ];
     // Tapes that fit workgroup memory, one slot, and two that do not fit.
     let sizes = [[2, 10, 3, 5, 4], [1, 3, 1, 1, 1], [1, 20, 2, 70, 65], [1, 8, 1, 300, 3]];

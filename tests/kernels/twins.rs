@@ -1,26 +1,41 @@
 //! Every kernel against its CPU twin, on random shapes and options.
 #![cfg(feature = "gpu")]
 
-use crate::support::{Random, gpus, layout};
+use crate::support::{Random, few_bindings, gpus, layout};
 use approx::relative_eq;
 use proptest::prelude::*;
 use wgpu_attention::{
     Device, Mask, Tensor,
     ops::{
         Activation, AttentionMemory, Bias, BiasKernel, BiasTerm, Direction, Distance, FeatureKind, FeatureMap, Form,
-        HeadMoves, KeyErase, Linear, LinearAttention, Lsam, Lstm, Normalizer, Probabilities, ProjectionRows,
+        HeadMoves, KeyErase, Linear, LinearAttention, Lsam, Lstm, Map, Normalizer, Probabilities, ProjectionRows,
         RollingAttention, ScanAttention, TapeErase, TapeInputs, TapeOptions, TapeProbabilities, add, attention_memory,
-        concat, gate, geglu, layer_norm, linear, lsam, lstm, merge_attention, random_features, relu, scan_attention,
-        tape, unit_norm,
+        columns, concat, feature_map, gate, geglu, layer_norm, linear, lsam, lstm, map, merge_attention,
+        random_features, relu, scale_columns, scan_attention, tape, unit_norm,
     },
 };
 
-/// Both are within 1e-5 of float64 in these sizes, so within twice that of each other.
+/// What some operations computed, by their names.
+type Outputs = Vec<(&'static str, Tensor)>;
+
+/// Runs the same on the CPU, on every adapter, and on every adapter with few bindings. Both twins
+/// are within 1e-5 of float64 in these sizes, so within twice that of each other.
 #[track_caller]
-fn assert_twins(gpu: &[f32], cpu: &[f32], what: &str) {
-    assert_eq!(gpu.len(), cpu.len(), "{what}");
-    for (a, b) in gpu.iter().zip(cpu) {
-        assert!(relative_eq!(a, b, epsilon = 2e-5, max_relative = 2e-5), "{what}: {a} on the GPU, {b} on the CPU");
+fn assert_twins(run: impl Fn(&Device) -> Outputs) {
+    let read = |device: &Device| -> Vec<(&str, Vec<f32>)> {
+        run(device).into_iter().map(|(op, tensor)| (op, tensor.read().unwrap())).collect()
+    };
+    let cpu = read(&Device::cpu());
+    // Checked shaders are the same kernels; `devices()` runs them elsewhere.
+    let gpus = gpus().into_iter().filter(|(name, _)| !name.ends_with("checked"));
+    for (name, device) in gpus.chain(few_bindings()) {
+        for ((op, gpu), (_, cpu)) in read(&device).iter().zip(&cpu) {
+            assert_eq!(gpu.len(), cpu.len(), "{op} on {name}");
+            for (i, (a, b)) in gpu.iter().zip(cpu).enumerate() {
+                let same = relative_eq!(a, b, epsilon = 2e-5, max_relative = 2e-5);
+                assert!(same, "{op} on {name}: number {i} is {a}, on the CPU {b}");
+            }
+        }
     }
 }
 
@@ -44,12 +59,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
         Just(Some(Distance::GreatCircle)),
         Just(Some(Distance::CausalTime)),
     ];
-    let kernel = prop_oneof![
-        Just(BiasKernel::Scalar),
-        Just(BiasKernel::Rbf),
-        Just(BiasKernel::Tisa),
-        Just(BiasKernel::Exponential)
-    ];
+    let kernel = proptest::sample::select(&BiasKernel::ALL[..]);
     let flags = (any::<bool>(), any::<bool>(), any::<bool>());
     (sizes, flags, distance, kernel, proptest::option::of(1..9usize), any::<u64>()).prop_map(
         |((b, h, q, k, d, v), (head_major, has_mask, has_matrix), distance, kernel, n_splits, seed)| Shape {
@@ -65,7 +75,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
     )
 }
 
-fn attend(device: &Device, shape: &Shape) -> (Vec<f32>, Vec<f32>) {
+fn attend(device: &Device, shape: &Shape) -> Outputs {
     let [batch, heads, n_queries, n_keys, head_dim, v_dim] = shape.sizes;
     let mut random = Random::new(shape.seed);
     let mut tensor = |length: usize, dim: usize| {
@@ -92,10 +102,10 @@ fn attend(device: &Device, shape: &Shape) -> (Vec<f32>, Vec<f32>) {
     options.key_mask = shape.has_mask.then_some(&mask);
     options.n_splits = shape.n_splits;
     let read = scan_attention(&q, &k, &v, &options).unwrap();
-    (read.values.read().unwrap(), read.log_sum_exp.read().unwrap())
+    vec![("scan_attention", read.values), ("scan_attention's log-sum-exp", read.log_sum_exp)]
 }
 
-fn linear_attention(device: &Device, sizes: [usize; 7], head_major: bool, kind: usize, seed: u64) -> Vec<f32> {
+fn linear_attention(device: &Device, sizes: [usize; 7], head_major: bool, kind: usize, seed: u64) -> Outputs {
     let [batch, n_heads, n_queries, n_keys, head_dim, v_dim, n_features] = sizes;
     let mut random = Random::new(seed);
     let mut tensor = |length: usize, dim: usize| {
@@ -113,7 +123,13 @@ fn linear_attention(device: &Device, sizes: [usize; 7], head_major: bool, kind: 
     let normalizer = if kind.is_multiple_of(2) { Normalizer::KeyCount } else { Normalizer::FeatureSum { floor: 1e-6 } };
     let attention = LinearAttention::new(layout(head_major, n_heads), features, normalizer);
     let state = attention.write(None, &k, &v, seed.is_multiple_of(2).then_some(&mask)).unwrap();
-    attention.read(&q, &state.merge(&state).unwrap()).unwrap().values.read().unwrap()
+    let read = attention.read(&q, &state.merge(&state).unwrap()).unwrap().values;
+    let rows = q.reshape(&[q.len() / head_dim, head_dim]).unwrap();
+    let features = feature_map(&rows, &attention.features).unwrap();
+    // Sums over many keys are as large as there are keys, and so is their rounding.
+    let zeros = Tensor::zeros(device, state.sums.shape()).unwrap();
+    let means = add(&zeros, &state.sums, 1.0 / n_keys as f32).unwrap();
+    vec![("LinearAttention", read), ("LinearAttention's means", means), ("feature_map", features)]
 }
 
 proptest! {
@@ -122,12 +138,7 @@ proptest! {
 
     #[test]
     fn scan_attention_twins(shape in shapes()) {
-        let (values, lse) = attend(&Device::cpu(), &shape);
-        for (name, device) in gpus().into_iter().take(1) {
-            let found = attend(&device, &shape);
-            assert_twins(&found.0, &values, &name);
-            assert_twins(&found.1, &lse, &name);
-        }
+        assert_twins(|device| attend(device, &shape));
     }
 
     #[test]
@@ -138,15 +149,12 @@ proptest! {
         seed: u64,
     ) {
         let sizes = <[usize; 7]>::from(sizes);
-        let cpu = linear_attention(&Device::cpu(), sizes, head_major, kind, seed);
-        for (name, device) in gpus().into_iter().take(1) {
-            assert_twins(&linear_attention(&device, sizes, head_major, kind, seed), &cpu, &name);
-        }
+        assert_twins(|device| linear_attention(device, sizes, head_major, kind, seed));
     }
 
     #[test]
     fn small_twins(rows in 1..300usize, n_in in 1..150usize, n_out in 1..150usize, seed: u64) {
-        let run = |device: &Device| {
+        assert_twins(|device| {
             let mut random = Random::new(seed);
             let mut tensor = |shape: &[usize]| {
                 Tensor::new(device, shape, &random.numbers(shape.iter().product())).unwrap()
@@ -160,14 +168,21 @@ proptest! {
             let normed = layer_norm(&y, &scale, &bias, 0.1, Some(&residual)).unwrap();
             let merged = merge_attention(&y, &lse).unwrap();
             let joined = concat(&x, n_in / 3..n_in, &y).unwrap();
-            [&y, &normed, &merged.values, &joined].map(|tensor| tensor.read().unwrap())
-        };
-        let cpu = run(&Device::cpu());
-        for (name, device) in gpus().into_iter().take(1) {
-            for (gpu, cpu) in run(&device).iter().zip(&cpu) {
-                assert_twins(gpu, cpu, &name);
-            }
-        }
+            let halves = geglu(&concat(&y, 0..n_out, &normed).unwrap()).unwrap();
+            let mapped = Map::ALL.map(|kind| ("map", map(&y, kind).unwrap()));
+            let rest = [
+                ("linear", y.clone()),
+                ("layer_norm", normed.clone()),
+                ("merge_attention", merged.values),
+                ("concat", joined),
+                ("columns", columns(&x, n_in / 3..n_in).unwrap()),
+                ("scale_columns", scale_columns(&y, &scale).unwrap()),
+                ("add", add(&y, &bias, 0.5).unwrap()),
+                ("geglu", halves),
+                ("unit_norm", unit_norm(&x).unwrap()),
+            ];
+            mapped.into_iter().chain(rest).collect()
+        });
     }
 
     #[test]
@@ -178,7 +193,7 @@ proptest! {
         seed: u64,
     ) {
         let (batch, n_heads, n_queries, head_dim, v_dim) = sizes;
-        let run = |device: &Device| {
+        assert_twins(|device| {
             let mut random = Random::new(seed);
             let mut tensor = |n: usize, dim: usize| {
                 let numbers = random.numbers(batch * n * n_heads * dim);
@@ -194,16 +209,10 @@ proptest! {
                 state = Some(attention.write(state.as_ref(), &k, &v, has_mask.then_some(&mask)).unwrap());
             }
             let state = state.unwrap();
-            let read = state.merge(&state).unwrap().read().unwrap();
-            let gated = geglu(&tensor(n_queries, 2 * v_dim)).unwrap();
-            [read.values.read().unwrap(), read.log_sum_exp.read().unwrap(), gated.read().unwrap()]
-        };
-        let cpu = run(&Device::cpu());
-        for (name, device) in gpus().into_iter().take(1) {
-            for (gpu, cpu) in run(&device).iter().zip(&cpu) {
-                assert_twins(gpu, cpu, &name);
-            }
-        }
+            let read = attention.read(&state.merge(&state).unwrap()).unwrap();
+            let lse = read.log_sum_exp.unwrap();
+            vec![("RollingAttention", read.values), ("RollingAttention's log-sum-exp", lse)]
+        });
     }
 
     #[test]
@@ -213,7 +222,7 @@ proptest! {
         (gates, is_chunked) in (0..8usize, any::<bool>()),
         seed: u64,
     ) {
-        let run = |device: &Device| {
+        assert_twins(|device| {
             let mut random = Random::new(seed);
             let mut tensor = |dim: usize| {
                 let numbers = random.numbers(batch * n * n_heads * dim);
@@ -232,14 +241,14 @@ proptest! {
             options.p_erase = (gates & 4 != 0).then_some(&p_erase);
             let recall = attention_memory(&q, &k, &v, &options).unwrap();
             let written = options.write(Some(&recall.state), &k, &v, None).unwrap();
-            [recall.values, recall.state.memory, written.memory].map(|x| x.read().unwrap())
-        };
-        let cpu = run(&Device::cpu());
-        for (name, device) in gpus().into_iter().take(1) {
-            for (gpu, cpu) in run(&device).iter().zip(&cpu) {
-                assert_twins(gpu, cpu, &name);
-            }
-        }
+            let read = options.read(&q, &written).unwrap().values;
+            vec![
+                ("attention_memory", recall.values),
+                ("attention_memory's state", recall.state.memory),
+                ("AttentionMemory::write", written.memory),
+                ("AttentionMemory::read", read),
+            ]
+        });
     }
 
     #[test]
@@ -250,7 +259,7 @@ proptest! {
         seed: u64,
     ) {
         let heads = [HeadMoves::All, HeadMoves::NoJump, HeadMoves::OnlyJump][moves];
-        let run = |device: &Device| {
+        assert_twins(|device| {
             let mut random = Random::new(seed);
             let mut tensor = |shape: &[usize], scale: f32| {
                 Tensor::new(device, shape, &random.scaled(shape.iter().product(), scale)).unwrap()
@@ -289,26 +298,19 @@ proptest! {
                 n_tapes: n_heads,
                 tape_length: slots,
             };
-            let mut options = TapeOptions::default().heads(heads);
-            if !has_probabilities {
-                options.probabilities = TapeProbabilities::One;
-            }
-            if !has_erase {
-                options.erase = TapeErase::Never;
-            }
-            if seed.is_multiple_of(3) {
-                options.key_erase = KeyErase::ByPosition;
-            }
+            let probabilities = if has_probabilities { TapeProbabilities::Actions } else { TapeProbabilities::One };
+            let erase = if has_erase { TapeErase::Own } else { TapeErase::Never };
+            let key_erase = if seed.is_multiple_of(3) { KeyErase::ByPosition } else { KeyErase::ByContent };
+            let options = TapeOptions { heads, probabilities, erase, key_erase };
             let output = tape(&inputs, options, None).unwrap();
             let p = Probabilities::sigmoid(&tensor(&[batch, n, n_heads], 2.0)).unwrap();
-            [long.state, short.state.memory, gate(&output.values, &p).unwrap(), output.tape].map(|x| x.read().unwrap())
-        };
-        let cpu = run(&Device::cpu());
-        for (name, device) in gpus().into_iter().take(1) {
-            for (gpu, cpu) in run(&device).iter().zip(&cpu) {
-                assert_twins(gpu, cpu, &name);
-            }
-        }
+            vec![
+                ("lstm", long.state),
+                ("lsam", short.state.memory),
+                ("gate of a tape", gate(&output.values, &p).unwrap()),
+                ("tape", output.tape),
+            ]
+        });
     }
 }
 
@@ -316,7 +318,7 @@ proptest! {
 /// after 65,535 iterations.
 #[test]
 fn long_recurrences_go_on_from_launch_to_launch() {
-    let run = |device: &Device| {
+    assert_twins(|device| {
         let mut random = Random::new(9);
         let mut tensor = |shape: &[usize], scale: f32| {
             Tensor::new(device, shape, &random.scaled(shape.iter().product(), scale)).unwrap()
@@ -324,21 +326,19 @@ fn long_recurrences_go_on_from_launch_to_launch() {
         let x = tensor(&[1, 300, 3], 1.0);
         let input = Linear { weight: tensor(&[3, 4 * 256], 0.5), bias: None };
         let hidden = tensor(&[256, 4 * 256], 0.05);
-        let long = lstm(&x, &Lstm { input, hidden }, None).unwrap().values.read().unwrap();
+        let long = lstm(&x, &Lstm { input, hidden }, None).unwrap().values;
         let n = 70_000;
         let (k, v) = (unit_norm(&tensor(&[1, n, 8], 1.0)).unwrap(), tensor(&[1, n, 8], 1.0));
         let p = Probabilities::sigmoid(&tensor(&[1, n, 1], 1.0)).unwrap();
         let options = AttentionMemory::new(layout(false, 1)).p_write(&p).p_erase(&p);
         let read = |form| {
             let read = attention_memory(&k, &k, &v, &options.form(form)).unwrap();
-            read.values.read().unwrap()[8 * (n - 10)..].to_vec()
+            columns(&read.values.reshape(&[1, n * 8]).unwrap(), 8 * (n - 10)..8 * n).unwrap()
         };
-        [long, read(Form::Recurrent), read(Form::Chunked)]
-    };
-    let cpu = run(&Device::cpu());
-    for (name, device) in gpus() {
-        for (gpu, cpu) in run(&device).iter().zip(&cpu) {
-            assert_twins(gpu, cpu, &name);
-        }
-    }
+        vec![
+            ("lstm", long),
+            ("attention_memory, recurrent", read(Form::Recurrent)),
+            ("attention_memory, chunked", read(Form::Chunked)),
+        ]
+    });
 }

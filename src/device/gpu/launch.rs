@@ -13,7 +13,13 @@ use std::{marker::PhantomData, ops::Range, sync::Arc};
 
 use serde::Serialize;
 
-use super::{Buffer, Dispatch, Gpu, Kernel, Params, Pipeline, View, pipeline::Slot};
+use super::{
+    buffer::{Buffer, View},
+    commands::Dispatch,
+    open::Gpu,
+    pipeline::{Pipeline, Slot},
+    shader::{Kernel, Params},
+};
 use crate::{
     device::Work,
     error::{Error, Result},

@@ -1,9 +1,6 @@
 //! Posteriors as data: saved, loaded, sent.
 
-use std::{
-    path::Path,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -57,7 +54,7 @@ impl Posterior {
     /// # Errors
     /// As there; the file cannot be written.
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+    pub fn save(&self, path: impl AsRef<std::path::Path>) -> Result<()> {
         self.to_checkpoint()?.save(path)
     }
 

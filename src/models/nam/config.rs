@@ -45,12 +45,12 @@ impl TuringOption {
             Self::OnlyJump => HeadMoves::OnlyJump,
             Self::Default | Self::NoRwProb | Self::NoErase | Self::Paper => HeadMoves::All,
         };
-        let options = TapeOptions::default().heads(heads);
+        let options = TapeOptions { heads, ..TapeOptions::default() };
         match self {
             Self::Default | Self::NoJump | Self::OnlyJump => options,
-            Self::NoRwProb => options.probabilities(TapeProbabilities::One),
-            Self::NoErase => options.erase(TapeErase::Never),
-            Self::Paper => options.erase(TapeErase::Tied).key_erase(KeyErase::ByPosition),
+            Self::NoRwProb => TapeOptions { probabilities: TapeProbabilities::One, ..options },
+            Self::NoErase => TapeOptions { erase: TapeErase::Never, ..options },
+            Self::Paper => TapeOptions { erase: TapeErase::Tied, key_erase: KeyErase::ByPosition, ..options },
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::{
         layers::{EPSILON, LayerNorm, torch_linear},
         open::{self, About},
     },
-    ops::{Activation, AttentionMemory, Layout, Linear, add, concat, linear},
+    ops::{Activation, AttentionMemory, Layout, Linear, add, columns, linear},
     tensor::Tensor,
 };
 
@@ -192,8 +192,7 @@ impl NamTransformer {
             x = block.forward(&x)?;
         }
         let encoded = self.norm.forward(&x, None)?;
-        let nothing = Tensor::new(self.device(), &[batch, 0], &[])?;
-        let cls = concat(&encoded.reshape(&[batch, (n + 1) * emb])?, 0..emb, &nothing)?;
+        let cls = columns(&encoded.reshape(&[batch, (n + 1) * emb])?, 0..emb)?;
         let hidden = linear(&cls, &self.mlp, Activation::Relu, None)?;
         Ok(TransformerOutput { logits: linear(&hidden, &self.logits, Activation::None, None)?, encoded })
     }

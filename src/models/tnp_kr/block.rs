@@ -12,7 +12,7 @@ use crate::{
     checkpoint::Parameters,
     error::{Error, Result},
     models::layers::{EPSILON, LayerNorm, Mlp},
-    ops::{Bias, BiasKernel, BiasTerm, Layout, LinearAttention, LinearState, ScanAttention, scan_attention},
+    ops::{BiasKernel, BiasTerm, Layout, LinearAttention, LinearState, Placed, ScanMemory, ScanState},
     tensor::{Mask, Tensor},
 };
 
@@ -42,7 +42,7 @@ pub struct KrBlock {
 #[derive(Clone, Debug)]
 enum Attention {
     Scan {
-        n_heads: usize,
+        layout: Layout,
         projections: Projections,
         /// The bias of each group that has one, with the group's index.
         biases: Vec<(usize, BiasTerm)>,
@@ -70,8 +70,8 @@ struct Projections {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum BlockMemory {
-    /// Scan attention keeps keys and values.
-    Scan(ScanMemory),
+    /// Scan attention keeps keys and values, and where they are.
+    Scan(ScanState),
     /// Linear attention keeps sums.
     Linear {
         /// The sums.
@@ -79,17 +79,6 @@ pub enum BlockMemory {
         /// Whether there was a mask: deep kernel attention then divides by the number of keys.
         masked: bool,
     },
-}
-
-/// The keys and values of a context, and where they are.
-#[derive(Clone, Debug)]
-pub struct ScanMemory {
-    keys: Tensor,
-    values: Tensor,
-    coords: Option<Tensor>,
-    mask: Option<Mask>,
-    /// The biases over the columns of this context's coordinates.
-    terms: Vec<BiasTerm>,
 }
 
 /// The coordinates of some points, `[batch, n, n_columns]`, and which columns belong to each
@@ -120,13 +109,11 @@ impl KrBlock {
     pub fn write(&self, kv: &Tensor, coords: Option<Coords<'_>>, mask: Option<&Mask>) -> Result<BlockMemory> {
         let x = self.norm.forward(kv, None)?;
         match &self.attention {
-            Attention::Scan { projections, biases, .. } => Ok(BlockMemory::Scan(ScanMemory {
-                keys: projections.ks.forward(&x, None)?,
-                values: projections.vs.forward(&x, None)?,
-                coords: coords.map(|(coords, _)| coords.clone()),
-                mask: mask.cloned(),
-                terms: terms(biases, coords.map_or(&[][..], |(_, columns)| columns))?,
-            })),
+            Attention::Scan { layout, projections, .. } => {
+                let (k, v) = (projections.ks.forward(&x, None)?, projections.vs.forward(&x, None)?);
+                let memory = ScanMemory::new(*layout);
+                Ok(BlockMemory::Scan(memory.write(None, placed(&k, coords), &v, mask)?))
+            }
             Attention::Performer { projections, attention } => {
                 let (k, v) = (projections.ks.forward(&x, None)?, projections.vs.forward(&x, None)?);
                 Ok(BlockMemory::Linear { state: attention.write(None, &k, &v, mask)?, masked: mask.is_some() })
@@ -150,12 +137,12 @@ impl KrBlock {
         n_keys: &[u64],
     ) -> Result<BlockMemory> {
         match (&self.attention, tensors.as_slice()) {
-            (Attention::Scan { biases, .. }, [keys, values]) => Ok(BlockMemory::Scan(ScanMemory {
+            (Attention::Scan { layout, .. }, [keys, values]) => Ok(BlockMemory::Scan(ScanState {
                 keys: keys.clone(),
                 values: values.clone(),
                 coords: coords.map(|(coords, _)| coords.clone()),
                 mask,
-                terms: terms(biases, coords.map_or(&[][..], |(_, columns)| columns))?,
+                layout: *layout,
             })),
             (Attention::Performer { .. } | Attention::DeepKernel { .. }, [sums]) => {
                 let width = sums.shape().last().copied().unwrap_or(0);
@@ -192,21 +179,12 @@ impl KrBlock {
         }
         let normed = self.norm.forward(x, None)?;
         let x = match (&self.attention, memory) {
-            (Attention::Scan { n_heads, projections, .. }, BlockMemory::Scan(memory)) => {
-                let bias = Bias {
-                    q_coords: coords.map(|(coords, _)| coords),
-                    k_coords: memory.coords.as_ref(),
-                    terms: &memory.terms,
-                    matrix,
-                };
-                let options = ScanAttention {
-                    key_mask: memory.mask.as_ref(),
-                    bias: Some(bias),
-                    ..ScanAttention::new(Layout::Projected { n_heads: *n_heads })
-                };
+            (Attention::Scan { layout, projections, biases }, BlockMemory::Scan(state)) => {
+                let columns = coords.map_or(&[][..], |(_, columns)| columns);
+                let mut memory = ScanMemory::new(*layout).terms(&terms(biases, columns)?);
+                memory.matrix = matrix.cloned();
                 let q = projections.qs.forward(&normed, None)?;
-                let read = scan_attention(&q, &memory.keys, &memory.values, &options)?;
-                projections.out.forward(&read.values, Some(x))?
+                projections.out.forward(&memory.read(placed(&q, coords), state)?.values, Some(x))?
             }
             (Attention::Performer { projections, attention }, BlockMemory::Linear { state, .. }) => {
                 let q = projections.qs.forward(&normed, None)?;
@@ -234,7 +212,7 @@ impl Attention {
         };
         match &config.attention {
             AttentionConfig::Scan { n_heads, proj_qs, proj_ks, proj_vs, proj_out } => Ok(Self::Scan {
-                n_heads: *n_heads,
+                layout: Layout::Projected { n_heads: *n_heads },
                 projections: projections(proj_qs, proj_ks, proj_vs, proj_out)?,
                 biases: biases(&parameters.scope("attn"), config, *n_heads)?,
             }),
@@ -269,6 +247,10 @@ fn biases(parameters: &Parameters<'_>, config: &Config, n_heads: usize) -> Resul
         biases.push((i, BiasTerm::built_in(0..0, bias.distance, bias.kernel, &numbers)));
     }
     Ok(biases)
+}
+
+fn placed<'a>(rows: &'a Tensor, coords: Option<Coords<'a>>) -> Placed<'a> {
+    Placed { rows, coords: coords.map(|(coords, _)| coords) }
 }
 
 /// The biases over the columns of each one's group.
@@ -320,7 +302,7 @@ impl BlockMemory {
     /// What all blocks keep alike, by name.
     pub(super) fn shared_tensors(&self) -> Vec<(&'static str, &Tensor)> {
         match self {
-            Self::Scan(ScanMemory { coords, mask, .. }) => {
+            Self::Scan(ScanState { coords, mask, .. }) => {
                 let mask = mask.as_ref().map(|mask| ("mask", mask.tensor()));
                 coords.iter().map(|coords| ("coords", coords)).chain(mask).collect()
             }

@@ -16,7 +16,7 @@ mod saved;
 
 use std::{fmt, path::Path, sync::Arc};
 
-pub use block::{BlockMemory, Coords, KrBlock, ScanMemory};
+pub use block::{BlockMemory, Coords, KrBlock};
 pub use config::{AttentionConfig, BiasConfig, Config, GroupConfig, Output};
 pub use deep_kernel::DeepKernelAttention;
 pub use points::{Context, Locations};

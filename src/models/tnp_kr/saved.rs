@@ -1,6 +1,6 @@
 //! Posteriors as data: saved, loaded, sent.
 
-use std::{ops::Range, path::Path, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -66,7 +66,7 @@ impl Posterior {
     /// # Errors
     /// As there; the file cannot be written.
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+    pub fn save(&self, path: impl AsRef<std::path::Path>) -> Result<()> {
         self.to_checkpoint()?.save(path)
     }
 

@@ -109,7 +109,7 @@ impl<'a> AttentionMemory<'a> {
 
     /// `WR` for every key in turn: writes keys and their values to a state, and erases; without a
     /// state, begins one. Masked keys, `mask [batch, n]`, write and erase nothing; where there is
-    /// a [`p_erase`](AttentionMemory::p_erase) they must hold finite numbers, for they are
+    /// a [`p_erase`](AttentionMemory::p_erase) they and their values must be finite, for they are
     /// multiplied by zero. The state that is given stays as it is.
     ///
     /// Unit keys `[batch, n, n_heads * head_dim]` and `v [batch, n, n_heads * v_dim]`, or in the
@@ -147,39 +147,42 @@ impl<'a> AttentionMemory<'a> {
             let zeros = || Tensor::new(&k.device(), &shape, &vec![0.0; shape.iter().product()]).map(MemoryState::new);
             return options.state.cloned().map_or_else(zeros, Ok);
         }
-        let Some(p_erase) = options.p_erase else {
+        if options.p_erase.is_none() {
             return options.add(keys, k, v, mask);
-        };
-        let Some(mask) = mask else {
-            return run((keys, v_dim), None, k, v, &options).map(|(_, state)| state);
-        };
-        let p_write = match options.p_write {
-            Some(p) => keep(self.layout, keys, p, mask)?,
-            None => {
-                let shape = self.layout.row_shape(keys);
-                let ones = vec![1.0; shape.iter().product()];
-                keep(self.layout, keys, &Probabilities::new(&k.device(), &shape, &ones)?, mask)?
+        }
+        let kept = mask.map(|mask| self.keep(keys, k, mask)).transpose()?;
+        run((keys, v_dim), None, kept.as_ref().unwrap_or(k), v, &options).map(|(_, state)| state)
+    }
+
+    /// Keys of zero where a mask is: they write and erase nothing.
+    fn keep(&self, Sizes { batch, n_heads, n, .. }: Sizes, k: &Tensor, mask: &Mask) -> Result<Tensor> {
+        let mask = mask.tensor();
+        let mask = if self.layout.is_head_major() {
+            let mut of_heads = mask.clone();
+            for head in 1..n_heads {
+                of_heads = concat(&of_heads, 0..head * n, mask)?;
             }
+            of_heads.reshape(&[batch, n_heads, n, 1])?
+        } else {
+            mask.reshape(&[batch, n, 1])?
         };
-        let p_erase = keep(self.layout, keys, p_erase, mask)?;
-        let options = AttentionMemory { p_write: Some(&p_write), p_erase: Some(&p_erase), ..options };
-        run((keys, v_dim), None, k, v, &options).map(|(_, state)| state)
+        gate(k, &Probabilities::computed(mask))
     }
 
     /// A write that erases nothing is a sum, in any order.
     fn add(&self, keys: Sizes, k: &Tensor, v: &Tensor, mask: Option<&Mask>) -> Result<MemoryState> {
-        let v = match self.p_write {
+        let gated = match self.p_write {
             // One number for each row of a head.
             Some(p) if self.layout.is_head_major() => {
                 let p = p.tensor().reshape(&[keys.batch, keys.n_heads, keys.n, 1])?;
-                &gate(v, &Probabilities::computed(p))?
+                Some(gate(v, &Probabilities::computed(p))?)
             }
-            Some(p) => &gate(v, p)?,
-            None => v,
+            Some(p) => Some(gate(v, p)?),
+            None => None,
         };
         // Its features are the values, its values the keys.
         let sum = LinearAttention::new(self.layout, FeatureMap::identity(1.0), Normalizer::None);
-        let sum = sum.write(None, v, k, mask)?.sums;
+        let sum = sum.write(None, gated.as_ref().unwrap_or(v), k, mask)?.sums;
         match self.state {
             Some(state) => Ok(MemoryState { memory: add(&state.memory, &sum, 1.0)?, erased: state.erased }),
             None => Ok(MemoryState::new(sum)),
@@ -295,27 +298,4 @@ impl MemoryState {
             expected: format!("{expected:?}: [batch, n_heads, v_dim, head_dim]"),
         })
     }
-}
-
-/// Probabilities that are zero where a mask is.
-fn keep(
-    layout: Layout,
-    Sizes { batch, n_heads, n, .. }: Sizes,
-    p: &Probabilities,
-    mask: &Mask,
-) -> Result<Probabilities> {
-    let mut mask = mask.tensor().clone();
-    let (rows, of_mask) = if layout.is_head_major() {
-        // Once for every head.
-        let of_head = mask.clone();
-        for head in 1..n_heads {
-            mask = concat(&mask, 0..head * n, &of_head)?;
-        }
-        ([batch * n_heads * n, 1], [batch * n_heads * n, 1])
-    } else {
-        ([batch * n, n_heads], [batch * n, 1])
-    };
-    let mask = Probabilities::computed(mask.reshape(&of_mask)?);
-    let kept = gate(&p.tensor().reshape(&rows)?, &mask)?;
-    Ok(Probabilities::computed(kept.reshape(p.shape())?))
 }

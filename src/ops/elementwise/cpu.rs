@@ -3,7 +3,7 @@
 use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
-use super::{Join, Map, Rows};
+use super::problem::{Join, Map, Rows};
 use crate::{
     ops::linear::cpu::gelu_erf,
     simd::{load_some, store_some},

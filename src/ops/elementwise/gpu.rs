@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Join, Map, Rows};
+use super::problem::{Join, Map, Rows};
 use crate::{
     device::gpu::{Gpu, Kernel, Shader, Work, params},
     error::Result,
@@ -101,8 +101,7 @@ pub(super) fn join(
 
 /// Every text that this operation may compile.
 pub(crate) fn shaders() -> Result<Vec<Shader>> {
-    let maps = [Map::Relu, Map::Sigmoid].map(|map| (format!("{map:?}"), Constants::new(Operation::Map(map))));
-    let joins = [Join::AddScaled, Join::ScaleColumns, Join::Gate, Join::Columns, Join::Concat, Join::Geglu];
-    let joins = joins.map(|join| (format!("{join:?}"), Constants::new(Operation::Join(join))));
+    let maps = Map::ALL.map(|map| (format!("{map:?}"), Constants::new(Operation::Map(map))));
+    let joins = Join::ALL.map(|join| (format!("{join:?}"), Constants::new(Operation::Join(join))));
     KERNEL.shaders(maps.into_iter().chain(joins))
 }

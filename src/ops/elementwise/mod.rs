@@ -1,76 +1,23 @@
 //! What is done number by number: one kernel, with an arm for each operation.
 //!
-//! To add one: an arm of [`Map`] or `Join`, an arm in `shaders/elementwise.wgsl`, an arm in
-//! `cpu.rs`.
+//! To add one: an arm of [`Map`] or `Join` in `problem.rs`, an arm in `shaders/elementwise.wgsl`,
+//! an arm in `cpu.rs`.
 
 pub(crate) mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
 mod probabilities;
+mod problem;
 
 use std::ops::Range;
-
-use serde::Serialize;
 
 use crate::{
     error::{Error, Result},
     tensor::{Storage, Tensor, check_same_device, n_elements},
 };
 pub use probabilities::{Probabilities, gate};
-
-/// What becomes of a number by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Map {
-    /// `max(x, 0)`.
-    Relu,
-    /// `1 / (1 + exp(-x))`.
-    Sigmoid,
-}
-
-/// What becomes of the rows of `a`, most with those of `b`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Join {
-    /// `a + scale b`, one `b` for all rows.
-    AddScaled,
-    /// `a b`, one `b` for all rows.
-    ScaleColumns,
-    /// `a b`, a number of `b` for each head of a row.
-    Gate,
-    /// Some columns of `a`.
-    Columns,
-    /// Some columns of `a`, then all of `b`.
-    Concat,
-    /// `v gelu(g)` for `a = [v, g]`.
-    Geglu,
-}
-
-impl Join {
-    /// Whether there is a `b`, and whether it has rows as `a` has.
-    pub(crate) fn b(self) -> Option<bool> {
-        match self {
-            Self::Columns | Self::Geglu => None,
-            Self::AddScaled | Self::ScaleColumns => Some(false),
-            Self::Gate | Self::Concat => Some(true),
-        }
-    }
-}
-
-/// The sizes of a [`Join`].
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rows {
-    pub rows: usize,
-    /// Numbers in a row of the result, of `a` and of `b`.
-    pub width: usize,
-    pub a_width: usize,
-    pub b_width: usize,
-    /// The columns of `a` that are looked at.
-    pub a_first: usize,
-    pub a_used: usize,
-    pub scale: f32,
-}
+pub use problem::Map;
+use problem::{Join, Rows};
 
 /// One number after another: `y` has the shape of `x`.
 ///

@@ -1,6 +1,10 @@
 //! Probabilities that open and close what is written, erased and read.
 
-use super::{Join, Map, join, map, whole};
+use super::{
+    join, map,
+    problem::{Join, Map},
+    whole,
+};
 use crate::{
     Device,
     error::{Error, Result},

@@ -3,7 +3,7 @@
 use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
-use super::{FeatureKind, FeatureMap};
+use super::problem::{FeatureKind, FeatureMap};
 use crate::{
     ops::linear::cpu::gelu_tanh,
     simd::{

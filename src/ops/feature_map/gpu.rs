@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{FeatureKind, FeatureMap};
+use super::problem::{FeatureKind, FeatureMap};
 use crate::{
     device::gpu::{Gpu, Kernel, Shader, Work, params},
     error::Result,

@@ -7,7 +7,7 @@ use rand_chacha::{
     rand_core::{Rng, SeedableRng},
 };
 
-use super::OP;
+use super::problem::OP;
 use crate::{
     Device,
     error::{Error, Result},

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{LARGE, SHRINK, SMALLEST};
+use super::problem::{LARGE, SHRINK, SMALLEST};
 use crate::{
     device::gpu::{Gpu, Kernel, Shader, Work, params},
     error::Result,

@@ -5,7 +5,7 @@ use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
-use super::{Activation, Problem};
+use super::problem::{Activation, Problem};
 use crate::simd::{
     load_some,
     math::{exp, scaled_erfc},

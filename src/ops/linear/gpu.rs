@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Activation, Linear, Problem, plan::plan};
+use super::{
+    plan::plan,
+    problem::{Activation, Linear, Problem},
+};
 use crate::{
     device::gpu::{Gpu, Kernel, Shader, Work, params},
     error::Result,

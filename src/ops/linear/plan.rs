@@ -1,6 +1,6 @@
 //! Which tile a dense layer is computed in: a pure function of the sizes and the device.
 
-use super::{Activation, Linear, OP, Problem};
+use super::problem::{Activation, Linear, OP, Problem, check};
 use crate::{
     device::{Capabilities, Decision},
     error::Result,
@@ -51,13 +51,38 @@ impl Linear {
     /// ```
     pub fn decision(&self, x: &Tensor) -> Result<Decision> {
         let capabilities = x.device().capabilities();
-        let problem = super::check(x, self, Activation::None, None)?.0;
+        let problem = check(x, self, Activation::None, None)?.0;
         if capabilities.adapter.is_none() {
             return Ok(Decision::on_cpu(OP, "cpu", "the tensors are there; panels of the weight stay in the cache"));
         }
-        let Plan { variant, why, .. } = plan(&problem, &capabilities)?;
-        let width = problem.n_in.max(problem.n_out);
-        let launches = capabilities.row_pieces(problem.rows, width, problem.cost_of_row()).len();
-        Ok(Decision { op: OP, variant, launches, why: why.into() })
+        decide(&problem, &capabilities)
+    }
+}
+
+fn decide(problem: &Problem, capabilities: &Capabilities) -> Result<Decision> {
+    let Plan { variant, why, .. } = plan(problem, capabilities)?;
+    let width = problem.n_in.max(problem.n_out);
+    let launches = capabilities.row_pieces(problem.rows, width, problem.cost_of_row()).len();
+    Ok(Decision { op: OP, variant, launches, why: why.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::AdapterKind;
+
+    #[test]
+    fn decisions() {
+        let mut text = String::new();
+        for kind in [AdapterKind::Discrete, AdapterKind::Integrated, AdapterKind::Software] {
+            for [rows, n_in, n_out] in
+                [[1, 64, 64], [1023, 64, 64], [4096, 64, 32], [4096, 128, 256], [1 << 20, 64, 128]]
+            {
+                let problem = Problem { rows, n_in, n_out, activation: Activation::None };
+                let decision = decide(&problem, &Capabilities::webgpu(kind)).unwrap();
+                text += &format!("{kind:?} {rows} x {n_in} x {n_out}: {decision}\n");
+            }
+        }
+        insta::assert_snapshot!(text);
     }
 }

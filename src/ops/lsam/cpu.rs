@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::Problem;
 use crate::{
-    ops::{elementwise::cpu::sigmoid, unit_norm::EPSILON},
+    ops::{elementwise::cpu::sigmoid, unit_norm::cpu::EPSILON},
     simd::{
         packed::{Packed, dot},
         tile::ROWS,

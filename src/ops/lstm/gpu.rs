@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{LstmOutput, MAX_HIDDEN};
+use super::problem::{LstmOutput, MAX_HIDDEN};
 use crate::{
     device::gpu::{Gpu, Kernel, Shader, Work, params},
     error::{Error, Result},

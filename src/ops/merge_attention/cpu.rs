@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{HEADROOM, REFERENCE_STEP, state_width};
+use super::problem::{HEADROOM, REFERENCE_STEP, state_width};
 use crate::ops::softmax::MASKED;
 
 /// Numbers in a task: enough to be worth a thread.

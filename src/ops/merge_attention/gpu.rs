@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{HEADROOM, REFERENCE_STEP, state_width};
+use super::problem::{HEADROOM, REFERENCE_STEP, state_width};
 use crate::{
     device::gpu::{Buffer, Gpu, Kernel, Part, Shader, Work, params},
     error::Result,

@@ -234,14 +234,14 @@ impl RollingState {
     /// A shape that is not that of a state.
     ///
     /// ```
-    /// use wgpu_attention::{Device, Tensor, ops::{Layout, RollingAttention}};
+    /// use wgpu_attention::{Device, Tensor, ops::{Layout, RollingState}};
     ///
     /// # fn main() -> wgpu_attention::Result<()> {
-    /// let tensor = |x: f32| Tensor::new(&Device::cpu(), &[1, 1, 1, 1], &[x]);
-    /// let memory = RollingAttention::new(Layout::HeadMajor, tensor(0.0)?);
-    /// let state = memory.write(None, &tensor(1.0)?, &tensor(4.0)?, None)?;
-    /// assert_eq!(state.read()?.values.read()?, [4.0]);
-    /// assert_eq!(state.n_bytes(), 20); // whatever was written
+    /// // Of one query: the reference, a sum of weights of 2, and of weighted values of 10.
+    /// let rows = Tensor::new(&Device::cpu(), &[1, 1, 1, 5], &[0.0, 2.0, 0.0, 10.0, 0.0])?;
+    /// let state = RollingState { rows, layout: Layout::HeadMajor };
+    /// assert_eq!(state.read()?.values.read()?, [5.0]);
+    /// assert_eq!(state.n_bytes(), 20);
     /// # Ok(())
     /// # }
     /// ```

@@ -53,6 +53,9 @@ pub enum BiasKernel {
 }
 
 impl BiasKernel {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Rbf, Self::Tisa, Self::Exponential];
+
     /// The names of its parameters, in their order.
     ///
     /// ```
@@ -140,6 +143,16 @@ pub(crate) enum TermKind {
 }
 
 /// One summand of a [`Bias`]: a function of some columns of the coordinates.
+///
+/// ```
+/// use wgpu_attention::ops::BiasTerm;
+///
+/// // Two heads, of two basis functions each: near keys in the plane, whatever their height.
+/// let term = BiasTerm::rbf(0..2, &[1.0, 0.5, 2.0, 0.0], &[0.1, 10.0, 0.2, 20.0]);
+/// let of_height = term.over(2..3);
+/// let (linear, slow) = (BiasTerm::scalar(0..2, &[-1.0, -2.0]), BiasTerm::exponential(0..2, &[1.0; 2], &[0.1; 2]));
+/// let ring = BiasTerm::tisa(0..2, &[1.0; 2], &[5.0; 2], &[0.3; 2]); // largest at a distance of 0.3
+/// ```
 #[derive(Clone, Debug)]
 pub struct BiasTerm {
     pub(crate) columns: Range<usize>,
@@ -166,19 +179,6 @@ impl BiasTerm {
             columns,
             kind: TermKind::Distance { distance, kernel, a: parameter(0).to_vec(), b: parameter(1).to_vec(), c },
         }
-    }
-
-    /// [`BiasTerm::built_in`] with a slice for every parameter, empty where the kernel has none.
-    #[cfg(any(feature = "gpu", test))]
-    pub(crate) fn new(
-        columns: Range<usize>,
-        distance: Distance,
-        kernel: BiasKernel,
-        a: &[f32],
-        b: &[f32],
-        c: &[f32],
-    ) -> Self {
-        Self::built_in(columns, distance, kernel, &[a, b, c])
     }
 
     /// `a_h d` over a Euclidean distance; `a` is `[n_heads]`.

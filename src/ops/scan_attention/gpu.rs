@@ -266,16 +266,15 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
             Distance::GreatCircle => 0..2,
             Distance::CausalTime => 2..3,
         };
-        for kernel in [BiasKernel::Scalar, BiasKernel::Rbf, BiasKernel::Tisa, BiasKernel::Exponential] {
+        for kernel in BiasKernel::ALL {
             let n = if kernel == BiasKernel::Scalar { 2 } else { 4 };
-            let c = if kernel == BiasKernel::Tisa { &c[..] } else { &[] };
             // A scalar has no exponent, and this one is positive either way.
             let grows = distance == Distance::CausalTime && kernel == BiasKernel::Exponential;
             let one_sign = kernel == BiasKernel::Scalar || grows;
             for sign in if one_sign { &[1.0][..] } else { &[1.0, -1.0] } {
                 let b = [1.0, 2.0, *sign, 1.0];
-                let b = if kernel == BiasKernel::Scalar { &[] } else { &b[..] };
-                let term = BiasTerm::new(columns.clone(), distance, kernel, &a[..n], b, c);
+                let parameters = &[&a[..n], &b, &c][..kernel.parameters().len()];
+                let term = BiasTerm::built_in(columns.clone(), distance, kernel, parameters);
                 biases.push((format!("{distance:?} {kernel:?} {sign:+}"), vec![term]));
             }
         }
@@ -284,7 +283,7 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
     biases.push(("many basis functions".into(), vec![BiasTerm::rbf(0..2, &[0.1; 24], &[1.0; 24])]));
     let sum = vec![
         BiasTerm::rbf(0..2, &a, &a),
-        BiasTerm::new(2..3, Distance::CausalTime, BiasKernel::Scalar, &a[..2], &[], &[]),
+        BiasTerm::built_in(2..3, Distance::CausalTime, BiasKernel::Scalar, &[&a[..2]]),
         BiasTerm::custom(0..2, custom),
     ];
     biases.push(("space + time + custom".into(), sum));

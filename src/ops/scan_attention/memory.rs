@@ -69,7 +69,7 @@ pub struct ScanMemory {
     pub matrix: Option<Tensor>,
 }
 
-/// The keys that were written and their values, which have not been read yet: plain data.
+/// The keys that were written and their values: plain data.
 #[derive(Clone, Debug)]
 pub struct ScanState {
     /// `[batch, n_heads, n, head_dim]` or `[batch, n, n_heads * head_dim]`.
@@ -140,13 +140,6 @@ impl ScanMemory {
         mask: Option<&Mask>,
     ) -> Result<ScanState> {
         let Placed { rows: k, coords } = k.into();
-        let (sizes, _) = self.layout.keys_values(WRITE, k, v)?;
-        check_mask(WRITE, mask, sizes.batch, sizes.n)?;
-        check_coords(WRITE, coords, sizes)?;
-        if coords.is_none() && !self.terms.is_empty() {
-            return Err(coordinates(WRITE, "none", "those of the keys, (&k, &coords), where there are bias terms"));
-        }
-        check_same_device(WRITE, k, &[Some(v), coords, mask.map(Mask::tensor)])?;
         let written = ScanState {
             keys: k.clone(),
             values: v.clone(),
@@ -154,16 +147,16 @@ impl ScanMemory {
             mask: mask.cloned(),
             layout: self.layout,
         };
+        written.check(WRITE)?;
+        if coords.is_none() && !self.terms.is_empty() {
+            let allowed = "those of the keys, (&k, &coords), where there are bias terms";
+            return Err(coordinates(WRITE, "none".into(), allowed));
+        }
         match state {
             Some(state) => state.join(WRITE, ["the state", "what is written"], &written),
             None if k.is_empty() => {
-                let found = k.shape().to_vec();
-                Err(Error::Shape {
-                    op: WRITE,
-                    name: "k",
-                    found,
-                    expected: "nothing empty where there is no state".into(),
-                })
+                let expected = "nothing empty where there is no state".into();
+                Err(Error::Shape { op: WRITE, name: "k", found: k.shape().to_vec(), expected })
             }
             None => Ok(written),
         }
@@ -237,70 +230,42 @@ impl ScanState {
         self.join(MERGE, ["one state", "the other"], other)
     }
 
-    fn join(&self, op: &'static str, [left_name, right_name]: [&'static str; 2], other: &Self) -> Result<Self> {
+    fn join(&self, op: &'static str, names: [&'static str; 2], other: &Self) -> Result<Self> {
         other.layout.check_state(op, self.layout)?;
-        let (sizes, v_dim) = self.check(op)?;
-        let (other_sizes, other_v_dim) = other.check(op)?;
-        let mismatch = |left: &Tensor, right: &Tensor, rule| Error::ShapeMismatch {
-            op,
-            left_name,
-            left: left.shape().to_vec(),
-            right_name,
-            right: right.shape().to_vec(),
-            rule,
-        };
-        if (Sizes { n: sizes.n, ..other_sizes }) != sizes {
-            let rule = "the keys must be of the same batch, heads and width";
-            return Err(mismatch(&self.keys, &other.keys, rule));
-        }
-        if v_dim != other_v_dim {
-            return Err(mismatch(&self.values, &other.values, "the values must be of the same width"));
-        }
-        match (&self.coords, &other.coords) {
-            (Some(a), Some(b)) if a.shape()[2] != b.shape()[2] => {
-                return Err(mismatch(a, b, "the coordinates must have the same columns"));
-            }
-            (Some(_), None) => return Err(coordinates(op, &format!("none of {right_name}"), "of both or of neither")),
-            (None, Some(_)) => return Err(coordinates(op, &format!("none of {left_name}"), "of both or of neither")),
-            _ => {}
-        }
+        let (sizes, other_sizes) = (self.check(op)?, other.check(op)?);
         check_same_device(op, &self.keys, &[Some(&other.keys)])?;
-        if other.keys.is_empty() {
-            return Ok(self.clone());
-        }
-        if self.keys.is_empty() {
-            return Ok(other.clone());
-        }
         let axis = if self.layout.is_head_major() { 2 } else { 1 };
-        let coords = self.coords.as_ref().zip(other.coords.as_ref()).map(|(a, b)| append(a, b, 1)).transpose()?;
+        let keys = append(op, names, [&self.keys, &other.keys], axis)?;
+        let values = append(op, names, [&self.values, &other.values], axis)?;
+        let coords = match (&self.coords, &other.coords) {
+            (Some(a), Some(b)) => Some(append(op, names, [a, b], 1)?),
+            (None, None) => None,
+            (a, _) => {
+                let found = format!("none of {}", names[usize::from(a.is_some())]);
+                return Err(coordinates(op, found, "of both or of neither"));
+            }
+        };
         let mask = match (&self.mask, &other.mask) {
             (None, None) => None,
+            (mask, _) if other.keys.is_empty() => mask.clone(),
+            (_, mask) if self.keys.is_empty() => mask.clone(),
             _ => {
                 let (a, b) = (self.full_mask(sizes)?, other.full_mask(other_sizes)?);
                 let counts = a.counts().iter().zip(b.counts()).map(|(a, b)| a + b).collect();
-                Some(Mask::computed(append(a.tensor(), b.tensor(), 1)?, counts))
+                Some(Mask::computed(append(op, names, [a.tensor(), b.tensor()], 1)?, counts))
             }
         };
-        Ok(Self {
-            keys: append(&self.keys, &other.keys, axis)?,
-            values: append(&self.values, &other.values, axis)?,
-            coords,
-            mask,
-            layout: self.layout,
-        })
+        Ok(Self { keys, values, coords, mask, layout: self.layout })
     }
 
-    /// The sizes of the keys and the width of the values; a state may come from outside.
-    fn check(&self, op: &'static str) -> Result<(Sizes, usize)> {
-        let (sizes, v_dim) = self.layout.keys_values(op, &self.keys, &self.values)?;
-        check_mask(op, self.mask.as_ref(), sizes.batch, sizes.n)?;
-        check_coords(op, self.coords.as_ref(), sizes)?;
-        check_same_device(
-            op,
-            &self.keys,
-            &[Some(&self.values), self.coords.as_ref(), self.mask.as_ref().map(Mask::tensor)],
-        )?;
-        Ok((sizes, v_dim))
+    /// The sizes of the keys; a state may come from outside.
+    fn check(&self, op: &'static str) -> Result<Sizes> {
+        let (sizes, _) = self.layout.keys_values(op, &self.keys, &self.values)?;
+        let (coords, mask) = (self.coords.as_ref(), self.mask.as_ref());
+        check_mask(op, mask, sizes.batch, sizes.n)?;
+        check_coords(op, coords, sizes)?;
+        check_same_device(op, &self.keys, &[Some(&self.values), coords, mask.map(Mask::tensor)])?;
+        Ok(sizes)
     }
 
     fn full_mask(&self, Sizes { batch, n, .. }: Sizes) -> Result<Mask> {
@@ -324,15 +289,34 @@ fn check_coords(op: &'static str, coords: Option<&Tensor>, Sizes { batch, n, .. 
     }
 }
 
-fn coordinates(op: &'static str, found: &str, allowed: &str) -> Error {
-    Error::Argument { op, name: "coordinates", found: found.into(), allowed: allowed.into() }
+fn coordinates(op: &'static str, found: String, allowed: &str) -> Error {
+    Error::Argument { op, name: "coordinates", found, allowed: allowed.into() }
 }
 
-/// The rows of one tensor after those of another, along a dimension.
-fn append(a: &Tensor, b: &Tensor, axis: usize) -> Result<Tensor> {
-    let outer = a.shape()[..axis].iter().product();
-    let flat = |x: &Tensor| x.reshape(&[outer, x.len() / outer]);
-    let mut shape = a.shape().to_vec();
+/// The rows of one tensor and then those of another, along a dimension that both have.
+fn append(
+    op: &'static str,
+    [left_name, right_name]: [&'static str; 2],
+    [a, b]: [&Tensor; 2],
+    axis: usize,
+) -> Result<Tensor> {
+    let mut shape = b.shape().to_vec();
+    shape[axis] = a.shape()[axis];
+    if shape != a.shape() {
+        return Err(Error::ShapeMismatch {
+            op,
+            left_name,
+            left: a.shape().to_vec(),
+            right_name,
+            right: b.shape().to_vec(),
+            rule: "all sizes but the length must be equal: batch, heads and width",
+        });
+    }
+    if a.is_empty() || b.is_empty() {
+        return Ok(if b.is_empty() { a.clone() } else { b.clone() });
+    }
     shape[axis] += b.shape()[axis];
+    let outer = shape[..axis].iter().product();
+    let flat = |x: &Tensor| x.reshape(&[outer, x.len() / outer]);
     concat(&flat(a)?, 0..a.len() / outer, &flat(b)?)?.reshape(&shape)
 }

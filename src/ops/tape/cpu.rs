@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::{Problem, TapeInputs};
 use crate::{
-    ops::{elementwise::cpu::sigmoid, unit_norm::EPSILON},
+    ops::{elementwise::cpu::sigmoid, unit_norm::cpu::EPSILON},
     simd::packed::dot,
 };
 

@@ -76,10 +76,9 @@ pub enum KeyErase {
 /// use wgpu_attention::ops::{KeyErase, TapeErase, TapeOptions};
 ///
 /// // By the paper's equations where they differ from the authors' code.
-/// let paper = TapeOptions::default().erase(TapeErase::Tied).key_erase(KeyErase::ByPosition);
+/// let paper = TapeOptions { erase: TapeErase::Tied, key_erase: KeyErase::ByPosition, ..Default::default() };
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub struct TapeOptions {
     /// How the heads move.
     pub heads: HeadMoves,
@@ -89,32 +88,6 @@ pub struct TapeOptions {
     pub erase: TapeErase,
     /// How keys are erased.
     pub key_erase: KeyErase,
-}
-
-impl TapeOptions {
-    /// Sets [`TapeOptions::heads`].
-    pub fn heads(mut self, heads: HeadMoves) -> Self {
-        self.heads = heads;
-        self
-    }
-
-    /// Sets [`TapeOptions::probabilities`].
-    pub fn probabilities(mut self, probabilities: TapeProbabilities) -> Self {
-        self.probabilities = probabilities;
-        self
-    }
-
-    /// Sets [`TapeOptions::erase`].
-    pub fn erase(mut self, erase: TapeErase) -> Self {
-        self.erase = erase;
-        self
-    }
-
-    /// Sets [`TapeOptions::key_erase`].
-    pub fn key_erase(mut self, key_erase: KeyErase) -> Self {
-        self.key_erase = key_erase;
-        self
-    }
 }
 
 /// The same, as the kernels ask for it.

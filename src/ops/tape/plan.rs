@@ -85,11 +85,15 @@ impl TapeInputs<'_> {
         if capabilities.adapter.is_none() {
             return Ok(Decision::on_cpu(OP, "cpu", "the tensors are there; a thread takes a tape"));
         }
-        let Plan { in_workgroup, why, .. } = plan(&problem, &capabilities)?;
-        let variant = VARIANTS.iter().find(|(_, of)| *of == in_workgroup).map_or("", |(name, _)| name);
-        let launches = capabilities.step_pieces(problem.n, problem.batch * problem.n_tapes, problem.work()).len();
-        Ok(Decision { op: OP, variant, launches, why: why.into() })
+        decide(&problem, &capabilities)
     }
+}
+
+fn decide(problem: &Problem, capabilities: &Capabilities) -> Result<Decision> {
+    let Plan { in_workgroup, why, .. } = plan(problem, capabilities)?;
+    let variant = VARIANTS.iter().find(|(_, of)| *of == in_workgroup).map_or("", |(name, _)| name);
+    let launches = capabilities.step_pieces(problem.n, problem.batch * problem.n_tapes, problem.work()).len();
+    Ok(Decision { op: OP, variant, launches, why: why.into() })
 }
 
 #[cfg(test)]
@@ -116,5 +120,19 @@ mod tests {
                 assert!(place.slots >= slots && (!place.in_workgroup || place.len >= 2 * slots * mem));
             }
         }
+    }
+
+    #[test]
+    fn decisions() {
+        let mut text = String::new();
+        for kind in [AdapterKind::Discrete, AdapterKind::Integrated, AdapterKind::Software] {
+            for [batch, n, slots, mem] in [[1, 20, 32, 16], [64, 100, 32, 128], [1, 10_000, 1024, 64]] {
+                let options = Flags::from(TapeOptions::default());
+                let problem = Problem { batch, n, n_tapes: 1, slots, mem, options };
+                let decision = decide(&problem, &Capabilities::webgpu(kind)).unwrap();
+                text += &format!("{kind:?} {batch} tapes of {slots} x {mem}, {n} steps: {decision}\n");
+            }
+        }
+        insta::assert_snapshot!(text);
     }
 }

@@ -207,14 +207,13 @@ impl Case<'_> {
         let mem_size = mem_size / n_tapes;
         let heads = [HeadMoves::All, HeadMoves::NoJump, HeadMoves::OnlyJump];
         let n_actions = self.shape("param.actionlayer.bias")[0] / n_tapes;
-        let heads = heads.into_iter().find(|heads| heads.n_actions() == n_actions).expect("a known action vector");
-        let mut options = TapeOptions::default().heads(heads);
-        if !self.flag("rwprob", true) {
-            options.probabilities = TapeProbabilities::One;
-        }
-        if self.flag("noerase", false) {
-            options.erase = TapeErase::Never;
-        }
+        let has_probabilities = self.flag("rwprob", true);
+        let options = TapeOptions {
+            heads: heads.into_iter().find(|heads| heads.n_actions() == n_actions).expect("a known action vector"),
+            probabilities: if has_probabilities { TapeProbabilities::Actions } else { TapeProbabilities::One },
+            erase: if self.flag("noerase", false) { TapeErase::Never } else { TapeErase::Own },
+            ..Default::default()
+        };
         let checkpoint = self.fixture.checkpoint();
         let machine = checkpoint.load(self.device, |p| NamTm::load(p, dim, n_tapes, mem_size, options))?;
         let length = self.size("default_tapelen");

@@ -199,9 +199,9 @@ fn lengths_dims_layouts_and_splits() {
 #[test]
 fn biases_and_masks() {
     let mut random = Random(2);
-    let kernels = [(Kernel::Scalar, 1), (Kernel::Rbf, 5), (Kernel::Tisa, 2), (Kernel::Exponential, 3)];
     let distances = [(Distance::Euclidean, 0..3), (Distance::GreatCircle, 1..3), (Distance::CausalTime, 2..3)];
-    for (i, (kernel, n_basis)) in kernels.into_iter().enumerate() {
+    for (i, kernel) in Kernel::ALL.into_iter().enumerate() {
+        let n_basis = [1, 5, 2, 3, 4][i];
         for (j, (distance, columns)) in distances.clone().into_iter().enumerate() {
             let mut case = Case::new(&mut random, [30, 97 + 500 * (i % 2)], [8, 16], j == 0);
             let n = 3 * n_basis;
@@ -210,9 +210,8 @@ fn biases_and_masks() {
             let mut b: Vec<f32> = random.numbers(n, 1.0).iter().map(|x| 0.5 * x.abs() + 0.1).collect();
             b[0] = -0.01;
             let c = random.numbers(n, 1.0);
-            let b = if kernel == Kernel::Scalar { &[][..] } else { &b };
-            let c = if kernel == Kernel::Tisa { &c[..] } else { &[] };
-            case.terms.push(BiasTerm::new(columns, distance, kernel, &a, b, c));
+            let parameters = &[&a[..], &b, &c][..kernel.parameters().len()];
+            case.terms.push(BiasTerm::built_in(columns, distance, kernel, parameters));
             case.check(&format!("{kernel:?} of {distance:?}"));
 
             // Now with everything that masks.
@@ -254,10 +253,10 @@ fn extreme_biases_stay_finite() {
             for b in [0.0, 1e-38, 3.0, -3.0, 1e38, -1e38] {
                 let (a, b, c) = ([a; 6], [b; 6], [1e38, 0.0, 1.0, -1e38, 2.0, 3.0]);
                 case.terms = vec![
-                    BiasTerm::new(0..1, distance, Kernel::Rbf, &a, &b, &[]),
-                    BiasTerm::new(1..2, distance, Kernel::Tisa, &a, &b, &c),
-                    BiasTerm::new(2..3, distance, Kernel::Exponential, &a, &b, &[]),
-                    BiasTerm::new(0..1, distance, Kernel::Scalar, &a[..3], &[], &[]),
+                    BiasTerm::built_in(0..1, distance, Kernel::Rbf, &[&a, &b]),
+                    BiasTerm::built_in(1..2, distance, Kernel::Tisa, &[&a, &b, &c]),
+                    BiasTerm::built_in(2..3, distance, Kernel::Exponential, &[&a, &b]),
+                    BiasTerm::built_in(0..1, distance, Kernel::Scalar, &[&a[..3]]),
                 ];
                 for level in levels() {
                     let (values, lse) = scan_with(level, &case.problem, &case.inputs());
