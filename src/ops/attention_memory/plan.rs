@@ -97,7 +97,8 @@ fn on_cpu(problem: &Problem) -> (Form, &'static str) {
 }
 
 impl AttentionMemory<'_> {
-    /// How [`attention_memory`](super::attention_memory()) would run with these options, and why.
+    /// How [`attention_memory`](super::attention_memory()) would run with these options, and why. (A
+    /// write alone that erases nothing is a sum and runs as [`LinearAttention`](crate::ops::LinearAttention) does.)
     ///
     /// # Errors
     /// As there.
@@ -117,14 +118,21 @@ impl AttentionMemory<'_> {
         let (keys, v_dim) = check(OP, None, k, v, self)?;
         let problem = Problem::new(self.layout, keys, v_dim);
         let capabilities = k.device().capabilities();
-        let Plan { form, why, pieces } = plan(&problem, self.form, &capabilities)?;
-        let variant = VARIANTS.iter().find(|(_, of)| *of == form).map_or("", |(name, _)| name);
-        if capabilities.adapter.is_none() {
-            return Ok(Decision::on_cpu(OP, variant, why));
-        }
-        let of_piece = if form == Form::Chunked { 3 } else { 1 };
-        Ok(Decision { op: OP, variant, launches: of_piece * pieces.len(), why: why.into() })
+        decide(&problem, self.form, &capabilities)
     }
+}
+
+/// Each piece of the steps is one launch, or three: chunks, the memory from chunk to chunk, reads.
+fn decide(problem: &Problem, form: Option<Form>, capabilities: &Capabilities) -> Result<Decision> {
+    let Plan { form, why, pieces } = plan(problem, form, capabilities)?;
+    let (variant, of_piece) = match form {
+        Form::Recurrent => ("recurrent", 1),
+        Form::Chunked => ("chunked", 3),
+    };
+    if capabilities.adapter.is_none() {
+        return Ok(Decision::on_cpu(OP, variant, why));
+    }
+    Ok(Decision { op: OP, variant, launches: of_piece * pieces.len(), why: why.into() })
 }
 
 #[cfg(test)]
@@ -134,6 +142,19 @@ mod tests {
 
     fn problem(n: usize, head_dim: usize) -> Problem {
         Problem { batch: 1, n, n_heads: 8, head_dim, v_dim: head_dim }
+    }
+
+    #[test]
+    fn decisions() {
+        let devices = [AdapterKind::Discrete, AdapterKind::Integrated, AdapterKind::Software].map(Capabilities::webgpu);
+        let mut text = String::new();
+        for capabilities in [Capabilities::cpu()].into_iter().chain(devices) {
+            for (n, head_dim) in [(1, 64), (31, 64), (32, 64), (8192, 64), (64, 256), (100_000, 128)] {
+                let decision = decide(&problem(n, head_dim), None, &capabilities).unwrap();
+                text += &format!("{} {n} steps of {head_dim}: {decision}\n", capabilities.driver);
+            }
+        }
+        insta::assert_snapshot!(text);
     }
 
     #[test]

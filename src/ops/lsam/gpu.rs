@@ -13,9 +13,6 @@ use crate::{
 
 const KERNEL: Kernel<Constants, Params> = Kernel::new("lsam", include_str!("../../../shaders/lsam.wgsl"));
 
-/// Bytes of workgroup memory that every device has.
-const WORKGROUP_BYTES: usize = 16 << 10;
-
 /// Sizes that those of the call fit.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Constants {
@@ -59,11 +56,12 @@ pub(super) fn lsam(
     let d_model = problem.d_model();
     let constants = Constants::new(problem);
     let bytes = 4 * (constants.width + constants.d_model + constants.heads);
-    if bytes > WORKGROUP_BYTES {
+    let allowed = gpu.capabilities().workgroup_bytes;
+    if bytes > allowed as usize {
         return Err(Error::LimitExceeded {
             limit: "bytes of workgroup memory for the state of lsam",
             requested: bytes as u64,
-            allowed: WORKGROUP_BYTES as u64,
+            allowed: allowed.into(),
         });
     }
     let device = z.device();

@@ -28,7 +28,7 @@ const OP: &str = "lsam";
 ///
 /// # Errors
 /// Shapes that do not fit; different devices; on a GPU, a state that workgroup memory does not
-/// hold (`4 d_model + 4 n_heads` numbers, at most about 4096) or an operand larger than one
+/// hold (`4 d_model + 4 n_heads` numbers against [`Capabilities::workgroup_bytes`](crate::device::Capabilities::workgroup_bytes)) or an operand larger than one
 /// binding.
 ///
 /// ```

@@ -12,9 +12,6 @@ use crate::{
 /// Variants by name: whether the cells are in workgroup memory.
 const VARIANTS: [(&str, bool); 2] = [("workgroup memory", true), ("storage", false)];
 
-/// Bytes of workgroup memory that every device has.
-const WORKGROUP_BYTES: usize = 16 << 10;
-
 /// Where the cells of a tape are while it runs, with the sizes that the kernel is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
@@ -53,12 +50,13 @@ pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Result<Pla
     let slots = problem.slots.next_multiple_of(16);
     let len = problem.n_cells().next_multiple_of(256);
     let bytes = 4 * (len + 4 * slots);
-    let fits = bytes <= WORKGROUP_BYTES;
+    let allowed = capabilities.workgroup_bytes as usize;
+    let fits = bytes <= allowed;
     let (in_workgroup, why) = match capabilities.forced(OP, &VARIANTS)? {
-        Some(true) if !fits => return exceeded("bytes of a tape in workgroup memory", bytes, WORKGROUP_BYTES),
+        Some(true) if !fits => return exceeded("bytes of a tape in workgroup memory", bytes, allowed),
         Some(in_workgroup) => (in_workgroup, "it was asked for"),
-        None if fits => (true, "the cells and the heads fit 16 KiB"),
-        None => (false, "the cells and the heads do not fit 16 KiB"),
+        None if fits => (true, "the cells and the heads fit workgroup memory"),
+        None => (false, "the cells and the heads do not fit workgroup memory"),
     };
     Ok(Plan { in_workgroup, len: if in_workgroup { len } else { 0 }, slots, why })
 }
@@ -94,7 +92,7 @@ impl TapeInputs<'_> {
 
 fn decide(problem: &Problem, capabilities: &Capabilities) -> Result<Decision> {
     let Plan { in_workgroup, why, .. } = plan(problem, capabilities)?;
-    let variant = VARIANTS.iter().find(|(_, of)| *of == in_workgroup).map_or("", |(name, _)| name);
+    let variant = if in_workgroup { "workgroup memory" } else { "storage" };
     let launches = capabilities.step_pieces(problem.n, problem.batch * problem.n_tapes, problem.work()).len();
     Ok(Decision { op: OP, variant, launches, why: why.into() })
 }
@@ -119,7 +117,7 @@ mod tests {
         for slots in [1, 16, 33, 500, 1024] {
             for mem in [1, 16, 100] {
                 let place = place(mem, slots);
-                assert!(4 * (place.len + 4 * place.slots) <= WORKGROUP_BYTES);
+                assert!(4 * (place.len + 4 * place.slots) <= 16 << 10);
                 assert!(place.slots >= slots && (!place.in_workgroup || place.len >= 2 * slots * mem));
             }
         }
