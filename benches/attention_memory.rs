@@ -1,20 +1,19 @@
 //! Attention memory over lengths, in every form, beside scan attention: where does a memory of
 //! constant size overtake softmax? From the call to the end of the work; throughput in tokens.
 
-mod support;
-
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use support::{devices, numbers};
 use wgpu_attention::{
     Device, Tensor,
     ops::{
-        AttentionMemory, FeatureMap, Form, LinearAttention, Normalizer, Probabilities, ScanAttention, attention_memory,
-        scan_attention, unit_norm,
+        AttentionMemory, FeatureMap, Form, Layout, LinearAttention, Normalizer, Probabilities, ScanAttention,
+        attention_memory, scan_attention, unit_norm,
     },
 };
 
 const N_HEADS: usize = 8;
 const HEAD_DIM: usize = 64;
+const LAYOUT: Layout = Layout::Projected { n_heads: N_HEADS };
 
 fn forms(criterion: &mut Criterion, device: &Device, name: &str, length: usize, with_scan: bool) {
     let tensor = || {
@@ -29,7 +28,7 @@ fn forms(criterion: &mut Criterion, device: &Device, name: &str, length: usize, 
     group.sample_size(10).throughput(Throughput::Elements(length as u64));
     for (gates, p_erase) in [("causal", None), ("causal with erase", Some(&p))] {
         for form in [Form::Recurrent, Form::Chunked] {
-            let mut options = AttentionMemory::new(N_HEADS).p_write(&p).p_read(&p).form(form);
+            let mut options = AttentionMemory::new(LAYOUT).p_write(&p).p_read(&p).form(form);
             options.p_erase = p_erase;
             let id = BenchmarkId::new(format!("{name}/{gates}, {form:?}").to_lowercase(), length);
             group.bench_function(id, |bencher| {
@@ -41,18 +40,17 @@ fn forms(criterion: &mut Criterion, device: &Device, name: &str, length: usize, 
             });
         }
     }
-    let linear =
-        LinearAttention { n_heads: N_HEADS, features: FeatureMap::identity(1.0), normalizer: Normalizer::None };
+    let linear = LinearAttention::new(LAYOUT, FeatureMap::identity(1.0), Normalizer::None);
     group.bench_function(BenchmarkId::new(format!("{name}/bidirectional"), length), |bencher| {
         bencher.iter(|| {
-            let state = linear.write(&k, &v, None).unwrap();
+            let state = linear.write(None, &k, &v, None).unwrap();
             let read = linear.read(&k, &state).unwrap();
             device.wait().unwrap();
             read
         });
     });
     if with_scan {
-        let options = ScanAttention { n_heads: Some(N_HEADS), ..Default::default() };
+        let options = ScanAttention::new(LAYOUT);
         group.bench_function(BenchmarkId::new(format!("{name}/scan attention"), length), |bencher| {
             bencher.iter(|| {
                 let read = scan_attention(&k, &k, &v, &options).unwrap();

@@ -1,8 +1,6 @@
 //! The whole CMANP at the size of the paper's Gaussian-process experiments (1.3 million
 //! parameters): conditioning, updating, predicting.
 
-mod support;
-
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use support::{devices, full_size_cmanp, numbers};
 use wgpu_attention::models::cmanp::Context;

@@ -6,8 +6,6 @@
 //!
 //! The model is `full`, the size of the paper's Gaussian-process experiments, or `small`.
 
-mod support;
-
 use std::time::Instant;
 
 use support::{full_size_cmanp, numbers, resident_bytes, small_cmanp};

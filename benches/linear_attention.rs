@@ -2,15 +2,13 @@
 //! (width 64) is written with as many tokens as read it. Linear attention alone is timed too:
 //! writing, merging and reading its state.
 
-mod support;
-
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use support::{devices, numbers};
 use wgpu_attention::{
     Device, Tensor,
     checkpoint::Checkpoint,
     models::tnp_kr::{Config, KrBlock},
-    ops::{FeatureMap, LinearAttention, Normalizer, Rows, random_features},
+    ops::{FeatureMap, Layout, LinearAttention, Normalizer, ProjectionRows, random_features},
 };
 
 const WIDTH: usize = 64;
@@ -54,23 +52,27 @@ fn states(criterion: &mut Criterion) {
     for (name, device, is_fast) in devices() {
         let length = if is_fast { 65_536 } else { 256 };
         let tensor = |dim: usize| Tensor::new(&device, &[1, length, dim], &numbers(length * dim)).unwrap();
-        let projection = random_features(&device, 0, 128, 32, Rows::Orthogonal).unwrap();
+        let projection = random_features(&device, 0, 128, 32, ProjectionRows::Orthogonal).unwrap();
         let cases = [
             (
                 "deep kernel 128 x 64",
-                LinearAttention { n_heads: 1, features: FeatureMap::identity(1.0), normalizer: Normalizer::None },
+                LinearAttention::new(Layout::Projected { n_heads: 1 }, FeatureMap::identity(1.0), Normalizer::None),
                 [tensor(128), tensor(64)],
             ),
-            ("Performer 4 x 128 x 32", LinearAttention::favor(4, projection), [tensor(128), tensor(128)]),
+            (
+                "Performer 4 x 128 x 32",
+                LinearAttention::favor(Layout::Projected { n_heads: 4 }, projection),
+                [tensor(128), tensor(128)],
+            ),
         ];
         for (case, attention, [k, v]) in cases {
-            let state = attention.write(&k, &v, None).unwrap();
+            let state = attention.write(None, &k, &v, None).unwrap();
             let mut group = criterion.benchmark_group("linear_attention");
             group.sample_size(10).throughput(Throughput::Elements(length as u64));
             let id = |what: &str| BenchmarkId::new(format!("{name}, {case}, {what}"), length);
             group.bench_function(id("write"), |bencher| {
                 bencher.iter(|| {
-                    let state = attention.write(&k, &v, None).unwrap();
+                    let state = attention.write(None, &k, &v, None).unwrap();
                     device.wait().unwrap();
                     state
                 });

@@ -1,11 +1,12 @@
 //! Rolling attention: writes of several sizes, merging two states, reading one. The queries are
 //! those of a layer of the paper's largest model.
 
-mod support;
-
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use support::{devices, numbers};
-use wgpu_attention::{Tensor, ops::RollingAttention};
+use wgpu_attention::{
+    Tensor,
+    ops::{Layout, RollingAttention},
+};
 
 /// Heads, queries and numbers of a head.
 const SIZES: [usize; 3] = [4, 128, 16];
@@ -14,7 +15,7 @@ fn bench(criterion: &mut Criterion) {
     let [heads, n_queries, dim] = SIZES;
     for (name, device, is_fast) in devices() {
         let tensor = |n: usize| Tensor::new(&device, &[1, n, heads * dim], &numbers(n * heads * dim)).unwrap();
-        let attention = RollingAttention { queries: tensor(n_queries), n_heads: Some(heads), scale: None };
+        let attention = RollingAttention::new(Layout::Projected { n_heads: heads }, tensor(n_queries));
         let mut group = criterion.benchmark_group("rolling_attention");
         group.sample_size(10);
         let state = attention.write(None, &tensor(100), &tensor(100), None).unwrap();

@@ -1,13 +1,11 @@
 //! Scan attention over lengths, head sizes and biases, on the CPU and on every adapter: from the
 //! call to the end of the work. Throughput is in pairs of query and key, over all heads.
 
-mod support;
-
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use support::{devices, numbers};
 use wgpu_attention::{
     Device, Tensor,
-    ops::{Bias, BiasTerm, Distance, Kernel, ScanAttention, scan_attention},
+    ops::{Bias, BiasKernel, BiasTerm, Distance, Layout, ScanAttention, scan_attention},
 };
 
 const N_HEADS: usize = 4;
@@ -18,8 +16,8 @@ fn terms(bias: &str) -> Vec<BiasTerm> {
         "none" => vec![],
         "scalar" => vec![BiasTerm::scalar(0..2, &a[..N_HEADS])],
         "rbf" => vec![BiasTerm::rbf(0..2, &a, &b)],
-        "tisa" => vec![BiasTerm::new(0..2, Distance::Euclidean, Kernel::Tisa, &a, &b, &a)],
-        "great circle" => vec![BiasTerm::new(0..2, Distance::GreatCircle, Kernel::Exponential, &a, &b, &[])],
+        "tisa" => vec![BiasTerm::tisa(0..2, &a, &b, &a)],
+        "great circle" => vec![BiasTerm::built_in(0..2, Distance::GreatCircle, BiasKernel::Exponential, &[&a, &b])],
         other => unreachable!("{other}"),
     }
 }
@@ -29,8 +27,8 @@ fn attend(criterion: &mut Criterion, device: &Device, name: &str, length: usize,
     let t = tensor(&[1, N_HEADS, length, head_dim]);
     let coords = tensor(&[1, length, 2]);
     let terms = terms(bias);
-    let bias_option = (!terms.is_empty()).then(|| Bias::new(&coords, &coords, &terms));
-    let options = ScanAttention { bias: bias_option, ..Default::default() };
+    let mut options = ScanAttention::new(Layout::HeadMajor);
+    options.bias = (!terms.is_empty()).then(|| Bias::new(&coords, &coords, &terms));
     let mut group = criterion.benchmark_group("scan_attention");
     group.sample_size(10).throughput(Throughput::Elements((N_HEADS * length * length) as u64));
     let id = BenchmarkId::new(format!("{name}/{bias}/head_dim {head_dim}"), length);

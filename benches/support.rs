@@ -1,8 +1,7 @@
 //! What the benches share: devices, random numbers, networks of random parameters.
-#![allow(dead_code)] // each bench uses a part
 
 use wgpu_attention::{
-    Device, Error,
+    Device,
     checkpoint::Checkpoint,
     models::cmanp::{Cmanp, Config},
 };
@@ -57,18 +56,8 @@ fn cmanp(device: &Device, [d_model, dim_feedforward, n_latents, n_layers]: [usiz
         bound_std: true,
         covariance: None,
     };
-    let mut checkpoint = Checkpoint::default();
-    loop {
-        match Cmanp::new(device, &config, &checkpoint) {
-            Ok(model) => return model,
-            Err(Error::MissingParameter { name, expected }) => {
-                let scale = 1.0 / (*expected.last().unwrap() as f32).sqrt();
-                let drawn = numbers(expected.iter().product()).into_iter().map(|x| scale * x).collect();
-                checkpoint.insert(&name, &expected, drawn).unwrap();
-            }
-            Err(other) => panic!("{other}"),
-        }
-    }
+    let build = |checkpoint: &Checkpoint| Cmanp::new(device, &config, checkpoint);
+    build(&Checkpoint::random(1, build).unwrap()).unwrap()
 }
 
 /// The memory of this process that is in RAM, where the system says.

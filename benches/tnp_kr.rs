@@ -1,13 +1,11 @@
 //! The whole model with the committed checkpoint: reading a context, and predicting.
 
-mod support;
-
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use support::{devices, numbers};
 use wgpu_attention::models::tnp_kr::{Context, Locations, TnpKr};
 
 fn bench(criterion: &mut Criterion) {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/checkpoints/gp_1d.safetensors");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../checkpoints/gp_1d.safetensors");
     for (name, device, is_fast) in devices() {
         let model = TnpKr::open(&device, path).unwrap();
         for n in if is_fast { [256, 2048] } else { [64, 128] } {

@@ -55,7 +55,7 @@ fn main() -> Result<()> {
     // Held until the encoder is submitted, so that nothing else is given the memory.
     let values = read.values.buffer()?;
     let n_lengths = N_HEADS * N_QUERIES;
-    let result = encode_lengths(&device, &mut encoder, &values, n_lengths);
+    let result = encode_lengths(&device, &mut encoder, values.buffer(), n_lengths);
     queue.submit([encoder.finish()]);
 
     let found = download(&device, &result)?;
@@ -94,8 +94,8 @@ fn attention(device: &Device) -> wgpu_attention::Result<Attention> {
     // One basis function a head: near keys count more, to a different degree.
     let near = BiasTerm::rbf(0..2, &[1.0, 2.0, 3.0, 4.0], &[1.0, 2.0, 4.0, 8.0]);
     let terms = [near];
-    let bias = Some(Bias::new(&q_positions, &k_positions, &terms));
-    scan_attention(&q, &k, &v, &ScanAttention { bias, ..Default::default() })
+    let options = ScanAttention::default().bias(Bias::new(&q_positions, &k_positions, &terms));
+    scan_attention(&q, &k, &v, &options)
 }
 
 /// The application's pass over the attention's buffer, and the copy to one it can map.

@@ -7,7 +7,7 @@
 //   memory [batch, n_heads, v_dim, head_dim]: read, and written at the end
 //
 // Rows of a memory do not depend on each other: a thread keeps one in registers, {{ 4 * vectors }} numbers,
-// 64 threads in a workgroup. Keys{% if has_query %} and queries{% endif %} go through workgroup memory, {{ steps }} steps at a
+// {{ threads }} threads in a workgroup. Keys{% if has_query %} and queries{% endif %} go through workgroup memory, {{ steps }} steps at a
 // time: {{ (2 if has_query else 1) * steps * vectors * 16 }} bytes.
 
 struct Params {
@@ -20,6 +20,13 @@ struct Params {
   end: u32,
   first_group: u32,
   n_groups: u32,
+  // Where the first element is in each binding.
+  q_base: u32,
+  k_base: u32,
+  v_base: u32,
+  p_read_base: u32,
+  p_write_base: u32,
+  p_erase_base: u32,
 }
 
 //# if has_query
@@ -51,7 +58,7 @@ var<workgroup> q_tile: array<vec4<f32>, {{ steps * vectors }}>;
 
 fn load_k(token: u32, d: u32, exists: bool) -> f32 {
   if (exists && d < params.head_dim) {
-    return k[token * params.head_dim + d];
+    return k[params.k_base + token * params.head_dim + d];
   }
   return 0.0;
 }
@@ -59,7 +66,7 @@ fn load_k(token: u32, d: u32, exists: bool) -> f32 {
 //# if has_query
 fn load_q(token: u32, d: u32, exists: bool) -> f32 {
   if (exists && d < params.head_dim) {
-    return q[token * params.head_dim + d];
+    return q[params.q_base + token * params.head_dim + d];
   }
   return 0.0;
 }
@@ -80,7 +87,7 @@ fn store_m(row: u32, d: u32, m: vec4<f32>) {
   }
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size({{ threads }})
 fn main(
   @builtin(workgroup_id) group_id: vec3<u32>,
   @builtin(num_workgroups) group_count: vec3<u32>,
@@ -92,8 +99,8 @@ fn main(
     return;
   }
   let group = params.first_group + local;
-  let row_tiles = (params.v_dim + 63u) / 64u;
-  let row = (group % row_tiles) * 64u + thread;
+  let row_tiles = (params.v_dim + {{ threads - 1 }}u) / {{ threads }}u;
+  let row = (group % row_tiles) * {{ threads }}u + thread;
   let head = group / row_tiles;
   let batch = head / params.n_heads;
   let exists = row < params.v_dim;
@@ -106,7 +113,7 @@ fn main(
     load_m(m_row, {{ 4 * i + 2 }}u, exists), load_m(m_row, {{ 4 * i + 3 }}u, exists));
 //# endfor
   for (var first = params.first_step; first < params.end; first += {{ steps }}u) {
-    for (var slot = thread; slot < {{ steps * vectors }}u; slot += 64u) {
+    for (var slot = thread; slot < {{ steps * vectors }}u; slot += {{ threads }}u) {
       let step = first + slot / {{ vectors }}u;
       let token = token0 + step * params.n_heads;
       let d = 4u * (slot % {{ vectors }}u);
@@ -124,17 +131,17 @@ fn main(
       let at = i * {{ vectors }}u;
       var x = 0.0;
       if (exists) {
-        x = v[token * params.v_dim + row];
+        x = v[params.v_base + token * params.v_dim + row];
       }
 //# if has_write
-      x *= p_write[token];
+      x *= p_write[params.p_write_base + token];
 //# endif
 //# if has_erase
       var known = vec4(0.0);
 //# for i in range(vectors)
       known += m{{ i }} * k_tile[at + {{ i }}u];
 //# endfor
-      x -= p_erase[token] * (known.x + known.y + known.z + known.w);
+      x -= p_erase[params.p_erase_base + token] * (known.x + known.y + known.z + known.w);
 //# endif
 //# if has_query
       var sum = vec4(0.0);
@@ -149,7 +156,7 @@ fn main(
       if (exists) {
         var z = sum.x + sum.y + sum.z + sum.w;
 //# if has_read
-        z *= p_read[token];
+        z *= p_read[params.p_read_base + token];
 //# endif
         y[token * params.v_dim + row] = z;
       }

@@ -2,9 +2,9 @@
 //
 //   k [batch, n, n_heads, head_dim] · v [batch, n, n_heads, v_dim]
 //   p_write, p_erase [batch, n, n_heads]
-//   u [batch, n_heads, n_tiles, 32, v_dim]
+//   u [batch, n_heads, n_tiles, {{ 4 * side }}, v_dim]
 //# if has_erase
-//   w [batch, n_heads, n_tiles, 32, head_dim]
+//   w [batch, n_heads, n_tiles, {{ 4 * side }}, head_dim]
 //
 // A step t of a chunk that begins with the memory M adds u_t k_t^T, where
 //   u_t = p_w v_t - p_e M k_t - p_e sum over i < t of (k_t . k_i) u_i.
@@ -14,8 +14,8 @@
 // Without erasing, u_t = p_w v_t.
 //# endif
 //
-// A workgroup of 64 threads takes a chunk of 32 steps: the products of its keys, 4 x 4 a thread,
-// then a thread for each column. {{ 8192 if has_erase else 0 }} bytes of workgroup memory.
+// A workgroup of {{ side * side }} threads takes a chunk of {{ 4 * side }} steps: the products of its keys, 4 x 4 a thread,
+// then a thread for each column. {{ 128 * side * side if has_erase else 0 }} bytes of workgroup memory.
 
 struct Params {
   n: u32,
@@ -27,6 +27,11 @@ struct Params {
   first_step: u32,
   first_group: u32,
   n_groups: u32,
+  // Where the first element is in each binding.
+  k_base: u32,
+  v_base: u32,
+  p_write_base: u32,
+  p_erase_base: u32,
 }
 
 //# if has_erase
@@ -45,9 +50,9 @@ struct Params {
 
 //# if has_erase
 // Four keys at one depth.
-var<workgroup> k_tile: array<vec4<f32>, 256>;
+var<workgroup> k_tile: array<vec4<f32>, {{ 4 * side * side }}>;
 // p_e (k_t . k_i), row t.
-var<workgroup> products: array<f32, 1024>;
+var<workgroup> products: array<f32, {{ 16 * side * side }}>;
 //# endif
 
 //# include "lib/group.wgsl"
@@ -67,14 +72,14 @@ fn token(chunk: Chunk, i: u32) -> u32 {
 //# if has_erase
 fn load_k(chunk: Chunk, i: u32, d: u32) -> f32 {
   if (chunk.step0 + i < params.n && d < params.head_dim) {
-    return k[token(chunk, i) * params.head_dim + d];
+    return k[params.k_base + token(chunk, i) * params.head_dim + d];
   }
   return 0.0;
 }
 
 fn erase(chunk: Chunk, i: u32) -> f32 {
   if (chunk.step0 + i < params.n) {
-    return p_erase[token(chunk, i)];
+    return p_erase[params.p_erase_base + token(chunk, i)];
   }
   return 0.0;
 }
@@ -92,9 +97,9 @@ fn load(chunk: Chunk, i: u32, column: u32) -> f32 {
 //# endif
   let t = token(chunk, i);
 //# if has_write
-  return p_write[t] * v[t * params.v_dim + column];
+  return p_write[params.p_write_base + t] * v[params.v_base + t * params.v_dim + column];
 //# else
-  return v[t * params.v_dim + column];
+  return v[params.v_base + t * params.v_dim + column];
 //# endif
 }
 
@@ -108,7 +113,7 @@ fn store(chunk: Chunk, i: u32, column: u32, x: f32) {
   u[(chunk.row0 + i) * params.v_dim + column] = x;
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size({{ side * side }})
 fn main(
   @builtin(workgroup_id) group_id: vec3<u32>,
   @builtin(num_workgroups) group_count: vec3<u32>,
@@ -122,25 +127,25 @@ fn main(
   let group = params.first_group + local;
   let head = group / params.n_tiles;
   let tile = group % params.n_tiles;
-  let chunk = Chunk(head / params.n_heads, head % params.n_heads, params.first_step + tile * 32u, group * 32u);
+  let chunk = Chunk(head / params.n_heads, head % params.n_heads, params.first_step + tile * {{ 4 * side }}u, group * {{ 4 * side }}u);
 //# if has_erase
   let n_columns = params.v_dim + params.head_dim;
-  let ty = thread / 8u;
-  let tx = thread % 8u;
+  let ty = thread / {{ side }}u;
+  let tx = thread % {{ side }}u;
 //# for r in range(4)
   var s{{ r }} = vec4(0.0);
 //# endfor
-  for (var d0 = 0u; d0 < params.head_dim; d0 += 32u) {
-    for (var slot = thread; slot < 256u; slot += 64u) {
-      let d = d0 + slot % 32u;
-      let i = 4u * (slot / 32u);
-      k_tile[(slot % 32u) * 8u + slot / 32u] =
+  for (var d0 = 0u; d0 < params.head_dim; d0 += {{ 4 * side }}u) {
+    for (var slot = thread; slot < {{ 4 * side * side }}u; slot += {{ side * side }}u) {
+      let d = d0 + slot % {{ 4 * side }}u;
+      let i = 4u * (slot / {{ 4 * side }}u);
+      k_tile[(slot % {{ 4 * side }}u) * {{ side }}u + slot / {{ 4 * side }}u] =
         vec4(load_k(chunk, i, d), load_k(chunk, i + 1u, d), load_k(chunk, i + 2u, d), load_k(chunk, i + 3u, d));
     }
     workgroupBarrier();
-    for (var d = 0u; d < 32u; d++) {
-      let a = k_tile[d * 8u + ty];
-      let b = k_tile[d * 8u + tx];
+    for (var d = 0u; d < {{ 4 * side }}u; d++) {
+      let a = k_tile[d * {{ side }}u + ty];
+      let b = k_tile[d * {{ side }}u + tx];
 //# for r in range(4)
       s{{ r }} += a[{{ r }}] * b;
 //# endfor
@@ -151,7 +156,7 @@ fn main(
   {
     let p = erase(chunk, 4u * ty + {{ r }}u);
 //# for c in range(4)
-    products[(4u * ty + {{ r }}u) * 32u + 4u * tx + {{ c }}u] = p * s{{ r }}[{{ c }}];
+    products[(4u * ty + {{ r }}u) * {{ 4 * side }}u + 4u * tx + {{ c }}u] = p * s{{ r }}[{{ c }}];
 //# endfor
   }
 //# endfor
@@ -159,12 +164,12 @@ fn main(
 //# else
   let n_columns = params.v_dim;
 //# endif
-  for (var column = thread; column < n_columns; column += 64u) {
-//# for i in range(32)
+  for (var column = thread; column < n_columns; column += {{ side * side }}u) {
+//# for i in range(4 * side)
     var x{{ i }} = load(chunk, {{ i }}u, column);
 //# if has_erase
 //# for j in range(i)
-    x{{ i }} -= products[{{ i * 32 + j }}] * x{{ j }};
+    x{{ i }} -= products[{{ i * 4 * side + j }}] * x{{ j }};
 //# endfor
 //# endif
     store(chunk, {{ i }}u, column, x{{ i }});

@@ -2,26 +2,32 @@
 //
 //   q [batch, n, n_heads, head_dim] · y [batch, n, n_heads, v_dim] · p_read [batch, n, n_heads]
 //# if is_chunked
-//   memory [batch, n_heads, n_tiles, v_dim, head_dim]: before each chunk of 32 steps
-//   k [batch, n, n_heads, head_dim] · u [batch, n_heads, n_tiles, 32, v_dim]: what the steps of
+//   memory [batch, n_heads, n_tiles, v_dim, head_dim]: before each chunk of {{ 4 * side }} steps
+//   k [batch, n, n_heads, head_dim] · u [batch, n_heads, n_tiles, {{ 4 * side }}, v_dim]: what the steps of
 //   a chunk write, so that M_t q = M q + sum over i <= t of (k_i . q) u_i
 //# else
 //   memory [batch, n_heads, v_dim, head_dim]
 //# endif
 //
-// A workgroup of 64 threads reads 32 queries into 32 columns, each thread 4 x 4 of them, in slices
-// 32 deep through workgroup memory: {{ 12288 if is_chunked else 8192 }} bytes.
+// A workgroup of {{ side * side }} threads reads {{ 4 * side }} queries into as many columns, each thread 4 x 4 of them, in slices
+// as deep through workgroup memory: {{ (192 if is_chunked else 128) * side * side }} bytes.
 
 struct Params {
   n: u32,
   n_heads: u32,
   head_dim: u32,
   v_dim: u32,
-  // Tiles of 32 steps, from `first_step` on.
+  // Tiles of {{ 4 * side }} steps, from `first_step` on.
   n_tiles: u32,
   first_step: u32,
   first_group: u32,
   n_groups: u32,
+  // Where the first element is in each binding.
+  q_base: u32,
+  memory_base: u32,
+  p_read_base: u32,
+  k_base: u32,
+  u_base: u32,
 }
 
 @group(0) @binding(0) var<storage, read> q: array<f32>;
@@ -37,11 +43,11 @@ struct Params {
 @group(1) @binding(0) var<uniform> params: Params;
 
 // Four queries, or four rows of the memory, at one depth.
-var<workgroup> q_tile: array<vec4<f32>, 256>;
-var<workgroup> m_tile: array<vec4<f32>, 256>;
+var<workgroup> q_tile: array<vec4<f32>, {{ 4 * side * side }}>;
+var<workgroup> m_tile: array<vec4<f32>, {{ 4 * side * side }}>;
 //# if is_chunked
 // Four keys at one depth; then four scores of one key.
-var<workgroup> k_tile: array<vec4<f32>, 256>;
+var<workgroup> k_tile: array<vec4<f32>, {{ 4 * side * side }}>;
 //# endif
 
 //# include "lib/group.wgsl"
@@ -59,7 +65,7 @@ fn token(tokens: Tokens, step: u32) -> u32 {
 
 fn load_q(tokens: Tokens, step: u32, d: u32) -> f32 {
   if (step < tokens.end && d < params.head_dim) {
-    return q[token(tokens, step) * params.head_dim + d];
+    return q[params.q_base + token(tokens, step) * params.head_dim + d];
   }
   return 0.0;
 }
@@ -67,7 +73,7 @@ fn load_q(tokens: Tokens, step: u32, d: u32) -> f32 {
 //# if is_chunked
 fn load_k(tokens: Tokens, step: u32, d: u32) -> f32 {
   if (step < tokens.end && d < params.head_dim) {
-    return k[token(tokens, step) * params.head_dim + d];
+    return k[params.k_base + token(tokens, step) * params.head_dim + d];
   }
   return 0.0;
 }
@@ -75,7 +81,7 @@ fn load_k(tokens: Tokens, step: u32, d: u32) -> f32 {
 // `row0` is the first row of this chunk.
 fn load_u(row0: u32, i: u32, column: u32) -> f32 {
   if (column < params.v_dim) {
-    return u[(row0 + i) * params.v_dim + column];
+    return u[params.u_base + (row0 + i) * params.v_dim + column];
   }
   return 0.0;
 }
@@ -84,7 +90,7 @@ fn load_u(row0: u32, i: u32, column: u32) -> f32 {
 // `row0` is the first row of this memory.
 fn load_m(row0: u32, row: u32, d: u32) -> f32 {
   if (row < params.v_dim && d < params.head_dim) {
-    return memory[(row0 + row) * params.head_dim + d];
+    return memory[params.memory_base + (row0 + row) * params.head_dim + d];
   }
   return 0.0;
 }
@@ -95,7 +101,7 @@ fn store(tokens: Tokens, step: u32, column: u32, values: vec4<f32>) {
   }
   let t = token(tokens, step);
 //# if has_read
-  let z = p_read[t] * values;
+  let z = p_read[params.p_read_base + t] * values;
 //# else
   let z = values;
 //# endif
@@ -106,7 +112,7 @@ fn store(tokens: Tokens, step: u32, column: u32, values: vec4<f32>) {
   }
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size({{ side * side }})
 fn main(
   @builtin(workgroup_id) group_id: vec3<u32>,
   @builtin(num_workgroups) group_count: vec3<u32>,
@@ -118,19 +124,19 @@ fn main(
     return;
   }
   let group = params.first_group + local;
-  let column_tiles = (params.v_dim + 31u) / 32u;
-  let column0 = (group % column_tiles) * 32u;
+  let column_tiles = (params.v_dim + {{ 4 * side - 1 }}u) / {{ 4 * side }}u;
+  let column0 = (group % column_tiles) * {{ 4 * side }}u;
   let tile = (group / column_tiles) % params.n_tiles;
   let head = group / (column_tiles * params.n_tiles);
-  let step0 = params.first_step + tile * 32u;
+  let step0 = params.first_step + tile * {{ 4 * side }}u;
   let tokens = Tokens(head / params.n_heads, head % params.n_heads, params.n);
 //# if is_chunked
   let m_row0 = (head * params.n_tiles + tile) * params.v_dim;
 //# else
   let m_row0 = head * params.v_dim;
 //# endif
-  let ty = thread / 8u;
-  let tx = thread % 8u;
+  let ty = thread / {{ side }}u;
+  let tx = thread % {{ side }}u;
 
 //# for r in range(4)
   var y{{ r }} = vec4(0.0);
@@ -138,12 +144,12 @@ fn main(
   var s{{ r }} = vec4(0.0);
 //# endif
 //# endfor
-  for (var d0 = 0u; d0 < params.head_dim; d0 += 32u) {
-    for (var slot = thread; slot < 256u; slot += 64u) {
+  for (var d0 = 0u; d0 < params.head_dim; d0 += {{ 4 * side }}u) {
+    for (var slot = thread; slot < {{ 4 * side * side }}u; slot += {{ side * side }}u) {
       // Neighbouring threads read neighbouring numbers.
-      let d = d0 + slot % 32u;
-      let quad = slot / 32u;
-      let at = (slot % 32u) * 8u + quad;
+      let d = d0 + slot % {{ 4 * side }}u;
+      let quad = slot / {{ 4 * side }}u;
+      let at = (slot % {{ 4 * side }}u) * {{ side }}u + quad;
       let step = step0 + 4u * quad;
       q_tile[at] = vec4(
         load_q(tokens, step, d), load_q(tokens, step + 1u, d), load_q(tokens, step + 2u, d), load_q(tokens, step + 3u, d));
@@ -156,14 +162,14 @@ fn main(
 //# endif
     }
     workgroupBarrier();
-    for (var d = 0u; d < 32u; d++) {
-      let a = q_tile[d * 8u + ty];
-      let b = m_tile[d * 8u + tx];
+    for (var d = 0u; d < {{ 4 * side }}u; d++) {
+      let a = q_tile[d * {{ side }}u + ty];
+      let b = m_tile[d * {{ side }}u + tx];
 //# for r in range(4)
       y{{ r }} += a[{{ r }}] * b;
 //# endfor
 //# if is_chunked
-      let c = k_tile[d * 8u + tx];
+      let c = k_tile[d * {{ side }}u + tx];
 //# for r in range(4)
       s{{ r }} += a[{{ r }}] * c;
 //# endfor
@@ -176,22 +182,22 @@ fn main(
   let query = 4u * ty;
   let key = 4u * tx;
 //# for c in range(4)
-  k_tile[(key + {{ c }}u) * 8u + ty] = select(
+  k_tile[(key + {{ c }}u) * {{ side }}u + ty] = select(
     vec4(0.0),
     vec4(s0[{{ c }}], s1[{{ c }}], s2[{{ c }}], s3[{{ c }}]),
     vec4(key + {{ c }}u) <= vec4(query, query + 1u, query + 2u, query + 3u));
 //# endfor
-  let u_row0 = (head * params.n_tiles + tile) * 32u;
-  for (var slot = thread; slot < 256u; slot += 64u) {
-    let i = slot / 8u;
-    let column = column0 + 4u * (slot % 8u);
+  let u_row0 = (head * params.n_tiles + tile) * {{ 4 * side }}u;
+  for (var slot = thread; slot < {{ 4 * side * side }}u; slot += {{ side * side }}u) {
+    let i = slot / {{ side }}u;
+    let column = column0 + 4u * (slot % {{ side }}u);
     m_tile[slot] = vec4(
       load_u(u_row0, i, column), load_u(u_row0, i, column + 1u), load_u(u_row0, i, column + 2u), load_u(u_row0, i, column + 3u));
   }
   workgroupBarrier();
-  for (var i = 0u; i < 32u; i++) {
-    let a = k_tile[i * 8u + ty];
-    let b = m_tile[i * 8u + tx];
+  for (var i = 0u; i < {{ 4 * side }}u; i++) {
+    let a = k_tile[i * {{ side }}u + ty];
+    let b = m_tile[i * {{ side }}u + tx];
 //# for r in range(4)
     y{{ r }} += a[{{ r }}] * b;
 //# endfor

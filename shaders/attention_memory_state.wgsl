@@ -1,8 +1,8 @@
 // attention_memory_state: the memory from chunk to chunk (WY form).
 //
-//   k [batch, n, n_heads, head_dim] · u [batch, n_heads, n_tiles, 32, v_dim]
+//   k [batch, n, n_heads, head_dim] · u [batch, n_heads, n_tiles, {{ chunk }}, v_dim]
 //# if has_erase
-//   w [batch, n_heads, n_tiles, 32, head_dim]
+//   w [batch, n_heads, n_tiles, {{ chunk }}, head_dim]
 //# endif
 //   memory [batch, n_heads, v_dim, head_dim]: read, and written at the end
 //# if has_states
@@ -11,7 +11,7 @@
 //
 // Of each chunk, in their order: {% if has_erase %}u -= w M^T, then {% endif %}M += u^T k. A workgroup of {{ threads }} threads keeps
 // {{ rows }} rows of the memory in workgroup memory, head_dim up to {{ head_dim }}:
-// {{ 4 * rows * (head_dim + 32) }} bytes.
+// {{ 4 * rows * (head_dim + chunk) }} bytes.
 
 struct Params {
   n: u32,
@@ -23,6 +23,9 @@ struct Params {
   first_step: u32,
   first_group: u32,
   n_groups: u32,
+  // Where the first element is in each binding.
+  k_base: u32,
+  w_base: u32,
 }
 
 @group(0) @binding(0) var<storage, read> k: array<f32>;
@@ -39,7 +42,7 @@ struct Params {
 // Column d of the rows is at d * {{ rows }}.
 var<workgroup> m: array<f32, {{ rows * head_dim }}>;
 // What a chunk writes: step i at i * {{ rows }}.
-var<workgroup> written: array<f32, {{ rows * 32 }}>;
+var<workgroup> written: array<f32, {{ rows * chunk }}>;
 
 //# include "lib/group.wgsl"
 
@@ -72,8 +75,8 @@ fn main(
   workgroupBarrier();
   for (var tile = 0u; tile < params.n_tiles; tile++) {
     let chunk = head * params.n_tiles + tile;
-    let step0 = params.first_step + tile * 32u;
-    let n_steps = min(32u, params.n - step0);
+    let step0 = params.first_step + tile * {{ chunk }}u;
+    let n_steps = min({{ chunk }}u, params.n - step0);
     let token0 = (batch * params.n + step0) * params.n_heads + head % params.n_heads;
 //# if has_states
     for (var i = thread; i < size; i += {{ threads }}u) {
@@ -85,17 +88,17 @@ fn main(
       }
     }
 //# endif
-    for (var e = thread; e < {{ 32 * rows }}u; e += {{ threads }}u) {
+    for (var e = thread; e < {{ chunk * rows }}u; e += {{ threads }}u) {
       let i = e / {{ rows }}u;
       let row = row0 + e % {{ rows }}u;
       var x = 0.0;
       if (row < params.v_dim) {
-        let at = (chunk * 32u + i) * params.v_dim + row;
+        let at = (chunk * {{ chunk }}u + i) * params.v_dim + row;
         x = u[at];
 //# if has_erase
-        let w0 = (chunk * 32u + i) * params.head_dim;
+        let w0 = (chunk * {{ chunk }}u + i) * params.head_dim;
         for (var d = 0u; d < params.head_dim; d++) {
-          x -= w[w0 + d] * m[d * {{ rows }}u + e % {{ rows }}u];
+          x -= w[params.w_base + w0 + d] * m[d * {{ rows }}u + e % {{ rows }}u];
         }
         u[at] = x;
 //# endif
@@ -107,7 +110,7 @@ fn main(
       let d = e / {{ rows }}u;
       var x = m[e];
       for (var i = 0u; i < n_steps; i++) {
-        x += written[i * {{ rows }}u + e % {{ rows }}u] * k[(token0 + i * params.n_heads) * params.head_dim + d];
+        x += written[i * {{ rows }}u + e % {{ rows }}u] * k[params.k_base + (token0 + i * params.n_heads) * params.head_dim + d];
       }
       m[e] = x;
     }

@@ -2,14 +2,17 @@
 //
 //   x [rows, head_dim] · projection [n_features, head_dim] · y [rows, n_features]
 //
-// A thread for each feature, 64 in a workgroup; no workgroup memory.
+// A thread for each feature, {{ threads }} in a workgroup; no workgroup memory.
 
 struct Params {
   n: u32,
   n_features: u32,
   head_dim: u32,
-  first_group: u32,
   scale: f32,
+  // Where the first element is in each binding.
+  x_base: u32,
+  projection_base: u32,
+  y_base: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
@@ -19,17 +22,17 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 @group(1) @binding(0) var<uniform> params: Params;
 
-//# include "lib/group.wgsl"
+//# include "lib/element.wgsl"
 //# include "lib/feature_map.wgsl"
 
-@compute @workgroup_size(64)
+@compute @workgroup_size({{ threads }})
 fn main(
   @builtin(workgroup_id) group_id: vec3<u32>,
   @builtin(num_workgroups) group_count: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let i = (params.first_group + group_index(group_id, group_count)) * 64u + thread;
+  let i = element(group_id, group_count, thread);
   if (i < params.n) {
-    y[i] = feature_of(i / params.n_features, i % params.n_features);
+    y[params.y_base + i] = feature_of(i / params.n_features, i % params.n_features);
   }
 }

@@ -2,8 +2,8 @@
 //
 //   x, residual, y [rows, width] · scale, bias [width]
 //
-// A workgroup of 64 threads takes 4 rows, 16 threads a row, in two passes over the row: the
-// mean first, then the squares of what is left, which does not cancel. 1024 bytes of workgroup
+// A workgroup of {{ rows * lanes }} threads takes {{ rows }} rows, {{ lanes }} threads a row, in two passes over the row: the
+// mean first, then the squares of what is left, which does not cancel. {{ 16 * rows * lanes }} bytes of workgroup
 // memory.
 
 struct Params {
@@ -32,24 +32,24 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 @group(1) @binding(0) var<uniform> params: Params;
 
-var<workgroup> partial: array<vec3<f32>, 64>;
+var<workgroup> partial: array<vec3<f32>, {{ rows * lanes }}>;
 
 //# include "lib/group.wgsl"
 
-// Sums over the 16 threads of this thread's row, in a fixed order.
+// Sums over the threads of this thread's row, in a fixed order.
 fn row_sum(thread: u32, value: vec3<f32>) -> vec3<f32> {
   workgroupBarrier();
   partial[thread] = value;
   workgroupBarrier();
-  let first = thread & 0xfffffff0u;
+  let first = thread - thread % {{ lanes }}u;
   var sum = vec3<f32>();
-  for (var i = 0u; i < 16u; i++) {
+  for (var i = 0u; i < {{ lanes }}u; i++) {
     sum += partial[first + i];
   }
   return sum;
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size({{ rows * lanes }})
 fn main(
   @builtin(workgroup_id) group_id: vec3<u32>,
   @builtin(num_workgroups) group_count: vec3<u32>,
@@ -59,16 +59,16 @@ fn main(
   if (group >= params.n_groups) {
     return;
   }
-  let row = group * 4u + thread / 16u;
+  let row = group * {{ rows }}u + thread / {{ lanes }}u;
   // Threads of rows past the end go along to the barriers with nothing to do.
   let width = select(0u, params.width, row < params.rows);
-  let lane = thread % 16u;
+  let lane = thread % {{ lanes }}u;
   let x_row = params.x_base + row * params.width;
   let y_row = params.y_base + row * params.width;
 
   // Of the row, of the shrunk row, and of its magnitudes.
   var sum = vec3<f32>();
-  for (var i = lane; i < width; i += 16u) {
+  for (var i = lane; i < width; i += {{ lanes }}u) {
     let number = x[x_row + i];
     let small = number * params.shrink;
     sum += vec3<f32>(number, small, abs(small));
@@ -78,14 +78,14 @@ fn main(
   let shrink = select(1.0, params.shrink, is_large);
   let mean = select(sum.x, sum.y, is_large) / f32(params.width);
   var squares = 0.0;
-  for (var i = lane; i < width; i += 16u) {
+  for (var i = lane; i < width; i += {{ lanes }}u) {
     let d = x[x_row + i] * shrink - mean;
     squares += d * d;
   }
   var variance = row_sum(thread, vec3<f32>(squares, 0.0, 0.0)).x / f32(params.width);
   variance = select(variance, max(variance, params.smallest), is_large);
   let inverse = 1.0 / sqrt(variance + params.epsilon * shrink * shrink);
-  for (var i = lane; i < width; i += 16u) {
+  for (var i = lane; i < width; i += {{ lanes }}u) {
     var z = (x[x_row + i] * shrink - mean) * inverse * scale[i] + bias[i];
 //# if has_residual
     z += residual[params.residual_base + row * params.width + i];

@@ -2,7 +2,7 @@
 //
 //   parts [n_parts, n] · sum [n_parts / fan_in, n], rounded up
 //
-// A thread for each number, 64 in a workgroup; no workgroup memory.
+// A thread for each number, {{ threads }} in a workgroup; no workgroup memory.
 
 struct Params {
   n: u32,
@@ -14,15 +14,15 @@ struct Params {
 @group(0) @binding(1) var<storage, read_write> sum: array<f32>;
 @group(1) @binding(0) var<uniform> params: Params;
 
-//# include "lib/group.wgsl"
+//# include "lib/element.wgsl"
 
-@compute @workgroup_size(64)
+@compute @workgroup_size({{ threads }})
 fn main(
   @builtin(workgroup_id) group_id: vec3<u32>,
   @builtin(num_workgroups) group_count: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let i = group_index(group_id, group_count) * 64u + thread;
+  let i = element(group_id, group_count, thread);
   let first = (i / params.n) * params.fan_in;
   if (first >= params.n_parts) {
     return;

@@ -3,8 +3,8 @@
 //   x: the queries [outer, n, inner, head_dim] · projection [n_features, head_dim]
 //   sums [outer, inner, n_features, width] · n_keys [outer / heads] · y [outer, n, inner, v_dim]
 //
-// A workgroup of 64 threads reads 8 queries of one head, a thread for each of 64 columns; the
-// features of the queries go through workgroup memory, 32 at a time: 1024 bytes.
+// A workgroup of {{ threads }} threads reads {{ queries }} queries of one head, a thread for each of as many columns; the
+// features of the queries go through workgroup memory, {{ tile }} at a time: {{ 4 * queries * tile }} bytes.
 
 struct Params {
   n: u32,
@@ -19,6 +19,11 @@ struct Params {
   width: u32,
   floor: f32,
   n_groups: u32,
+  // Where the first element is in each binding.
+  x_base: u32,
+  projection_base: u32,
+  sums_base: u32,
+  n_keys_base: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
@@ -32,12 +37,12 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 @group(1) @binding(0) var<uniform> params: Params;
 
-var<workgroup> tile: array<f32, 256>;
+var<workgroup> tile: array<f32, {{ queries * tile }}>;
 
 //# include "lib/group.wgsl"
 //# include "lib/feature_map.wgsl"
 
-@compute @workgroup_size(64)
+@compute @workgroup_size({{ threads }})
 fn main(
   @builtin(workgroup_id) group_id: vec3<u32>,
   @builtin(num_workgroups) group_count: vec3<u32>,
@@ -49,23 +54,23 @@ fn main(
     return;
   }
   let group = params.first_group + local;
-  let column_tiles = (params.v_dim + 63u) / 64u;
-  let query_tiles = (params.n + 7u) / 8u;
-  let column = (group % column_tiles) * 64u + thread;
-  let first = ((group / column_tiles) % query_tiles) * 8u;
+  let column_tiles = (params.v_dim + {{ threads - 1 }}u) / {{ threads }}u;
+  let query_tiles = (params.n + {{ queries - 1 }}u) / {{ queries }}u;
+  let column = (group % column_tiles) * {{ threads }}u + thread;
+  let first = ((group / column_tiles) % query_tiles) * {{ queries }}u;
   let head = group / (column_tiles * query_tiles);
   let outer = head / params.inner;
   let inner = head % params.inner;
   let is_column = column < params.v_dim;
 
-  var totals: array<f32, 8>;
+  var totals: array<f32, {{ queries }}>;
 //# if normalizer == "feature_sum"
-  var norms: array<f32, 8>;
+  var norms: array<f32, {{ queries }}>;
 //# endif
-  for (var f0 = 0u; f0 < params.n_features; f0 += 32u) {
-    for (var slot = thread; slot < 256u; slot += 64u) {
-      let query = first + slot / 32u;
-      let f = f0 + slot % 32u;
+  for (var f0 = 0u; f0 < params.n_features; f0 += {{ tile }}u) {
+    for (var slot = thread; slot < {{ queries * tile }}u; slot += {{ threads }}u) {
+      let query = first + slot / {{ tile }}u;
+      let f = f0 + slot % {{ tile }}u;
       var feature = 0.0;
       if (query < params.n && f < params.n_features) {
         feature = feature_of((outer * params.n + query) * params.inner + inner, f);
@@ -73,8 +78,8 @@ fn main(
       tile[slot] = feature;
     }
     workgroupBarrier();
-    for (var i = 0u; i < min(32u, params.n_features - f0); i++) {
-      let row = (head * params.n_features + f0 + i) * params.width;
+    for (var i = 0u; i < min({{ tile }}u, params.n_features - f0); i++) {
+      let row = params.sums_base + (head * params.n_features + f0 + i) * params.width;
       var s = 0.0;
       if (is_column) {
         s = sums[row + column];
@@ -82,21 +87,21 @@ fn main(
 //# if normalizer == "feature_sum"
       let norm = sums[row + params.v_dim];
 //# endif
-//# for r in range(8)
-      totals[{{ r }}] += tile[{{ r * 32 }}u + i] * s;
+//# for r in range(queries)
+      totals[{{ r }}] += tile[{{ r * tile }}u + i] * s;
 //# if normalizer == "feature_sum"
-      norms[{{ r }}] += tile[{{ r * 32 }}u + i] * norm;
+      norms[{{ r }}] += tile[{{ r * tile }}u + i] * norm;
 //# endif
 //# endfor
     }
     workgroupBarrier();
   }
-//# for r in range(8)
+//# for r in range(queries)
   if (is_column && first + {{ r }}u < params.n) {
 //# if normalizer == "feature_sum"
     let divisor = max(norms[{{ r }}], params.floor);
 //# elif normalizer == "key_count"
-    let divisor = max(n_keys[outer / params.heads], 1.0);
+    let divisor = max(n_keys[params.n_keys_base + outer / params.heads], 1.0);
 //# else
     let divisor = 1.0;
 //# endif

@@ -5,10 +5,10 @@
 //   partial [n_parts, outer, inner, n_features, width]
 //
 // `width` is v_dim, or one more: the last column is then the sum of the features. Heads are in
-// `inner` (projected tokens) or in `outer` (head-major). A workgroup of 64 threads makes a tile
-// of 32 features x 32 columns of one part, each thread 4 x 4 of them, and computes the features
-// of 8 keys at a time into workgroup memory: 2048 bytes. The features are never stored. Sums of
-// 32 keys are added to those before, so that rounding errors stay small.
+// `inner` (projected tokens) or in `outer` (head-major). A workgroup of {{ side * side }} threads makes a tile
+// of {{ 4 * side }} features x {{ 4 * side }} columns of one part, each thread 4 x 4 of them, and computes the features
+// of {{ side }} keys at a time into workgroup memory: {{ 32 * side * side }} bytes. The features are never stored. Sums of
+// {{ run }} keys are added to those before, so that rounding errors stay small.
 
 struct Params {
   n: u32,
@@ -24,6 +24,10 @@ struct Params {
   width: u32,
   part: u32,
   n_groups: u32,
+  // Where the first element is in each binding.
+  x_base: u32,
+  projection_base: u32,
+  keep_base: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
@@ -38,15 +42,15 @@ struct Params {
 @group(1) @binding(0) var<uniform> params: Params;
 
 // Four features, four columns of one key.
-var<workgroup> feature_tile: array<vec4<f32>, 64>;
-var<workgroup> value_tile: array<vec4<f32>, 64>;
+var<workgroup> feature_tile: array<vec4<f32>, {{ side * side }}>;
+var<workgroup> value_tile: array<vec4<f32>, {{ side * side }}>;
 
 //# include "lib/group.wgsl"
 //# include "lib/feature_map.wgsl"
 
 fn exists(outer: u32, key: u32, end: u32) -> bool {
 //# if has_mask
-  return key < end && keep[(outer / params.heads) * params.n + min(key, params.n - 1u)] > 0.0;
+  return key < end && keep[params.keep_base + (outer / params.heads) * params.n + min(key, params.n - 1u)] > 0.0;
 //# else
   return key < end;
 //# endif
@@ -59,7 +63,7 @@ fn value(row: u32, column: u32) -> f32 {
   return 0.0;
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size({{ side * side }})
 fn main(
   @builtin(workgroup_id) group_id: vec3<u32>,
   @builtin(num_workgroups) group_count: vec3<u32>,
@@ -71,10 +75,10 @@ fn main(
     return;
   }
   let group = params.first_group + local;
-  let feature_tiles = (params.n_features + 31u) / 32u;
-  let column_tiles = (params.v_dim + 31u) / 32u;
-  let column0 = (group % column_tiles) * 32u;
-  let feature0 = ((group / column_tiles) % feature_tiles) * 32u;
+  let feature_tiles = (params.n_features + {{ 4 * side - 1 }}u) / {{ 4 * side }}u;
+  let column_tiles = (params.v_dim + {{ 4 * side - 1 }}u) / {{ 4 * side }}u;
+  let column0 = (group % column_tiles) * {{ 4 * side }}u;
+  let feature0 = ((group / column_tiles) % feature_tiles) * {{ 4 * side }}u;
   let which = group / (column_tiles * feature_tiles);
   let head = which % (params.outer * params.inner);
   let part = which / (params.outer * params.inner);
@@ -90,10 +94,10 @@ fn main(
   var feature_total = vec4(0.0);
   var feature_sum = vec4(0.0);
 //# endif
-  let slot_key = thread / 8u;
-  let slot = thread % 8u;
+  let slot_key = thread / {{ side }}u;
+  let slot = thread % {{ side }}u;
   let start = part * params.part;
-  for (var first = start; first < end; first += 8u) {
+  for (var first = start; first < end; first += {{ side }}u) {
     let key = first + slot_key;
     var features = vec4(0.0);
     var values = vec4(0.0);
@@ -111,9 +115,9 @@ fn main(
     feature_tile[thread] = features;
     value_tile[thread] = values;
     workgroupBarrier();
-    for (var k = 0u; k < 8u; k++) {
-      let a = feature_tile[k * 8u + thread / 8u];
-      let b = value_tile[k * 8u + thread % 8u];
+    for (var k = 0u; k < {{ side }}u; k++) {
+      let a = feature_tile[k * {{ side }}u + thread / {{ side }}u];
+      let b = value_tile[k * {{ side }}u + thread % {{ side }}u];
       sum0 += a.x * b;
       sum1 += a.y * b;
       sum2 += a.z * b;
@@ -123,7 +127,7 @@ fn main(
 //# endif
     }
     workgroupBarrier();
-    if ((first - start) % 32u == 24u || first + 8u >= end) {
+    if ((first - start) % {{ run }}u == {{ run - side }}u || first + {{ side }}u >= end) {
 //# for r in range(4)
       total{{ r }} += sum{{ r }};
       sum{{ r }} = vec4(0.0);
@@ -136,15 +140,15 @@ fn main(
   }
 //# for r in range(4)
   {
-    let f = feature0 + (thread / 8u) * 4u + {{ r }}u;
+    let f = feature0 + (thread / {{ side }}u) * 4u + {{ r }}u;
     for (var c = 0u; c < 4u; c++) {
-      let column = column0 + (thread % 8u) * 4u + c;
+      let column = column0 + (thread % {{ side }}u) * 4u + c;
       if (f < params.n_features && column < params.v_dim) {
         partial[(which * params.n_features + f) * params.width + column] = total{{ r }}[c];
       }
     }
 //# if has_sums
-    if (f < params.n_features && column0 == 0u && thread % 8u == 0u) {
+    if (f < params.n_features && column0 == 0u && thread % {{ side }}u == 0u) {
       partial[(which * params.n_features + f) * params.width + params.v_dim] = feature_total[{{ r }}];
     }
 //# endif

@@ -17,8 +17,10 @@ struct Params {
   first_step: u32,
   // Past the last step.
   end: u32,
-  first_group: u32,
   n_groups: u32,
+  // Where the first element is in each binding.
+  z_base: u32,
+  weight_base: u32,
 }
 
 @group(0) @binding(0) var<storage, read> z: array<f32>;
@@ -42,12 +44,11 @@ fn main(
   @builtin(num_workgroups) group_count: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let local = group_index(group_id, group_count);
   // Uniform for the whole group, so no thread waits at a barrier alone.
-  if (local >= params.n_groups) {
+  let batch = group_index(group_id, group_count);
+  if (batch >= params.n_groups) {
     return;
   }
-  let batch = params.first_group + local;
   let dim = params.dim;
   let d_model = params.n_heads * dim;
   let width = 3u * d_model + 2u * params.n_heads;
@@ -59,9 +60,9 @@ fn main(
     let step = select(s, params.n - 1u - s, params.reverse == 1u);
     let row = batch * params.n + step;
     for (var j = thread; j < width; j += {{ threads }}u) {
-      var sum = z[row * width + j];
+      var sum = z[params.z_base + row * width + j];
       for (var i = 0u; i < d_model; i++) {
-        sum += hidden[i] * weight[i * width + j];
+        sum += hidden[i] * weight[params.weight_base + i * width + j];
       }
       columns[j] = sum;
     }

@@ -14,7 +14,6 @@ struct Params {
   first_step: u32,
   // Past the last step.
   end: u32,
-  first_group: u32,
   n_groups: u32,
 }
 
@@ -37,12 +36,11 @@ fn main(
   @builtin(num_workgroups) group_count: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let local = group_index(group_id, group_count);
   // Uniform for the whole group, so no thread waits at a barrier alone.
-  if (local >= params.n_groups) {
+  let batch = group_index(group_id, group_count);
+  if (batch >= params.n_groups) {
     return;
   }
-  let batch = params.first_group + local;
   let hidden = params.hidden;
   let width = 4u * hidden;
   for (var j = thread; j < hidden; j += {{ threads }}u) {

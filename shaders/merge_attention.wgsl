@@ -5,7 +5,7 @@
 //            sum it is, sum e^(l - m) values likewise, all large halves before all small ones
 //   result   merged [rows, width] · merged_log_sum_exp [rows], or a state
 //
-// A thread for each merged number, 64 in a workgroup; no workgroup memory. States come before
+// A thread for each merged number, {{ threads }} in a workgroup; no workgroup memory. States come before
 // parts, which are added in their order. What is at the sentinel has no keys; if all are, the row
 // is zeros.
 
@@ -13,11 +13,10 @@ struct Params {
   n_parts: u32,
   rows: u32,
   width: u32,
-  n_groups: u32,
   masked: f32,
   // Where the first element is in the last two bindings.
   merged_base: u32,
-  merged_lse_base: u32,
+  merged_log_sum_exp_base: u32,
   // How far a part may be above the reference before that moves.
   headroom: f32,
   // Zero, which the compiler cannot know.
@@ -44,7 +43,7 @@ struct Params {
 //# endif
 @group(1) @binding(0) var<uniform> params: Params;
 
-//# include "lib/group.wgsl"
+//# include "lib/element.wgsl"
 
 // A number as the sum of a large and a small one: 48 bits.
 struct Pair {
@@ -71,13 +70,13 @@ fn weight(l: f32, m: f32) -> f32 {
   return select(select(0.0, exp(l - m), l > 0.5 * params.masked), 1.0, l == m);
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size({{ threads }})
 fn main(
   @builtin(workgroup_id) group_id: vec3<u32>,
   @builtin(num_workgroups) group_count: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let i = group_index(group_id, group_count) * 64u + thread;
+  let i = element(group_id, group_count, thread);
   if (i >= params.rows * params.width) {
     return;
   }
@@ -137,7 +136,7 @@ fn main(
   let total = select(weights.high + weights.low, 1.0, empty);
   merged[params.merged_base + i] = (sum.high + sum.low) / total;
   if (column == 0u) {
-    merged_log_sum_exp[params.merged_lse_base + row] = select(reference + log(total), params.masked, empty);
+    merged_log_sum_exp[params.merged_log_sum_exp_base + row] = select(reference + log(total), params.masked, empty);
   }
 //# endif
 }

@@ -5,10 +5,10 @@
 //   key_mask [batch, n_keys] · coords [batch, length, {{ n_columns }}] · matrix [batch, heads, n_queries, n_keys];
 //   values like q with v's width · log_sum_exp [.., n_queries], both for each split of the keys.
 //
-// A workgroup of 8 x 8 threads owns 32 queries of one head and walks over its share of the keys,
-// 32 at a time. A thread makes 4 queries x 4 keys of the scores and 4 queries x 4 columns of the
-// output for every 32 columns of v. Scores never leave the group. Workgroup memory:
-// {{ depth * 128 }} (q) + {{ kv_quads * 16 }} (k, then v) + 4096 (weights) + 1024 (maxima) bytes.
+// A workgroup of {{ side }} x {{ side }} threads owns {{ tile }} queries of one head and walks over its share of the keys,
+// {{ tile }} at a time. A thread makes 4 queries x 4 keys of the scores and 4 queries x 4 columns of the
+// output for every {{ tile }} columns of v. Scores never leave the group. Workgroup memory:
+// {{ depth * side * 16 }} (q) + {{ kv_quads * 16 }} (k, then v) + {{ tile * side * 16 }} (weights) + {{ side * side * 16 }} (maxima) bytes.
 
 struct Problem {
   batch: u32,
@@ -37,18 +37,18 @@ struct Problem {
   out_batch: u32,
   out_head: u32,
   out_row: u32,
-  out_base: u32,
+  values_base: u32,
   lse_split: u32,
   lse_batch: u32,
   lse_head: u32,
   lse_row: u32,
-  lse_base: u32,
+  log_sum_exp_base: u32,
   q_coords_batch: u32,
   q_coords_base: u32,
   k_coords_batch: u32,
   k_coords_base: u32,
   mask_batch: u32,
-  mask_base: u32,
+  key_mask_base: u32,
   matrix_batch: u32,
   matrix_head: u32,
   matrix_row: u32,
@@ -74,12 +74,12 @@ struct Problem {
 @group(1) @binding(0) var<uniform> problem: Problem;
 
 // Four queries, or four keys, at one depth; then four columns of one row of v.
-var<workgroup> q_tile: array<vec4<f32>, {{ depth * 8 }}>;
+var<workgroup> q_tile: array<vec4<f32>, {{ depth * side }}>;
 var<workgroup> kv_tile: array<vec4<f32>, {{ kv_quads }}>;
 // The weights of four queries for one key.
-var<workgroup> weights: array<vec4<f32>, 256>;
-// What the 8 threads of a row of threads exchange.
-var<workgroup> shared_rows: array<vec4<f32>, 64>;
+var<workgroup> weights: array<vec4<f32>, {{ tile * side }}>;
+// What the threads of a row of threads exchange.
+var<workgroup> shared_rows: array<vec4<f32>, {{ side * side }}>;
 
 //# include "lib/group.wgsl"
 //# include "lib/bias.wgsl"
@@ -109,37 +109,37 @@ fn load_v(base: u32, row: u32, d: u32) -> f32 {
 // even a weight of zero would not keep NaN out.
 fn exists(batch: u32, key: u32) -> bool {
 //# if has_mask
-  return key < problem.n_keys && key_mask[problem.mask_base + batch * problem.mask_batch + key] != 0.0;
+  return key < problem.n_keys && key_mask[problem.key_mask_base + batch * problem.mask_batch + key] != 0.0;
 //# else
   return true;
 //# endif
 }
 
 fn fill_q_tile(thread: u32, base: u32, row0: u32, d0: u32) {
-  for (var slot = thread; slot < {{ depth * 8 }}u; slot += 64u) {
+  for (var slot = thread; slot < {{ depth * side }}u; slot += {{ side * side }}u) {
     // Neighbouring threads read neighbouring numbers.
     let d = slot % {{ depth }}u;
     let row = row0 + 4u * (slot / {{ depth }}u);
-    q_tile[d * 8u + slot / {{ depth }}u] = vec4(
+    q_tile[d * {{ side }}u + slot / {{ depth }}u] = vec4(
       load_q(base, row, d0 + d), load_q(base, row + 1u, d0 + d),
       load_q(base, row + 2u, d0 + d), load_q(base, row + 3u, d0 + d));
   }
 }
 
 fn fill_k_tile(thread: u32, base: u32, row0: u32, d0: u32) {
-  for (var slot = thread; slot < {{ depth * 8 }}u; slot += 64u) {
+  for (var slot = thread; slot < {{ depth * side }}u; slot += {{ side * side }}u) {
     let d = slot % {{ depth }}u;
     let row = row0 + 4u * (slot / {{ depth }}u);
-    kv_tile[d * 8u + slot / {{ depth }}u] = vec4(
+    kv_tile[d * {{ side }}u + slot / {{ depth }}u] = vec4(
       load_k(base, row, d0 + d), load_k(base, row + 1u, d0 + d),
       load_k(base, row + 2u, d0 + d), load_k(base, row + 3u, d0 + d));
   }
 }
 
 fn fill_v_tile(thread: u32, batch: u32, base: u32, row0: u32, d0: u32) {
-  for (var slot = thread; slot < 256u; slot += 64u) {
-    let row = row0 + slot / 8u;
-    let d = d0 + 4u * (slot % 8u);
+  for (var slot = thread; slot < {{ tile * side }}u; slot += {{ side * side }}u) {
+    let row = row0 + slot / {{ side }}u;
+    let d = d0 + 4u * (slot % {{ side }}u);
     kv_tile[slot] = vec4(0.0);
     if (exists(batch, row)) {
       kv_tile[slot] =
@@ -156,7 +156,7 @@ fn store(base: u32, d: u32, value: vec4<f32>) {
   }
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size({{ side * side }})
 fn main(
   @builtin(workgroup_id) group_id: vec3<u32>,
   @builtin(num_workgroups) group_count: vec3<u32>,
@@ -167,9 +167,9 @@ fn main(
   if (group >= problem.n_groups) {
     return;
   }
-  let row_thread = thread / 8u;
-  let column_thread = thread % 8u;
-  let row0 = (group % problem.q_tiles) * 32u;
+  let row_thread = thread / {{ side }}u;
+  let column_thread = thread % {{ side }}u;
+  let row0 = (group % problem.q_tiles) * {{ tile }}u;
   let head = (group / problem.q_tiles) % problem.n_heads;
   let batch = (group / problem.q_tiles / problem.n_heads) % problem.batch;
   let split = group / problem.q_tiles / problem.n_heads / problem.batch;
@@ -222,7 +222,7 @@ fn main(
   fill_q_tile(thread, q_base, row0, 0u);
 //# endif
 
-  for (var key0 = key_begin; key0 < key_end; key0 += 32u) {
+  for (var key0 = key_begin; key0 < key_end; key0 += {{ tile }}u) {
 //# for c in range(4)
     // Four queries against key {{ c }} of this thread's four.
     var score{{ c }} = vec4(0.0);
@@ -236,8 +236,8 @@ fn main(
     for (var d = 0u; d < {{ depth }}u; d += 4u) {
 //# for u in range(4)
       {
-        let a = q_tile[(d + {{ u }}u) * 8u + row_thread];
-        let b = kv_tile[(d + {{ u }}u) * 8u + column_thread];
+        let a = q_tile[(d + {{ u }}u) * {{ side }}u + row_thread];
+        let b = kv_tile[(d + {{ u }}u) * {{ side }}u + column_thread];
         score0 += a * b.x;
         score1 += a * b.y;
         score2 += a * b.z;
@@ -295,8 +295,8 @@ fn main(
     // Every thread has read the keys, and every row of threads shown its maxima.
     workgroupBarrier();
     var tile_largest = largest;
-    for (var i = 0u; i < 8u; i++) {
-      tile_largest = max(tile_largest, shared_rows[row_thread * 8u + i]);
+    for (var i = 0u; i < {{ side }}u; i++) {
+      tile_largest = max(tile_largest, shared_rows[row_thread * {{ side }}u + i]);
     }
     let decay = exp(largest - tile_largest);
     largest = tile_largest;
@@ -305,20 +305,20 @@ fn main(
     {
       let weight = exp(score{{ c }} - largest);
       sum += weight;
-      weights[(4u * column_thread + {{ c }}u) * 8u + row_thread] = weight;
+      weights[(4u * column_thread + {{ c }}u) * {{ side }}u + row_thread] = weight;
     }
 //# endfor
 //# for chunk in range(n_v)
-    fill_v_tile(thread, batch, v_base, key0, {{ chunk * 32 }}u);
+    fill_v_tile(thread, batch, v_base, key0, {{ chunk * tile }}u);
     workgroupBarrier();
 //# for r in range(4)
     out{{ r }}_{{ chunk }} *= decay[{{ r }}];
 //# endfor
-    for (var j = 0u; j < 32u; j += 4u) {
+    for (var j = 0u; j < {{ tile }}u; j += 4u) {
 //# for u in range(4)
       {
-        let p = weights[(j + {{ u }}u) * 8u + row_thread];
-        let x = kv_tile[(j + {{ u }}u) * 8u + column_thread];
+        let p = weights[(j + {{ u }}u) * {{ side }}u + row_thread];
+        let x = kv_tile[(j + {{ u }}u) * {{ side }}u + column_thread];
         out0_{{ chunk }} += p.x * x;
         out1_{{ chunk }} += p.y * x;
         out2_{{ chunk }} += p.z * x;
@@ -333,20 +333,20 @@ fn main(
   shared_rows[thread] = sum;
   workgroupBarrier();
   var total = vec4(0.0);
-  for (var i = 0u; i < 8u; i++) {
-    total += shared_rows[row_thread * 8u + i];
+  for (var i = 0u; i < {{ side }}u; i++) {
+    total += shared_rows[row_thread * {{ side }}u + i];
   }
   // A row without a valid key reads as zeros.
   let empty = largest <= vec4(0.5 * MASKED);
   let inverse = select(1.0 / max(total, vec4(1e-30)), vec4(0.0), empty);
   let row_log_sum_exp = select(largest + log(max(total, vec4(1e-30))), vec4(MASKED), empty);
-  let out_base = problem.out_base + split * problem.out_split + batch * problem.out_batch + head * problem.out_head;
-  let lse_base = problem.lse_base + split * problem.lse_split + batch * problem.lse_batch + head * problem.lse_head;
+  let out_base = problem.values_base + split * problem.out_split + batch * problem.out_batch + head * problem.out_head;
+  let lse_base = problem.log_sum_exp_base + split * problem.lse_split + batch * problem.lse_batch + head * problem.lse_head;
 //# for r in range(4)
   if (row + {{ r }}u < problem.n_queries) {
     let base = out_base + (row + {{ r }}u) * problem.out_row;
 //# for chunk in range(n_v)
-    store(base, {{ chunk * 32 }}u + 4u * column_thread, out{{ r }}_{{ chunk }} * inverse[{{ r }}]);
+    store(base, {{ chunk * tile }}u + 4u * column_thread, out{{ r }}_{{ chunk }} * inverse[{{ r }}]);
 //# endfor
     if (column_thread == 0u) {
       log_sum_exp[lse_base + (row + {{ r }}u) * problem.lse_row] = row_log_sum_exp[{{ r }}];

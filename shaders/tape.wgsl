@@ -6,7 +6,7 @@
 //   state [batch, n_tapes, size]: tape [slots, mem]{% if has_keys %}, keys [slots, mem]{% endif %}, read head [slots],
 //   write head [slots]; read, and written at the end
 //
-// A workgroup of 64 threads takes a tape. A thread owns columns of the tape and {% if by_position %}columns{% else %}rows{% endif %} of the keys;
+// A workgroup of {{ threads }} threads takes a tape. A thread owns columns of the tape and {% if by_position %}columns{% else %}rows{% endif %} of the keys;
 // the heads are double. {% if in_workgroup %}The tape is in workgroup memory, up to
 // {{ len }} numbers{% else %}The tape stays in storage{% endif %}: {{ 4 * ((len if in_workgroup else 0) + 4 * slots) }} bytes.
 
@@ -18,8 +18,12 @@ struct Params {
   first_step: u32,
   // Past the last step.
   end: u32,
-  first_group: u32,
   n_groups: u32,
+  // Where the first element is in each binding.
+  value_base: u32,
+  key_base: u32,
+  query_base: u32,
+  action_base: u32,
 }
 
 @group(0) @binding(0) var<storage, read> value: array<f32>;
@@ -78,29 +82,28 @@ fn directions(at: u32) -> vec4<f32> {
 //# endif
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size({{ threads }})
 fn main(
   @builtin(workgroup_id) group_id: vec3<u32>,
   @builtin(num_workgroups) group_count: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let local = group_index(group_id, group_count);
   // Uniform for the whole group, so no thread waits at a barrier alone.
-  if (local >= params.n_groups) {
+  let group = group_index(group_id, group_count);
+  if (group >= params.n_groups) {
     return;
   }
-  let group = params.first_group + local;
   let batch = group / params.n_tapes;
   let slots = params.slots;
   let mem = params.mem;
   let n_cells = slots * mem{% if has_keys %} * 2u{% endif %};
   let base = group * (n_cells + 2u * slots);
 //# if in_workgroup
-  for (var i = thread; i < n_cells; i += 64u) {
+  for (var i = thread; i < n_cells; i += {{ threads }}u) {
     cells[i] = state[base + i];
   }
 //# endif
-  for (var l = thread; l < slots; l += 64u) {
+  for (var l = thread; l < slots; l += {{ threads }}u) {
     read_head[l] = state[base + n_cells + l];
     write_head[l] = state[base + n_cells + slots + l];
   }
@@ -108,7 +111,7 @@ fn main(
   var now = 0u;
   for (var step = params.first_step; step < params.end; step++) {
     let token = (batch * params.n + step) * params.n_tapes + group % params.n_tapes;
-    let act = token * {{ 2 * n_directions + 3 }}u;
+    let act = token * {{ 2 * n_directions + 3 }}u + params.action_base;
     let read_directions = directions(act);
     let write_directions = directions(act + {{ n_directions }}u);
 //# if has_probabilities
@@ -142,12 +145,12 @@ fn main(
     let read_scale = 1.0;
     let write_scale = 1.0;
 //# endif
-    for (var c = thread; c < mem; c += 64u) {
+    for (var c = thread; c < mem; c += {{ threads }}u) {
       var old = 0.0;
       for (var l = 0u; l < slots; l++) {
         old += load(base, l * mem + c) * write_head[before + l] * write_scale;
       }
-      let x = p_write * value[token * mem + c] - p_erase * old;
+      let x = p_write * value[params.value_base + token * mem + c] - p_erase * old;
       var sum = 0.0;
       for (var l = 0u; l < slots; l++) {
         let cell = load(base, l * mem + c) + write_head[before + l] * write_scale * x;
@@ -160,7 +163,7 @@ fn main(
       for (var l = 0u; l < slots; l++) {
         known += load(base, (slots + l) * mem + c) * write_head[before + l] * write_scale;
       }
-      let z = {% if has_erase %}p_write * {% endif %}key[token * mem + c] - p_erase * known;
+      let z = {% if has_erase %}p_write * {% endif %}key[params.key_base + token * mem + c] - p_erase * known;
       for (var l = 0u; l < slots; l++) {
         let at = (slots + l) * mem + c;
         save(base, at, load(base, at) + write_head[before + l] * write_scale * z);
@@ -174,25 +177,25 @@ fn main(
     storageBarrier();
 //# endif
 //# endif
-    for (var l = thread; l < slots; l += 64u) {
+    for (var l = thread; l < slots; l += {{ threads }}u) {
       var jump = 0.0;
 //# if has_keys
       let row = (slots + l) * mem;
 //# if by_position
       for (var c = 0u; c < mem; c++) {
-        jump += load(base, row + c) * query[token * mem + c];
+        jump += load(base, row + c) * query[params.query_base + token * mem + c];
       }
 //# else
       var known = 0.0;
       for (var c = 0u; c < mem; c++) {
-        known += load(base, row + c) * key[token * mem + c];
+        known += load(base, row + c) * key[params.key_base + token * mem + c];
       }
       // The keys are erased by content, with the heads as they are.
       let x = {% if has_erase %}p_write * {% endif %}write_head[before + l] - p_erase * known;
       for (var c = 0u; c < mem; c++) {
-        let cell = load(base, row + c) + x * key[token * mem + c];
+        let cell = load(base, row + c) + x * key[params.key_base + token * mem + c];
         save(base, row + c, cell);
-        jump += cell * query[token * mem + c];
+        jump += cell * query[params.query_base + token * mem + c];
       }
 //# endif
 //# endif
@@ -208,11 +211,11 @@ fn main(
 //# endif
   }
 //# if in_workgroup
-  for (var i = thread; i < n_cells; i += 64u) {
+  for (var i = thread; i < n_cells; i += {{ threads }}u) {
     state[base + i] = cells[i];
   }
 //# endif
-  for (var l = thread; l < slots; l += 64u) {
+  for (var l = thread; l < slots; l += {{ threads }}u) {
     state[base + n_cells + l] = read_head[now * {{ slots }}u + l];
     state[base + n_cells + slots + l] = write_head[now * {{ slots }}u + l];
   }

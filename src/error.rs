@@ -195,18 +195,40 @@ pub enum Error {
         message: String,
     },
 
+    /// The metadata of a checkpoint lack what was asked for.
+    #[error("checkpoint {file}: the metadata has no {key:?}; it has {present:?}")]
+    Metadata {
+        /// The file, or `<memory>`.
+        file: String,
+        /// The key.
+        key: String,
+        /// The keys that there are.
+        present: Vec<String>,
+    },
+
     /// A parameter that the model needs is not in the checkpoint.
-    #[error("checkpoint: parameter {name} is missing, expected shape {expected:?}")]
+    #[error(
+        "checkpoint {file}: parameter {name} is missing, expected shape {expected:?}{suggestion}",
+        suggestion = suggestion(similar)
+    )]
     MissingParameter {
+        /// The file, or `<memory>`.
+        file: String,
         /// The full name.
         name: String,
         /// The shape that the configuration asks for.
         expected: Vec<usize>,
+        /// Some of the names that are there and that nothing has used so far: those that look most like it.
+        similar: Vec<String>,
+        /// Whether it holds random features: numbers that were drawn with variance 1, not trained.
+        is_random: bool,
     },
 
     /// A parameter has another shape than the configuration says.
-    #[error("checkpoint: parameter {name} has shape {found:?}, expected {expected:?}")]
+    #[error("checkpoint {file}: parameter {name} has shape {found:?}, expected {expected:?}")]
     ParameterShape {
+        /// The file, or `<memory>`.
+        file: String,
         /// The full name.
         name: String,
         /// The shape that the configuration asks for.
@@ -216,10 +238,21 @@ pub enum Error {
     },
 
     /// Parameters in the checkpoint that the configuration does not use.
-    #[error("checkpoint: {} parameter(s) that the configuration does not use: {}", names.len(), names.join(", "))]
+    #[error("checkpoint {file}: {} parameter(s) that the configuration does not use: {}", names.len(), names.join(", "))]
     ExtraParameters {
+        /// The file, or `<memory>`.
+        file: String,
         /// Their names.
         names: Vec<String>,
+    },
+
+    /// A saved posterior that is damaged, or not one of the model that was asked to restore it.
+    #[error("saved posterior {file}: {message}")]
+    Posterior {
+        /// The file, or `<memory>`.
+        file: String,
+        /// What is wrong and what is allowed.
+        message: String,
     },
 
     /// A model configuration that cannot be built.
@@ -237,6 +270,13 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+}
+
+fn suggestion(similar: &[String]) -> String {
+    match similar {
+        [] => String::new(),
+        names => format!("; what is there and not used yet: {} (see Checkpoint::rename)", names.join(", ")),
+    }
 }
 
 /// The result of everything fallible in this crate.

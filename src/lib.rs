@@ -28,9 +28,9 @@
 //! | [`models`] | the papers' networks, written once over the kernels |
 //! | [`checkpoint`] | trained parameters from safetensors files |
 //! | [`Device`], [`Tensor`] | where things run and live |
-//! | [`shaders`] | the WGSL as text |
+//! | `shaders` | the WGSL as text, with the feature `gpu` |
 //!
-//! The feature `gpu`, on by default, brings [`wgpu`]; without it the same code runs on the CPU.
+//! The feature `gpu`, on by default, brings `wgpu`; without it the same code runs on the CPU.
 #![deny(missing_docs)]
 
 pub mod checkpoint;
@@ -47,5 +47,7 @@ pub use device::Device;
 pub use error::{Error, Result};
 pub use tensor::{Mask, Tensor};
 
+/// Configurations are JSON, see [`checkpoint`].
+pub use serde_json;
 #[cfg(feature = "gpu")]
 pub use wgpu;

@@ -251,6 +251,11 @@ impl Mask {
         Ok(Self(tensor, Arc::new(counts.collect())))
     }
 
+    /// A mask of zeros and ones that an operation computed, and [`Mask::counts`] of it.
+    pub(crate) fn computed(tensor: Tensor, counts: Vec<u64>) -> Self {
+        Self(tensor, Arc::new(counts))
+    }
+
     /// How many keys each row of the last dimension keeps.
     pub(crate) fn counts(&self) -> &[u64] {
         &self.1

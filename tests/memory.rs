@@ -48,7 +48,8 @@ fn extra_bytes(device: &Device, length: usize, n_splits: Option<usize>) -> u64 {
     let t = tensor(&[1, 2, length, 16]);
     let coords = tensor(&[1, length, 2]);
     let terms = [BiasTerm::rbf(0..2, &[1.0; 4], &[1.0; 4])];
-    let options = ScanAttention { bias: Some(Bias::new(&coords, &coords, &terms)), n_splits, ..Default::default() };
+    let mut options = ScanAttention::default().bias(Bias::new(&coords, &coords, &terms));
+    options.n_splits = n_splits;
     let on_device = device.memory().in_use;
     let before = IN_USE.load(Relaxed);
     PEAK.store(before, Relaxed);

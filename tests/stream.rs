@@ -13,9 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use support::Random;
+use support::{Random, parameters};
 use wgpu_attention::{
-    Device, Error,
+    Device,
     checkpoint::Checkpoint,
     models::cmanp::{Cmanp, Config},
 };
@@ -59,12 +59,8 @@ impl Folder {
         );
         let config: Config = serde_json::from_str(&text).unwrap();
         let mut random = Random::new(seed);
-        let mut checkpoint = Checkpoint::default();
-        while let Err(error) = Cmanp::new(&Device::cpu(), &config, &checkpoint) {
-            let Error::MissingParameter { name, expected } = error else { panic!("{error}") };
-            let n = expected.iter().product();
-            checkpoint.insert(&name, &expected, random.numbers(n)).unwrap();
-        }
+        let build = |checkpoint: &Checkpoint| Cmanp::new(&Device::cpu(), &config, checkpoint);
+        let (_, mut checkpoint) = parameters(build, |_, shape| random.numbers(shape.iter().product()));
         checkpoint.set_metadata("model", "cmanp");
         checkpoint.set_metadata("config", text);
         checkpoint.save(self.path(name)).unwrap();

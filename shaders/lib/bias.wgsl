@@ -1,6 +1,6 @@
 // The bias of one key for the four queries of a thread; twin: `src/ops/scan_attention/cpu`.
 // A function for each term; a lane holds a value at or below MASKED where the pair is masked.
-// `params.bias` holds (a, -b log2 e, c) for each term, head and basis function.
+// `problem.bias` holds (a, -b log2 e, c) for each term, head and basis function.
 
 const MASKED: f32 = {{ masked }};
 

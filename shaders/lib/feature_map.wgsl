@@ -25,13 +25,13 @@ fn feature(z: f32, half_norm: f32, n_features: u32) -> f32 {
 // Feature `f` of a row.
 fn feature_of(row: u32, f: u32) -> f32 {
 //# if kind == "identity"
-  return params.scale * x[row * params.n_features + f];
+  return params.scale * x[params.x_base + row * params.n_features + f];
 //# else
   var z = 0.0;
   var norm = 0.0;
   for (var d = 0u; d < params.head_dim; d++) {
-    let scaled = params.scale * x[row * params.head_dim + d];
-    z += scaled * projection[f * params.head_dim + d];
+    let scaled = params.scale * x[params.x_base + row * params.head_dim + d];
+    z += scaled * projection[params.projection_base + f * params.head_dim + d];
     norm += scaled * scaled;
   }
   return feature(z, 0.5 * norm, params.n_features);

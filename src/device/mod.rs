@@ -1,7 +1,9 @@
 //! Where tensors live and operations run: the CPU, or a GPU through `wgpu`.
 
+mod capabilities;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+mod memory;
 mod recording;
 
 use std::fmt;
@@ -9,8 +11,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+pub(crate) use capabilities::Work;
 #[cfg(feature = "gpu")]
-pub use gpu::{Adapter, AdapterKind, GpuOptions};
+pub(crate) use capabilities::check_variants;
+pub use capabilities::{AdapterKind, Capabilities, Decision};
+#[cfg(feature = "gpu")]
+pub use gpu::{Adapter, GpuOptions};
+pub use memory::Memory;
 pub use recording::Recording;
 
 /// A place to compute. Cheap to clone; clones are the same device.
@@ -28,17 +35,6 @@ pub(crate) enum Backend {
     Gpu(Arc<gpu::Gpu>),
 }
 
-/// Device memory that tensors and scratch space of one device take, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Memory {
-    /// Held by live tensors and scratch space.
-    pub in_use: u64,
-    /// Kept for reuse.
-    pub pooled: u64,
-    /// The most that was ever allocated at once, pool included.
-    pub peak: u64,
-}
-
 impl Device {
     /// The CPU, on all its cores. Needs no GPU and no driver.
     pub fn cpu() -> Self {
@@ -50,7 +46,26 @@ impl Device {
         match &self.0 {
             Backend::Cpu => usize::MAX,
             #[cfg(feature = "gpu")]
-            Backend::Gpu(gpu) => gpu.max_binding().try_into().unwrap_or(usize::MAX),
+            Backend::Gpu(gpu) => gpu.capabilities().max_binding.try_into().unwrap_or(usize::MAX),
+        }
+    }
+
+    /// What the device is and allows: all that decides how an operation runs.
+    pub fn capabilities(&self) -> Capabilities {
+        match &self.0 {
+            Backend::Cpu => Capabilities::cpu(),
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(gpu) => gpu.capabilities().clone(),
+        }
+    }
+
+    /// How many rows of a layer of some ten to some hundred numbers keep the device busy. More at a time
+    /// take more memory and no less time.
+    pub(crate) fn busy_rows(&self) -> usize {
+        match &self.0 {
+            Backend::Cpu => 4096,
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(_) => 16_384,
         }
     }
 
@@ -251,9 +266,24 @@ impl Device {
         }
     }
 
+    /// Writes the pipelines compiled so far to the folder of the options
+    /// ([`GpuOptions::pipeline_folder`]), so that the next start compiles nothing. Happens by
+    /// itself when the last clone of the device and its tensors is dropped.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save_pipelines(&self) -> Result<()> {
+        match &self.0 {
+            Backend::Cpu => Ok(()),
+            Backend::Gpu(gpu) => gpu.save_pipelines(),
+        }
+    }
+
     /// A device that the application already has. Its error handlers stay as they are; its
     /// limits are read and respected. Asked again for the same `wgpu::Device`, it returns the same
-    /// device, for any thread: their tensors go together. `queue` must be the one of `device`.
+    /// device, for any thread: their tensors go together. `queue` must be the one of `device`, and a
+    /// callback that `wgpu` calls within a submit must not ask this device for anything. Storage
+    /// buffers must be bindable at multiples of 256 bytes, as WebGPU's default limits say.
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         Self(Backend::Gpu(gpu::Gpu::shared(device, queue)))
     }

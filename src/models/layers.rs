@@ -10,6 +10,9 @@ use crate::{
     tensor::Tensor,
 };
 
+/// What flax adds to the variance in a layer normalisation.
+pub(crate) const EPSILON: f32 = 1e-6;
+
 /// Sizes of a multilayer perceptron.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -21,7 +24,7 @@ pub struct MlpConfig {
     pub activation: Activation,
 }
 
-fn relu() -> Activation {
+pub(super) fn relu() -> Activation {
     Activation::Relu
 }
 
@@ -60,21 +63,24 @@ pub(crate) fn check_positive(sizes: &[(&str, usize)]) -> Result<()> {
     }
 }
 
-/// The width of a head.
-pub(crate) fn check_heads(name: &str, width: usize, n_heads: usize) -> Result<usize> {
-    check_positive(&[(name, width), ("n_heads", n_heads)])?;
+/// The width of a head; the names are those of the configuration.
+pub(crate) fn check_heads((name, width): (&str, usize), (heads, n_heads): (&str, usize)) -> Result<usize> {
+    check_positive(&[(name, width), (heads, n_heads)])?;
     if width.is_multiple_of(n_heads) {
         return Ok(width / n_heads);
     }
-    Err(Error::Config { message: format!("{name} is {width}, allowed is a multiple of n_heads {n_heads}") })
+    Err(Error::Config { message: format!("{name} is {width}, allowed is a multiple of {heads} {n_heads}") })
 }
 
 /// The rows of a weight `[n_out, n_in]` as the columns that [`Linear`] takes.
 pub(crate) fn transposed(device: &Device, weight: &[f32], n_in: usize) -> Result<Tensor> {
     check_positive(&[("the width of a layer's input", n_in)])?;
-    let n_out = weight.len() / n_in;
-    let columns: Vec<f32> = (0..n_in).flat_map(|i| (0..n_out).map(move |o| weight[o * n_in + i])).collect();
-    Tensor::new(device, &[n_in, n_out], &columns)
+    Tensor::new(device, &[n_in, weight.len() / n_in], &columns(weight, n_in))
+}
+
+/// Rows of `n_in` numbers, transposed.
+pub(crate) fn columns(weight: &[f32], n_in: usize) -> Vec<f32> {
+    (0..n_in).flat_map(|i| weight.chunks_exact(n_in).map(move |row| row[i])).collect()
 }
 
 /// `log(1 + e^x)` without overflow.
@@ -113,6 +119,12 @@ impl Mlp {
         let layers = inputs.zip(dims).enumerate();
         let layers = layers.map(|(i, (&n_in, &n_out))| torch_linear(&parameters.scope(2 * i), n_in, n_out, true));
         Ok(Self { layers: layers.collect::<Result<_>>()?, activation: Activation::Relu })
+    }
+
+    /// The same with another activation between the layers.
+    pub fn with_activation(mut self, activation: Activation) -> Self {
+        self.activation = activation;
+        self
     }
 
     /// `x [.., n_in]` to `[.., n_out]`, plus a residual of that shape.

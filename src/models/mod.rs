@@ -1,6 +1,14 @@
 //! The networks of the papers, written once over [`ops`](crate::ops) and so on any device.
+//!
+//! Each opens itself from a file (`open`), from a [`Checkpoint`](crate::checkpoint::Checkpoint) in
+//! memory (`from_checkpoint`) or from parameters and a configuration (`new`).
 
 pub mod cmanp;
 pub mod layers;
 pub mod nam;
 pub mod tnp_kr;
+
+mod open;
+mod points;
+mod saved;
+mod tiles;

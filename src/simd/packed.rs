@@ -4,7 +4,7 @@ use fearless_simd::prelude::*;
 
 use super::{
     load_some, store_some,
-    tile::{Panels, ROWS, VECTORS, product},
+    tile::{Panels, ROWS, product, with_vectors},
 };
 
 /// `[depth, columns]` in panels, as [`product`] reads them.
@@ -48,13 +48,10 @@ impl Packed {
         for panel in self.panels.iter() {
             let packed = &self.data[panel.first * self.depth..][..panel.width * self.depth];
             let to = |r: usize| r * columns + panel.first..r * columns + panel.first + panel.used;
-            if panel.width == S::f32s::LEN {
-                let tile = product::<S, R, 1>(simd, rows, packed);
-                (0..used).for_each(|r| add_row::<S, 1>(simd, &tile[r], &mut y[to(r)]));
-            } else {
-                let tile = product::<S, R, VECTORS>(simd, rows, packed);
-                (0..used).for_each(|r| add_row::<S, VECTORS>(simd, &tile[r], &mut y[to(r)]));
-            }
+            with_vectors!(panel, C => {
+                let tile = product::<S, R, C>(simd, rows, packed);
+                (0..used).for_each(|r| add_row::<S, C>(simd, &tile[r], &mut y[to(r)]));
+            });
         }
     }
 }

@@ -52,6 +52,20 @@ pub(crate) struct Panels {
     lanes: usize,
 }
 
+/// Runs a block with the number of vectors of a panel as a constant.
+macro_rules! with_vectors {
+    ($panel:expr, $count:ident => $block:block) => {
+        if $panel.width == S::f32s::LEN {
+            const $count: usize = 1;
+            $block
+        } else {
+            const $count: usize = $crate::simd::tile::VECTORS;
+            $block
+        }
+    };
+}
+pub(crate) use with_vectors;
+
 /// One panel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Panel {
@@ -115,11 +129,7 @@ mod tests {
             for j in 0..panel.used {
                 let (vector, lane) = (j / S::f32s::LEN, j % S::f32s::LEN);
                 for r in 0..ROWS {
-                    c[r * columns + panel.first + j] = if panel.width == S::f32s::LEN {
-                        product::<S, ROWS, 1>(simd, rows, &packed)[r][vector].as_slice()[lane]
-                    } else {
-                        product::<S, ROWS, VECTORS>(simd, rows, &packed)[r][vector].as_slice()[lane]
-                    };
+                    c[r * columns + panel.first + j] = with_vectors!(panel, C => { product::<S, ROWS, C>(simd, rows, &packed)[r][vector].as_slice()[lane] });
                 }
             }
         }

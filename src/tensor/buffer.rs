@@ -2,7 +2,10 @@
 
 use super::{Storage, Tensor, n_elements};
 use crate::{
-    device::{Backend, Device, gpu::Buffer},
+    device::{
+        Backend, Device,
+        gpu::{Buffer, Part},
+    },
     error::{Error, Result},
 };
 
@@ -19,7 +22,8 @@ pub struct TensorBuffer {
 impl TensorBuffer {
     /// The buffer. The numbers are its first [`TensorBuffer::size`] bytes; it may be longer. Its
     /// usage contains `STORAGE`, `COPY_SRC` and `COPY_DST`, unless it was the application's own.
-    /// It must not be written: tensors may share it.
+    /// It must not be written, for tensors may share it, and a clone of it alone does not keep the
+    /// memory: hold this value, and do not make another tensor of it.
     pub fn buffer(&self) -> &wgpu::Buffer {
         self.buffer.raw()
     }
@@ -36,11 +40,9 @@ impl TensorBuffer {
     }
 }
 
-impl std::ops::Deref for TensorBuffer {
-    type Target = wgpu::Buffer;
-
-    fn deref(&self) -> &wgpu::Buffer {
-        self.buffer()
+impl<'a> From<&'a Tensor> for Part<'a> {
+    fn from(tensor: &'a Tensor) -> Self {
+        Self { buffer: tensor.gpu(), elements: 0..tensor.len() }
     }
 }
 
@@ -70,7 +72,8 @@ impl Tensor {
     }
 
     /// Wraps a buffer of an application's own, of the same `wgpu::Device`, with usage `STORAGE`
-    /// and, to be read back, `COPY_SRC`. The crate only reads it, when the work that uses the
+    /// and `COPY_SRC`: without the latter it can neither be read back nor be the state that a
+    /// recurrence begins with, which is copied. The crate only reads it, when the work that uses the
     /// tensor runs; the tensor may be shorter than the buffer.
     ///
     /// # Errors

@@ -5,7 +5,10 @@ pub mod fixture;
 pub mod oracle;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use wgpu_attention::Device;
+use wgpu_attention::{Device, Error, Result, checkpoint::Checkpoint, ops::Layout};
+
+/// The committed network of the first README snippet.
+pub const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/checkpoints/gp_1d.safetensors");
 
 /// The CPU, and every adapter with unchecked and with checked shaders. Prints what is missing;
 /// with `WGPU_ATTENTION_REQUIRE_GPU=1` a missing adapter is a failure.
@@ -46,6 +49,22 @@ fn open_gpus() -> Vec<(String, Device)> {
     devices
 }
 
+/// Every adapter as a device that binds four storage buffers, as downlevel ones do.
+#[cfg(feature = "gpu")]
+pub fn few_bindings() -> Vec<(String, Device)> {
+    use wgpu_attention::{device::GpuOptions, wgpu};
+    static FEW: std::sync::LazyLock<Vec<(String, Device)>> = std::sync::LazyLock::new(|| {
+        let limits = wgpu::Limits { max_storage_buffers_per_shader_stage: 4, ..wgpu::Limits::default() };
+        let open = |adapter: &wgpu_attention::device::Adapter, checked| {
+            let options = GpuOptions::default().limits(limits.clone()).checked(checked);
+            let suffix = if checked { ", checked" } else { "" };
+            (format!("{}, four bindings{suffix}", adapter.name), Device::on_adapter(adapter, &options).unwrap())
+        };
+        Device::adapters().iter().flat_map(|adapter| [open(adapter, false), open(adapter, true)]).collect()
+    });
+    FEW.clone()
+}
+
 /// The project's error measure: max |a - b| / (1 + |b|). Infinite for NaN.
 pub fn error(found: &[f32], truth: &[f64]) -> f64 {
     assert_eq!(found.len(), truth.len(), "lengths");
@@ -82,6 +101,21 @@ impl Random {
         (0..n).map(|_| scale * (2.0 * self.0.random::<f32>() - 1.0)).collect()
     }
 
+    /// Parameters of a shape for a layer whose input is as wide as the last dimension.
+    pub fn layer(&mut self, shape: &[usize], scale: f32) -> Vec<f32> {
+        let fan_in = shape.last().copied().unwrap_or(1) as f32;
+        self.scaled(shape.iter().product(), scale / fan_in.sqrt())
+    }
+
+    /// `0..n` in any order.
+    pub fn shuffled(&mut self, n: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..n).collect();
+        for i in (1..n).rev() {
+            order.swap(i, self.below(i + 1));
+        }
+        order
+    }
+
     /// True with probability `p`.
     pub fn booleans(&mut self, n: usize, p: f32) -> Vec<bool> {
         (0..n).map(|_| self.0.random::<f32>() < p).collect()
@@ -91,6 +125,31 @@ impl Random {
     pub fn below(&mut self, n: usize) -> usize {
         self.0.random_range(0..n)
     }
+}
+
+/// A network, and the parameters that it asked for: `draw` makes those of a name and a shape.
+pub fn parameters<T>(
+    build: impl Fn(&Checkpoint) -> Result<T>,
+    mut draw: impl FnMut(&str, &[usize]) -> Vec<f32>,
+) -> (T, Checkpoint) {
+    let mut checkpoint = Checkpoint::default();
+    loop {
+        match build(&checkpoint) {
+            Err(Error::MissingParameter { name, expected, .. }) => {
+                let numbers = draw(&name, &expected);
+                checkpoint.insert(&name, &expected, numbers).unwrap();
+            }
+            other => return (other.unwrap_or_else(|error| panic!("{error}")), checkpoint),
+        }
+    }
+}
+
+pub fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+pub fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| f64::from(x)).collect()
 }
 
 /// Leaves NaN in the device's pool, in buffers of these lengths: an operation that does not
@@ -104,6 +163,11 @@ pub fn poison(device: &Device, lengths: &[usize]) {
     drop(tensors);
 }
 
+/// A layout by whether it is head-major.
+pub fn layout(head_major: bool, n_heads: usize) -> Layout {
+    if head_major { Layout::HeadMajor } else { Layout::Projected { n_heads } }
+}
+
 /// Zeros of any shape.
 pub fn zeros(device: &Device, shape: &[usize]) -> wgpu_attention::Tensor {
     let n = if shape.contains(&0) { 0 } else { shape.iter().product() };
@@ -112,7 +176,7 @@ pub fn zeros(device: &Device, shape: &[usize]) -> wgpu_attention::Tensor {
 
 /// Asserts that a call fails and that its message contains every one of some words.
 #[track_caller]
-pub fn refused<T: std::fmt::Debug>(result: wgpu_attention::Result<T>, words: &[&str]) {
+pub fn refused<T: std::fmt::Debug>(result: Result<T>, words: &[&str]) {
     let message = result.expect_err("this should be refused").to_string();
     for word in words {
         assert!(message.contains(word), "{word:?} is not in {message:?}");

@@ -1,12 +1,12 @@
 //! Attention in float64, materialised: the textbook formulas, sharing nothing with the crate.
 
-use wgpu_attention::ops::{Distance, Kernel};
+use wgpu_attention::ops::{BiasKernel, BiasTerm, Distance};
 
 /// A bias term of the oracle.
 pub struct Term {
     pub columns: std::ops::Range<usize>,
     pub distance: Distance,
-    pub kernel: Kernel,
+    pub kernel: BiasKernel,
     pub n_basis: usize,
     pub a: Vec<f32>,
     pub b: Vec<f32>,
@@ -56,20 +56,29 @@ pub fn distance(distance: Distance, q: &[f32], k: &[f32]) -> Option<f64> {
             let z = lat1.sin() * lat2.sin() + lat1.cos() * lat2.cos() * dl.cos();
             Some(x.hypot(y).atan2(z).to_degrees())
         }
+        other => panic!("the oracle does not know {other:?}"),
     }
 }
 
 impl Term {
+    /// The same of the crate.
+    pub fn bias_term(&self) -> BiasTerm {
+        let parameters = [&self.a[..], &self.b, &self.c];
+        let n = self.kernel.parameters().len();
+        BiasTerm::built_in(self.columns.clone(), self.distance, self.kernel, &parameters[..n])
+    }
+
     fn bias(&self, q: &[f32], k: &[f32], head: usize) -> Option<f64> {
         let d = distance(self.distance, &q[self.columns.clone()], &k[self.columns.clone()])?;
         let at = |values: &[f32], f: usize| f64::from(values.get(head * self.n_basis + f).copied().unwrap_or(0.0));
         let one = |f| {
             let (a, b, c) = (at(&self.a, f), at(&self.b, f), at(&self.c, f));
             match self.kernel {
-                Kernel::Scalar => a * d,
-                Kernel::Rbf => a * (-b * d * d).exp(),
-                Kernel::Tisa => a * (-b * (d - c) * (d - c)).exp(),
-                Kernel::Exponential => a * (-b * d).exp(),
+                BiasKernel::Scalar => a * d,
+                BiasKernel::Rbf => a * (-b * d * d).exp(),
+                BiasKernel::Tisa => a * (-b * (d - c) * (d - c)).exp(),
+                BiasKernel::Exponential => a * (-b * d).exp(),
+                other => panic!("the oracle does not know {other:?}"),
             }
         };
         Some((0..self.n_basis).map(one).sum())

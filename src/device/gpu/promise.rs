@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Mutex};
 
-use super::{Pool, lock};
+use super::lock::lock;
 use crate::error::Error;
 
 /// That what one recording computes will be there. Buffers that it writes point to it until it
@@ -65,14 +65,11 @@ impl Promise {
         lock(&self.0).state = state;
     }
 
-    /// Says how it ended. The recording's buffers are anyone's from now on.
-    pub(super) fn settle(&self, state: State, pool: &Pool) {
-        let free = {
-            let mut inner = lock(&self.0);
-            inner.state = state;
-            inner.free.take()
-        };
-        pool.add_idle(free.into_iter().flat_map(HashMap::into_values).flatten());
+    /// Says how it ended; returns the recording's buffers, for the pool.
+    pub(super) fn settle(&self, state: State) -> impl Iterator<Item = wgpu::Buffer> + use<> {
+        let mut inner = lock(&self.0);
+        inner.state = state;
+        inner.free.take().into_iter().flat_map(HashMap::into_values).flatten()
     }
 
     /// A buffer of this size that the recording has freed.

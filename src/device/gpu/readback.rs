@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_channel::oneshot;
 
-use super::{Buffer, Gpu};
+use super::{buffer::Buffer, open::Gpu};
 use crate::error::{Error, Result};
 
 /// A copy to the host that is under way.

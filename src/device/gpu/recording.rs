@@ -5,46 +5,18 @@
 //! it is long enough; what a thread does in [`Gpu::record`] goes into one of the application's
 //! instead, see [`super::scope`].
 
-use std::{
-    borrow::Cow,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{borrow::Cow, sync::atomic::Ordering};
 
 use super::{
-    Buffer, Gpu,
+    buffer::{Buffer, Standing},
     commands::{MAX_PARAMS, PARAMS_BUFFER, Request, Segment},
-    lock,
-    memory::Standing,
-    promise::{Promise, State},
+    lock::lock,
+    open::Gpu,
+    own::Own,
+    promise::State,
     scope::{self, Pledge},
-    waiting::InFlight,
 };
 use crate::error::Result;
-
-/// The device's own recording, and what was submitted.
-pub(super) struct Own {
-    segment: Segment,
-    /// Of what the segment computes.
-    promise: Arc<Promise>,
-    /// The parameters of the submit before, on the device.
-    params_buffer: Option<(wgpu::Buffer, wgpu::BindGroup)>,
-    pub in_flight: InFlight,
-}
-
-impl Default for Own {
-    fn default() -> Self {
-        let promise = Arc::new(Promise::pending());
-        Self { segment: Segment::default(), promise, params_buffer: None, in_flight: InFlight::default() }
-    }
-}
-
-impl Own {
-    /// What is recorded; begins anew.
-    fn take(&mut self) -> (Segment, Arc<Promise>) {
-        let promise = std::mem::replace(&mut self.promise, Arc::new(Promise::pending()));
-        (std::mem::take(&mut self.segment), promise)
-    }
-}
 
 impl Gpu {
     /// Records a command that uses these buffers, and whether it writes them: into the recording
@@ -59,11 +31,12 @@ impl Gpu {
         }
         let mut own = loop {
             let own = lock(&self.own);
-            if own.segment.has_room(self, &request) {
+            if own.segment.has_room(&self.limits, self.capabilities.submit_budget, &request) {
                 break own;
             }
             drop(own);
-            self.submit()?;
+            // Those hear of a refusal who need the work.
+            let _ = self.submit();
         };
         for (buffer, is_written) in operands {
             match buffer.standing(&own.promise) {
@@ -72,7 +45,7 @@ impl Gpu {
                 Standing::Ready | Standing::Ours => {}
             }
         }
-        own.segment.push(self, request);
+        own.segment.push(&self.limits, request);
         Ok(())
     }
 
@@ -113,7 +86,7 @@ impl Gpu {
             Ok(_) => State::Kept,
             Err(error) => State::refused(error),
         };
-        promise.settle(state, &self.pool);
+        self.pool.settle(&promise, state);
         self.pool.next_recording();
         done
     }

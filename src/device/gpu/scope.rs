@@ -7,10 +7,10 @@
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use super::{
-    Buffer, Gpu, Pool,
+    buffer::{Buffer, Pool, Standing},
     commands::{Request, Segment},
-    lock,
-    memory::Standing,
+    lock::lock,
+    open::Gpu,
     promise::{Promise, State},
 };
 use crate::error::{Error, Result};
@@ -81,11 +81,12 @@ impl Scope {
                 buffer.promised_by(promise);
             }
         }
+        let (limits, budget) = (self.gpu.limits(), self.gpu.capabilities().submit_budget);
         match self.segments.last_mut() {
-            Some(segment) if segment.has_room(&self.gpu, &request) => segment.push(&self.gpu, request),
+            Some(segment) if segment.has_room(limits, budget, &request) => segment.push(limits, request),
             _ => {
                 let mut segment = Segment::default();
-                segment.push(&self.gpu, request);
+                segment.push(limits, request);
                 self.segments.push(segment);
             }
         }
@@ -161,11 +162,11 @@ impl Pledge {
         } else {
             State::Broken("its command encoder was submitted before the work that it needs".into())
         };
-        self.promise.settle(state, &self.pool);
+        self.pool.settle(&self.promise, state);
     }
 
     fn fail(self, error: &Error) {
-        self.promise.settle(State::refused(error), &self.pool);
+        self.pool.settle(&self.promise, State::refused(error));
     }
 
     /// Leaves it to an encoder that holds the commands now.
@@ -182,7 +183,7 @@ impl Drop for Pledge {
             State::Open | State::Recorded => "its recording was dropped before it was submitted",
             State::Pending | State::Encoded => "its command encoder was dropped before it was submitted",
         };
-        self.promise.settle(State::Broken(why.into()), &self.pool);
+        self.pool.settle(&self.promise, State::Broken(why.into()));
     }
 }
 

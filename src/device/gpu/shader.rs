@@ -1,77 +1,159 @@
-//! From a `.wgsl` file to a pipeline.
+//! From a `.wgsl` file to text, and from text to what a launch must know of it.
 //!
 //! The files in `shaders/` are WGSL with a few lines of minijinja: a line that begins with
-//! `//#` is a statement (`if`, `for`, `include`), `{{ x }}` a constant. Rust owns every tile
-//! size and passes it in, so host and shader cannot disagree.
+//! `//#` is a statement (`if`, `for`, `include`), `{{ x }}` a constant. Rust owns every tile and
+//! workgroup size and passes it in; what is bound where and where a parameter lies is read from
+//! the text that comes out. So host and shader cannot disagree.
 
-use std::sync::{Arc, OnceLock};
+use std::{marker::PhantomData, sync::OnceLock};
 
 use minijinja::{Environment, UndefinedBehavior, syntax::SyntaxConfig};
+use naga::{AddressSpace, StorageAccess, TypeInner};
 use serde::Serialize;
 
-use super::{Gpu, lock};
 use crate::error::{Error, Result};
 
-/// The files, embedded.
-const FILES: &[(&str, &str)] = &[
+/// What several kernels include.
+const LIBRARY: &[(&str, &str)] = &[
     ("lib/activation.wgsl", include_str!("../../../shaders/lib/activation.wgsl")),
     ("lib/bias.wgsl", include_str!("../../../shaders/lib/bias.wgsl")),
+    ("lib/element.wgsl", include_str!("../../../shaders/lib/element.wgsl")),
     ("lib/feature_map.wgsl", include_str!("../../../shaders/lib/feature_map.wgsl")),
     ("lib/geodesic.wgsl", include_str!("../../../shaders/lib/geodesic.wgsl")),
     ("lib/group.wgsl", include_str!("../../../shaders/lib/group.wgsl")),
     ("lib/sigmoid.wgsl", include_str!("../../../shaders/lib/sigmoid.wgsl")),
-    ("add.wgsl", include_str!("../../../shaders/add.wgsl")),
-    ("attention_memory.wgsl", include_str!("../../../shaders/attention_memory.wgsl")),
-    ("attention_memory_chunk.wgsl", include_str!("../../../shaders/attention_memory_chunk.wgsl")),
-    ("attention_memory_read.wgsl", include_str!("../../../shaders/attention_memory_read.wgsl")),
-    ("attention_memory_state.wgsl", include_str!("../../../shaders/attention_memory_state.wgsl")),
-    ("concat.wgsl", include_str!("../../../shaders/concat.wgsl")),
-    ("feature_map.wgsl", include_str!("../../../shaders/feature_map.wgsl")),
-    ("gate.wgsl", include_str!("../../../shaders/gate.wgsl")),
-    ("geglu.wgsl", include_str!("../../../shaders/geglu.wgsl")),
-    ("layer_norm.wgsl", include_str!("../../../shaders/layer_norm.wgsl")),
-    ("linear.wgsl", include_str!("../../../shaders/linear.wgsl")),
-    ("linear_attention_merge.wgsl", include_str!("../../../shaders/linear_attention_merge.wgsl")),
-    ("linear_attention_read.wgsl", include_str!("../../../shaders/linear_attention_read.wgsl")),
-    ("linear_attention_write.wgsl", include_str!("../../../shaders/linear_attention_write.wgsl")),
-    ("lsam.wgsl", include_str!("../../../shaders/lsam.wgsl")),
-    ("lstm.wgsl", include_str!("../../../shaders/lstm.wgsl")),
-    ("merge_attention.wgsl", include_str!("../../../shaders/merge_attention.wgsl")),
-    ("scan_attention.wgsl", include_str!("../../../shaders/scan_attention.wgsl")),
-    ("tape.wgsl", include_str!("../../../shaders/tape.wgsl")),
-    ("unit_norm.wgsl", include_str!("../../../shaders/unit_norm.wgsl")),
 ];
 
-/// What a kernel does with a binding.
+/// A kernel: its file, the constants `C` that make a text of it, and the uniform `P` that a
+/// launch of it reads.
+pub(crate) struct Kernel<C, P> {
+    /// The file without `.wgsl`.
+    pub name: &'static str,
+    source: &'static str,
+    types: PhantomData<fn(C) -> P>,
+}
+
+/// One text of one kernel.
+#[derive(Clone, Debug)]
+pub struct Shader {
+    /// The kernel and what this text is specialised for; no two have the same.
+    pub name: String,
+    /// The text, with one entry point `main`.
+    pub wgsl: String,
+    /// What a device must offer to run it.
+    pub needs: Needs,
+    /// The fields of the uniform as the host lays them out; a test holds them against the text.
+    #[cfg_attr(not(test), allow(dead_code))]
+    pub(crate) params: &'static [Field],
+}
+
+/// What a device must offer for a kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct Needs {
+    /// Storage buffers bound at once (`max_storage_buffers_per_shader_stage`).
+    pub storage_buffers: u32,
+    /// The same where operands share bindings, which costs a copy of each: the form that a launch
+    /// takes on a device that offers fewer than [`Needs::storage_buffers`].
+    pub shared_storage_buffers: u32,
+    /// Bytes of workgroup memory (`max_compute_workgroup_storage_size`).
+    pub workgroup_bytes: u32,
+    /// Threads of a workgroup (`max_compute_invocations_per_workgroup`).
+    pub threads: u32,
+}
+
+/// A field of a uniform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
-    Read,
-    Write,
-}
-
-/// A compiled kernel. Buffers are bind group 0; bind group 1 is the parameters.
-pub(crate) struct Pipeline {
+pub(crate) struct Field {
     pub name: &'static str,
-    pub raw: wgpu::ComputePipeline,
-    pub buffers_layout: wgpu::BindGroupLayout,
-    pub bindings: Vec<(u32, Access)>,
+    /// In bytes.
+    pub offset: usize,
+    pub size: usize,
 }
 
-/// What distinguishes one text of a kernel from another.
-pub(crate) struct Variant<'a, C> {
-    /// The file, without `.wgsl`.
-    pub name: &'static str,
-    /// The constants of the text.
-    pub constants: &'a C,
-    /// The bindings of group 0 that the text declares.
-    pub bindings: &'a [(u32, Access)],
-    /// Given where a snippet of the user's is part of the text: what must hold before that is
-    /// compiled for the first time.
-    pub untrusted: Option<&'a dyn Fn() -> Result<()>>,
+/// The uniform of a kernel; made by [`params!`].
+pub(crate) trait Params: bytemuck::Pod + Default {
+    /// In their order.
+    const FIELDS: &'static [Field];
 }
 
-/// The text of a kernel with its constants filled in.
-pub(crate) fn expand(name: &str, constants: &impl Serialize) -> Result<String> {
+/// Declares the uniform of a kernel as the shader does, which a test holds against the text.
+/// The launch fills in `first_group`, `n_groups` and, for an operand `x`, `x_base`.
+macro_rules! params {
+    ($(#[$meta:meta])* $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+        struct $name { $($(#[$field_meta])* $field: $type,)* }
+
+        impl $crate::device::gpu::Params for $name {
+            const FIELDS: &'static [$crate::device::gpu::Field] = &[$($crate::device::gpu::Field {
+                name: stringify!($field),
+                offset: std::mem::offset_of!($name, $field),
+                size: size_of::<$type>(),
+            }),*];
+        }
+    };
+}
+pub(crate) use params;
+
+/// What a text declares.
+#[derive(Clone, Debug)]
+pub(crate) struct Interface {
+    /// Sorted by binding.
+    pub operands: Vec<Operand>,
+    /// Of the uniform: names and offsets in bytes.
+    pub fields: Vec<(String, usize)>,
+    pub needs: Needs,
+}
+
+/// A storage buffer of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Operand {
+    pub name: String,
+    pub binding: u32,
+    pub is_written: bool,
+}
+
+impl Interface {
+    /// Where a field of the uniform is, in bytes.
+    pub(crate) fn offset(&self, field: &str) -> Option<usize> {
+        self.fields.iter().find(|(name, _)| name == field).map(|(_, offset)| *offset)
+    }
+
+    /// Where the uniform says at which element an operand begins; it may then lie anywhere in a
+    /// binding, also beside another.
+    pub(crate) fn base(&self, operand: &Operand) -> Option<usize> {
+        self.offset(&format!("{}_base", operand.name))
+    }
+}
+
+impl<C: Serialize, P: Params> Kernel<C, P> {
+    /// The kernel of a file, its text included.
+    pub(crate) const fn new(name: &'static str, source: &'static str) -> Self {
+        Self { name, source, types: PhantomData }
+    }
+
+    /// The text with its constants filled in.
+    pub(crate) fn text(&self, constants: &C) -> Result<String> {
+        expand(self.name, self.source, constants)
+    }
+
+    /// A text of this kernel, for those who read or check it.
+    pub(crate) fn shader(&self, label: &str, constants: &C) -> Result<Shader> {
+        let wgsl = self.text(constants)?;
+        let needs = reflect(self.name, &parse(self.name, &wgsl)?)?.needs;
+        let name = [self.name, label].join(" ").trim().to_owned();
+        Ok(Shader { name, wgsl, needs, params: P::FIELDS })
+    }
+
+    /// The texts of all these constants, each with a label.
+    pub(crate) fn shaders(&self, all: impl IntoIterator<Item = (String, C)>) -> Result<Vec<Shader>> {
+        all.into_iter().map(|(label, constants)| self.shader(&label, &constants)).collect()
+    }
+}
+
+fn expand(name: &str, source: &str, constants: &impl Serialize) -> Result<String> {
     static ENVIRONMENT: OnceLock<std::result::Result<Environment<'static>, String>> = OnceLock::new();
     let environment = ENVIRONMENT.get_or_init(|| {
         let text = |error: minijinja::Error| error.to_string();
@@ -79,96 +161,66 @@ pub(crate) fn expand(name: &str, constants: &impl Serialize) -> Result<String> {
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_syntax(SyntaxConfig::builder().line_statement_prefix("//#").build().map_err(text)?);
-        for (file, source) in FILES {
+        // The one function that the texts call; the built-in ones are a third of the engine.
+        environment.add_function("range", |n: u32| (0..n).collect::<Vec<u32>>());
+        for (file, source) in LIBRARY {
             environment.add_template(file, source).map_err(text)?;
         }
         Ok(environment)
     });
     let refused = |message: String| Error::Validation { what: format!("the template {name}.wgsl"), message };
     let environment = environment.as_ref().map_err(|message| refused(message.clone()))?;
-    let template = environment.get_template(&format!("{name}.wgsl")).map_err(|error| refused(error.to_string()))?;
-    template.render(minijinja::value::Serde(constants)).map_err(|error| refused(format!("{error:#}")))
+    environment
+        .render_named_str(name, source, minijinja::value::Serde(constants))
+        .map_err(|error| refused(format!("{error:#}")))
 }
 
-impl Gpu {
-    /// The pipeline of a variant, compiled the first time that it is asked for.
-    pub(crate) fn pipeline(&self, variant: &Variant<'_, impl Serialize>) -> Result<Arc<Pipeline>> {
-        let key = serde_json::to_string(variant.constants)
-            .map(|constants| format!("{} {constants}", variant.name))
-            .map_err(|error| Error::Validation { what: variant.name.into(), message: error.to_string() })?;
-        if let Some(pipeline) = lock(&self.pipelines).get(&key) {
-            return Ok(pipeline.clone());
-        }
-        if let Some(check) = variant.untrusted {
-            check()?;
-        }
-        let source = expand(variant.name, variant.constants)?;
-        let checked = self.checked || variant.untrusted.is_some();
-        let pipeline = self.guarded(variant.name, || self.compile(variant.name, source, variant.bindings, checked))?;
-        let pipeline = Arc::new(pipeline);
-        lock(&self.pipelines).insert(key, pipeline.clone());
-        Ok(pipeline)
-    }
-
-    /// The layout of the parameters: one uniform at a dynamic offset.
-    pub(super) fn params_layout(&self) -> wgpu::BindGroupLayout {
-        self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-            label: Some("parameters"),
-            entries: &[layout_entry(0, wgpu::BufferBindingType::Uniform, true)],
-        })
-    }
-
-    fn compile(&self, name: &'static str, source: String, bindings: &[(u32, Access)], checked: bool) -> Pipeline {
-        let descriptor =
-            wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Wgsl(source.into()) };
-        let module = if checked {
-            self.device.create_shader_module(descriptor)
-        } else {
-            // SAFETY: the text is ours (a snippet of the user's is always compiled checked).
-            // Every index into a buffer is guarded by the lengths in the parameters, which the
-            // host computes from the shapes that it has checked against the buffers; every index
-            // into workgroup or private memory is bounded by constants of the text; every loop
-            // has a bound that does not change in it; no integer is divided by a number that can
-            // be zero. The tests run all of them checked as well, to the same results.
-            unsafe { self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
-        };
-        let entries: Vec<wgpu::BindGroupLayoutEntry> = bindings
-            .iter()
-            .map(|&(binding, access)| {
-                let read_only = access == Access::Read;
-                layout_entry(binding, wgpu::BufferBindingType::Storage { read_only }, false)
-            })
-            .collect();
-        let buffers_layout = self
-            .device
-            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(name), entries: &entries });
-        let layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(name),
-            bind_group_layouts: &[Some(&buffers_layout), Some(&self.params_layout())],
-            immediate_size: 0,
-        });
-        let raw = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(name),
-            layout: Some(&layout),
-            module: &module,
-            entry_point: Some("main"),
-            // Some backends zero workgroup memory with one thread; every kernel writes before
-            // it reads.
-            compilation_options: wgpu::PipelineCompilationOptions {
-                zero_initialize_workgroup_memory: false,
-                ..Default::default()
-            },
-            cache: None,
-        });
-        Pipeline { name, raw, buffers_layout, bindings: bindings.to_vec() }
-    }
+/// The module of a text.
+pub(crate) fn parse(name: &str, text: &str) -> Result<naga::Module> {
+    naga::front::wgsl::parse_str(text)
+        .map_err(|error| Error::Validation { what: format!("the shader {name}"), message: error.emit_to_string(text) })
 }
 
-fn layout_entry(binding: u32, ty: wgpu::BufferBindingType, has_dynamic_offset: bool) -> wgpu::BindGroupLayoutEntry {
-    wgpu::BindGroupLayoutEntry {
-        binding,
-        visibility: wgpu::ShaderStages::COMPUTE,
-        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset, min_binding_size: None },
-        count: None,
+/// What a module declares: storage buffers in group 0 and one uniform in group 1.
+pub(crate) fn reflect(name: &str, module: &naga::Module) -> Result<Interface> {
+    let defect = |message: String| Error::Validation { what: format!("the shader {name}"), message };
+    let mut layouter = naga::proc::Layouter::default();
+    layouter.update(module.to_ctx()).map_err(|error| defect(error.to_string()))?;
+    let (mut operands, mut fields, mut workgroup_bytes) = (Vec::new(), Vec::new(), 0);
+    for (_, variable) in module.global_variables.iter() {
+        match (variable.space, &variable.binding) {
+            (AddressSpace::Storage { access }, Some(at)) => operands.push(Operand {
+                name: variable.name.clone().unwrap_or_default(),
+                binding: at.binding,
+                is_written: access.contains(StorageAccess::STORE),
+            }),
+            (AddressSpace::Uniform, Some(_)) => {
+                if let TypeInner::Struct { members, .. } = &module.types[variable.ty].inner {
+                    let field =
+                        |member: &naga::StructMember| (member.name.clone().unwrap_or_default(), member.offset as usize);
+                    fields.extend(members.iter().map(field));
+                }
+            }
+            (AddressSpace::WorkGroup, _) => workgroup_bytes += layouter[variable.ty].size,
+            _ => {}
+        }
     }
+    operands.sort_by_key(|operand| operand.binding);
+    let [main] = module.entry_points.as_slice() else {
+        return Err(defect(format!("{} entry points, allowed is one", module.entry_points.len())));
+    };
+    let needs = Needs {
+        storage_buffers: operands.len() as u32,
+        shared_storage_buffers: 0,
+        workgroup_bytes,
+        threads: main.workgroup_size.iter().product(),
+    };
+    let mut interface = Interface { operands, fields, needs };
+    let kinds = |is_written| {
+        let all = interface.operands.iter().filter(move |operand| operand.is_written == is_written);
+        let (based, fixed): (Vec<_>, Vec<_>) = all.partition(|operand| interface.base(operand).is_some());
+        fixed.len() + usize::from(!based.is_empty())
+    };
+    interface.needs.shared_storage_buffers = (kinds(false) + kinds(true)) as u32;
+    Ok(interface)
 }

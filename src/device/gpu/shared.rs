@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, Weak},
 };
 
-use super::{Gpu, lock};
+use super::{lock::lock, open::Gpu};
 use crate::error::{Error, Result};
 
 type Shared = Mutex<Vec<Weak<Gpu>>>;

@@ -1,51 +1,15 @@
 //! Waiting for submitted work: in place, or by one thread on behalf of all who await it.
 
 #[cfg(not(target_arch = "wasm32"))]
-use std::sync::{Mutex, mpsc};
-use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc};
+use std::sync::mpsc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_channel::oneshot;
 
-use super::{Gpu, lock};
+#[cfg(not(target_arch = "wasm32"))]
+use super::open::Wait;
+use super::{lock::lock, open::Gpu};
 use crate::error::{Error, Result};
-
-/// Host memory that submitted work may hold until it has run. Large enough that code which awaits
-/// its results never comes near it: only a program that records on and on, without asking for
-/// anything, is made to wait.
-const MAX_IN_FLIGHT: u64 = 256 << 20;
-
-/// What was submitted and may not have run.
-#[derive(Default)]
-pub(super) struct InFlight {
-    submits: VecDeque<(wgpu::SubmissionIndex, u64)>,
-    bytes: u64,
-}
-
-impl InFlight {
-    pub(super) fn push(&mut self, index: wgpu::SubmissionIndex, bytes: u64) {
-        self.submits.push_back((index, bytes));
-        self.bytes += bytes;
-    }
-
-    /// The oldest submit, if all of them hold too much.
-    fn excess(&mut self) -> Option<wgpu::SubmissionIndex> {
-        if self.bytes <= MAX_IN_FLIGHT || self.submits.len() < 2 {
-            return None;
-        }
-        let (index, bytes) = self.submits.pop_front()?;
-        self.bytes -= bytes;
-        Some(index)
-    }
-}
-
-/// A wait for a submit, or for all of them, that somebody awaits.
-#[cfg(not(target_arch = "wasm32"))]
-type Wait = (Option<wgpu::SubmissionIndex>, oneshot::Sender<Result<()>>);
-
-/// The way to the thread that waits, once there is one. It ends with the device.
-#[cfg(not(target_arch = "wasm32"))]
-#[derive(Default)]
-pub(super) struct Waiter(Mutex<Option<mpsc::Sender<Wait>>>);
 
 impl Gpu {
     /// Makes a program wait that records much faster than the device works.
@@ -69,7 +33,10 @@ impl Gpu {
         self.check_alive()?;
         let lost = |message: String| Error::DeviceLost { message };
         let poll = poll.map_err(|_| lost("it failed while work was under way".into()))?;
-        poll.map(|_| ()).map_err(|error| lost(error.to_string()))
+        if let wgpu::PollStatus::QueueEmpty = poll.map_err(|error| lost(error.to_string()))? {
+            lock(&self.own).in_flight.clear();
+        }
+        Ok(())
     }
 
     /// [`Gpu::wait_for`] without blocking. Outside a browser nothing moves unless somebody polls

@@ -6,7 +6,7 @@ use crate::{
     checkpoint::Parameters,
     error::Result,
     models::layers::{LayerNorm, check_heads, check_positive, torch_linear, transposed},
-    ops::{self, Activation, Linear, RollingAttention, ScanAttention},
+    ops::{self, Activation, Layout, Linear, RollingAttention, ScanAttention},
     tensor::{Mask, Tensor},
 };
 
@@ -56,7 +56,11 @@ impl Attention {
     /// Shapes that do not fit.
     pub fn queries(&self, x: &Tensor) -> Result<RollingAttention> {
         let queries = ops::linear(x, &self.to_q, Activation::None, None)?;
-        Ok(RollingAttention { queries, n_heads: Some(self.n_heads), scale: None })
+        Ok(RollingAttention::new(self.layout(), queries))
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::Projected { n_heads: self.n_heads }
     }
 
     /// Keys and values of a context `[batch, n, context_dim]`, `[batch, n, n_heads dim_head]` each.
@@ -89,7 +93,7 @@ impl Attention {
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
         let queries = self.queries(x)?.queries;
-        let options = ScanAttention { n_heads: Some(self.n_heads), key_mask: mask, ..Default::default() };
+        let options = ScanAttention { key_mask: mask, ..ScanAttention::new(self.layout()) };
         self.finish(&ops::scan_attention(&queries, k, v, &options)?.values, residual)
     }
 }
@@ -115,7 +119,7 @@ impl PreNormAttention {
         context_dim: Option<usize>,
         n_heads: usize,
     ) -> Result<Self> {
-        let dim_head = check_heads("query_dim", query_dim, n_heads)?;
+        let dim_head = check_heads(("query_dim", query_dim), ("n_heads", n_heads))?;
         check_positive(&[("context_dim", context_dim.unwrap_or(query_dim))])?;
         let norm_context = context_dim.map(|dim| LayerNorm::load_torch(&parameters.scope("norm_context"), dim));
         let (inner, context_dim) = (parameters.scope("fn"), context_dim.unwrap_or(query_dim));

@@ -73,6 +73,12 @@ pub enum CovarianceKind {
 }
 
 impl Config {
+    /// The width of the widest layer that points pass through.
+    pub(super) fn widest(&self) -> usize {
+        // A feed-forward part makes both halves of its gate at once.
+        self.d_model.max(2 * self.dim_feedforward).max(self.dim_x + self.dim_y).max(2 * self.dim_y)
+    }
+
     /// Checks that the parts fit together.
     ///
     /// # Errors

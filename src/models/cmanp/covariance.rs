@@ -5,7 +5,7 @@ use crate::{
     checkpoint::Parameters,
     error::Result,
     models::layers::{LayerNorm, Mlp, check_heads, torch_linear, transposed},
-    ops::{self, Activation, Linear, ScanAttention},
+    ops::{self, Activation, Layout, Linear, ScanAttention},
     tensor::Tensor,
 };
 
@@ -30,7 +30,7 @@ impl TransformerLayer {
     /// # Errors
     /// A parameter is missing or misshapen; a size of 0; heads that do not divide `width`.
     pub fn load(parameters: &Parameters<'_>, width: usize, n_heads: usize, dim_feedforward: usize) -> Result<Self> {
-        check_heads("width", width, n_heads)?;
+        check_heads(("width", width), ("n_heads", n_heads))?;
         let attention = parameters.scope("self_attn");
         let weight = attention.numbers("in_proj_weight", &[3 * width, width])?;
         let bias = attention.numbers("in_proj_bias", &[3 * width])?;
@@ -58,7 +58,7 @@ impl TransformerLayer {
     /// Shapes that do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let project = |layer| ops::linear(x, layer, Activation::None, None);
-        let options = ScanAttention { n_heads: Some(self.n_heads), ..Default::default() };
+        let options = ScanAttention::new(Layout::Projected { n_heads: self.n_heads });
         let read = ops::scan_attention(&project(&self.q)?, &project(&self.k)?, &project(&self.v)?, &options)?;
         let x = self.norm1.forward(&ops::linear(&read.values, &self.out, Activation::None, Some(x))?, None)?;
         let hidden = ops::linear(&x, &self.linear1, Activation::Relu, None)?;

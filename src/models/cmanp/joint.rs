@@ -4,10 +4,10 @@ use nalgebra::{Cholesky, DMatrix, DVector};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{
-    Posterior,
     config::{Config, CovarianceKind},
     covariance::Covariance,
     points::Context,
+    posterior::Posterior,
 };
 use crate::{
     error::{Error, Result},
@@ -177,7 +177,7 @@ impl Posterior {
     /// As [`Posterior::predict_joint`].
     pub async fn predict_joint_async(&self, x: &[f32]) -> Result<Vec<JointPrediction>> {
         let covariance = self.covariance("Posterior::predict_joint")?;
-        let config = &self.network.config;
+        let config = &self.network.about.config;
         let targets = self.targets(x)?;
         let n = targets.n * config.dim_y;
         let allowed = (MAX_JOINT * MAX_JOINT / self.batch).isqrt();
@@ -229,7 +229,7 @@ impl Posterior {
     /// # Errors
     /// As [`Posterior::evaluate`].
     pub async fn evaluate_async(&self, x: &[f32], y: &[f32], block: usize) -> Result<Evaluation> {
-        let config = &self.network.config;
+        let config = &self.network.about.config;
         let n = self.check_blocks("Posterior::evaluate", x, block)?;
         let expected = self.batch * n * config.dim_y;
         if y.len() != expected {
@@ -279,7 +279,7 @@ impl Posterior {
     /// # Errors
     /// As [`Posterior::sample`].
     pub async fn sample_async(&self, x: &[f32], block: usize, seed: u64) -> Result<Vec<f32>> {
-        let config = &self.network.config;
+        let config = &self.network.about.config;
         let n = self.check_blocks("Posterior::sample", x, block)?;
         let mut random: Vec<ChaCha8Rng> = (0..self.batch).map(|b| random(seed, b)).collect();
         let mut posterior = self.clone();

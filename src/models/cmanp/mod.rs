@@ -30,11 +30,12 @@ mod block;
 mod config;
 mod covariance;
 mod joint;
+mod network;
 mod points;
 mod posterior;
 mod saved;
 
-use std::{path::Path, sync::Arc};
+use std::{fmt, path::Path, sync::Arc};
 
 pub use attention::{Attention, FeedForward, PreNormAttention, PreNormFeedForward};
 pub use block::{Cmab, CmabQueries, CmabSizes, DecoderLayer, LatentBlock};
@@ -44,56 +45,37 @@ pub use joint::{Evaluation, JointPrediction, MAX_JOINT};
 pub use points::Context;
 pub use posterior::{Posterior, Prediction};
 
-use crate::{
-    checkpoint::{Checkpoint, Parameters},
-    device::Device,
-    error::{Error, Result},
-    models::layers::{LayerNorm, Mlp},
-    tensor::Tensor,
-};
-use block::{Encoder, Latents};
-use covariance::Covariance;
-use points::Points;
+use crate::{checkpoint::Checkpoint, device::Device, error::Result, models::open};
+use network::{MODEL, Network};
 
 /// A trained CMANP, CMANP-AND or LBANP. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Cmanp {
     network: Arc<Network>,
 }
 
-/// The parameters on their device.
-#[derive(Debug)]
-struct Network {
-    config: Config,
-    device: Device,
-    latents: Latents,
-    embedder: Mlp,
-    query_embedder: Mlp,
-    encoder: Encoder,
-    decoder: Vec<DecoderLayer>,
-    norm: LayerNorm,
-    /// A CMANP-AND has it, too, and does not use it.
-    predictor: Mlp,
-    covariance: Option<Covariance>,
-    /// That of the checkpoint.
-    fingerprint: u64,
+impl fmt::Debug for Cmanp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.network.about.debug("Cmanp", f)
+    }
 }
 
 impl Cmanp {
-    /// Reads a checkpoint whose metadata holds the configuration as JSON under `config`.
+    /// Reads a file of model `cmanp`, see [`checkpoint`](crate::checkpoint).
     ///
     /// # Errors
     /// The file cannot be read, is no such checkpoint, or its parameters are not those that
     /// its configuration asks for.
     pub fn open(device: &Device, path: impl AsRef<Path>) -> Result<Self> {
-        let checkpoint = Checkpoint::open(path)?;
-        let model = checkpoint.metadata("model")?;
-        if model != "cmanp" {
-            return Err(Error::Config { message: format!("the checkpoint is of model {model:?}, not \"cmanp\"") });
-        }
-        let config = serde_json::from_str(checkpoint.metadata("config")?)
-            .map_err(|error| Error::Config { message: error.to_string() })?;
-        Self::new(device, &config, &checkpoint)
+        Self::from_checkpoint(device, &Checkpoint::open(path)?)
+    }
+
+    /// [`Cmanp::open`] of a file that was read already.
+    ///
+    /// # Errors
+    /// As [`Cmanp::open`].
+    pub fn from_checkpoint(device: &Device, checkpoint: &Checkpoint) -> Result<Self> {
+        Self::new(device, &open::config(checkpoint, MODEL)?, checkpoint)
     }
 
     /// Builds the network from parameters.
@@ -102,18 +84,18 @@ impl Cmanp {
     /// The configuration contradicts itself; a parameter is missing, misshapen or left over.
     pub fn new(device: &Device, config: &Config, checkpoint: &Checkpoint) -> Result<Self> {
         config.check()?;
-        let network = checkpoint.load(device, |parameters| Network::load(parameters, config, checkpoint))?;
+        let network = checkpoint.load(device, |parameters| Network::load(parameters, config))?;
         Ok(Self { network: Arc::new(network) })
     }
 
     /// The architecture.
     pub fn config(&self) -> &Config {
-        &self.network.config
+        &self.network.about.config
     }
 
     /// Where the network runs.
     pub fn device(&self) -> &Device {
-        &self.network.device
+        &self.network.about.device
     }
 
     /// Reads the observations. On a GPU this starts the work; [`Device::wait`] waits for it.
@@ -133,49 +115,23 @@ impl Cmanp {
     /// # Errors
     /// As [`Cmanp::condition`]; a block of 0.
     pub fn condition_in_blocks(&self, context: &Context<'_>, block: usize) -> Result<Posterior> {
-        let points = Points::observed(&self.network.config, context)?;
-        // Before the counts: any batch fits no points, and counts would be made for all of it.
-        if points.n == 0 {
-            return Err(Error::EmptyContext { batch: None });
-        }
-        if let Some(batch) = points.counts().iter().position(|&n| n == 0) {
-            return Err(Error::EmptyContext { batch: Some(batch) });
-        }
-        Posterior::condition(&self.network, &points, block)
-    }
-}
-
-impl Network {
-    fn load(parameters: &Parameters<'_>, config: &Config, checkpoint: &Checkpoint) -> Result<Self> {
-        let width = config.d_model;
-        let embedder = |name, n_in| Mlp::load_torch(&parameters.scope(name), n_in, &vec![width; config.emb_depth]);
-        let layers = parameters.scope("decoder").scope("layers");
-        let decoder = (0..config.n_layers)
-            .map(|l| DecoderLayer::load(&layers.scope(l), width, config.n_heads, config.dim_feedforward));
-        let heads = [config.dim_feedforward, 2 * config.dim_y];
-        Ok(Self {
-            latents: Latents::load(parameters, config.n_latents, width)?,
-            embedder: embedder("embedder", config.dim_x + config.dim_y)?,
-            query_embedder: embedder("query_embedder", config.dim_x)?,
-            encoder: Encoder::load(&parameters.scope("encoder"), config)?,
-            decoder: decoder.collect::<Result<_>>()?,
-            norm: LayerNorm::load_torch(&parameters.scope("norm"), width)?,
-            predictor: Mlp::load_torch(&parameters.scope("predictor"), width, &heads)?,
-            covariance: Covariance::load(parameters, config)?,
-            fingerprint: checkpoint.fingerprint(),
-            device: parameters.device().clone(),
-            config: config.clone(),
-        })
+        Posterior::condition(&self.network, context, block)
     }
 
-    /// Points that pass through the layers at once: enough to keep the device busy.
-    fn tile(&self, batch: usize) -> usize {
-        let points: usize = if self.device == Device::cpu() { 4096 } else { 16_384 };
-        (points / batch).max(64)
+    /// Reads a posterior from a file that [`Posterior::save`] wrote.
+    ///
+    /// # Errors
+    /// As [`Cmanp::restore`]; the file cannot be read.
+    pub fn open_posterior(&self, path: impl AsRef<Path>) -> Result<Posterior> {
+        self.restore(&Checkpoint::open(path)?)
     }
 
-    /// The encodings of some targets before they have read anything, `[batch, len, d_model]`.
-    fn embed_targets(&self, targets: &Points<'_>, range: &std::ops::Range<usize>) -> Result<Tensor> {
-        self.query_embedder.forward(&targets.rows(&self.device, range)?, None)
+    /// The posterior that [`Posterior::to_checkpoint`] stored, on this network's device.
+    ///
+    /// # Errors
+    /// No saved posterior, that of another model, configuration or parameters, a damaged or
+    /// misshapen one, states that no observations leave.
+    pub fn restore(&self, checkpoint: &Checkpoint) -> Result<Posterior> {
+        Posterior::restore(&self.network, checkpoint)
     }
 }

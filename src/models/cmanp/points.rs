@@ -6,8 +6,11 @@ use super::config::Config;
 use crate::{
     device::Device,
     error::{Error, Result},
-    tensor::{Mask, Tensor, check_finite, n_elements},
+    models::points::{check_batch, check_length, mask},
+    tensor::{Mask, Tensor, check_finite},
 };
+
+const OP: &str = "cmanp";
 
 /// Observations: where `x [batch, n, dim_x]`, and what `y [batch, n, dim_y]`, row-major.
 #[derive(Clone, Copy, Debug)]
@@ -48,35 +51,37 @@ pub(super) struct Points<'a> {
     mask: Option<&'a [bool]>,
 }
 
-fn no_batch() -> Error {
-    Error::Argument { op: "cmanp", name: "batch", found: "0".into(), allowed: "1 or more".into() }
-}
-
 impl<'a> Points<'a> {
     pub fn observed(config: &Config, context: &Context<'a>) -> Result<Self> {
         let Context { x, y, batch, mask } = *context;
-        if batch == 0 {
-            return Err(no_batch());
-        }
+        check_batch(OP, batch)?;
         // The larger of both, so that neither missing numbers nor a wrong width goes unseen.
         let n = x.len().div_ceil(batch.saturating_mul(config.dim_x));
-        let columns = vec![(config.dim_x, x), (config.dim_y, y)];
-        for (dim, numbers) in &columns {
-            check_length([batch, n, *dim], numbers.len())?;
+        check_length(OP, "the length of x", &[batch, n, config.dim_x], x.len())?;
+        check_length(OP, "the length of y", &[batch, n, config.dim_y], y.len())?;
+        if let Some(mask) = mask {
+            check_length(OP, "the length of mask", &[batch, n], mask.len())?;
         }
-        if let Some(mask) = mask
-            && mask.len() != batch * n
-        {
-            return Err(Error::Length { shape: vec![batch, n], expected: batch * n, found: mask.len() });
-        }
-        let points = Self { batch, n, columns, mask };
+        let points = Self { batch, n, columns: vec![(config.dim_x, x), (config.dim_y, y)], mask };
         points.check_finite()?;
         Ok(points)
     }
 
+    /// Refuses a batch element without a point.
+    pub fn check_not_empty(&self) -> Result<()> {
+        // Before the counts: any batch fits no points, and counts would be made for all of it.
+        if self.n == 0 {
+            return Err(Error::EmptyContext { batch: None });
+        }
+        match self.counts().iter().position(|&n| n == 0) {
+            Some(batch) => Err(Error::EmptyContext { batch: Some(batch) }),
+            None => Ok(()),
+        }
+    }
+
     pub fn targets(config: &Config, batch: usize, x: &'a [f32]) -> Result<Self> {
         let n = x.len().div_ceil(batch.saturating_mul(config.dim_x));
-        check_length([batch, n, config.dim_x], x.len())?;
+        check_length(OP, "the length of x", &[batch, n, config.dim_x], x.len())?;
         let points = Self { batch, n, columns: vec![(config.dim_x, x)], mask: None };
         points.check_finite()?;
         Ok(points)
@@ -107,12 +112,6 @@ impl<'a> Points<'a> {
         }
     }
 
-    /// Ranges of at most `step` points.
-    pub fn blocks(&self, step: usize) -> impl Iterator<Item = Range<usize>> + use<> {
-        let n = self.n;
-        (0..n).step_by(step).map(move |start| start..n.min(start.saturating_add(step)))
-    }
-
     /// Coordinates and values side by side, `[batch, len, dims]`; zeros where there is no point.
     pub fn rows(&self, device: &Device, range: &Range<usize>) -> Result<Tensor> {
         let width: usize = self.columns.iter().map(|(dim, _)| dim).sum();
@@ -133,15 +132,6 @@ impl<'a> Points<'a> {
 
     /// Which of some points exist, if not all do.
     pub fn mask(&self, device: &Device, range: &Range<usize>) -> Result<Option<Mask>> {
-        let of_range = |mask: &[bool]| {
-            let keep: Vec<bool> = mask.chunks(self.n).flat_map(|mask| &mask[range.clone()]).copied().collect();
-            Mask::new(device, &[self.batch, range.len()], &keep)
-        };
-        self.mask.map(of_range).transpose()
+        mask(device, self.mask, self.n, range)
     }
-}
-
-fn check_length(shape: [usize; 3], found: usize) -> Result<()> {
-    let expected = n_elements(&shape);
-    if expected == found { Ok(()) } else { Err(Error::Length { shape: shape.to_vec(), expected, found }) }
 }

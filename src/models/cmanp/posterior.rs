@@ -1,28 +1,32 @@
 //! A conditioned model: it takes in more observations, merges with others, and predicts.
 
 use std::{
+    fmt,
     ops::Range,
     sync::{Arc, OnceLock},
 };
 
 use super::{
-    Network,
     block::{CmabQueries, Encoder},
     config::Config,
+    network::Network,
     points::{Context, Points},
 };
 use crate::{
     error::{Error, Result},
-    models::layers::softplus,
+    models::{
+        layers::softplus,
+        tiles::{place, stream, tiles},
+    },
     ops::RollingState,
-    tensor::{PendingRead, Tensor, check_finite},
+    tensor::{Tensor, check_finite},
 };
 
 /// A CMANP that has read observations: one [`RollingState`] for each layer, of constant size.
 ///
 /// Taking in observations only writes the states; the latents are made of them when something is
 /// predicted for the first time after that.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Posterior {
     pub(super) network: Arc<Network>,
     pub(super) batch: usize,
@@ -35,7 +39,6 @@ pub struct Posterior {
 }
 
 /// What targets read.
-#[derive(Clone, Debug)]
 pub(super) struct Readout {
     /// The encoder's output of each layer, `[batch, n_latents, d_model]`.
     encodings: Vec<Tensor>,
@@ -75,8 +78,21 @@ impl Prediction {
     }
 }
 
+impl fmt::Debug for Posterior {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Posterior")
+            .field("n_points", &self.n_points)
+            .field("n_bytes", &self.n_bytes())
+            .field("device", &format_args!("{}", self.network.about.device))
+            .finish()
+    }
+}
+
 impl Posterior {
-    pub(super) fn condition(network: &Arc<Network>, points: &Points<'_>, block: usize) -> Result<Self> {
+    pub(super) fn condition(network: &Arc<Network>, context: &Context<'_>, block: usize) -> Result<Self> {
+        let points = &Points::observed(&network.about.config, context)?;
+        points.check_not_empty()?;
+        let device = &network.about.device;
         let batch = points.batch;
         let queries = match &network.encoder {
             Encoder::Rolling(layers) => layers.iter().map(|layer| layer.queries(batch)).collect::<Result<_>>()?,
@@ -93,8 +109,8 @@ impl Posterior {
         let Encoder::Whole(layers) = &network.encoder else {
             return empty.write(points, block);
         };
-        let tokens = network.embedder.forward(&points.rows(&network.device, &(0..points.n))?, None)?;
-        if points.mask(&network.device, &(0..points.n))?.is_some() {
+        let tokens = network.embedder.forward(&points.rows(device, &(0..points.n))?, None)?;
+        if points.mask(device, &(0..points.n))?.is_some() {
             return Err(Error::Unsupported {
                 what: "a mask",
                 on: "an LBANP".into(),
@@ -118,7 +134,7 @@ impl Posterior {
 
     /// The architecture of the model.
     pub fn config(&self) -> &Config {
-        &self.network.config
+        &self.network.about.config
     }
 
     /// Independent data sets.
@@ -147,7 +163,7 @@ impl Posterior {
     /// Another batch than before; sizes that do not fit; numbers that are not finite; an LBANP,
     /// which cannot take in more.
     pub fn update(&self, context: &Context<'_>) -> Result<Self> {
-        let points = Points::observed(&self.network.config, context)?;
+        let points = Points::observed(&self.network.about.config, context)?;
         if points.batch != self.batch {
             return Err(Error::Argument {
                 op: "Posterior::update",
@@ -167,15 +183,7 @@ impl Posterior {
     /// Posteriors of different models, devices or batches; an LBANP.
     pub fn merge(&self, other: &Self) -> Result<Self> {
         self.check_rolling("Posterior::merge")?;
-        let refused = |found: String, allowed: String| {
-            Err(Error::Argument { op: "Posterior::merge", name: "other", found, allowed })
-        };
-        if !self.network.is_same(&other.network) || self.network.device != other.network.device {
-            return refused("of another model or device".into(), "a posterior of the same model".into());
-        }
-        if self.batch != other.batch {
-            return refused(format!("of batch {}", other.batch), format!("batch {}", self.batch));
-        }
+        self.network.about.check_merge(&other.network.about, self.batch, other.batch)?;
         let states = self.states.iter().zip(&other.states).map(|(a, b)| a.merge(b)).collect::<Result<_>>()?;
         let n_points = self.n_points.iter().zip(&other.n_points).map(|(a, b)| a.saturating_add(*b)).collect();
         Ok(Self { states, n_points, readout: Arc::default(), ..self.clone() })
@@ -202,11 +210,12 @@ impl Posterior {
                 allowed: "1 or more".into(),
             });
         }
-        let Network { device, embedder, encoder, .. } = &*self.network;
+        let Network { about, embedder, encoder, .. } = &*self.network;
+        let device = &about.device;
         let Encoder::Rolling(layers) = encoder else { return Ok(self.clone()) };
         let mut states: Vec<Option<RollingState>> = self.states.iter().cloned().map(Some).collect();
         states.resize(layers.len(), None);
-        for range in points.blocks((block / self.batch).max(1)) {
+        for range in tiles(points.n, (block / self.batch).max(1)) {
             let tokens = embedder.forward(&points.rows(device, &range)?, None)?;
             let mask = points.mask(device, &range)?;
             for ((layer, queries), state) in layers.iter().zip(&*self.queries).zip(&mut states) {
@@ -255,7 +264,7 @@ impl Posterior {
     }
 
     pub(super) fn targets<'a>(&self, x: &'a [f32]) -> Result<Points<'a>> {
-        Points::targets(&self.network.config, self.batch, x)
+        Points::targets(&self.network.about.config, self.batch, x)
     }
 
     pub(super) fn encode_range(&self, targets: &Points<'_>, range: &Range<usize>) -> Result<Tensor> {
@@ -283,7 +292,7 @@ impl Posterior {
     /// # Errors
     /// As [`Posterior::predict`].
     pub async fn predict_async(&self, x: &[f32]) -> Result<Prediction> {
-        if self.network.config.covariance.is_some() {
+        if self.network.about.config.covariance.is_some() {
             return Err(Error::Unsupported {
                 what: "Posterior::predict",
                 on: "a CMANP-AND".into(),
@@ -291,35 +300,24 @@ impl Posterior {
             });
         }
         let targets = self.targets(x)?;
-        let (batch, n, dim_y) = (self.batch, targets.n, self.network.config.dim_y);
+        let (batch, n, dim_y) = (self.batch, targets.n, self.network.about.config.dim_y);
         let zeros = || vec![0.0; batch * n * dim_y];
         let mut all = Prediction { shape: [batch, n, dim_y], mean: zeros(), std: zeros() };
-        let mut place = |range: Range<usize>, activations: Vec<f32>| {
-            for (i, row) in activations.chunks_exact(2 * dim_y).enumerate() {
-                let at = (i / range.len() * n + range.start + i % range.len()) * dim_y;
-                for (c, (mean, raw)) in row[..dim_y].iter().zip(&row[dim_y..]).enumerate() {
-                    all.mean[at + c] = *mean;
-                    all.std[at + c] = self.std(*raw);
-                }
-            }
-        };
-        // The device works on a tile while the host takes the one before.
-        let mut before: Option<(Range<usize>, PendingRead)> = None;
-        for range in targets.blocks(self.network.tile(batch)) {
-            let encoded = self.encode_range(&targets, &range)?;
-            let read = self.network.predictor.forward(&encoded, None)?.start_read()?;
-            if let Some((range, read)) = before.replace((range, read)) {
-                place(range, read.finish().await?);
-            }
-        }
-        if let Some((range, read)) = before {
-            place(range, read.finish().await?);
-        }
+        let start = |tile: &Range<usize>| self.network.predictor.forward(&self.encode_range(&targets, tile)?, None);
+        stream(tiles(n, self.network.tile(batch)), start, |tile, activations| {
+            let rows = activations.chunks_exact(2 * dim_y);
+            let mean: Vec<f32> = rows.clone().flat_map(|row| &row[..dim_y]).copied().collect();
+            let std: Vec<f32> = rows.flat_map(|row| &row[dim_y..]).map(|raw| self.std(*raw)).collect();
+            place(&tile, dim_y, &mean, &mut all.mean);
+            place(&tile, dim_y, &std, &mut all.std);
+            Ok(())
+        })
+        .await?;
         Ok(all)
     }
 
     fn std(&self, raw: f32) -> f32 {
-        if self.network.config.bound_std { 0.05 + 0.95 * softplus(raw) } else { raw.exp() }
+        if self.network.about.config.bound_std { 0.05 + 0.95 * softplus(raw) } else { raw.exp() }
     }
 }
 

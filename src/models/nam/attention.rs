@@ -1,20 +1,21 @@
 //! NAM attention (arXiv 2302.09422, section 4.1): the memory of a whole sequence, or of all that
 //! came before.
 
-use super::config::check_heads;
+use super::config::check_layer;
 use crate::{
     checkpoint::Parameters,
     error::{Error, Result},
     models::layers::torch_linear,
     ops::{
-        Activation, AttentionMemory, Form, Linear, Probabilities, attention_memory, attention_memory::sum, gate,
-        linear, read_memory, unit_norm,
+        Activation, AttentionMemory, Form, Layout, Linear, MemoryState, Probabilities, attention_memory, linear,
+        unit_norm,
     },
     tensor::Tensor,
 };
 
 /// Which probabilities a layer computes from its tokens, one for each head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum AttentionGates {
     /// None: all is written and read, nothing erased.
     Ungated,
@@ -55,7 +56,7 @@ impl NamAttention {
     /// # Errors
     /// A parameter is missing or misshapen; heads that do not divide `d_model`.
     pub fn load(parameters: &Parameters<'_>, d_model: usize, n_heads: usize, gates: AttentionGates) -> Result<Self> {
-        check_heads(d_model, n_heads)?;
+        check_layer(d_model, n_heads)?;
         let project = |name: &str| torch_linear(&parameters.scope(name), d_model, d_model, true);
         let gate = |name: &str, exists: bool| {
             exists.then(|| torch_linear(&parameters.scope(name), d_model, n_heads, true)).transpose()
@@ -90,16 +91,14 @@ impl NamAttention {
             });
         }
         let source = source.unwrap_or(input);
-        let k = self.unit(&self.k, source)?;
-        let v = project(&self.v, source)?;
-        let v = match probability(self.write.as_ref(), source)? {
-            Some(p) => gate(&v, &p)?,
-            None => v,
-        };
-        let memory = sum(self.n_heads, &k, &v)?;
+        let p_write = probability(self.write.as_ref(), source)?;
         let p_read = probability(self.read.as_ref(), input)?;
-        let read = read_memory(&memory, &self.unit(&self.q, input)?, p_read.as_ref())?;
-        Ok(NamOutput { values: project(&self.out, &read)?, memory })
+        let mut memory = AttentionMemory::new(Layout::Projected { n_heads: self.n_heads });
+        memory.p_write = p_write.as_ref();
+        memory.p_read = p_read.as_ref();
+        let state = memory.write(None, &self.unit(&self.k, source)?, &project(&self.v, source)?, None)?;
+        let read = memory.read(&self.unit(&self.q, input)?, &state)?;
+        Ok(NamOutput { values: project(&self.out, &read.values)?, memory: state.memory })
     }
 
     /// Every token of `input [batch, n, d_model]` writes, erases and then reads what it and those
@@ -115,15 +114,16 @@ impl NamAttention {
             AttentionGates::Tied => p_write.clone(),
             _ => probability(self.erase.as_ref(), input)?,
         };
-        let mut options = AttentionMemory::new(self.n_heads);
-        options.memory = memory;
+        let state = memory.cloned().map(MemoryState::new);
+        let mut options = AttentionMemory::new(Layout::Projected { n_heads: self.n_heads });
+        options.state = state.as_ref();
         options.p_read = p_read.as_ref();
         options.p_write = p_write.as_ref();
         options.p_erase = p_erase.as_ref();
         options.form = form;
         let (q, k) = (self.unit(&self.q, input)?, self.unit(&self.k, input)?);
         let recall = attention_memory(&q, &k, &project(&self.v, input)?, &options)?;
-        Ok(NamOutput { values: project(&self.out, &recall.values)?, memory: recall.memory })
+        Ok(NamOutput { values: project(&self.out, &recall.values)?, memory: recall.state.memory })
     }
 
     /// A projection whose heads are unit vectors.

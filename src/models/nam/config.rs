@@ -4,12 +4,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    ops::{Activation, HeadMoves, TapeOptions},
+    models::layers::check_heads,
+    ops::{Activation, HeadMoves, KeyErase, TapeErase, TapeOptions, TapeProbabilities},
 };
 
 /// Which Turing machine: how its heads move and what the probabilities do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum TuringOption {
     /// Heads go back, stay, go on, or jump to where a key was written.
     #[default]
@@ -36,13 +38,12 @@ impl TuringOption {
             Self::OnlyJump => HeadMoves::OnlyJump,
             Self::Default | Self::NoRwProb | Self::NoErase | Self::Paper => HeadMoves::All,
         };
-        let is_paper = self == Self::Paper;
-        TapeOptions {
-            heads,
-            has_probabilities: self != Self::NoRwProb,
-            has_erase: self != Self::NoErase,
-            is_tied: is_paper,
-            by_position: is_paper,
+        let options = TapeOptions { heads, ..TapeOptions::default() };
+        match self {
+            Self::Default | Self::NoJump | Self::OnlyJump => options,
+            Self::NoRwProb => TapeOptions { probabilities: TapeProbabilities::One, ..options },
+            Self::NoErase => TapeOptions { erase: TapeErase::Never, ..options },
+            Self::Paper => TapeOptions { erase: TapeErase::Tied, key_erase: KeyErase::ByPosition, ..options },
         }
     }
 }
@@ -103,19 +104,17 @@ pub(super) fn check_sizes(sizes: &[(&str, usize)]) -> Result<()> {
     }
 }
 
-/// Refuses a width that heads do not divide.
-pub(super) fn check_heads(d_model: usize, n_heads: usize) -> Result<()> {
-    check_sizes(&[("d_model", d_model), ("nhead", n_heads)])?;
-    if d_model.is_multiple_of(n_heads) {
-        Ok(())
-    } else {
-        Err(Error::Config { message: format!("d_model {d_model} is not a multiple of nhead {n_heads}") })
-    }
+/// Refuses a layer whose heads do not divide its width.
+pub(super) fn check_layer(d_model: usize, n_heads: usize) -> Result<()> {
+    let (width, heads) = (("d_model", d_model), ("nhead", n_heads));
+    check_sizes(&[width, heads])?;
+    check_heads(width, heads).map(|_| ())
 }
 
 /// Where the weights of novel classes come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Generator {
     /// The mean of the supports: the cosine classifier, the baseline.
     None,
@@ -156,6 +155,7 @@ impl Generator {
 /// How a feature and the weights of a class are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ClassifierType {
     /// By their cosine.
     Cosine,
@@ -172,12 +172,8 @@ pub struct EmbeddingConfig {
     /// The width after each layer; the last is the number of features.
     pub dims: Vec<usize>,
     /// What follows every layer but the last.
-    #[serde(default = "relu")]
+    #[serde(default = "crate::models::layers::relu")]
     pub activation: Activation,
-}
-
-fn relu() -> Activation {
-    Activation::Relu
 }
 
 /// The architecture of a [`FewShot`](super::FewShot).
@@ -232,6 +228,17 @@ fn feed_forward() -> usize {
     2048
 }
 
+impl LsamAeConfig {
+    /// Refuses sizes of 0 and heads that do not divide `d_model`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] that names the field.
+    pub fn check(&self) -> Result<()> {
+        check_layer(self.d_model, self.nhead)?;
+        check_sizes(&[("vocab_size", self.vocab_size), ("dim_feedforward", self.dim_feedforward)])
+    }
+}
+
 /// The architecture of a [`NamTransformer`](super::NamTransformer).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -273,10 +280,6 @@ impl TransformerConfig {
             ("layers", layers),
             ("classes", classes),
         ])?;
-        if qkv.is_multiple_of(heads) {
-            Ok(())
-        } else {
-            Err(Error::Config { message: format!("qkv {qkv} is not a multiple of heads {heads}") })
-        }
+        check_heads(("qkv", qkv), ("heads", heads)).map(|_| ())
     }
 }

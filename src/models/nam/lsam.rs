@@ -1,17 +1,24 @@
 //! Networks of long short-term attention memories (arXiv 2302.09422, section 4.2).
 
+use std::{fmt, path::Path};
+
 use super::{
-    config::{LsamAeConfig, check_heads, check_sizes},
+    config::{LsamAeConfig, check_layer, check_sizes},
     tokens::Embedding,
 };
 use crate::{
     Device,
     checkpoint::{Checkpoint, Parameters},
     error::{Error, Result},
-    models::layers::{LayerNorm, torch_linear},
-    ops::{self, Activation, Linear, Lsam, LsamOutput, LsamState, concat, linear},
+    models::{
+        layers::{LayerNorm, columns, torch_linear},
+        open::{self, About},
+    },
+    ops::{self, Activation, Direction, Linear, Lsam, LsamOutput, LsamState, concat, linear},
     tensor::Tensor,
 };
+
+const MODEL: &str = "nam_lsam";
 
 /// A cell: see [`ops::lsam()`].
 #[derive(Clone, Debug)]
@@ -23,33 +30,32 @@ impl LsamCell {
     /// # Errors
     /// A parameter is missing or misshapen; heads that do not divide `d_model`.
     pub fn load(parameters: &Parameters<'_>, input_dim: usize, d_model: usize, n_heads: usize) -> Result<Self> {
-        check_heads(d_model, n_heads)?;
+        check_layer(d_model, n_heads)?;
         check_sizes(&[("input_dim", input_dim)])?;
         let n_in = input_dim + d_model;
-        let (mut rows, mut bias) = (Vec::new(), Vec::new());
+        let (mut weight, mut bias) = (Vec::new(), Vec::new());
         for (name, n_out) in [("Wqkv", 3 * d_model), ("Ww", n_heads), ("Wr", n_heads)] {
             let layer = parameters.scope(name);
-            rows.extend(layer.numbers("weight", &[n_out, n_in])?.chunks_exact(n_in));
+            weight.extend_from_slice(layer.numbers("weight", &[n_out, n_in])?);
             bias.extend_from_slice(layer.numbers("bias", &[n_out])?);
         }
+        let (device, n_out) = (parameters.device(), bias.len());
         // PyTorch stores the transpose.
-        let columns = |inputs: std::ops::Range<usize>| {
-            let numbers: Vec<f32> = inputs.clone().flat_map(|i| rows.iter().map(move |row| row[i])).collect();
-            Tensor::new(parameters.device(), &[inputs.len(), rows.len()], &numbers)
-        };
+        let weight = columns(&weight, n_in);
+        let (input, hidden) = weight.split_at(input_dim * n_out);
         let input = Linear {
-            weight: columns(0..input_dim)?,
-            bias: Some(Tensor::new(parameters.device(), &[rows.len()], &bias)?),
+            weight: Tensor::new(device, &[input_dim, n_out], input)?,
+            bias: Some(Tensor::new(device, &[n_out], &bias)?),
         };
-        Ok(Self(Lsam { n_heads, input, hidden: columns(input_dim..n_in)? }))
+        Ok(Self(Lsam { n_heads, input, hidden: Tensor::new(device, &[d_model, n_out], hidden)? }))
     }
 
-    /// Reads every step of `x [batch, n, input_dim]`, in reverse if asked.
+    /// Reads every step of `x [batch, n, input_dim]` in one direction.
     ///
     /// # Errors
     /// Shapes that do not fit.
-    pub fn forward(&self, x: &Tensor, state: Option<&LsamState>, reverse: bool) -> Result<LsamOutput> {
-        ops::lsam(x, &self.0, state, reverse)
+    pub fn forward(&self, x: &Tensor, state: Option<&LsamState>, direction: Direction) -> Result<LsamOutput> {
+        ops::lsam(x, &self.0, state, direction)
     }
 
     fn d_model(&self) -> usize {
@@ -86,7 +92,8 @@ impl LsamDecoder {
         let batch = x.shape().first().copied().unwrap_or(0);
         let d_model = self.cell.d_model();
         let hidden = Tensor::new(&x.device(), &[batch, d_model], &vec![0.0; batch * d_model])?;
-        let output = self.cell.forward(x, Some(&LsamState { hidden, memory: memory.clone() }), false)?;
+        let state = LsamState { hidden, memory: memory.clone() };
+        let output = self.cell.forward(x, Some(&state), Direction::Forward)?;
         let values = linear(&output.values, &self.out, Activation::Relu, None)?;
         Ok(LsamOutput { values: self.norm.forward(&values, None)?, state: output.state })
     }
@@ -128,8 +135,8 @@ impl Blsam {
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<LsamOutput> {
-        let a = self.forward.forward(x, None, false)?;
-        let b = self.backward.forward(x, None, true)?;
+        let a = self.forward.forward(x, None, Direction::Forward)?;
+        let b = self.backward.forward(x, None, Direction::Reverse)?;
         let join = |a: &Tensor, b: &Tensor| concat(a, 0..a.shape().last().copied().unwrap_or(0), b);
         let values = linear(&join(&a.values, &b.values)?, &self.out, Activation::Relu, None)?;
         let hidden = join(&a.state.hidden, &b.state.hidden)?;
@@ -182,33 +189,65 @@ impl LsamEncoderLayer {
 }
 
 /// From tokens to logits: an encoder layer, and a decoder that begins with its memory.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct LsamAe {
-    device: Device,
+    about: About<LsamAeConfig>,
     embedding: Embedding,
     encoder: LsamEncoderLayer,
     decoder: LsamDecoder,
     fc: Linear,
 }
 
+impl fmt::Debug for LsamAe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.about.debug("LsamAe", f)
+    }
+}
+
 impl LsamAe {
+    /// Reads a file of model `nam_lsam`, see [`checkpoint`](crate::checkpoint).
+    ///
+    /// # Errors
+    /// The file cannot be read, is no such checkpoint, or its parameters are not those that its
+    /// configuration asks for.
+    pub fn open(device: &Device, path: impl AsRef<Path>) -> Result<Self> {
+        Self::from_checkpoint(device, &Checkpoint::open(path)?)
+    }
+
+    /// [`LsamAe::open`] of a file that was read already.
+    ///
+    /// # Errors
+    /// As [`LsamAe::open`].
+    pub fn from_checkpoint(device: &Device, checkpoint: &Checkpoint) -> Result<Self> {
+        Self::new(device, &open::config(checkpoint, MODEL)?, checkpoint)
+    }
+
     /// Builds the network from parameters.
     ///
     /// # Errors
     /// The configuration contradicts itself; a parameter is missing, misshapen or left over.
     pub fn new(device: &Device, config: &LsamAeConfig, checkpoint: &Checkpoint) -> Result<Self> {
         let LsamAeConfig { vocab_size, d_model, nhead, dim_feedforward } = *config;
-        check_heads(d_model, nhead)?;
-        check_sizes(&[("vocab_size", vocab_size), ("dim_feedforward", dim_feedforward)])?;
+        config.check()?;
         checkpoint.load(device, |parameters| {
             Ok(Self {
-                device: device.clone(),
                 embedding: Embedding::load(&parameters.scope("embedding"), vocab_size, d_model)?,
                 encoder: LsamEncoderLayer::load(&parameters.scope("encoder"), d_model, nhead, dim_feedforward)?,
                 decoder: LsamDecoder::load(&parameters.scope("decoder"), d_model, d_model, nhead)?,
                 fc: torch_linear(&parameters.scope("fc"), d_model, vocab_size, true)?,
+                about: About::new(MODEL, config, parameters),
             })
         })
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &LsamAeConfig {
+        &self.about.config
+    }
+
+    /// Where the network runs.
+    pub fn device(&self) -> &Device {
+        &self.about.device
     }
 
     /// Logits `[batch, n, vocab_size]` for `batch` sequences of tokens, one after the other, and
@@ -218,7 +257,7 @@ impl LsamAe {
     /// Sequences of different lengths; tokens that do not exist.
     pub fn forward(&self, batch: usize, tokens: &[usize]) -> Result<LsamOutput> {
         let n = self.embedding.length(batch, tokens)?;
-        let x = Tensor::new(&self.device, &[batch, n, self.embedding.dim], &self.embedding.rows(tokens)?)?;
+        let x = Tensor::new(self.device(), &[batch, n, self.embedding.dim], &self.embedding.rows(tokens)?)?;
         let encoded = self.encoder.forward(&x)?;
         let decoded = self.decoder.forward(&encoded.values, &encoded.state.memory)?;
         Ok(LsamOutput { values: linear(&decoded.values, &self.fc, Activation::None, None)?, state: decoded.state })

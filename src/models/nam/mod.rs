@@ -5,7 +5,9 @@
 //! and `[n, batch, width]` there, logits `[batch, n, vocabulary]` here and
 //! `[batch, vocabulary, n]` there; tapes are `[batch, n_tapes, tape_length, mem_size]`.
 
+mod accuracy;
 mod attention;
+mod classifier;
 mod config;
 mod few_shot;
 mod lsam;
@@ -13,12 +15,14 @@ mod tokens;
 mod transformer;
 mod turing;
 
+pub use accuracy::Accuracy;
 pub use attention::{AttentionGates, NamAttention, NamOutput};
+pub use classifier::Classifier;
 pub use config::{
     ClassifierType, EmbeddingConfig, FewShotConfig, Generator, LsamAeConfig, NamTmConfig, TransformerConfig,
     TuringOption,
 };
-pub use few_shot::{Accuracy, Classifier, Episode, FewShot};
+pub use few_shot::{Episode, FewShot};
 pub use lsam::{Blsam, LsamAe, LsamCell, LsamDecoder, LsamEncoderLayer};
 pub use transformer::{NamTransformer, TransformerOutput};
 pub use turing::{NamTm, NamTmAe, TuringOutput, torch_lstm};

@@ -1,26 +1,29 @@
 //! The NAM Transformer of the long-range table (arXiv 2302.09422, table 1): softmax attention
 //! replaced by an ungated memory.
 
+use std::{fmt, path::Path};
+
 use super::{attention::unit_heads, config::TransformerConfig, tokens::Embedding};
 use crate::{
     Device,
     checkpoint::{Checkpoint, Parameters},
     error::{Error, Result},
-    models::layers::{LayerNorm, torch_linear},
-    ops::{Activation, Linear, add, attention_memory::sum, concat, linear, read_memory},
+    models::{
+        layers::{EPSILON, LayerNorm, torch_linear},
+        open::{self, About},
+    },
+    ops::{Activation, AttentionMemory, Layout, Linear, add, columns, linear},
     tensor::Tensor,
 };
 
-/// flax's, not PyTorch's.
-const EPSILON: f32 = 1e-6;
+const MODEL: &str = "nam_transformer";
 
 /// From tokens to classes. A token stands before every sequence and its vector is classified.
 /// Queries and keys are unit vectors of each head; where one is zero the authors' code divides by
 /// zero, and here it stays zero. There is no mask: what is padded is written too.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NamTransformer {
-    device: Device,
-    config: TransformerConfig,
+    about: About<TransformerConfig>,
     embedding: Embedding,
     cls: Vec<f32>,
     positions: Vec<f32>,
@@ -52,6 +55,7 @@ pub struct TransformerOutput {
 
 impl Block {
     fn load(parameters: &Parameters<'_>, config: &TransformerConfig) -> Result<Self> {
+        // Parameters have PyTorch's names, normalisations flax's epsilon.
         let TransformerConfig { emb, qkv, mlp, heads, .. } = *config;
         let dim = qkv / heads;
         let attention = parameters.scope("attn");
@@ -80,14 +84,38 @@ impl Block {
         let z = self.norms[0].forward(x, None)?;
         let q = unit_heads(&dense(&z, &self.q)?, self.n_heads)?;
         let k = unit_heads(&dense(&z, &self.k)?, self.n_heads)?;
-        let memory = sum(self.n_heads, &k, &dense(&z, &self.v)?)?;
-        let x = linear(&read_memory(&memory, &q, None)?, &self.out, Activation::None, Some(x))?;
+        let memory = AttentionMemory::new(Layout::Projected { n_heads: self.n_heads });
+        let read = memory.read(&q, &memory.write(None, &k, &dense(&z, &self.v)?, None)?)?;
+        let x = linear(&read.values, &self.out, Activation::None, Some(x))?;
         let hidden = linear(&self.norms[1].forward(&x, None)?, &self.mlp[0], Activation::GeluTanh, None)?;
         linear(&hidden, &self.mlp[1], Activation::None, Some(&x))
     }
 }
 
+impl fmt::Debug for NamTransformer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.about.debug("NamTransformer", f)
+    }
+}
+
 impl NamTransformer {
+    /// Reads a file of model `nam_transformer`, see [`checkpoint`](crate::checkpoint).
+    ///
+    /// # Errors
+    /// The file cannot be read, is no such checkpoint, or its parameters are not those that its
+    /// configuration asks for.
+    pub fn open(device: &Device, path: impl AsRef<Path>) -> Result<Self> {
+        Self::from_checkpoint(device, &Checkpoint::open(path)?)
+    }
+
+    /// [`NamTransformer::open`] of a file that was read already.
+    ///
+    /// # Errors
+    /// As [`NamTransformer::open`].
+    pub fn from_checkpoint(device: &Device, checkpoint: &Checkpoint) -> Result<Self> {
+        Self::new(device, &open::config(checkpoint, MODEL)?, checkpoint)
+    }
+
     /// Builds the network from parameters.
     ///
     /// # Errors
@@ -102,8 +130,6 @@ impl NamTransformer {
                 false => sinusoids(max_len + 1, emb),
             };
             Ok(Self {
-                device: device.clone(),
-                config: config.clone(),
                 embedding: Embedding::load(&parameters.scope("embed"), vocab, emb)?,
                 cls: parameters.numbers("cls", &[1, 1, emb])?.to_vec(),
                 positions,
@@ -111,8 +137,19 @@ impl NamTransformer {
                 norm: LayerNorm::load_torch(&parameters.scope("encoder_norm"), emb)?.with_epsilon(EPSILON),
                 mlp: torch_linear(&parameters.scope("mlp"), emb, mlp, true)?,
                 logits: torch_linear(&parameters.scope("logits"), mlp, classes, true)?,
+                about: About::new(MODEL, config, parameters),
             })
         })
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &TransformerConfig {
+        &self.about.config
+    }
+
+    /// Where the network runs.
+    pub fn device(&self) -> &Device {
+        &self.about.device
     }
 
     /// Classifies `batch` sequences of tokens, one after the other.
@@ -121,12 +158,12 @@ impl NamTransformer {
     /// Sequences of different lengths, or longer than `max_len`; tokens that do not exist.
     pub fn forward(&self, batch: usize, tokens: &[usize]) -> Result<TransformerOutput> {
         let n = self.embedding.length(batch, tokens)?;
-        let emb = self.config.emb;
-        if n > self.config.max_len {
+        let emb = self.config().emb;
+        if n > self.config().max_len {
             return Err(Error::LimitExceeded {
                 limit: "tokens of a sequence (max_len)",
                 requested: n as u64,
-                allowed: self.config.max_len as u64,
+                allowed: self.config().max_len as u64,
             });
         }
         let mut rows = Vec::with_capacity((n + 1) * batch * emb);
@@ -134,14 +171,13 @@ impl NamTransformer {
             rows.extend_from_slice(&self.cls);
             rows.extend(self.embedding.rows(tokens)?);
         }
-        let positions = Tensor::new(&self.device, &[n + 1, emb], &self.positions[..(n + 1) * emb])?;
-        let mut x = add(&Tensor::new(&self.device, &[batch, n + 1, emb], &rows)?, &positions, 1.0)?;
+        let positions = Tensor::new(self.device(), &[n + 1, emb], &self.positions[..(n + 1) * emb])?;
+        let mut x = add(&Tensor::new(self.device(), &[batch, n + 1, emb], &rows)?, &positions, 1.0)?;
         for block in &self.blocks {
             x = block.forward(&x)?;
         }
         let encoded = self.norm.forward(&x, None)?;
-        let nothing = Tensor::new(&self.device, &[batch, 0], &[])?;
-        let cls = concat(&encoded.reshape(&[batch, (n + 1) * emb])?, 0..emb, &nothing)?;
+        let cls = columns(&encoded.reshape(&[batch, (n + 1) * emb])?, 0..emb)?;
         let hidden = linear(&cls, &self.mlp, Activation::Relu, None)?;
         Ok(TransformerOutput { logits: linear(&hidden, &self.logits, Activation::None, None)?, encoded })
     }

@@ -1,6 +1,6 @@
 //! The NAM Turing machine (arXiv 2302.09422, section 4.3) and the network around it.
 
-use std::path::Path;
+use std::{fmt, path::Path};
 
 use super::{
     attention::unit_heads,
@@ -10,11 +10,16 @@ use super::{
 use crate::{
     Device,
     checkpoint::{Checkpoint, Parameters},
-    error::{Error, Result},
-    models::layers::{LayerNorm, torch_linear},
+    error::Result,
+    models::{
+        layers::{LayerNorm, torch_linear, transposed},
+        open::{self, About},
+    },
     ops::{self, Activation, Linear, Lstm, TapeInputs, TapeOptions, linear, lstm},
     tensor::Tensor,
 };
+
+const MODEL: &str = "nam_tm";
 
 /// A machine: a controller that sees the inputs only, and tapes. What was read never reaches the
 /// controller, so all actions of a sequence are known before the first step.
@@ -112,27 +117,23 @@ impl NamTm {
 /// A parameter is missing or misshapen.
 pub fn torch_lstm(parameters: &Parameters<'_>, n_in: usize, hidden: usize) -> Result<Lstm> {
     let width = 4 * hidden;
-    let transposed = |name: &str, n_in: usize| {
-        let weight = parameters.numbers(name, &[width, n_in])?;
-        let numbers: Vec<f32> = (0..n_in).flat_map(|i| (0..width).map(move |o| weight[o * n_in + i])).collect();
-        Tensor::new(parameters.device(), &[n_in, width], &numbers)
-    };
+    let weight =
+        |name: &str, n_in: usize| transposed(parameters.device(), parameters.numbers(name, &[width, n_in])?, n_in);
     let (a, b) = (parameters.numbers("bias_ih_l0", &[width])?, parameters.numbers("bias_hh_l0", &[width])?);
     let bias: Vec<f32> = a.iter().zip(b).map(|(a, b)| a + b).collect();
     Ok(Lstm {
         input: Linear {
-            weight: transposed("weight_ih_l0", n_in)?,
+            weight: weight("weight_ih_l0", n_in)?,
             bias: Some(Tensor::new(parameters.device(), &[width], &bias)?),
         },
-        hidden: transposed("weight_hh_l0", hidden)?,
+        hidden: weight("weight_hh_l0", hidden)?,
     })
 }
 
 /// From tokens to logits, a Turing machine between them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NamTmAe {
-    device: Device,
-    config: NamTmConfig,
+    about: About<NamTmConfig>,
     embedding: Embedding,
     project: Linear,
     norm: LayerNorm,
@@ -141,16 +142,28 @@ pub struct NamTmAe {
     fc: Linear,
 }
 
+impl fmt::Debug for NamTmAe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.about.debug("NamTmAe", f)
+    }
+}
+
 impl NamTmAe {
-    /// Reads a checkpoint of model `nam_tm`, whose metadata holds the configuration as JSON under
-    /// `config`.
+    /// Reads a file of model `nam_tm`, see [`checkpoint`](crate::checkpoint).
     ///
     /// # Errors
     /// The file cannot be read, is no such checkpoint, or its parameters are not those that its
     /// configuration asks for.
     pub fn open(device: &Device, path: impl AsRef<Path>) -> Result<Self> {
-        let checkpoint = Checkpoint::open(path)?;
-        Self::new(device, &read_config(&checkpoint, "nam_tm")?, &checkpoint)
+        Self::from_checkpoint(device, &Checkpoint::open(path)?)
+    }
+
+    /// [`NamTmAe::open`] of a file that was read already.
+    ///
+    /// # Errors
+    /// As [`NamTmAe::open`].
+    pub fn from_checkpoint(device: &Device, checkpoint: &Checkpoint) -> Result<Self> {
+        Self::new(device, &open::config(checkpoint, MODEL)?, checkpoint)
     }
 
     /// Builds the network from parameters.
@@ -162,21 +175,25 @@ impl NamTmAe {
         let NamTmConfig { dim, vocab_size, n_heads, mem_size, option, .. } = *config;
         checkpoint.load(device, |parameters| {
             Ok(Self {
-                device: device.clone(),
-                config: config.clone(),
                 embedding: Embedding::load(&parameters.scope("embedding.0"), vocab_size, dim)?,
                 project: torch_linear(&parameters.scope("embedding.1"), dim, dim, true)?,
                 norm: LayerNorm::load_torch(&parameters.scope("encnorm"), dim)?,
                 machine: NamTm::load(&parameters.scope("tm"), dim, n_heads, mem_size, option.tape_options())?,
                 fc_norm: LayerNorm::load_torch(&parameters.scope("fc.0"), dim)?,
                 fc: torch_linear(&parameters.scope("fc.3"), dim, vocab_size, true)?,
+                about: About::new(MODEL, config, parameters),
             })
         })
     }
 
     /// The architecture.
     pub fn config(&self) -> &NamTmConfig {
-        &self.config
+        &self.about.config
+    }
+
+    /// Where the network runs.
+    pub fn device(&self) -> &Device {
+        &self.about.device
     }
 
     /// Logits `[batch, n, vocab_size]` for `batch` sequences of tokens, one after the other.
@@ -185,19 +202,10 @@ impl NamTmAe {
     /// Sequences of different lengths; tokens that do not exist.
     pub fn forward(&self, batch: usize, tokens: &[usize]) -> Result<Tensor> {
         let n = self.embedding.length(batch, tokens)?;
-        let x = Tensor::new(&self.device, &[batch, n, self.embedding.dim], &self.embedding.rows(tokens)?)?;
+        let x = Tensor::new(self.device(), &[batch, n, self.embedding.dim], &self.embedding.rows(tokens)?)?;
         let x = self.norm.forward(&linear(&x, &self.project, Activation::None, None)?, None)?;
-        let y = self.machine.forward(&x, self.config.tape_length, None)?.values;
+        let y = self.machine.forward(&x, self.config().tape_length, None)?.values;
         let y = ops::relu(&self.fc_norm.forward(&y, None)?)?;
         linear(&y, &self.fc, Activation::None, None)
     }
-}
-
-/// The configuration in the metadata of a checkpoint of some model.
-pub(super) fn read_config<T: serde::de::DeserializeOwned>(checkpoint: &Checkpoint, model: &str) -> Result<T> {
-    let found = checkpoint.metadata("model")?;
-    if found != model {
-        return Err(Error::Config { message: format!("the checkpoint is of model {found:?}, not {model:?}") });
-    }
-    serde_json::from_str(checkpoint.metadata("config")?).map_err(|error| Error::Config { message: error.to_string() })
 }

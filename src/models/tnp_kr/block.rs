@@ -11,13 +11,10 @@ use super::{
 use crate::{
     checkpoint::Parameters,
     error::{Error, Result},
-    models::layers::{LayerNorm, Mlp},
-    ops::{Bias, BiasTerm, Kernel, LinearAttention, LinearState, ScanAttention, scan_attention},
+    models::layers::{EPSILON, LayerNorm, Mlp},
+    ops::{BiasKernel, BiasTerm, Layout, LinearAttention, LinearState, Placed, ScanMemory, ScanState},
     tensor::{Mask, Tensor},
 };
-
-/// What flax adds to the variance in a layer normalisation.
-pub(super) const EPSILON: f32 = 1e-6;
 
 /// One kernel regression block.
 #[derive(Clone, Debug)]
@@ -31,7 +28,7 @@ pub struct KrBlock {
 #[derive(Clone, Debug)]
 enum Attention {
     Scan {
-        n_heads: usize,
+        layout: Layout,
         projections: Projections,
         /// The bias of each group that has one, with the group's index.
         biases: Vec<(usize, BiasTerm)>,
@@ -57,9 +54,10 @@ struct Projections {
 
 /// What a block keeps of a context: all that later queries read.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum BlockMemory {
-    /// Scan attention keeps keys and values.
-    Scan(ScanMemory),
+    /// Scan attention keeps keys and values, and where they are.
+    Scan(ScanState),
     /// Linear attention keeps sums.
     Linear {
         /// The sums.
@@ -67,17 +65,6 @@ pub enum BlockMemory {
         /// Whether there was a mask: deep kernel attention then divides by the number of keys.
         masked: bool,
     },
-}
-
-/// The keys and values of a context, and where they are.
-#[derive(Clone, Debug)]
-pub struct ScanMemory {
-    keys: Tensor,
-    values: Tensor,
-    coords: Option<Tensor>,
-    mask: Option<Mask>,
-    /// The biases over the columns of this context's coordinates.
-    terms: Vec<BiasTerm>,
 }
 
 /// The coordinates of some points, `[batch, n, n_columns]`, and which columns belong to each
@@ -108,16 +95,14 @@ impl KrBlock {
     pub fn write(&self, kv: &Tensor, coords: Option<Coords<'_>>, mask: Option<&Mask>) -> Result<BlockMemory> {
         let x = self.norm.forward(kv, None)?;
         match &self.attention {
-            Attention::Scan { projections, biases, .. } => Ok(BlockMemory::Scan(ScanMemory {
-                keys: projections.ks.forward(&x, None)?,
-                values: projections.vs.forward(&x, None)?,
-                coords: coords.map(|(coords, _)| coords.clone()),
-                mask: mask.cloned(),
-                terms: terms(biases, coords.map_or(&[][..], |(_, columns)| columns))?,
-            })),
+            Attention::Scan { layout, projections, .. } => {
+                let (k, v) = (projections.ks.forward(&x, None)?, projections.vs.forward(&x, None)?);
+                let memory = ScanMemory::new(*layout);
+                Ok(BlockMemory::Scan(memory.write(None, placed(&k, coords), &v, mask)?))
+            }
             Attention::Performer { projections, attention } => {
                 let (k, v) = (projections.ks.forward(&x, None)?, projections.vs.forward(&x, None)?);
-                Ok(BlockMemory::Linear { state: attention.write(&k, &v, mask)?, masked: mask.is_some() })
+                Ok(BlockMemory::Linear { state: attention.write(None, &k, &v, mask)?, masked: mask.is_some() })
             }
             Attention::DeepKernel { attention, group } => {
                 let (coords, columns) = of_group(coords, *group)?;
@@ -138,12 +123,12 @@ impl KrBlock {
         n_keys: &[u64],
     ) -> Result<BlockMemory> {
         match (&self.attention, tensors.as_slice()) {
-            (Attention::Scan { biases, .. }, [keys, values]) => Ok(BlockMemory::Scan(ScanMemory {
+            (Attention::Scan { layout, .. }, [keys, values]) => Ok(BlockMemory::Scan(ScanState {
                 keys: keys.clone(),
                 values: values.clone(),
                 coords: coords.map(|(coords, _)| coords.clone()),
                 mask,
-                terms: terms(biases, coords.map_or(&[][..], |(_, columns)| columns))?,
+                layout: *layout,
             })),
             (Attention::Performer { .. } | Attention::DeepKernel { .. }, [sums]) => {
                 let width = sums.shape().last().copied().unwrap_or(0);
@@ -180,26 +165,16 @@ impl KrBlock {
         }
         let normed = self.norm.forward(x, None)?;
         let x = match (&self.attention, memory) {
-            (Attention::Scan { n_heads, projections, .. }, BlockMemory::Scan(memory)) => {
-                let bias = Bias {
-                    q_coords: coords.map(|(coords, _)| coords),
-                    k_coords: memory.coords.as_ref(),
-                    terms: &memory.terms,
-                    matrix,
-                };
-                let options = ScanAttention {
-                    n_heads: Some(*n_heads),
-                    key_mask: memory.mask.as_ref(),
-                    bias: Some(bias),
-                    ..Default::default()
-                };
+            (Attention::Scan { layout, projections, biases }, BlockMemory::Scan(state)) => {
+                let columns = coords.map_or(&[][..], |(_, columns)| columns);
+                let mut memory = ScanMemory::new(*layout).terms(&terms(biases, columns)?);
+                memory.matrix = matrix.cloned();
                 let q = projections.qs.forward(&normed, None)?;
-                let read = scan_attention(&q, &memory.keys, &memory.values, &options)?;
-                projections.out.forward(&read.values, Some(x))?
+                projections.out.forward(&memory.read(placed(&q, coords), state)?.values, Some(x))?
             }
             (Attention::Performer { projections, attention }, BlockMemory::Linear { state, .. }) => {
                 let q = projections.qs.forward(&normed, None)?;
-                projections.out.forward(&attention.read(&q, state)?, Some(x))?
+                projections.out.forward(&attention.read(&q, state)?.values, Some(x))?
             }
             (Attention::DeepKernel { attention, group }, BlockMemory::Linear { state, masked }) => {
                 let (coords, columns) = of_group(coords, *group)?;
@@ -223,17 +198,17 @@ impl Attention {
         };
         match &config.attention {
             AttentionConfig::Scan { n_heads, proj_qs, proj_ks, proj_vs, proj_out } => Ok(Self::Scan {
-                n_heads: *n_heads,
+                layout: Layout::Projected { n_heads: *n_heads },
                 projections: projections(proj_qs, proj_ks, proj_vs, proj_out)?,
                 biases: biases(&parameters.scope("attn"), config, *n_heads)?,
             }),
             AttentionConfig::Performer { n_heads, n_features, proj_qs, proj_ks, proj_vs, proj_out } => {
                 let head_dim = proj_qs.n_out("proj_qs")? / n_heads;
                 let features = parameters.scope("attn").collection("projections");
-                let projection = features.tensor("qk_orf", &[*n_features, head_dim])?;
+                let projection = features.random_features("qk_orf", &[*n_features, head_dim])?;
                 Ok(Self::Performer {
                     projections: projections(proj_qs, proj_ks, proj_vs, proj_out)?,
-                    attention: LinearAttention::favor(*n_heads, projection),
+                    attention: LinearAttention::favor(Layout::Projected { n_heads: *n_heads }, projection),
                 })
             }
             AttentionConfig::DeepKernel { n_heads, proj_qks, proj_vs } => {
@@ -251,16 +226,17 @@ fn biases(parameters: &Parameters<'_>, config: &Config, n_heads: usize) -> Resul
     let mut biases = Vec::new();
     for (i, group) in config.groups.iter().enumerate() {
         let Some(bias) = &group.bias else { continue };
-        let is_scalar = bias.kernel == Kernel::Scalar;
         let wide = [n_heads, bias.n_basis];
-        let shape = if is_scalar { &wide[..1] } else { &wide[..] };
-        let parameter = |name: &str| parameters.numbers(&format!("{}_bias_{name}", group.name), shape);
-        let a = parameter("a")?;
-        let b = if is_scalar { &[] } else { parameter("b")? };
-        let c = if bias.kernel == Kernel::Tisa { parameter("c")? } else { &[] };
-        biases.push((i, BiasTerm::new(0..0, bias.distance, bias.kernel, a, b, c)));
+        let shape = if bias.kernel == BiasKernel::Scalar { &wide[..1] } else { &wide[..] };
+        let parameter = |name: &&str| parameters.numbers(&format!("{}_bias_{name}", group.name), shape);
+        let numbers: Vec<&[f32]> = bias.kernel.parameters().iter().map(parameter).collect::<Result<_>>()?;
+        biases.push((i, BiasTerm::built_in(0..0, bias.distance, bias.kernel, &numbers)));
     }
     Ok(biases)
+}
+
+fn placed<'a>(rows: &'a Tensor, coords: Option<Coords<'a>>) -> Placed<'a> {
+    Placed { rows, coords: coords.map(|(coords, _)| coords) }
 }
 
 /// The biases over the columns of each one's group.
@@ -312,7 +288,7 @@ impl BlockMemory {
     /// What all blocks keep alike, by name.
     pub(super) fn shared_tensors(&self) -> Vec<(&'static str, &Tensor)> {
         match self {
-            Self::Scan(ScanMemory { coords, mask, .. }) => {
+            Self::Scan(ScanState { coords, mask, .. }) => {
                 let mask = mask.as_ref().map(|mask| ("mask", mask.tensor()));
                 coords.iter().map(|coords| ("coords", coords)).chain(mask).collect()
             }

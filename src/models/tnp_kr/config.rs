@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Error, Result},
     models::layers::MlpConfig,
-    ops::{Distance, Kernel, scan_attention::MAX_HEAD_DIM},
+    ops::{BiasKernel, Distance, scan_attention::MAX_HEAD_DIM},
 };
 
 /// The architecture of a [`TnpKr`](super::TnpKr).
@@ -66,10 +66,10 @@ pub struct GroupConfig {
 #[serde(deny_unknown_fields)]
 pub struct BiasConfig {
     /// From the distance to a number.
-    pub kernel: Kernel,
+    pub kernel: BiasKernel,
     /// How distances are measured.
     pub distance: Distance,
-    /// Basis functions a head; 1 for [`Kernel::Scalar`].
+    /// Basis functions a head; 1 for [`BiasKernel::Scalar`].
     #[serde(default = "one")]
     pub n_basis: usize,
 }
@@ -241,7 +241,9 @@ impl Config {
                 return refused(format!("group {name:?} is embedded, so its dim must be 1 to 64, not {:?}", group.dim));
             }
             if let Some(bias) = &group.bias
-                && (bias.n_basis == 0 || bias.n_basis > 1024 || (bias.kernel == Kernel::Scalar && bias.n_basis != 1))
+                && (bias.n_basis == 0
+                    || bias.n_basis > 1024
+                    || (bias.kernel == BiasKernel::Scalar && bias.n_basis != 1))
             {
                 return refused(format!(
                     "the {:?} bias of group {name:?} has {} basis functions, allowed is 1 for scalar, else 1 to 1024",

@@ -3,15 +3,12 @@
 
 use std::ops::Range;
 
-use super::{
-    block::EPSILON,
-    config::{MAX_LINEAR_HEAD_DIM, heads},
-};
+use super::config::{MAX_LINEAR_HEAD_DIM, heads};
 use crate::{
     checkpoint::Parameters,
     error::Result,
-    models::layers::{LayerNorm, Mlp, MlpConfig},
-    ops::{FeatureMap, LinearAttention, LinearState, Normalizer, concat},
+    models::layers::{EPSILON, LayerNorm, Mlp, MlpConfig},
+    ops::{FeatureMap, Layout, LinearAttention, LinearState, Normalizer, concat},
     tensor::{Mask, Tensor},
 };
 
@@ -56,7 +53,7 @@ impl DeepKernelAttention {
     }
 
     fn attention(&self, normalizer: Normalizer) -> LinearAttention {
-        LinearAttention { n_heads: self.n_heads, features: FeatureMap::identity(self.scale), normalizer }
+        LinearAttention::new(Layout::Projected { n_heads: self.n_heads }, FeatureMap::identity(self.scale), normalizer)
     }
 
     /// Writes keys and values made of tokens `[batch, n, width]`; the keys' coordinates are
@@ -74,7 +71,7 @@ impl DeepKernelAttention {
         mask: Option<&Mask>,
     ) -> Result<LinearState> {
         let k = self.proj_qks.forward(&concat(coords, columns, k)?, None)?;
-        self.attention(Normalizer::None).write(&k, &self.proj_vs.forward(v, None)?, mask)
+        self.attention(Normalizer::None).write(None, &k, &self.proj_vs.forward(v, None)?, mask)
     }
 
     /// Reads with queries made of tokens, and adds a residual. `masked` says whether the keys
@@ -93,6 +90,6 @@ impl DeepKernelAttention {
     ) -> Result<Tensor> {
         let q = self.proj_qks.forward(&concat(coords, columns, q)?, None)?;
         let normalizer = if masked { Normalizer::KeyCount } else { Normalizer::None };
-        self.norm.forward(&self.attention(normalizer).read(&q, state)?, residual)
+        self.norm.forward(&self.attention(normalizer).read(&q, state)?.values, residual)
     }
 }

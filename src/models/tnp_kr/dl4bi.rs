@@ -6,7 +6,7 @@ use super::config::{AttentionConfig, BiasConfig, Config, GroupConfig, Output};
 use crate::{
     error::{Error, Result},
     models::layers::MlpConfig,
-    ops::{Activation, Distance, Kernel},
+    ops::{Activation, BiasKernel, Distance},
 };
 
 impl Config {
@@ -160,15 +160,15 @@ fn attention_config(value: &Value) -> Result<(AttentionConfig, Vec<(String, Bias
 fn bias_config(value: &Value) -> Result<BiasConfig> {
     only(value, &["num_heads", "num_basis"])?;
     let (kernel, distance) = match target(value) {
-        Some("build_scalar_bias") => (Kernel::Scalar, Distance::Euclidean),
-        Some("build_rbf_network_bias") => (Kernel::Rbf, Distance::Euclidean),
-        Some("build_tisa_bias") => (Kernel::Tisa, Distance::Euclidean),
-        Some("build_geodesic_network_bias") => (Kernel::Exponential, Distance::GreatCircle),
-        Some("build_geodesic_rbf_network_bias") => (Kernel::Rbf, Distance::GreatCircle),
+        Some("build_scalar_bias") => (BiasKernel::Scalar, Distance::Euclidean),
+        Some("build_rbf_network_bias") => (BiasKernel::Rbf, Distance::Euclidean),
+        Some("build_tisa_bias") => (BiasKernel::Tisa, Distance::Euclidean),
+        Some("build_geodesic_network_bias") => (BiasKernel::Exponential, Distance::GreatCircle),
+        Some("build_geodesic_rbf_network_bias") => (BiasKernel::Rbf, Distance::GreatCircle),
         _ => return Err(unknown("bias", &value["_target_"].to_string())),
     };
     let n_basis = match (kernel, value["num_basis"].is_null()) {
-        (Kernel::Scalar, _) => 1,
+        (BiasKernel::Scalar, _) => 1,
         (_, true) => 5,
         (_, false) => count(&value["num_basis"], "num_basis")?,
     };

@@ -6,16 +6,19 @@ use std::ops::Range;
 use super::config::Config;
 use crate::{
     error::{Error, Result},
+    models::points::{check_batch, check_length},
     ops::Distance,
-    tensor::n_elements,
+    tensor::check_finite,
 };
+
+const OP: &str = "tnp_kr";
 
 /// Points that are described by named groups of coordinates, `[batch, n_points, dim]` each,
 /// row-major.
 #[derive(Clone, Debug)]
 pub struct Locations<'a> {
     pub(super) batch: usize,
-    pub(super) groups: Vec<(String, usize, &'a [f32])>,
+    groups: Vec<(String, usize, &'a [f32])>,
 }
 
 impl Default for Locations<'_> {
@@ -51,9 +54,9 @@ impl<'a> Locations<'a> {
 /// Observations: where, and what.
 #[derive(Clone, Debug)]
 pub struct Context<'a> {
-    pub(super) locations: Locations<'a>,
-    pub(super) values: &'a [f32],
-    pub(super) mask: Option<&'a [bool]>,
+    locations: Locations<'a>,
+    values: &'a [f32],
+    mask: Option<&'a [bool]>,
 }
 
 impl<'a> Context<'a> {
@@ -70,34 +73,58 @@ impl<'a> Context<'a> {
     }
 }
 
-pub(super) fn no_batch() -> Error {
-    Error::Argument { op: "tnp_kr", name: "batch", found: "0".into(), allowed: "1 or more".into() }
-}
-
-/// Checked points: coordinates in the order of the configuration.
+/// Checked points, coordinates in the order of the configuration: observations, or where to predict
+/// if there are no values.
 pub(super) struct Points<'a> {
     pub batch: usize,
     pub n_points: usize,
     /// `(dim, embed, coords)` for each group of the configuration.
     groups: Vec<(usize, bool, &'a [f32])>,
-    keep: Option<&'a [bool]>,
+    pub values: Option<&'a [f32]>,
+    pub keep: Option<&'a [bool]>,
 }
 
 impl<'a> Points<'a> {
+    pub fn observed(config: &Config, context: &Context<'a>) -> Result<Self> {
+        let &Context { ref locations, values, mask: keep } = context;
+        let (batch, n_values) = (locations.batch, config.n_values);
+        check_batch(OP, batch)?;
+        // A batch that overflows has no points.
+        let n_points = values.len() / batch.saturating_mul(n_values);
+        check_length(OP, "the length of values", &[batch, n_points, n_values], values.len())?;
+        if n_points == 0 {
+            return Err(Error::EmptyContext { batch: None });
+        }
+        if let Some(keep) = keep {
+            check_length(OP, "the length of mask", &[batch, n_points], keep.len())?;
+            if let Some(batch) = keep.chunks(n_points).position(|keep| !keep.contains(&true)) {
+                return Err(Error::EmptyContext { batch: Some(batch) });
+            }
+        }
+        let points = Self { values: Some(values), ..Self::new(config, locations, keep, Some(n_points))? };
+        for (i, values) in values.chunks(n_values).enumerate() {
+            if points.exists(i) {
+                check_finite(&format!("values of point {i}"), values)?;
+            }
+        }
+        Ok(points)
+    }
+
+    pub fn targets(config: &Config, locations: &Locations<'a>) -> Result<Self> {
+        Self::new(config, locations, None, None)
+    }
+
     /// `n_points` is what the other data say, where there are any: a model without groups
     /// cannot tell by itself.
-    pub fn new(
+    fn new(
         config: &Config,
         locations: &Locations<'a>,
         keep: Option<&'a [bool]>,
         n_points: Option<usize>,
     ) -> Result<Self> {
         let batch = locations.batch;
-        let argument =
-            |name, found: String, allowed: String| Err(Error::Argument { op: "tnp_kr", name, found, allowed });
-        if batch == 0 {
-            return Err(no_batch());
-        }
+        let argument = |name, found: String, allowed: String| Err(Error::Argument { op: OP, name, found, allowed });
+        check_batch(OP, batch)?;
         let known: Vec<&str> = config.groups.iter().map(|group| group.name.as_str()).collect();
         if let Some((name, ..)) = locations.groups.iter().find(|(name, ..)| !known.contains(&name.as_str())) {
             return argument("coordinate group", format!("{name:?}"), format!("the model's: {known:?}"));
@@ -124,14 +151,10 @@ impl<'a> Points<'a> {
             }
             let per_batch = n_points.unwrap_or(coords.len() / batch.saturating_mul(*dim));
             n_points = Some(per_batch);
-            let shape = vec![batch, per_batch, *dim];
-            let expected = n_elements(&shape);
-            if coords.len() != expected {
-                return Err(Error::Length { shape, expected, found: coords.len() });
-            }
+            check_length(OP, "the length of coordinates", &[batch, per_batch, *dim], coords.len())?;
             groups.push((*dim, group.embed, *coords));
         }
-        let points = Self { batch, n_points: n_points.unwrap_or(0), groups, keep };
+        let points = Self { batch, n_points: n_points.unwrap_or(0), groups, values: None, keep };
         for (group, (dim, _, coords)) in config.groups.iter().zip(&points.groups) {
             let bad = coords.iter().enumerate().find(|(i, x)| !x.is_finite() && points.exists(i / dim));
             if let Some((index, &value)) = bad {
@@ -162,11 +185,11 @@ impl<'a> Points<'a> {
     }
 
     /// The inputs of the first layer: `[obs, embedded coordinates, values]` for each point.
-    pub fn tokens(&self, range: &Range<usize>, obs: &[f32], values: Option<&[f32]>, n_values: usize) -> Vec<f32> {
+    pub fn tokens(&self, range: &Range<usize>, obs: &[f32], n_values: usize) -> Vec<f32> {
         self.rows(range, |i, row| {
             row.extend_from_slice(obs);
             self.push_coords(i, |embed| embed, row);
-            match values {
+            match self.values {
                 Some(values) if self.exists(i) => row.extend_from_slice(&values[i * n_values..][..n_values]),
                 _ => row.extend(std::iter::repeat_n(0.0, n_values)),
             }

@@ -1,23 +1,26 @@
 //! A conditioned model, and what it predicts.
 
-use std::{ops::Range, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 use super::{
-    Network,
     block::BlockMemory,
     config::Output,
-    points::{Locations, Points},
+    network::Network,
+    points::{Context, Locations, Points},
 };
 use crate::{
     error::{Error, Result},
-    models::layers::softplus,
+    models::{
+        layers::softplus,
+        tiles::{place, stream, tiles},
+    },
     tensor::Tensor,
 };
 
 /// A TNP-KR that has read its context. Predicting never touches the observations again. With
 /// scan attention its size grows with the context; with linear attention it is constant:
 /// layers × heads × features × width of a value.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Posterior {
     pub(super) network: Arc<Network>,
     pub(super) batch: usize,
@@ -43,7 +46,47 @@ pub struct Prediction {
     pub activations: Vec<f32>,
 }
 
+impl fmt::Debug for Posterior {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Posterior")
+            .field("batch", &self.batch)
+            .field("n_context", &self.n_context)
+            .field("n_bytes", &self.n_bytes())
+            .field("device", &format_args!("{}", self.network.about.device))
+            .finish()
+    }
+}
+
 impl Posterior {
+    pub(super) fn condition(network: &Arc<Network>, context: &Context<'_>) -> Result<Self> {
+        let points = Points::observed(&network.about.config, context)?;
+        let columns = points.columns();
+        let mut tiles = network.context_tiles(&points)?;
+        let mut memories: Vec<BlockMemory> = Vec::new();
+        let n_applications = network.applications().count();
+        for (i, block) in network.applications().enumerate() {
+            let mut memory: Option<BlockMemory> = None;
+            for tile in &tiles {
+                let written = block.write(&tile.tokens, Some((&tile.coords, &columns)), tile.mask.as_ref())?;
+                memory = Some(match memory {
+                    Some(memory) => memory.merge(&written)?,
+                    None => written,
+                });
+            }
+            let memory = memory.ok_or(Error::EmptyContext { batch: None })?;
+            // Nothing reads the context after the last block.
+            if i + 1 < n_applications {
+                for tile in &mut tiles {
+                    tile.tokens = block.read(&tile.tokens, &memory, Some((&tile.coords, &columns)), None)?;
+                }
+            }
+            memories.push(memory);
+        }
+        network.about.device.submit()?;
+        let (batch, n_context) = (points.batch, points.n_points);
+        Ok(Self { network: network.clone(), batch, n_context, memories, columns })
+    }
+
     /// How many observations there are in each batch element.
     pub fn n_context(&self) -> usize {
         self.n_context
@@ -66,26 +109,15 @@ impl Posterior {
     /// A model with more than one block application or scan attention; posteriors of different
     /// models, batches or coordinate groups; one with a mask and one without.
     pub fn merge(&self, other: &Self) -> Result<Self> {
-        let refused = |name, found: String, allowed: &str| {
-            Err(Error::Argument { op: "Posterior::merge", name, found, allowed: allowed.into() })
-        };
-        if !self.network.is_same(&other.network) || self.network.device != other.network.device {
-            return refused("other", "that of another model or device".into(), "a posterior of the same model");
+        self.network.about.check_merge(&other.network.about, self.batch, other.batch)?;
+        let refused = |name, found, allowed| Err(Error::Argument { op: "Posterior::merge", name, found, allowed });
+        if self.columns != other.columns {
+            return refused("coordinate columns", format!("{:?}", other.columns), format!("{:?}", self.columns));
         }
-        if self.batch != other.batch || self.columns != other.columns {
-            return refused(
-                "other",
-                format!("of batch {} and columns {:?}", other.batch, other.columns),
-                &format!("batch {} and columns {:?}", self.batch, self.columns),
-            );
-        }
-        let ([memory], true) = (self.memories.as_slice(), self.network.config.attention.is_linear()) else {
+        let ([memory], true) = (self.memories.as_slice(), self.network.about.config.attention.is_linear()) else {
             let layers = self.memories.len();
-            return refused(
-                "the model",
-                format!("one of {layers} attention layers"),
-                "a single layer of linear attention",
-            );
+            let allowed = "a single layer of linear attention".into();
+            return refused("the model", format!("one of {layers} attention layers"), allowed);
         };
         let memories = vec![memory.merge(&other.memories[0])?];
         let n_context = self.n_context.saturating_add(other.n_context);
@@ -107,28 +139,19 @@ impl Posterior {
     /// # Errors
     /// As [`Posterior::predict`].
     pub async fn predict_async(&self, locations: &Locations<'_>) -> Result<Prediction> {
-        let config = &self.network.config;
         let points = self.points(locations)?;
-        let (batch, n_points, n_values) = (self.batch, points.n_points, config.n_values);
-        let n_out = self.network.n_out;
-        let zeros = |width: usize| vec![0.0; batch * n_points * width];
+        let (n_values, n_out) = (self.network.about.config.n_values, self.network.n_out);
+        let n_all = self.batch * points.n_points;
         let mut all = Prediction {
-            shape: [batch, n_points, n_values],
-            mean: zeros(n_values),
-            std: zeros(n_values),
-            activations: zeros(n_out),
+            shape: [self.batch, points.n_points, n_values],
+            mean: vec![0.0; n_all * n_values],
+            std: vec![0.0; n_all * n_values],
+            activations: vec![0.0; n_all * n_out],
         };
-        self.stream(&points, self.network.tile(batch), |range, tile| {
-            for b in 0..batch {
-                let place = |from: &[f32], to: &mut [f32], width: usize| {
-                    let len = range.len() * width;
-                    let start = (b * n_points + range.start) * width;
-                    to[start..start + len].copy_from_slice(&from[b * len..][..len]);
-                };
-                place(&tile.mean, &mut all.mean, n_values);
-                place(&tile.std, &mut all.std, n_values);
-                place(&tile.activations, &mut all.activations, n_out);
-            }
+        self.stream(&points, self.network.tile(self.batch), |range, tile| {
+            place(&range, n_values, &tile.mean, &mut all.mean);
+            place(&range, n_values, &tile.std, &mut all.std);
+            place(&range, n_out, &tile.activations, &mut all.activations);
             Ok(())
         })
         .await?;
@@ -181,7 +204,7 @@ impl Posterior {
                 allowed: format!("{}, that of the context", self.batch),
             });
         }
-        let points = Points::new(&self.network.config, locations, None, None)?;
+        let points = Points::targets(&self.network.about.config, locations)?;
         if points.columns() != self.columns {
             return Err(Error::Argument {
                 op: "predict",
@@ -199,38 +222,27 @@ impl Posterior {
         tile: usize,
         mut receive: impl FnMut(Range<usize>, Prediction) -> Result<()>,
     ) -> Result<()> {
-        // The device works on a tile while the host takes the one before.
-        let mut before = None;
-        for start in (0..points.n_points).step_by(tile) {
-            let range = start..points.n_points.min(start + tile);
-            let read = self.activations(points, &range)?.start_read()?;
-            if let Some((range, read)) = before.replace((range, read)) {
-                let read: crate::tensor::PendingRead = read;
-                let prediction = self.prediction(Range::len(&range), read.finish().await?);
-                receive(range, prediction)?;
-            }
-        }
-        if let Some((range, read)) = before {
-            let prediction = self.prediction(Range::len(&range), read.finish().await?);
-            receive(range, prediction)?;
-        }
-        Ok(())
+        let start = |range: &Range<usize>| self.activations(points, range);
+        stream(tiles(points.n_points, tile), start, |range, activations| {
+            let prediction = self.prediction(range.len(), activations);
+            receive(range, prediction)
+        })
+        .await
     }
 
     /// What the head returns for some points, `[batch, len, n_out]`.
     fn activations(&self, points: &Points<'_>, range: &Range<usize>) -> Result<Tensor> {
         let network = &self.network;
-        let config = &network.config;
-        let mut qv = network.embed(points, range, &network.obs[..config.obs_dim], None)?;
+        let mut qv = network.embed(points, range)?;
         let coords = network.coords(points, range)?;
         for (block, memory) in network.applications().zip(&self.memories) {
             qv = block.read(&qv, memory, Some((&coords, &self.columns)), None)?;
         }
-        network.head.forward(&network.final_norm.forward(&qv, None)?, None)
+        network.head(&qv)
     }
 
     fn prediction(&self, len: usize, activations: Vec<f32>) -> Prediction {
-        let config = &self.network.config;
+        let config = &self.network.about.config;
         let n = config.n_values;
         let rows = activations.chunks_exact(self.network.n_out);
         let (mean, std) = match config.output {

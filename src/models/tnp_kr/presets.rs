@@ -3,7 +3,7 @@
 use super::config::{AttentionConfig, BiasConfig, Config, GroupConfig, Output};
 use crate::{
     models::layers::MlpConfig,
-    ops::{Activation, Distance, Kernel},
+    ops::{Activation, BiasKernel, Distance},
 };
 
 const WIDTH: usize = 64;
@@ -16,7 +16,7 @@ impl Config {
     /// BSA-TNP for points in space: scan attention of 4 heads, whose only view of the
     /// coordinates is an RBF bias of 5 bases, so that any dimension will do (arXiv 2506.09163).
     pub fn scan(n_values: usize) -> Self {
-        let bias = BiasConfig { kernel: Kernel::Rbf, distance: Distance::Euclidean, n_basis: 5 };
+        let bias = BiasConfig { kernel: BiasKernel::Rbf, distance: Distance::Euclidean, n_basis: 5 };
         let group = GroupConfig { name: "s".into(), dim: None, embed: false, bias: Some(bias) };
         let wide = || mlp(&[2 * WIDTH]);
         let attention = AttentionConfig::Scan {

@@ -3,13 +3,13 @@
 use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
-use super::{FeatureKind, FeatureMap};
+use super::problem::{FeatureKind, FeatureMap};
 use crate::{
     ops::linear::cpu::gelu_tanh,
     simd::{
         math::{exp, exp_unclamped},
         store_some,
-        tile::{Panels, ROWS, VECTORS, product},
+        tile::{Panels, ROWS, product, with_vectors},
     },
 };
 
@@ -99,13 +99,10 @@ impl Map {
             let half_norms = rows.map(|row| 0.5 * row.iter().map(|x| x * x).sum::<f32>());
             for panel in self.panels.iter() {
                 let packed = &self.packed[panel.first * d..][..panel.width * d];
-                if panel.width == S::f32s::LEN {
-                    let z = product::<S, ROWS, 1>(simd, rows, packed);
+                with_vectors!(panel, C => {
+                    let z = product::<S, ROWS, C>(simd, rows, packed);
                     self.store(simd, &z, &half_norms, panel.first, stride, y);
-                } else {
-                    let z = product::<S, ROWS, VECTORS>(simd, rows, packed);
-                    self.store(simd, &z, &half_norms, panel.first, stride, y);
-                }
+                });
             }
             for (r, y) in y.chunks_exact_mut(stride).enumerate() {
                 if row(block * ROWS + r).is_none() {

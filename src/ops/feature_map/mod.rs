@@ -4,91 +4,17 @@
 pub(crate) mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+mod problem;
 mod random;
-
-use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
     tensor::{Storage, Tensor, check_same_device},
 };
+use problem::OP;
+pub use problem::{FeatureKind, FeatureMap};
 pub(crate) use random::normal;
-pub use random::{Rows, random_features};
-
-const OP: &str = "feature_map";
-
-/// What is made of `z = W x`, for `W` the projection of `n_features` rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FeatureKind {
-    /// `x` itself; there is no projection. Deep kernel attention, whose features are learned.
-    Identity,
-    /// `exp(z - |x|^2 / 2) / sqrt(n_features)`: positive features of the softmax kernel, in
-    /// the form that does not overflow (arXiv 2009.14794, lemma 1). They fall off with the
-    /// square of the length: vectors much longer than 10 have features of zero in f32, and the
-    /// estimate of the kernel is poor well before.
-    Softmax,
-    /// `max(z, 0)`.
-    Relu,
-    /// The tanh approximation, as [`Activation::GeluTanh`](crate::ops::Activation::GeluTanh).
-    Gelu,
-    /// `exp(z)`.
-    Exp,
-    /// `z` above zero, `exp(z) - 1` below.
-    Elu,
-}
-
-/// From a query or a key to its features.
-#[derive(Clone, Debug)]
-pub struct FeatureMap {
-    /// What is made of the product with the projection.
-    pub kind: FeatureKind,
-    /// `[n_features, head_dim]`, shared by all heads; `None` for [`FeatureKind::Identity`].
-    pub projection: Option<Tensor>,
-    /// Multiplies `x` before anything else. For the softmax kernel of attention this is
-    /// `head_dim^(-1/4)`, on queries and on keys.
-    pub scale: f32,
-}
-
-impl FeatureMap {
-    /// Features that somebody else computed, times `scale`.
-    pub fn identity(scale: f32) -> Self {
-        Self { kind: FeatureKind::Identity, projection: None, scale }
-    }
-
-    /// FAVOR+ features of softmax attention, for a projection `[n_features, head_dim]` such
-    /// as [`random_features`] draws.
-    pub fn softmax(projection: Tensor) -> Self {
-        let head_dim = projection.shape().last().copied().unwrap_or(1);
-        Self { kind: FeatureKind::Softmax, projection: Some(projection), scale: (head_dim as f32).powf(-0.25) }
-    }
-
-    /// The number of features of an input of some width.
-    pub(crate) fn n_features(&self, op: &'static str, head_dim: usize) -> Result<usize> {
-        if !self.scale.is_finite() {
-            let found = self.scale.to_string();
-            return Err(Error::Argument { op, name: "scale", found, allowed: "a finite number".into() });
-        }
-        match (&self.projection, self.kind) {
-            (None, FeatureKind::Identity) => Ok(head_dim),
-            (Some(projection), kind) if kind != FeatureKind::Identity => match *projection.shape() {
-                [n_features, width] if width == head_dim && n_features > 0 => Ok(n_features),
-                _ => Err(Error::Shape {
-                    op,
-                    name: "projection",
-                    found: projection.shape().to_vec(),
-                    expected: format!("[n_features, {head_dim}], the last is the head dimension"),
-                }),
-            },
-            (projection, kind) => Err(Error::Argument {
-                op,
-                name: "projection",
-                found: format!("{} for {kind:?}", if projection.is_some() { "one" } else { "none" }),
-                allowed: "none for Identity, one for every other kind".into(),
-            }),
-        }
-    }
-}
+pub use random::{ProjectionRows, random_features};
 
 /// The features of `x [.., head_dim]`: `[.., n_features]`. Attention computes them itself, so
 /// that those of all keys never exist at once; this is for those who want to look at them.

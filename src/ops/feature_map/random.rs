@@ -7,7 +7,7 @@ use rand_chacha::{
     rand_core::{Rng, SeedableRng},
 };
 
-use super::OP;
+use super::problem::OP;
 use crate::{
     Device,
     error::{Error, Result},
@@ -16,7 +16,8 @@ use crate::{
 
 /// How the rows of a random projection are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rows {
+#[non_exhaustive]
+pub enum ProjectionRows {
     /// Independent, normally distributed: unbiased, the error falls with `1 / sqrt(n_features)`.
     Independent,
     /// Orthogonal within each block of `head_dim` rows, lengths as of independent rows:
@@ -32,7 +33,13 @@ pub enum Rows {
 /// # Errors
 /// A size of 0, a `head_dim` over 1024, or more than 2^20 numbers: orthogonal rows take time
 /// with the square of `head_dim`, and by then it is seconds.
-pub fn random_features(device: &Device, seed: u64, n_features: usize, head_dim: usize, rows: Rows) -> Result<Tensor> {
+pub fn random_features(
+    device: &Device,
+    seed: u64,
+    n_features: usize,
+    head_dim: usize,
+    rows: ProjectionRows,
+) -> Result<Tensor> {
     let n = n_features.saturating_mul(head_dim);
     if n == 0 || n > 1 << 20 || head_dim > 1024 {
         return Err(Error::Argument {
@@ -46,12 +53,12 @@ pub fn random_features(device: &Device, seed: u64, n_features: usize, head_dim: 
     let mut drawn: Vec<Vec<f64>> = Vec::with_capacity(n_features);
     for i in 0..n_features {
         let gaussian: Vec<f64> = std::iter::repeat_with(|| normal(&mut random)).take(head_dim).collect();
-        if rows == Rows::Independent {
+        if rows == ProjectionRows::Independent {
             drawn.push(gaussian);
             continue;
         }
         let length = match rows {
-            Rows::OrthogonalUnit => (head_dim as f64).sqrt(),
+            ProjectionRows::OrthogonalUnit => (head_dim as f64).sqrt(),
             _ => norm(&gaussian),
         };
         let block = i - i % head_dim;

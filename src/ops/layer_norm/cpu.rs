@@ -3,7 +3,7 @@
 use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
-use super::{LARGE, SHRINK, SMALLEST};
+use super::problem::{LARGE, SHRINK, SMALLEST};
 use crate::simd::{load_some, store_some};
 
 /// Numbers in a task: enough to be worth a thread.

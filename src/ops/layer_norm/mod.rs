@@ -3,6 +3,7 @@
 mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+mod problem;
 
 use crate::{
     error::{Error, Result},
@@ -10,16 +11,6 @@ use crate::{
 };
 
 const OP: &str = "layer_norm";
-
-/// A row whose magnitudes or variance are beyond this is multiplied by [`SHRINK`] first, for the
-/// squares of its numbers, or even their sum, may be beyond f32.
-const LARGE: f32 = 1e18;
-
-/// A power of two, so that nothing is rounded, that makes squares of any f32 and of [`LARGE`] fit.
-const SHRINK: f32 = 1.0 / (1u128 << 80) as f32;
-
-/// The least variance of a shrunk row, below what rounding leaves, so that none divides by zero.
-const SMALLEST: f32 = 1e-37;
 
 /// `(x - mean) / sqrt(variance + epsilon) * scale + bias + residual` over the last dimension of
 /// `x [.., width]`, with the biased variance; `scale` and `bias` are `[width]`, the residual has

@@ -5,12 +5,12 @@ use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
-use super::{Activation, Problem};
+use super::problem::{Activation, Problem};
 use crate::simd::{
     load_some,
     math::{exp, scaled_erfc},
     store_some,
-    tile::{Panel, Panels, ROWS, VECTORS, product},
+    tile::{Panel, Panels, ROWS, VECTORS, product, with_vectors},
 };
 
 /// Multiply-adds in a task: enough to be worth a thread.
@@ -77,11 +77,9 @@ impl Layer<'_> {
             let weight = &packed[panel.first * n_in..][..panel.width * n_in];
             for (i, y) in y.chunks_mut(ROWS * n_out).enumerate() {
                 let first = first + i * ROWS;
-                if panel.width == S::f32s::LEN {
-                    self.tile::<S, 1>(simd, &panel, weight, first, y);
-                } else {
-                    self.tile::<S, VECTORS>(simd, &panel, weight, first, y);
-                }
+                with_vectors!(panel, C => {
+                    self.tile::<S, C>(simd, &panel, weight, first, y);
+                });
             }
         }
     }

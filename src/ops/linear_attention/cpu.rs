@@ -5,12 +5,12 @@ use std::ops::Range;
 use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
-use super::{Normalizer, Problem};
+use super::problem::{Normalizer, Problem};
 use crate::{
     ops::feature_map::{FeatureMap, cpu::Map},
     simd::{
         store_some,
-        tile::{Panel, Panels, ROWS, VECTORS, product},
+        tile::{Panel, Panels, ROWS, product, with_vectors},
     },
 };
 
@@ -97,11 +97,9 @@ impl Write<'_> {
                 panel.pack(simd, |i| &values[i * width..][..width], packed);
                 for f in (0..n_features).step_by(ROWS) {
                     let sums = &mut sums[f * width..n_features.min(f + ROWS) * width];
-                    if panel.width == S::f32s::LEN {
-                        outer_product::<S, 1>(simd, &features[f..], stride, &panel, packed, width, sums);
-                    } else {
-                        outer_product::<S, VECTORS>(simd, &features[f..], stride, &panel, packed, width, sums);
-                    }
+                    with_vectors!(panel, C => {
+                        outer_product::<S, C>(simd, &features[f..], stride, &panel, packed, width, sums);
+                    });
                 }
             }
             total.iter_mut().zip(&mut sums).for_each(|(total, sum)| *total += f64::from(std::mem::take(sum)));
@@ -214,16 +212,14 @@ impl Read<'_> {
                 }
                 for panel in panels.iter() {
                     let packed = &packed[panel.first * n_features..][..panel.width * n_features];
-                    if panel.width == S::f32s::LEN {
-                        store::<S, 1>(&product::<S, ROWS, 1>(simd, rows, packed), &panel, width, &mut values);
-                    } else {
-                        store::<S, VECTORS>(
-                            &product::<S, ROWS, VECTORS>(simd, rows, packed),
+                    with_vectors!(panel, C => {
+                        store::<S, C>(
+                            &product::<S, ROWS, C>(simd, rows, packed),
                             &panel,
                             width,
                             &mut values,
                         );
-                    }
+                    });
                 }
                 for (r, values) in values.chunks_exact(width).enumerate().take(used) {
                     let divisor = match normalizer {

@@ -4,25 +4,38 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{LinearState, Normalizer, Problem};
+use super::{
+    plan::{self, KEYS},
+    problem::{LinearState, Normalizer, Problem},
+};
 use crate::{
-    device::gpu::{Access, Buffer, Dispatch, Gpu, Variant, shader},
+    device::gpu::{Buffer, Gpu, Kernel, Shader, Work, params},
     error::Result,
     ops::feature_map::{FeatureKind, FeatureMap, gpu::KINDS},
     tensor::{Tensor, n_elements},
 };
 
-/// Keys of a part: enough parts to fill a device, few enough to add.
-const PART: usize = 256;
+const WRITE: Kernel<WriteConstants, WriteParams> =
+    Kernel::new("linear_attention_write", include_str!("../../../shaders/linear_attention_write.wgsl"));
+const SUM: Kernel<SumConstants, SumParams> =
+    Kernel::new("linear_attention_merge", include_str!("../../../shaders/linear_attention_merge.wgsl"));
+const READ: Kernel<ReadConstants, ReadParams> =
+    Kernel::new("linear_attention_read", include_str!("../../../shaders/linear_attention_read.wgsl"));
 
-/// Columns and features of a workgroup that writes.
-const TILE: usize = 32;
+/// Threads along each side of a workgroup that writes; each makes 4 x 4 sums.
+const SIDE: usize = KEYS;
 
-/// Parts that a thread adds.
+/// Keys whose products are added before they join the sum.
+const RUN: usize = 32;
+
+/// Partial sums that a thread adds, and threads of a workgroup that does.
 const FAN_IN: usize = 32;
+const SUM_THREADS: usize = 64;
 
-/// Partial sums that exist at once, in numbers.
-const MAX_PARTIAL: usize = 1 << 24;
+/// Threads of a workgroup that reads, queries that it reads, features in its memory at a time.
+const READ_THREADS: usize = 64;
+const QUERIES: usize = 8;
+const TILE: usize = 32;
 
 #[derive(Clone, Copy, Debug, Serialize)]
 struct WriteConstants {
@@ -30,12 +43,34 @@ struct WriteConstants {
     has_mask: bool,
     /// Whether the sum of the features follows the columns of the values.
     has_sums: bool,
+    side: usize,
+    run: usize,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct SumConstants {
+    threads: usize,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
 struct ReadConstants {
     kind: FeatureKind,
     normalizer: &'static str,
+    threads: usize,
+    queries: usize,
+    tile: usize,
+}
+
+impl WriteConstants {
+    fn new(kind: FeatureKind, has_mask: bool, has_sums: bool) -> Self {
+        Self { kind, has_mask, has_sums, side: SIDE, run: RUN }
+    }
+}
+
+impl ReadConstants {
+    fn new(kind: FeatureKind, normalizer: &'static str) -> Self {
+        Self { kind, normalizer, threads: READ_THREADS, queries: QUERIES, tile: TILE }
+    }
 }
 
 fn name(normalizer: Normalizer) -> &'static str {
@@ -46,40 +81,52 @@ fn name(normalizer: Normalizer) -> &'static str {
     }
 }
 
-/// The parameters of writing and of reading; `last` is the keys of a part, or the floor.
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    n: u32,
-    n_features: u32,
-    head_dim: u32,
-    first_group: u32,
-    scale: f32,
-    outer: u32,
-    inner: u32,
-    heads: u32,
-    v_dim: u32,
-    width: u32,
-    last: u32,
-    n_groups: u32,
+params! {
+    WriteParams {
+        n: u32,
+        n_features: u32,
+        head_dim: u32,
+        first_group: u32,
+        scale: f32,
+        outer: u32,
+        inner: u32,
+        heads: u32,
+        v_dim: u32,
+        width: u32,
+        part: u32,
+        n_groups: u32,
+        x_base: u32,
+        projection_base: u32,
+        keep_base: u32,
+    }
 }
 
-impl Params {
-    fn new(problem: &Problem, map: &FeatureMap, last: u32) -> Self {
-        Self {
-            n: problem.n as u32,
-            n_features: problem.n_features as u32,
-            head_dim: problem.head_dim as u32,
-            first_group: 0,
-            scale: map.scale,
-            outer: problem.outer as u32,
-            inner: problem.inner as u32,
-            heads: problem.outer_per_batch() as u32,
-            v_dim: problem.v_dim as u32,
-            width: problem.width as u32,
-            last,
-            n_groups: 0,
-        }
+params! {
+    ReadParams {
+        n: u32,
+        n_features: u32,
+        head_dim: u32,
+        first_group: u32,
+        scale: f32,
+        outer: u32,
+        inner: u32,
+        heads: u32,
+        v_dim: u32,
+        width: u32,
+        floor: f32,
+        n_groups: u32,
+        x_base: u32,
+        projection_base: u32,
+        sums_base: u32,
+        n_keys_base: u32,
+    }
+}
+
+params! {
+    SumParams {
+        n: u32,
+        n_parts: u32,
+        fan_in: u32,
     }
 }
 
@@ -96,46 +143,36 @@ pub(super) fn write(
     if problem.n == 0 || len == 0 {
         return Tensor::new(&k.device(), &shape, &vec![0.0; len]);
     }
-    let constants =
-        WriteConstants { kind: map.kind, has_mask: keep.is_some(), has_sums: problem.width > problem.v_dim };
-    let mut bindings = vec![(0, Access::Read)];
-    bindings.extend(map.projection.is_some().then_some((1, Access::Read)));
-    bindings.push((2, Access::Read));
-    bindings.extend(keep.is_some().then_some((3, Access::Read)));
-    bindings.push((4, Access::Write));
-    let variant =
-        Variant { name: "linear_attention_write", constants: &constants, bindings: &bindings, untrusted: None };
-    let pipeline = gpu.pipeline(&variant)?;
-    // Larger parts rather than more partial sums than memory should hold.
-    let max_parts = (MAX_PARTIAL / len).max(1);
-    let part = PART.max(problem.n.div_ceil(max_parts));
-    // 8 keys at a time, four features for each of them.
-    let iterations = 16 + if map.projection.is_some() { 4 * problem.head_dim } else { 0 };
-    let part = part.min((gpu.max_iterations() / iterations).saturating_mul(8)).max(8);
-    let n_parts = problem.n.div_ceil(part);
-    gpu.check_bindings(&[k.len(), v.len(), n_parts * len])?;
-    let partial = gpu.allocate(n_parts * len)?;
-    let tiles = problem.n_features.div_ceil(TILE) * problem.v_dim.div_ceil(TILE);
-    let n_groups = n_parts * problem.outer * problem.inner * tiles;
-    let of_features = if map.projection.is_some() { problem.head_dim * TILE } else { 0 };
-    let cost_of_group = 2.0 * (part * (TILE * TILE + of_features)) as f64;
-    for groups in gpu.row_pieces(n_groups, 1, cost_of_group) {
-        let mut buffers = vec![k.gpu().first(k.len())];
-        buffers.extend(map.projection.as_ref().map(|projection| projection.gpu().first(projection.len())));
-        buffers.push(v.gpu().first(v.len()));
-        buffers.extend(keep.map(|keep| keep.gpu().first(keep.len())));
-        buffers.push(partial.first(n_parts * len));
-        let mut params = Params::new(problem, map, part as u32);
-        (params.first_group, params.n_groups) = (groups.start as u32, groups.len() as u32);
-        gpu.dispatch(&Dispatch {
-            pipeline: &pipeline,
-            buffers: &buffers,
-            params: bytemuck::bytes_of(&params),
-            n_groups: groups.len() as u64,
-            cost: cost_of_group * groups.len() as f64,
-        })?;
-    }
-    let mut parts = (partial, n_parts);
+    let plan = plan::plan(problem, gpu.capabilities());
+    let partial = gpu.allocate(plan.n_parts * len)?;
+    let tile = 4 * SIDE;
+    let tiles = problem.n_features.div_ceil(tile) * problem.v_dim.div_ceil(tile);
+    let of_features = if problem.is_projected { problem.head_dim * tile } else { 0 };
+    let work = Work {
+        cost: 2.0 * (plan.part * (tile * tile + of_features)) as f64,
+        iterations: plan.part.min(problem.n).div_ceil(KEYS) * plan::iterations(problem),
+    };
+    let params = WriteParams {
+        n: problem.n as u32,
+        n_features: problem.n_features as u32,
+        head_dim: problem.head_dim as u32,
+        scale: map.scale,
+        outer: problem.outer as u32,
+        inner: problem.inner as u32,
+        heads: problem.outer_per_batch() as u32,
+        v_dim: problem.v_dim as u32,
+        width: problem.width as u32,
+        part: plan.part as u32,
+        ..WriteParams::default()
+    };
+    gpu.kernel(&WRITE, &WriteConstants::new(map.kind, keep.is_some(), problem.width > problem.v_dim))?
+        .read("x", k)
+        .read_some("projection", map.projection.as_ref())
+        .read("v", v)
+        .read_some("keep", keep)
+        .write("partial", &partial)
+        .groups(plan.n_parts * problem.outer * problem.inner * tiles, work, params)?;
+    let mut parts = (partial, plan.n_parts);
     while parts.1 > FAN_IN {
         let n_sums = parts.1.div_ceil(FAN_IN);
         parts = (sum(gpu, &parts.0, parts.1, len, n_sums)?, n_sums);
@@ -145,17 +182,14 @@ pub(super) fn write(
 
 /// `parts [n_parts, n]` added, [`FAN_IN`] at a time and in their order, to `[n_sums, n]`.
 fn sum(gpu: &Arc<Gpu>, parts: &Buffer, n_parts: usize, n: usize, n_sums: usize) -> Result<Buffer> {
-    let bindings = [(0, Access::Read), (1, Access::Write)];
-    let variant = Variant { name: "linear_attention_merge", constants: &(), bindings: &bindings, untrusted: None };
-    let pipeline = gpu.pipeline(&variant)?;
     let y = gpu.allocate(n_sums * n)?;
-    gpu.dispatch(&Dispatch {
-        pipeline: &pipeline,
-        buffers: &[parts.first(n_parts * n), y.first(n_sums * n)],
-        params: bytemuck::cast_slice(&[n as u32, n_parts as u32, FAN_IN as u32, 0]),
-        n_groups: (n_sums * n).div_ceil(64) as u64,
-        cost: (n * n_parts) as f64,
-    })?;
+    let params = SumParams { n: n as u32, n_parts: n_parts as u32, fan_in: FAN_IN as u32 };
+    let work = Work { cost: (FAN_IN * SUM_THREADS) as f64, iterations: FAN_IN };
+    gpu.kernel(&SUM, &SumConstants { threads: SUM_THREADS })?.read("parts", parts).write("sum", &y).groups(
+        (n_sums * n).div_ceil(SUM_THREADS),
+        work,
+        params,
+    )?;
     Ok(y)
 }
 
@@ -171,61 +205,57 @@ pub(super) fn read(
     if len == 0 {
         return Tensor::new(&q.device(), &shape, &[]);
     }
-    let constants = ReadConstants { kind: map.kind, normalizer: name(problem.normalizer) };
-    let mut bindings = vec![(0, Access::Read)];
-    bindings.extend(map.projection.is_some().then_some((1, Access::Read)));
-    bindings.push((2, Access::Read));
-    let counts = problem.normalizer == Normalizer::KeyCount;
-    bindings.extend(counts.then_some((3, Access::Read)));
-    bindings.push((4, Access::Write));
-    let variant =
-        Variant { name: "linear_attention_read", constants: &constants, bindings: &bindings, untrusted: None };
-    let pipeline = gpu.pipeline(&variant)?;
-    gpu.check_bindings(&[q.len(), len, state.sums.len()])?;
     let n_keys: Vec<f32> = state.n_keys.iter().map(|&n| n as f32).collect();
+    let counts = problem.normalizer == Normalizer::KeyCount;
     let n_keys = counts.then(|| Tensor::new(&q.device(), &[n_keys.len()], &n_keys)).transpose()?;
     let y = gpu.allocate(len)?;
     let floor = match problem.normalizer {
         Normalizer::FeatureSum { floor } => floor,
         _ => 0.0,
     };
-    let n_groups = problem.outer * problem.inner * problem.n.div_ceil(8) * problem.v_dim.div_ceil(64);
-    let of_features = if map.projection.is_some() { 2.0 * (problem.head_dim * problem.n_features) as f64 } else { 0.0 };
-    let cost_of_group = 8.0 * (problem.cost_of_row() + of_features);
-    for groups in gpu.row_pieces(n_groups, 1, cost_of_group) {
-        let mut buffers = vec![q.gpu().first(q.len())];
-        buffers.extend(map.projection.as_ref().map(|projection| projection.gpu().first(projection.len())));
-        buffers.push(state.sums.gpu().first(state.sums.len()));
-        buffers.extend(n_keys.iter().map(|n_keys| n_keys.gpu().first(n_keys.len())));
-        buffers.push(y.first(len));
-        let mut params = Params::new(problem, map, floor.to_bits());
-        (params.first_group, params.n_groups) = (groups.start as u32, groups.len() as u32);
-        gpu.dispatch(&Dispatch {
-            pipeline: &pipeline,
-            buffers: &buffers,
-            params: bytemuck::bytes_of(&params),
-            n_groups: groups.len() as u64,
-            cost: cost_of_group * groups.len() as f64,
-        })?;
-    }
+    let of_features = if problem.is_projected { 2.0 * (problem.head_dim * problem.n_features) as f64 } else { 0.0 };
+    let slots = (QUERIES * TILE).div_ceil(READ_THREADS);
+    let of_slot = 1 + if problem.is_projected { problem.head_dim } else { 0 };
+    let work = Work {
+        cost: QUERIES as f64 * (problem.cost_of_row() + of_features),
+        iterations: problem.n_features.div_ceil(TILE) * (1 + TILE + slots * of_slot),
+    };
+    let params = ReadParams {
+        n: problem.n as u32,
+        n_features: problem.n_features as u32,
+        head_dim: problem.head_dim as u32,
+        scale: map.scale,
+        outer: problem.outer as u32,
+        inner: problem.inner as u32,
+        heads: problem.outer_per_batch() as u32,
+        v_dim: problem.v_dim as u32,
+        width: problem.width as u32,
+        floor,
+        ..ReadParams::default()
+    };
+    let tiles = problem.n.div_ceil(QUERIES) * problem.v_dim.div_ceil(READ_THREADS);
+    gpu.kernel(&READ, &ReadConstants::new(map.kind, name(problem.normalizer)))?
+        .read("x", q)
+        .read_some("projection", map.projection.as_ref())
+        .read("sums", &state.sums)
+        .read_some("n_keys", n_keys.as_ref())
+        .write("y", &y)
+        .groups(problem.outer * problem.inner * tiles, work, params)?;
     Ok(Tensor::from_gpu(shape, gpu, y))
 }
 
-/// Every text that this operation may compile, by name.
-pub(crate) fn variants() -> Vec<(String, Result<String>)> {
-    let mut variants = Vec::new();
+/// Every text that this operation may compile.
+pub(crate) fn shaders() -> Result<Vec<Shader>> {
+    let mut all = SUM.shaders([("".into(), SumConstants { threads: SUM_THREADS })])?;
     for kind in KINDS {
         for (has_mask, has_sums) in [(false, false), (false, true), (true, false), (true, true)] {
-            let constants = WriteConstants { kind, has_mask, has_sums };
-            let text = shader::expand("linear_attention_write", &constants);
-            variants.push((format!("linear_attention_write {constants:?}"), text));
+            let label = format!("{kind:?} mask={has_mask} sums={has_sums}");
+            all.push(WRITE.shader(&label, &WriteConstants::new(kind, has_mask, has_sums))?);
         }
         for normalizer in ["none", "key_count", "feature_sum"] {
-            let constants = ReadConstants { kind, normalizer };
-            let text = shader::expand("linear_attention_read", &constants);
-            variants.push((format!("linear_attention_read {constants:?}"), text));
+            let constants = ReadConstants::new(kind, normalizer);
+            all.push(READ.shader(&format!("{kind:?} {normalizer}"), &constants)?);
         }
     }
-    variants.push(("linear_attention_merge".into(), shader::expand("linear_attention_merge", &())));
-    variants
+    Ok(all)
 }

@@ -3,9 +3,9 @@
 use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
-use super::Problem;
+use super::problem::Problem;
 use crate::{
-    ops::{gate::sigmoid, unit_norm::EPSILON},
+    ops::{elementwise::cpu::sigmoid, unit_norm::cpu::EPSILON},
     simd::{
         packed::{Packed, dot},
         tile::ROWS,

@@ -4,47 +4,19 @@
 mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+mod problem;
 
-use super::{Activation, Linear, linear};
+use super::{Activation, linear};
 use crate::{
     error::{Error, Result},
     tensor::{Storage, Tensor, check_same_device},
 };
+use problem::Problem;
+pub use problem::{Direction, Lsam, LsamOutput, LsamState};
 
 const OP: &str = "lsam";
 
-/// The parameters. Columns are `[q | k | v | w | r]`: `d_model` each of the first three, heads
-/// side by side, and `n_heads` of the gates.
-#[derive(Clone, Debug)]
-pub struct Lsam {
-    /// Heads.
-    pub n_heads: usize,
-    /// From inputs: weight `[n_in, 3 d_model + 2 n_heads]` and bias.
-    pub input: Linear,
-    /// From the hidden state, `[d_model, 3 d_model + 2 n_heads]`.
-    pub hidden: Tensor,
-}
-
-/// What a cell keeps: plain data.
-#[derive(Clone, Debug)]
-pub struct LsamState {
-    /// The last output, `[batch, d_model]`.
-    pub hidden: Tensor,
-    /// `[batch, n_heads, dim, dim]`, rows are values and columns keys.
-    pub memory: Tensor,
-}
-
-/// Every output, and the state after the last step.
-#[derive(Clone, Debug)]
-pub struct LsamOutput {
-    /// `[batch, n, d_model]`.
-    pub values: Tensor,
-    /// After the last step; in reverse, after the first.
-    pub state: LsamState,
-}
-
-/// Reads every step of `x [batch, n, n_in]`, in reverse if asked, beginning with a state or with
-/// zeros:
+/// Reads every step of `x [batch, n, n_in]` in one direction, beginning with a state or with zeros:
 ///
 /// ```text
 /// [q | k | v], w, r of [x ; h];   q, k unit vectors, w, r sigmoids
@@ -58,7 +30,7 @@ pub struct LsamOutput {
 /// Shapes that do not fit; different devices; on a GPU, a state that workgroup memory does not
 /// hold (`4 d_model + 4 n_heads` numbers, at most about 4096) or an operand larger than one
 /// binding.
-pub fn lsam(x: &Tensor, layer: &Lsam, state: Option<&LsamState>, reverse: bool) -> Result<LsamOutput> {
+pub fn lsam(x: &Tensor, layer: &Lsam, state: Option<&LsamState>, direction: Direction) -> Result<LsamOutput> {
     let &[batch, n, _] = x.shape() else {
         return Err(Error::Shape { op: OP, name: "x", found: x.shape().to_vec(), expected: "[batch, n, n_in]".into() });
     };
@@ -87,6 +59,7 @@ pub fn lsam(x: &Tensor, layer: &Lsam, state: Option<&LsamState>, reverse: bool) 
     }
     let others = [Some(&layer.hidden), state.map(|state| &state.hidden), state.map(|state| &state.memory)];
     check_same_device(OP, x, &others)?;
+    let reverse = direction == Direction::Reverse;
     let z = linear(x, &layer.input, Activation::None, None)?;
     match x.storage() {
         Storage::Cpu(_) => {
@@ -102,28 +75,5 @@ pub fn lsam(x: &Tensor, layer: &Lsam, state: Option<&LsamState>, reverse: bool) 
         }
         #[cfg(feature = "gpu")]
         Storage::Gpu(gpu, _) => gpu::lsam(gpu, &problem, &z, &layer.hidden, state, reverse),
-    }
-}
-
-/// The sizes of one call, checked.
-#[derive(Clone, Copy, Debug)]
-struct Problem {
-    batch: usize,
-    n: usize,
-    n_heads: usize,
-    dim: usize,
-}
-
-impl Problem {
-    fn d_model(&self) -> usize {
-        self.n_heads * self.dim
-    }
-
-    fn width(&self) -> usize {
-        3 * self.d_model() + 2 * self.n_heads
-    }
-
-    fn memory_shape(&self) -> [usize; 4] {
-        [self.batch, self.n_heads, self.dim, self.dim]
     }
 }

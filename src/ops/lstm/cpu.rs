@@ -4,7 +4,7 @@ use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
 use crate::{
-    ops::gate::sigmoid,
+    ops::elementwise::cpu::sigmoid,
     simd::{packed::Packed, tile::ROWS},
 };
 

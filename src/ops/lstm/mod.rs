@@ -4,35 +4,16 @@
 mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+mod problem;
 
-use super::{Activation, Linear, linear};
+use super::{Activation, linear};
 use crate::{
     error::{Error, Result},
     tensor::{Storage, Tensor, check_same_device},
 };
+pub use problem::{Lstm, LstmOutput, MAX_HIDDEN};
 
 const OP: &str = "lstm";
-
-/// The widest hidden state on a GPU, where it is in workgroup memory.
-pub const MAX_HIDDEN: usize = 1024;
-
-/// The parameters; gates are in blocks i, f, g, o.
-#[derive(Clone, Debug)]
-pub struct Lstm {
-    /// From inputs to gates: weight `[n_in, 4 hidden]`, and the sum of both biases.
-    pub input: Linear,
-    /// From the hidden state to gates, `[hidden, 4 hidden]`.
-    pub hidden: Tensor,
-}
-
-/// Every hidden state, and the state after the last step.
-#[derive(Clone, Debug)]
-pub struct LstmOutput {
-    /// `[batch, n, hidden]`.
-    pub values: Tensor,
-    /// `[batch, 2, hidden]`: h and c.
-    pub state: Tensor,
-}
 
 /// `c = sigmoid(f) c + sigmoid(i) tanh(g)`, `h = sigmoid(o) tanh(c)` for every step of
 /// `x [batch, n, n_in]`, beginning with `state [batch, 2, hidden]` (h and c), or with zeros.

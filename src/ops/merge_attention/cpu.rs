@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::{HEADROOM, REFERENCE_STEP, state_width};
-use crate::ops::scan_attention::MASKED;
+use super::problem::{HEADROOM, REFERENCE_STEP, state_width};
+use crate::ops::softmax::MASKED;
 
 /// Numbers in a task: enough to be worth a thread.
 const TASK: usize = 1 << 16;

@@ -4,59 +4,47 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{HEADROOM, REFERENCE_STEP, state_width};
+use super::problem::{HEADROOM, REFERENCE_STEP, state_width};
 use crate::{
-    device::gpu::{Access, Buffer, Dispatch, Gpu, Variant, View, shader},
+    device::gpu::{Buffer, Gpu, Kernel, Part, Shader, Work, params},
     error::Result,
-    ops::{Attention, scan_attention::MASKED},
+    ops::softmax::{Attention, MASKED},
     tensor::Tensor,
 };
 
-/// Threads in a workgroup, each with one merged number.
-const GROUP: usize = 64;
+const KERNEL: Kernel<Constants, Params> =
+    Kernel::new("merge_attention", include_str!("../../../shaders/merge_attention.wgsl"));
 
-/// The constants of the shader's text.
+/// Threads in a workgroup, each with one merged number.
+const THREADS: usize = 64;
+
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Constants {
     n_states: usize,
     has_parts: bool,
     to_state: bool,
+    threads: usize,
 }
 
-/// Everything that is ever merged.
-const PARTS: Constants = Constants { n_states: 0, has_parts: true, to_state: false };
-const FIRST_WRITE: Constants = Constants { n_states: 0, has_parts: true, to_state: true };
-const WRITE: Constants = Constants { n_states: 1, has_parts: true, to_state: true };
-const STATES: Constants = Constants { n_states: 2, has_parts: false, to_state: true };
-const READ: Constants = Constants { n_states: 1, has_parts: false, to_state: false };
-
-impl Constants {
-    fn bindings(&self) -> Vec<(u32, Access)> {
-        let mut bindings: Vec<_> = (0..self.n_states as u32).map(|state| (state, Access::Read)).collect();
-        if self.has_parts {
-            bindings.extend([(2, Access::Read), (3, Access::Read)]);
-        }
-        bindings.push((4, Access::Write));
-        bindings.extend((!self.to_state).then_some((5, Access::Write)));
-        bindings
+params! {
+    Params {
+        n_parts: u32,
+        rows: u32,
+        width: u32,
+        masked: f32,
+        merged_base: u32,
+        merged_log_sum_exp_base: u32,
+        headroom: f32,
+        zero: u32,
+        reference_step: f32,
+        steps_of_one: f32,
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    n_parts: u32,
-    rows: u32,
-    width: u32,
-    n_groups: u32,
-    masked: f32,
-    merged_base: u32,
-    merged_lse_base: u32,
-    headroom: f32,
-    zero: u32,
-    reference_step: f32,
-    steps_of_one: f32,
-    padding: u32,
+impl Constants {
+    const fn new(n_states: usize, has_parts: bool, to_state: bool) -> Self {
+        Self { n_states, has_parts, to_state, threads: THREADS }
+    }
 }
 
 pub(super) fn merge_attention(
@@ -69,27 +57,33 @@ pub(super) fn merge_attention(
     let rows = log_sum_exp.len() / n_parts;
     let merged = gpu.allocate(rows * width)?;
     let merged_lse = gpu.allocate(rows)?;
-    let to = [merged.elements(0, rows * width), merged_lse.elements(0, rows)];
-    merge_into(gpu, n_parts, width, values.gpu(), log_sum_exp.gpu(), to, rows)?;
+    merge_into(
+        gpu,
+        [n_parts, rows, width],
+        [values.into(), log_sum_exp.into()],
+        [(&merged).into(), (&merged_lse).into()],
+    )?;
     Ok(Attention {
         values: Tensor::from_gpu(values.shape()[1..].to_vec(), gpu, merged),
         log_sum_exp: Tensor::from_gpu(log_sum_exp.shape()[1..].to_vec(), gpu, merged_lse),
     })
 }
 
-/// Merges `[n_parts, rows, width]` and `[n_parts, rows]` into parts of two buffers, each with
-/// where its first element is.
-pub(crate) fn merge_into(
+/// Merges values `[n_parts, rows, width]` and log-sum-exps `[n_parts, rows]` into parts of two
+/// buffers.
+pub(crate) fn merge_into<'a>(
     gpu: &Gpu,
-    n_parts: usize,
-    width: usize,
-    values: &Buffer,
-    log_sum_exp: &Buffer,
-    [(merged, merged_base), (merged_lse, merged_lse_base)]: [(View<'_>, u32); 2],
-    rows: usize,
+    sizes: [usize; 3],
+    [values, log_sum_exp]: [Part<'a>; 2],
+    [merged, merged_log_sum_exp]: [Part<'a>; 2],
 ) -> Result<()> {
-    let buffers = [values.first(n_parts * rows * width), log_sum_exp.first(n_parts * rows), merged, merged_lse];
-    launch(gpu, PARTS, [n_parts, rows, width], [merged_base, merged_lse_base], &buffers)
+    let [n_parts, rows, width] = sizes;
+    gpu.kernel(&KERNEL, &Constants::new(0, true, false))?
+        .read("values", values)
+        .read("log_sum_exp", log_sum_exp)
+        .write("merged", merged)
+        .write("merged_log_sum_exp", merged_log_sum_exp)
+        .groups((rows * width).div_ceil(THREADS), work(n_parts), params(sizes))
 }
 
 /// The state of one or two states, or of one and a part, or of a part alone.
@@ -99,69 +93,55 @@ pub(super) fn merge_states(
     part: Option<&Attention>,
     [rows, width]: [usize; 2],
 ) -> Result<Buffer> {
-    let len = rows * state_width(width);
-    gpu.check_bindings(&[len])?;
-    let state = gpu.allocate(len)?;
-    let mut buffers: Vec<View<'_>> = states.iter().map(|state| state.gpu().first(len)).collect();
-    buffers.extend(part.into_iter().flat_map(|part| {
-        [part.values.gpu().first(part.values.len()), part.log_sum_exp.gpu().first(part.log_sum_exp.len())]
-    }));
-    buffers.push(state.first(len));
-    let constants = match (states.len(), part) {
-        (0, _) => FIRST_WRITE,
-        (1, _) => WRITE,
-        _ => STATES,
-    };
-    launch(gpu, constants, [usize::from(part.is_some()), rows, width], [0, 0], &buffers)?;
+    let state = gpu.allocate(rows * state_width(width))?;
+    let n_parts = usize::from(part.is_some());
+    gpu.kernel(&KERNEL, &Constants::new(states.len(), part.is_some(), true))?
+        .read_some("state_0", states.first().copied())
+        .read_some("state_1", states.get(1).copied())
+        .read_some("values", part.map(|part| &part.values))
+        .read_some("log_sum_exp", part.map(|part| &part.log_sum_exp))
+        .write("merged", &state)
+        .groups((rows * width).div_ceil(THREADS), work(n_parts + 2), params([n_parts, rows, width]))?;
     Ok(state)
 }
 
 /// The values and log-sum-exp of a state.
 pub(super) fn read_state(gpu: &Arc<Gpu>, state: &Tensor, [rows, width]: [usize; 2]) -> Result<[Buffer; 2]> {
-    gpu.check_bindings(&[state.len()])?;
     let (values, log_sum_exp) = (gpu.allocate(rows * width)?, gpu.allocate(rows)?);
-    let buffers = [state.gpu().first(state.len()), values.first(rows * width), log_sum_exp.first(rows)];
-    launch(gpu, READ, [0, rows, width], [0, 0], &buffers)?;
+    gpu.kernel(&KERNEL, &Constants::new(1, false, false))?
+        .read("state_0", state)
+        .write("merged", &values)
+        .write("merged_log_sum_exp", &log_sum_exp)
+        .groups((rows * width).div_ceil(THREADS), work(1), params([0, rows, width]))?;
     Ok([values, log_sum_exp])
 }
 
-fn launch(
-    gpu: &Gpu,
-    constants: Constants,
-    [n_parts, rows, width]: [usize; 3],
-    [merged_base, merged_lse_base]: [u32; 2],
-    buffers: &[View<'_>],
-) -> Result<()> {
-    let bindings = constants.bindings();
-    let variant = Variant { name: "merge_attention", constants: &constants, bindings: &bindings, untrusted: None };
-    let pipeline = gpu.pipeline(&variant)?;
-    let n_groups = (rows * width).div_ceil(GROUP);
-    let params = Params {
+/// That of a workgroup: a pass for the largest and a pass for the sums.
+fn work(n_parts: usize) -> Work {
+    Work { cost: 16.0 * (n_parts * THREADS) as f64, iterations: 2 * n_parts }
+}
+
+fn params([n_parts, rows, width]: [usize; 3]) -> Params {
+    Params {
         n_parts: n_parts as u32,
         rows: rows as u32,
         width: width as u32,
-        n_groups: n_groups as u32,
         masked: MASKED,
-        merged_base,
-        merged_lse_base,
         headroom: HEADROOM,
         zero: 0,
         reference_step: REFERENCE_STEP,
         steps_of_one: 1.0 / REFERENCE_STEP,
-        padding: 0,
-    };
-    gpu.dispatch(&Dispatch {
-        pipeline: &pipeline,
-        buffers,
-        params: bytemuck::bytes_of(&params),
-        n_groups: n_groups as u64,
-        cost: 16.0 * ((n_parts + 2 * constants.n_states) * rows * width) as f64,
-    })
+        ..Params::default()
+    }
 }
 
-/// Every text that this operation may compile, by name.
-pub(crate) fn variants() -> Vec<(String, Result<String>)> {
-    let all = [PARTS, FIRST_WRITE, WRITE, STATES, READ];
-    let name = |constants: &Constants| format!("merge_attention {constants:?}");
-    all.iter().map(|constants| (name(constants), shader::expand("merge_attention", constants))).collect()
+/// Every text that this operation may compile.
+pub(crate) fn shaders() -> Result<Vec<Shader>> {
+    KERNEL.shaders([
+        ("parts".into(), Constants::new(0, true, false)),
+        ("first write".into(), Constants::new(0, true, true)),
+        ("write".into(), Constants::new(1, true, true)),
+        ("states".into(), Constants::new(2, false, true)),
+        ("read".into(), Constants::new(1, false, false)),
+    ])
 }

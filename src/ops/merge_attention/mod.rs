@@ -6,30 +6,16 @@
 pub(crate) mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+mod problem;
 
 use crate::{
     error::{Error, Result},
-    ops::Attention,
+    ops::softmax::Attention,
     tensor::{Storage, Tensor, check_same_device, n_elements},
 };
+pub(crate) use problem::state_width;
 
 const OP: &str = "merge_attention";
-
-/// How far the log-sum-exp of a part may be above a state's reference before that moves. Sums are
-/// at most `e^8` a part, so that nothing overflows, and a reference that seldom moves is one
-/// that seldom rounds.
-pub(crate) const HEADROOM: f32 = 8.0;
-
-/// References of states are multiples of this, the first at or above the largest log-sum-exp. Two
-/// states then mostly have the same one, and merging them multiplies nothing, which would round
-/// their sums to f32; where they differ, it is by a step at least. Weights begin at `e^-8`.
-pub(crate) const REFERENCE_STEP: f32 = 8.0;
-
-/// Numbers in a row of a state: the reference `m`, `sum e^(l - m)` and `sum e^(l - m) values`,
-/// each sum as a large and a small half.
-pub(crate) fn state_width(width: usize) -> usize {
-    3 + 2 * width
-}
 
 /// Merges `n_parts` partial results of attention, over disjoint keys and for the same
 /// queries, into what attention over all the keys would have read.
@@ -47,6 +33,21 @@ pub(crate) fn state_width(width: usize) -> usize {
 ///
 /// # Errors
 /// No parts, shapes that do not fit each other, tensors on different devices.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::merge_attention};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::cpu();
+/// // Two parts of one row; the second has three times the weight.
+/// let values = Tensor::new(&device, &[2, 1, 1], &[4.0, 8.0])?;
+/// let log_sum_exp = Tensor::new(&device, &[2, 1], &[0.0, 3f32.ln()])?;
+/// let merged = merge_attention(&values, &log_sum_exp)?;
+/// assert!((merged.values.read()?[0] - 7.0).abs() < 1e-5);
+/// assert!((merged.log_sum_exp.read()?[0] - 4f32.ln()).abs() < 1e-5);
+/// # Ok(())
+/// # }
+/// ```
 pub fn merge_attention(values: &Tensor, log_sum_exp: &Tensor) -> Result<Attention> {
     let n_parts = log_sum_exp.shape().first().copied().unwrap_or(0);
     if n_parts == 0 || log_sum_exp.is_empty() {

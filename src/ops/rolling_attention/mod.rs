@@ -31,8 +31,9 @@ use crate::{
     error::{Error, Result},
     ops::{
         Attention, ScanAttention,
+        layout::{Layout, Read, Sizes, check_mask, check_queries},
         merge_attention::{merge_states, read_state, state_width},
-        scan_attention::{Problem, scan_attention},
+        scan_attention::{Problem, attend},
     },
     tensor::{Mask, Tensor, check_same_device},
 };
@@ -40,17 +41,31 @@ use crate::{
 const WRITE: &str = "RollingAttention::write";
 const MERGE: &str = "RollingState::merge";
 const READ: &str = "RollingState::read";
+const READ_WITH: &str = "RollingAttention::read";
 
-/// The queries that read, and how.
+/// The queries that read, which are fixed when a memory is written, and how.
 ///
-/// Tensors are head-major `[batch, n_heads, n, dim]` or as a projection leaves them
-/// `[batch, n, n_heads * dim]`, as in [`scan_attention`](crate::ops::scan_attention()).
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::{Layout, RollingAttention}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::cpu();
+/// let tensor = |numbers: &[f32]| Tensor::new(&device, &[1, 1, numbers.len(), 1], numbers);
+/// let memory = RollingAttention::new(Layout::HeadMajor, tensor(&[0.0])?).scale(1.0);
+/// let state = memory.write(None, &tensor(&[0.3])?, &tensor(&[1.0])?, None)?;
+/// let state = memory.write(Some(&state), &tensor(&[0.7, 0.1])?, &tensor(&[2.0, 6.0])?, None)?;
+/// // A query of zero reads the mean of all the stream.
+/// assert!((memory.read(&state)?.values.read()?[0] - 3.0).abs() < 1e-6);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct RollingAttention {
+    /// How heads lie in queries, keys and values.
+    pub layout: Layout,
     /// `[batch, n_heads, n_queries, head_dim]` or `[batch, n_queries, n_heads * head_dim]`.
     pub queries: Tensor,
-    /// The number of heads; needed for the projected layout.
-    pub n_heads: Option<usize>,
     /// What `q . k` is multiplied by; `1 / sqrt(head_dim)` if not given.
     pub scale: Option<f32>,
 }
@@ -63,11 +78,22 @@ pub struct RollingState {
     /// numbers whose sum it is, then the large halves of `sum_j e^(l_j - m) v_j`, then the small
     /// ones. Before anything was read `m` is [`MASKED`](crate::ops::scan_attention::MASKED) and the sums are zero.
     pub rows: Tensor,
-    /// Which of the two layouts it is.
-    pub head_major: bool,
+    /// The layout of the queries.
+    pub layout: Layout,
 }
 
 impl RollingAttention {
+    /// Attention of these queries.
+    pub fn new(layout: Layout, queries: Tensor) -> Self {
+        Self { layout, queries, scale: None }
+    }
+
+    /// Sets [`RollingAttention::scale`].
+    pub fn scale(mut self, scale: f32) -> Self {
+        self.scale = Some(scale);
+        self
+    }
+
     /// Adds keys and their values, of the layout of the queries, to what was read before; without
     /// a state, begins one. Masked keys, `mask [batch, n_keys]`, are not read.
     ///
@@ -75,11 +101,24 @@ impl RollingAttention {
     /// same state up to rounding, see the [module](self). A value that is not finite and not
     /// masked makes what its head reads not finite for good; such a key may do so, or have no
     /// weight. Check what comes from outside. Values near the limit of f32 overflow in the sums,
-    /// see [Values](self#values).
+    /// see [Values](self#values). A write of no keys leaves a state as it is and cannot begin one.
     ///
     /// # Errors
-    /// As [`scan_attention`](crate::ops::scan_attention()); a state of another shape; on a GPU,
-    /// a state larger than one binding.
+    /// As [`scan_attention`](crate::ops::scan_attention()); a state of another shape or layout; on
+    /// a GPU, a state larger than one binding.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Mask, Tensor, ops::{Layout, RollingAttention}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let device = Device::cpu();
+    /// let k = Tensor::new(&device, &[1, 1, 2, 1], &[1.0, f32::NAN])?;
+    /// let memory = RollingAttention::new(Layout::HeadMajor, Tensor::new(&device, &[1, 1, 1, 1], &[1.0])?);
+    /// let state = memory.write(None, &k, &k, Some(&Mask::new(&device, &[1, 2], &[true, false])?))?;
+    /// assert_eq!(memory.read(&state)?.values.read()?, [1.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn write(
         &self,
         state: Option<&RollingState>,
@@ -87,26 +126,66 @@ impl RollingAttention {
         v: &Tensor,
         mask: Option<&Mask>,
     ) -> Result<RollingState> {
-        let options = ScanAttention { n_heads: self.n_heads, scale: self.scale, key_mask: mask, ..Default::default() };
-        let head_major = self.queries.shape().len() == 4;
+        let layout = self.layout;
         // Before the work, so that an error costs nothing.
         check_same_device(WRITE, &self.queries, &[Some(k), Some(v), state.map(|state| &state.rows)])?;
+        if let Some(state) = state {
+            let (keys, v_dim) = layout.keys_values(WRITE, k, v)?;
+            self.check_state(WRITE, state, v_dim)?;
+            if k.is_empty() {
+                check_queries(WRITE, (&self.queries, layout.sizes(WRITE, "queries", &self.queries)?), (k, keys))?;
+                check_mask(WRITE, mask, keys.batch, keys.n)?;
+                return Ok(state.clone());
+            }
+        }
+        let options = ScanAttention { layout, scale: self.scale, key_mask: mask, ..Default::default() };
         let problem = Problem::new(&self.queries, k, v, &options)?;
+        let read = attend(&problem, &self.queries, k, v, &options)?;
+        let states: Vec<&Tensor> = state.iter().map(|state| &state.rows).collect();
         let mut shape = problem.lse_shape();
         shape.push(state_width(problem.v_dim));
-        if let Some(state) = state
-            && (state.rows.shape() != shape || state.head_major != head_major)
-        {
-            return Err(Error::Shape {
-                op: WRITE,
-                name: "state",
-                found: state.rows.shape().to_vec(),
-                expected: format!("{shape:?}, head_major {head_major}: what these queries and values write"),
-            });
+        Ok(RollingState { rows: merge_states(&states, Some(&read), shape)?, layout })
+    }
+
+    /// What the queries read from all the keys that were written: [`RollingState::read`], of a
+    /// state of these queries.
+    ///
+    /// # Errors
+    /// A state of other queries.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor, ops::{Layout, Read, RollingAttention}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let k = Tensor::new(&Device::cpu(), &[1, 1, 1, 2], &[3.0, 4.0])?;
+    /// let memory = RollingAttention::new(Layout::HeadMajor, k.clone()).scale(1.0);
+    /// let Read { values, log_sum_exp } = memory.read(&memory.write(None, &k, &k, None)?)?;
+    /// assert_eq!(values.read()?, [3.0, 4.0]);
+    /// assert!(log_sum_exp.is_some_and(|sum| sum.read().is_ok_and(|sum| (sum[0] - 25.0).abs() < 1e-5)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn read(&self, state: &RollingState) -> Result<Read> {
+        self.check_state(READ_WITH, state, state.sizes(READ_WITH)?.dim)?;
+        check_same_device(READ_WITH, &self.queries, &[Some(&state.rows)])?;
+        state.read().map(Attention::into)
+    }
+
+    /// Refuses a state that these queries and values of this width did not write.
+    fn check_state(&self, op: &'static str, state: &RollingState, v_dim: usize) -> Result<()> {
+        self.layout.check_state(op, state.layout)?;
+        let queries = self.layout.sizes(op, "queries", &self.queries)?;
+        let mut shape = self.layout.row_shape(queries);
+        shape.push(state_width(v_dim));
+        if state.rows.shape() == shape {
+            return Ok(());
         }
-        let read = scan_attention(&self.queries, k, v, &options)?;
-        let states: Vec<&Tensor> = state.iter().map(|state| &state.rows).collect();
-        Ok(RollingState { rows: merge_states(&states, Some(&read), shape)?, head_major })
+        Err(Error::Shape {
+            op,
+            name: "state",
+            found: state.rows.shape().to_vec(),
+            expected: format!("{shape:?}, of these queries and values"),
+        })
     }
 }
 
@@ -115,39 +194,60 @@ impl RollingState {
     /// Commutative to the bit, associative to rounding.
     ///
     /// # Errors
-    /// States of different shapes or on different devices.
+    /// States of different shapes, layouts or devices.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor, ops::{Layout, RollingAttention}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let tensor = |x: f32| Tensor::new(&Device::cpu(), &[1, 1, 1, 1], &[x]);
+    /// let memory = RollingAttention::new(Layout::HeadMajor, tensor(0.0)?);
+    /// let a = memory.write(None, &tensor(1.0)?, &tensor(2.0)?, None)?;
+    /// let b = memory.write(None, &tensor(1.0)?, &tensor(4.0)?, None)?;
+    /// assert_eq!(a.merge(&b)?.read()?.values.read()?, [3.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn merge(&self, other: &Self) -> Result<Self> {
-        self.v_dim(MERGE)?;
-        if self.rows.shape() != other.rows.shape() || self.head_major != other.head_major {
+        self.sizes(MERGE)?;
+        self.layout.check_state(MERGE, other.layout)?;
+        if self.rows.shape() != other.rows.shape() {
             return Err(Error::ShapeMismatch {
                 op: MERGE,
                 left_name: "one state",
                 left: self.rows.shape().to_vec(),
                 right_name: "the other",
                 right: other.rows.shape().to_vec(),
-                rule: "both must be of the same layout, batch, heads, queries and width",
+                rule: "both must be of the same batch, heads, queries and width",
             });
         }
         check_same_device(MERGE, &self.rows, &[Some(&other.rows)])?;
         let rows = merge_states(&[&self.rows, &other.rows], None, self.rows.shape().to_vec())?;
-        Ok(Self { rows, head_major: self.head_major })
+        Ok(Self { rows, layout: self.layout })
     }
 
     /// What attention over all the keys reads: the embedding, in the layout of the queries, and
-    /// the log-sum-exp. A row without a key reads as zeros.
+    /// the log-sum-exp. A row without a key reads as zeros. It needs no queries: those that read
+    /// were there when the state was written.
     ///
     /// # Errors
     /// A shape that is not that of a state.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor, ops::{Layout, RollingState}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// // Of one query: the reference, a sum of weights of 2, and of weighted values of 10.
+    /// let rows = Tensor::new(&Device::cpu(), &[1, 1, 1, 5], &[0.0, 2.0, 0.0, 10.0, 0.0])?;
+    /// let state = RollingState { rows, layout: Layout::HeadMajor };
+    /// assert_eq!(state.read()?.values.read()?, [5.0]);
+    /// assert_eq!(state.n_bytes(), 20);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn read(&self) -> Result<Attention> {
-        let v_dim = self.v_dim(READ)?;
-        let lse_shape = self.rows.shape()[..3].to_vec();
-        let mut values_shape = lse_shape.clone();
-        if self.head_major {
-            values_shape.push(v_dim);
-        } else {
-            values_shape[2] *= v_dim;
-        }
-        read_state(&self.rows, values_shape, lse_shape)
+        let (sizes, lse_shape) = (self.sizes(READ)?, self.rows.shape()[..3].to_vec());
+        read_state(&self.rows, self.layout.shape(sizes), lse_shape)
     }
 
     /// Bytes that the state holds.
@@ -155,19 +255,26 @@ impl RollingState {
         size_of::<f32>() * self.rows.len()
     }
 
-    /// The width of a value.
-    fn v_dim(&self, op: &'static str) -> Result<usize> {
-        match *self.rows.shape() {
-            [_, _, _, width] if !self.rows.shape().contains(&0) && width >= state_width(1) && width % 2 == 1 => {
-                Ok((width - 3) / 2)
+    /// The sizes of what it reads; a state may come from outside.
+    fn sizes(&self, op: &'static str) -> Result<Sizes> {
+        let is_state = |width| width >= state_width(1) && width % 2 == 1;
+        match (self.layout, self.rows.shape()) {
+            (Layout::HeadMajor, &[batch, n_heads, n, width]) if !self.rows.is_empty() && is_state(width) => {
+                Ok(Sizes { batch, n_heads, n, dim: (width - 3) / 2 })
             }
-            _ => Err(Error::Shape {
+            (Layout::Projected { n_heads }, &[batch, n, heads, width])
+                if !self.rows.is_empty() && is_state(width) && heads == n_heads =>
+            {
+                Ok(Sizes { batch, n_heads, n, dim: (width - 3) / 2 })
+            }
+            (layout, found) => Err(Error::Shape {
                 op,
                 name: "rows",
-                found: self.rows.shape().to_vec(),
-                expected: "[batch, n_heads, n_queries, 3 + 2 v_dim] or [batch, n_queries, n_heads, 3 + 2 v_dim], \
-                           nothing empty"
-                    .into(),
+                found: found.to_vec(),
+                expected: format!(
+                    "[batch, n_heads, n_queries, 3 + 2 v_dim] or [batch, n_queries, n_heads, 3 + 2 v_dim] with the \
+                     heads of {layout:?}, nothing empty"
+                ),
             }),
         }
     }

@@ -6,9 +6,9 @@
 
 use std::{fmt, ops::Range, sync::Arc};
 
-use super::MASKED;
 use crate::{
     error::{Error, Result},
+    ops::softmax::MASKED,
     tensor::Tensor,
 };
 
@@ -20,6 +20,7 @@ pub const MAX_COORDINATES: usize = 16;
 /// How far a key is from a query. A distance that is not finite masks the pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Distance {
     /// `sqrt(sum (q - k)^2)` over any number of coordinates.
     Euclidean,
@@ -31,15 +32,16 @@ pub enum Distance {
     CausalTime,
 }
 
-/// What a distance `d` is turned into for head `h`, with `a`, `b`, `c` of shape
-/// `[n_heads, n_basis]` and a sum over the basis functions.
+/// What a distance `d` is turned into for head `h`: a sum over basis functions, with parameters
+/// `a`, `b`, `c` of shape `[n_heads, n_basis]`.
 ///
 /// A negative `b` makes a bias that grows with the distance. An exponential stops growing at
 /// `2^90`, about `1e27`, so that no bias can pass for [`MASKED`] or undo it: pairs beyond that
 /// are told apart no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kernel {
+#[non_exhaustive]
+pub enum BiasKernel {
     /// `a d`, one number a head.
     Scalar,
     /// `sum a exp(-b d^2)`.
@@ -48,6 +50,24 @@ pub enum Kernel {
     Tisa,
     /// `sum a exp(-b d)`.
     Exponential,
+}
+
+impl BiasKernel {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Rbf, Self::Tisa, Self::Exponential];
+
+    /// The names of its parameters, in their order.
+    ///
+    /// ```
+    /// assert_eq!(wgpu_attention::ops::BiasKernel::Rbf.parameters(), ["a", "b"]);
+    /// ```
+    pub fn parameters(self) -> &'static [&'static str] {
+        match self {
+            Self::Scalar => &["a"],
+            Self::Rbf | Self::Exponential => &["a", "b"],
+            Self::Tisa => &["a", "b", "c"],
+        }
+    }
 }
 
 /// The bias of one pair on the CPU: `(q_coord, k_coord, head, params) -> bias`.
@@ -61,6 +81,19 @@ pub type BiasFn = dyn Fn(&[f32], &[f32], usize, &[f32]) -> f32 + Send + Sync;
 /// is `MASKED`, where the Rust twin would panic). Return `MASKED` to mask the pair. The snippet
 /// is checked by naga before use, compiled with all run-time checks on, and may not declare
 /// functions or wait at barriers.
+///
+/// ```
+/// use std::sync::Arc;
+/// use wgpu_attention::ops::{BiasTerm, CustomBias};
+///
+/// let alibi = CustomBias {
+///     name: "alibi".into(),
+///     wgsl: "return -params(head) * abs(q_coord[0] - k_coord[0]);".into(),
+///     cpu: Arc::new(|q, k, head, params| -params[head] * (q[0] - k[0]).abs()),
+///     params: vec![0.5, 0.25],
+/// };
+/// let term = BiasTerm::custom(0..1, alibi);
+/// ```
 #[derive(Clone)]
 pub struct CustomBias {
     /// A name for error messages.
@@ -90,7 +123,7 @@ pub(crate) enum TermKind {
     /// those a kernel does not use are empty.
     Distance {
         distance: Distance,
-        kernel: Kernel,
+        kernel: BiasKernel,
         a: Vec<f32>,
         b: Vec<f32>,
         c: Vec<f32>,
@@ -99,6 +132,16 @@ pub(crate) enum TermKind {
 }
 
 /// One summand of a [`Bias`]: a function of some columns of the coordinates.
+///
+/// ```
+/// use wgpu_attention::ops::BiasTerm;
+///
+/// // Two heads, of two basis functions each: near keys in the plane, whatever their height.
+/// let term = BiasTerm::rbf(0..2, &[1.0, 0.5, 2.0, 0.0], &[0.1, 10.0, 0.2, 20.0]);
+/// let of_height = term.over(2..3);
+/// let (linear, slow) = (BiasTerm::scalar(0..2, &[-1.0, -2.0]), BiasTerm::exponential(0..2, &[1.0; 2], &[0.1; 2]));
+/// let ring = BiasTerm::tisa(0..2, &[1.0; 2], &[5.0; 2], &[0.3; 2]); // largest at a distance of 0.3
+/// ```
 #[derive(Clone, Debug)]
 pub struct BiasTerm {
     pub(crate) columns: Range<usize>,
@@ -106,23 +149,47 @@ pub struct BiasTerm {
 }
 
 impl BiasTerm {
-    /// A built-in term over the given coordinate columns. `a`, `b` and `c` are
-    /// `[n_heads, n_basis]`, row-major; `b` is not used by [`Kernel::Scalar`], `c` only by
-    /// [`Kernel::Tisa`]: leave them empty elsewhere.
-    pub fn new(columns: Range<usize>, distance: Distance, kernel: Kernel, a: &[f32], b: &[f32], c: &[f32]) -> Self {
-        let kind = TermKind::Distance { distance, kernel, a: a.to_vec(), b: b.to_vec(), c: c.to_vec() };
-        Self { columns, kind }
+    /// A built-in term over the given coordinate columns. The parameters are those that
+    /// [`BiasKernel::parameters`] names, each `[n_heads, n_basis]`, row-major; too many or too few
+    /// are refused where the term is used.
+    ///
+    /// ```
+    /// use wgpu_attention::ops::{BiasKernel, BiasTerm, Distance};
+    ///
+    /// // Two heads on a sphere: `a exp(-b d)` of the angle in degrees.
+    /// let (a, b) = ([1.0, 2.0], [0.1, 0.2]);
+    /// let term = BiasTerm::built_in(0..2, Distance::GreatCircle, BiasKernel::Exponential, &[&a, &b]);
+    /// ```
+    pub fn built_in(columns: Range<usize>, distance: Distance, kernel: BiasKernel, parameters: &[&[f32]]) -> Self {
+        let parameter = |i: usize| parameters.get(i).copied().unwrap_or_default();
+        // What is more than any kernel has makes c too long.
+        let c = parameters.get(2..).unwrap_or_default().concat();
+        Self {
+            columns,
+            kind: TermKind::Distance { distance, kernel, a: parameter(0).to_vec(), b: parameter(1).to_vec(), c },
+        }
     }
 
     /// `a_h d` over a Euclidean distance; `a` is `[n_heads]`.
     pub fn scalar(columns: Range<usize>, a: &[f32]) -> Self {
-        Self::new(columns, Distance::Euclidean, Kernel::Scalar, a, &[], &[])
+        Self::built_in(columns, Distance::Euclidean, BiasKernel::Scalar, &[a])
     }
 
     /// `sum_f a_hf exp(-b_hf d^2)` over a Euclidean distance; `a`, `b` are
     /// `[n_heads, n_basis]`.
     pub fn rbf(columns: Range<usize>, a: &[f32], b: &[f32]) -> Self {
-        Self::new(columns, Distance::Euclidean, Kernel::Rbf, a, b, &[])
+        Self::built_in(columns, Distance::Euclidean, BiasKernel::Rbf, &[a, b])
+    }
+
+    /// `sum_f a_hf exp(-b_hf (d - c_hf)^2)` over a Euclidean distance; `a`, `b`, `c` are
+    /// `[n_heads, n_basis]`.
+    pub fn tisa(columns: Range<usize>, a: &[f32], b: &[f32], c: &[f32]) -> Self {
+        Self::built_in(columns, Distance::Euclidean, BiasKernel::Tisa, &[a, b, c])
+    }
+
+    /// `sum_f a_hf exp(-b_hf d)` over a Euclidean distance; `a`, `b` are `[n_heads, n_basis]`.
+    pub fn exponential(columns: Range<usize>, a: &[f32], b: &[f32]) -> Self {
+        Self::built_in(columns, Distance::Euclidean, BiasKernel::Exponential, &[a, b])
     }
 
     /// A term that the user wrote.
@@ -174,13 +241,13 @@ impl BiasTerm {
             );
         }
         let n = a.len();
-        if n == 0 || n % n_heads != 0 || (*kernel == Kernel::Scalar && n != n_heads) {
-            let basis = if *kernel == Kernel::Scalar { "1" } else { "n_basis" };
+        let is_scalar = *kernel == BiasKernel::Scalar;
+        if n == 0 || n % n_heads != 0 || (is_scalar && n != n_heads) {
+            let basis = if is_scalar { "1" } else { "n_basis" };
             return argument("bias parameter a", format!("{n} numbers"), format!("n_heads ({n_heads}) x {basis}"));
         }
-        let wanted_b = if *kernel == Kernel::Scalar { 0 } else { n };
-        let wanted_c = if *kernel == Kernel::Tisa { n } else { 0 };
-        for (name, values, wanted) in [("bias parameter b", b, wanted_b), ("bias parameter c", c, wanted_c)] {
+        for (i, (name, values)) in [("bias parameter b", b), ("bias parameter c", c)].into_iter().enumerate() {
+            let wanted = if i + 1 < kernel.parameters().len() { n } else { 0 };
             if values.len() != wanted {
                 return argument(name, format!("{} numbers", values.len()), format!("{wanted} for {kernel:?}"));
             }
@@ -195,6 +262,7 @@ impl BiasTerm {
 /// A bias for one call of [`scan_attention`](super::scan_attention()): coordinates and the
 /// terms computed from them, and optionally a matrix that already exists.
 #[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
 pub struct Bias<'a> {
     /// `[batch, n_queries, n_columns]`; needed where there are terms.
     pub q_coords: Option<&'a Tensor>,
@@ -215,7 +283,13 @@ impl<'a> Bias<'a> {
 
     /// A bias that the caller has already computed, `[batch, n_heads, n_queries, n_keys]`.
     pub fn matrix(matrix: &'a Tensor) -> Self {
-        Self { matrix: Some(matrix), ..Self::default() }
+        Self::default().with_matrix(matrix)
+    }
+
+    /// Adds a bias that the caller has already computed to this one.
+    pub fn with_matrix(mut self, matrix: &'a Tensor) -> Self {
+        self.matrix = Some(matrix);
+        self
     }
 
     /// Checks everything against the sizes of the attention; returns the number of

@@ -3,18 +3,20 @@
 use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
-use super::{Problem, TapeInputs};
+use super::problem::{Problem, TapeInputs};
 use crate::{
-    ops::{gate::sigmoid, unit_norm::EPSILON},
+    ops::{elementwise::cpu::sigmoid, unit_norm::cpu::EPSILON},
     simd::packed::dot,
-    tensor::Tensor,
 };
 
 /// What is read, `[batch, n, n_tapes * mem]`; `state` becomes that after the last step.
 pub(super) fn tape(problem: &Problem, inputs: &TapeInputs<'_>, state: &mut [f32]) -> Vec<f32> {
     let Problem { batch, n, n_tapes, mem, .. } = *problem;
+    // Numbers and no tensors: those stay on their thread in a browser.
+    let (value, action) = (inputs.value.cpu(), inputs.action.cpu());
+    let key_and_query = inputs.key.zip(inputs.query).map(|(key, query)| (key.cpu(), query.cpu()));
     let tapes = state.par_chunks_mut(problem.state_len()).enumerate().map(|(i, state)| {
-        let machine = Machine { problem, inputs, batch: i / n_tapes, tape: i % n_tapes };
+        let machine = Machine { problem, value, key_and_query, action, batch: i / n_tapes, tape: i % n_tapes };
         dispatch!(Level::new(), simd => simd.vectorize(
             #[inline(always)]
             || machine.run(simd, state),
@@ -33,7 +35,9 @@ pub(super) fn tape(problem: &Problem, inputs: &TapeInputs<'_>, state: &mut [f32]
 /// One tape of one batch element.
 struct Machine<'a> {
     problem: &'a Problem,
-    inputs: &'a TapeInputs<'a>,
+    value: &'a [f32],
+    key_and_query: Option<(&'a [f32], &'a [f32])>,
+    action: &'a [f32],
     batch: usize,
     tape: usize,
 }
@@ -41,9 +45,9 @@ struct Machine<'a> {
 impl Machine<'_> {
     /// The part of this tape in the numbers of a step.
     #[inline(always)]
-    fn part<'t>(&self, tensor: &'t Tensor, step: usize, width: usize) -> &'t [f32] {
+    fn part<'t>(&self, numbers: &'t [f32], step: usize, width: usize) -> &'t [f32] {
         let Problem { n, n_tapes, .. } = *self.problem;
-        &tensor.cpu()[((self.batch * n + step) * n_tapes + self.tape) * width..][..width]
+        &numbers[((self.batch * n + step) * n_tapes + self.tape) * width..][..width]
     }
 
     #[inline(always)]
@@ -57,7 +61,7 @@ impl Machine<'_> {
         let mut values = vec![0.0; n * mem];
         let (mut x, mut jump, mut before) = (vec![0.0; mem], vec![0.0; slots], vec![0.0; slots]);
         for (step, y) in values.chunks_exact_mut(mem).enumerate() {
-            let action = self.part(self.inputs.action, step, options.heads.n_actions());
+            let action = self.part(self.action, step, options.heads.n_actions());
             let p = |i: usize| if options.has_probabilities { sigmoid(action[2 * n_directions + i]) } else { 1.0 };
             let (p_read, p_write) = (p(0), p(1));
             let p_erase = match (options.has_erase, options.is_tied) {
@@ -73,7 +77,7 @@ impl Machine<'_> {
             for (row, head) in tape.chunks_exact(mem).zip(&*write_head) {
                 add_scaled(&mut x, row, head * write_scale);
             }
-            for (x, v) in x.iter_mut().zip(self.part(self.inputs.value, step, mem)) {
+            for (x, v) in x.iter_mut().zip(self.part(self.value, step, mem)) {
                 *x = p_write * v - p_erase * *x;
             }
             for ((row, write), read) in tape.chunks_exact_mut(mem).zip(&*write_head).zip(&*read_head) {
@@ -82,7 +86,7 @@ impl Machine<'_> {
             }
             y.iter_mut().for_each(|y| *y *= p_read);
 
-            if let (Some(key), Some(query)) = (self.inputs.key, self.inputs.query) {
+            if let Some((key, query)) = self.key_and_query {
                 let (key, query) = (self.part(key, step, mem), self.part(query, step, mem));
                 let p_key = if options.has_erase { p_write } else { 1.0 };
                 if options.by_position {

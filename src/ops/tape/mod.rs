@@ -4,121 +4,19 @@
 mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+mod options;
 #[cfg(feature = "gpu")]
-mod select;
+mod plan;
+mod problem;
 
 use super::concat;
 use crate::{
-    error::{Error, Result},
-    tensor::{Storage, Tensor, check_same_device, n_elements},
+    error::Result,
+    tensor::{Storage, Tensor},
 };
-
-const OP: &str = "tape";
-
-/// How the heads of a tape move.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum HeadMoves {
-    /// Back, stay, on, or jump to where a key was written.
-    #[default]
-    All,
-    /// Back, stay or on. Heads stay distributions over the slots.
-    NoJump,
-    /// Stay or jump.
-    OnlyJump,
-}
-
-impl HeadMoves {
-    /// Directions of a head, in the order of the action vector.
-    pub fn n_directions(self) -> usize {
-        match self {
-            Self::All => 4,
-            Self::NoJump => 3,
-            Self::OnlyJump => 2,
-        }
-    }
-
-    /// Numbers of the action vector for a tape: the directions of the read head and of the write
-    /// head as logits, then the logits of `p_r`, `p_w` and `p_e`.
-    pub fn n_actions(self) -> usize {
-        2 * self.n_directions() + 3
-    }
-
-    /// Whether there is a table of keys.
-    pub fn jumps(self) -> bool {
-        self != Self::NoJump
-    }
-}
-
-/// What a machine leaves out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct TapeOptions {
-    /// How the heads move.
-    pub heads: HeadMoves,
-    /// Whether `p_r`, `p_w` and `p_e` are those of the actions; if not, all are 1.
-    pub has_probabilities: bool,
-    /// Whether the tape and the keys are erased; if not, keys are written with probability 1.
-    pub has_erase: bool,
-    /// Whether `p_e` is `p_w`, as in the paper's equations; the authors' code has one of its own.
-    pub is_tied: bool,
-    /// Whether the keys are erased by position, with the head at length one, as in the paper's
-    /// equations; the authors' code erases them by content since May 2023.
-    pub by_position: bool,
-}
-
-impl Default for TapeOptions {
-    fn default() -> Self {
-        Self { heads: HeadMoves::All, has_probabilities: true, has_erase: true, is_tied: false, by_position: false }
-    }
-}
-
-/// What drives the tapes. The last dimension of each is `n_tapes` blocks side by side.
-#[derive(Clone, Copy, Debug)]
-pub struct TapeInputs<'a> {
-    /// What is written, `[batch, n, n_tapes * mem_size]`.
-    pub value: &'a Tensor,
-    /// Unit vectors, of `value`'s shape; none without jumps.
-    pub key: Option<&'a Tensor>,
-    /// Unit vectors, of `value`'s shape; none without jumps.
-    pub query: Option<&'a Tensor>,
-    /// `[batch, n, n_tapes * n_actions]`, see [`HeadMoves::n_actions`].
-    pub action: &'a Tensor,
-    /// Tapes.
-    pub n_tapes: usize,
-    /// Slots of a tape.
-    pub tape_length: usize,
-}
-
-/// What was read, and the tapes after the last step.
-#[derive(Clone, Debug)]
-pub struct TapeOutput {
-    /// `[batch, n, n_tapes * mem_size]`.
-    pub values: Tensor,
-    /// `[batch, n_tapes, tape_length, mem_size]`.
-    pub tape: Tensor,
-}
-
-/// The sizes of one call, checked.
-#[derive(Clone, Copy, Debug)]
-struct Problem {
-    batch: usize,
-    n: usize,
-    n_tapes: usize,
-    slots: usize,
-    mem: usize,
-    options: TapeOptions,
-}
-
-impl Problem {
-    /// Numbers of a tape and its keys.
-    fn n_cells(&self) -> usize {
-        self.slots * self.mem * if self.options.heads.jumps() { 2 } else { 1 }
-    }
-
-    /// Numbers of the state of one tape: tape, keys, read head, write head.
-    fn state_len(&self) -> usize {
-        self.n_cells() + 2 * self.slots
-    }
-}
+pub use options::{HeadMoves, KeyErase, TapeErase, TapeOptions, TapeProbabilities};
+pub use problem::{MAX_TAPE_LENGTH, TapeInputs, TapeOutput};
+use problem::{Problem, check};
 
 /// All steps of all tapes, beginning with `tape [batch, n_tapes, tape_length, mem_size]` or with
 /// zeros. Keys are zero and both heads on slot 0 at the beginning, always.
@@ -160,12 +58,6 @@ pub fn tape(inputs: &TapeInputs<'_>, options: TapeOptions, tape: Option<&Tensor>
     Ok(TapeOutput { values, tape })
 }
 
-/// The longest tape on a GPU, where the heads are in workgroup memory.
-pub const MAX_TAPE_LENGTH: usize = 1024;
-
-/// More than this is a mistake: 8 GiB.
-const MAX_NUMBERS: usize = 1 << 31;
-
 /// The state before the first step, `[batch, n_tapes, state_len]`, in a tensor of its own.
 fn begin(problem: &Problem, value: &Tensor, tape: Option<&Tensor>) -> Result<Tensor> {
     let Problem { batch, n_tapes, slots, mem, .. } = *problem;
@@ -181,68 +73,4 @@ fn begin(problem: &Problem, value: &Tensor, tape: Option<&Tensor>) -> Result<Ten
         Some(tape) => concat(&tape.reshape(&[batch, n_tapes, given])?, 0..given, &rest),
         None => Ok(rest),
     }
-}
-
-fn check(inputs: &TapeInputs<'_>, options: TapeOptions, tape: Option<&Tensor>) -> Result<Problem> {
-    let shape = |name, tensor: &Tensor, expected: String| {
-        Err(Error::Shape { op: OP, name, found: tensor.shape().to_vec(), expected })
-    };
-    let n_tapes = inputs.n_tapes;
-    let (batch, n, mem) = match *inputs.value.shape() {
-        [batch, n, width] if n_tapes > 0 && width > 0 && width.is_multiple_of(n_tapes) => (batch, n, width / n_tapes),
-        _ => return shape("value", inputs.value, format!("[batch, n, {n_tapes} * mem_size], for {n_tapes} tapes")),
-    };
-    if inputs.tape_length == 0 {
-        return Err(Error::Argument {
-            op: OP,
-            name: "tape_length",
-            found: "0".into(),
-            allowed: "1 or more slots".into(),
-        });
-    }
-    for (name, tensor) in [("key", inputs.key), ("query", inputs.query)] {
-        match tensor {
-            Some(tensor) if !options.heads.jumps() => {
-                return shape(name, tensor, "none: the heads do not jump".into());
-            }
-            Some(tensor) if tensor.shape() != inputs.value.shape() => {
-                return shape(name, tensor, format!("{:?}, that of value", inputs.value.shape()));
-            }
-            None if options.heads.jumps() => {
-                return Err(Error::Argument {
-                    op: OP,
-                    name,
-                    found: "none".into(),
-                    allowed: "one, for heads that jump".into(),
-                });
-            }
-            _ => {}
-        }
-    }
-    let n_actions = n_tapes * options.heads.n_actions();
-    if *inputs.action.shape() != [batch, n, n_actions] {
-        return shape(
-            "action",
-            inputs.action,
-            format!("[batch, n, n_tapes * n_actions] = [{batch}, {n}, {n_actions}]"),
-        );
-    }
-    let slots = inputs.tape_length;
-    let kinds = if options.heads.jumps() { 2 } else { 1 };
-    let numbers = n_elements(&[batch, n_tapes, slots, mem + 1, kinds]);
-    if numbers > MAX_NUMBERS {
-        return Err(Error::LimitExceeded {
-            limit: "numbers in all tapes",
-            requested: numbers as u64,
-            allowed: MAX_NUMBERS as u64,
-        });
-    }
-    if let Some(tape) = tape
-        && *tape.shape() != [batch, n_tapes, slots, mem]
-    {
-        let expected = format!("[batch, n_tapes, tape_length, mem_size] = [{batch}, {n_tapes}, {slots}, {mem}]");
-        return shape("tape", tape, expected);
-    }
-    check_same_device(OP, inputs.value, &[inputs.key, inputs.query, Some(inputs.action), tape])?;
-    Ok(Problem { batch, n, n_tapes, slots, mem, options })
 }

@@ -3,8 +3,10 @@
 use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
-use super::EPSILON;
 use crate::simd::{load_some, store_some};
+
+/// Below this length a vector is divided by it instead: PyTorch's `F.normalize`.
+pub(crate) const EPSILON: f32 = 1e-12;
 
 /// Numbers in a task: enough to be worth a thread.
 const TASK: usize = 1 << 16;

@@ -1,6 +1,6 @@
 //! Vectors of length one.
 
-mod cpu;
+pub(crate) mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
 
@@ -10,9 +10,6 @@ use crate::{
 };
 
 const OP: &str = "unit_norm";
-
-/// Below this length a vector is divided by it instead: PyTorch's `F.normalize`.
-pub(crate) const EPSILON: f32 = 1e-12;
 
 /// `x / max(|x|, 1e-12)` over the last dimension of `x [.., width]`.
 ///

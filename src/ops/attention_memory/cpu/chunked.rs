@@ -3,12 +3,12 @@
 
 use fearless_simd::prelude::*;
 
-use super::{Head, pack_memory, store_row, unpack_memory};
+use super::head::{Head, pack_memory, store_row, unpack_memory};
 use crate::{
-    ops::attention_memory::{Problem, select::CHUNK},
+    ops::attention_memory::{plan::CHUNK, problem::Problem},
     simd::{
         load_some,
-        tile::{Panel, Panels, ROWS, VECTORS, product},
+        tile::{Panel, Panels, ROWS, VECTORS, product, with_vectors},
         transpose::transpose,
     },
 };
@@ -30,11 +30,9 @@ pub(super) fn run<S: Simd>(simd: S, head: &Head<'_>, before: Option<&[f32]>) -> 
         let y = if has_query { &mut values[first * v_dim..][..chunk.len * v_dim] } else { &mut [][..] };
         for panel in panels.iter() {
             let memory = &mut memory[panel.first * head_dim..][..panel.width * head_dim];
-            if panel.width == S::f32s::LEN {
-                chunk.panel::<S, 1>(simd, &panel, memory, y);
-            } else {
-                chunk.panel::<S, VECTORS>(simd, &panel, memory, y);
-            }
+            with_vectors!(panel, C => {
+                chunk.panel::<S, C>(simd, &panel, memory, y);
+            });
         }
     }
     (values, unpack_memory(&memory, head_dim, panels))

@@ -6,11 +6,10 @@ use std::ops::Range;
 use fearless_simd::prelude::*;
 
 use super::{
-    MASKED_2,
     pack::Unpacked,
-    softmax::{State, Step},
+    softmax::{MASKED_2, State, Step},
 };
-use crate::simd::{MOST_LANES, load_some, tile::VECTORS};
+use crate::simd::{MOST_LANES, load_some, tile::with_vectors};
 
 /// Keys whose values are summed side by side, so that sums do not wait for each other.
 const KEYS: usize = 4;
@@ -24,13 +23,10 @@ impl Step<'_> {
         for panel in self.packing.v_panels.iter() {
             let columns = panel.first..panel.first + panel.used;
             let values = &mut state.values[self.first_row * self.packing.v_panels.width + panel.first..];
-            if panel.width == S::f32s::LEN {
-                let sums = read::<S, 1>(simd, block, columns, &scores[..self.n_keys]);
+            with_vectors!(panel, C => {
+                let sums = read::<S, C>(simd, block, columns, &scores[..self.n_keys]);
                 accumulate(simd, decay, &sums, values);
-            } else {
-                let sums = read::<S, VECTORS>(simd, block, columns, &scores[..self.n_keys]);
-                accumulate(simd, decay, &sums, values);
-            }
+            });
         }
     }
 

@@ -1,12 +1,20 @@
 //! The running softmax of a few queries over one block of keys, with logits in base 2.
 
+use std::f32::consts::LOG2_E;
+
 use fearless_simd::prelude::*;
 
-use super::{super::MASKED, MASKED_2, pack::Packing};
-use crate::simd::{
-    math::exp2,
-    tile::{ROWS, VECTORS, product},
+use super::pack::Packing;
+use crate::{
+    ops::softmax::MASKED,
+    simd::{
+        math::exp2,
+        tile::{ROWS, VECTORS, product, with_vectors},
+    },
 };
+
+/// The score of a masked pair in base 2.
+pub(super) const MASKED_2: f32 = MASKED * LOG2_E;
 
 /// What the running softmax keeps for the queries of one head.
 pub(super) struct State {
@@ -161,13 +169,10 @@ impl Step<'_> {
         }
         for panel in v_panels.iter() {
             let v = &v[panel.first * block_keys..][..self.n_keys * panel.width];
-            if panel.width == S::f32s::LEN {
-                let tile = product::<S, R, 1>(simd, rows, v);
+            with_vectors!(panel, C => {
+                let tile = product::<S, R, C>(simd, rows, v);
                 self.accumulate(simd, decay, &tile, panel.first, state);
-            } else {
-                let tile = product::<S, R, VECTORS>(simd, rows, v);
-                self.accumulate(simd, decay, &tile, panel.first, state);
-            }
+            });
         }
     }
 

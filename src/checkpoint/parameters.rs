@@ -1,0 +1,125 @@
+//! Parameters as a model asks for them, each by its name and shape.
+
+use std::{
+    cell::RefCell,
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use super::store::{Checkpoint, Parameter};
+use crate::{
+    device::Device,
+    error::{Error, Result},
+    tensor::Tensor,
+};
+
+/// How many names an error suggests.
+const N_SIMILAR: usize = 3;
+
+impl Checkpoint {
+    /// Loads onto a device what `build` asks for.
+    ///
+    /// # Errors
+    /// What `build` returns, or [`Error::ExtraParameters`] if it leaves some unused.
+    pub fn load<T>(&self, device: &Device, build: impl FnOnce(&Parameters<'_>) -> Result<T>) -> Result<T> {
+        let used = RefCell::default();
+        let built = build(&Parameters { checkpoint: self, device, used: &used, prefix: String::new() })?;
+        let used = used.into_inner();
+        let names: Vec<String> = self.parameters.keys().filter(|name| !used.contains(*name)).cloned().collect();
+        if names.is_empty() { Ok(built) } else { Err(Error::ExtraParameters { file: self.file.clone(), names }) }
+    }
+}
+
+/// A view on a checkpoint while a model is built, below some prefix.
+pub struct Parameters<'a> {
+    checkpoint: &'a Checkpoint,
+    device: &'a Device,
+    used: &'a RefCell<BTreeSet<String>>,
+    prefix: String,
+}
+
+impl<'a> Parameters<'a> {
+    /// The parameters of a part: `name.` is put before every name.
+    pub fn scope(&self, name: impl std::fmt::Display) -> Parameters<'a> {
+        Parameters { prefix: format!("{}{name}.", self.prefix), ..*self }
+    }
+
+    /// The parameters of the same part in another of flax's collections, whose name comes
+    /// first: `projections.KRBlock_0.attn.` for `KRBlock_0.attn.`.
+    pub fn collection(&self, name: &str) -> Parameters<'a> {
+        Parameters { prefix: format!("{name}.{}", self.prefix), ..*self }
+    }
+
+    /// The device that parameters are loaded to.
+    pub fn device(&self) -> &Device {
+        self.device
+    }
+
+    /// The checkpoint that they are from.
+    pub(crate) fn checkpoint(&self) -> &'a Checkpoint {
+        self.checkpoint
+    }
+
+    /// A parameter on the device.
+    ///
+    /// # Errors
+    /// It is missing or has another shape.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        Tensor::new(self.device, shape, self.numbers(name, shape)?)
+    }
+
+    /// [`Parameters::tensor`] of random features: numbers that were drawn with variance 1, not
+    /// trained. [`Checkpoint::random`] draws them so.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn random_features(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        Tensor::new(self.device, shape, self.find(name, shape, true)?)
+    }
+
+    /// A parameter on the host.
+    ///
+    /// # Errors
+    /// It is missing or has another shape.
+    pub fn numbers(&self, name: &str, shape: &[usize]) -> Result<&'a [f32]> {
+        self.find(name, shape, false)
+    }
+
+    fn find(&self, name: &str, shape: &[usize], is_random: bool) -> Result<&'a [f32]> {
+        let (name, expected) = (format!("{}{name}", self.prefix), shape.to_vec());
+        let file = || self.checkpoint.file.clone();
+        match self.checkpoint.parameters.get(&name) {
+            None => {
+                let similar = similar(&name, shape, &self.checkpoint.parameters, &self.used.borrow());
+                Err(Error::MissingParameter { file: file(), name, expected, similar, is_random })
+            }
+            Some(parameter) if parameter.shape != shape => {
+                Err(Error::ParameterShape { file: file(), name, expected, found: parameter.shape.clone() })
+            }
+            Some(parameter) => {
+                self.used.borrow_mut().insert(name);
+                Ok(&parameter.data)
+            }
+        }
+    }
+}
+
+/// Names of parameters that nothing has used so far, of those that end most like the missing one, and
+/// of these first those that have its shape.
+fn similar(
+    missing: &str,
+    shape: &[usize],
+    parameters: &BTreeMap<String, Parameter>,
+    used: &BTreeSet<String>,
+) -> Vec<String> {
+    let parts = |name: &'_ str| name.rsplit(['.', '/', ':']).map(str::to_owned).collect::<Vec<_>>();
+    let missing = parts(missing);
+    let n_equal = |name: &str| parts(name).iter().zip(&missing).take_while(|(a, b)| a == b).count();
+    let unused = parameters.iter().filter(|(name, _)| !used.contains(*name));
+    let mut names: Vec<_> =
+        unused.map(|(name, parameter)| (Reverse(n_equal(name)), parameter.shape != shape, name)).collect();
+    names.sort();
+    let most = names.first().map(|(n_equal, ..)| *n_equal);
+    let best = names.into_iter().take_while(|(n_equal, ..)| Some(*n_equal) == most);
+    best.take(N_SIMILAR).map(|(.., name)| name.clone()).collect()
+}

@@ -1,0 +1,146 @@
+//! Named parameters on the host.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+};
+
+use crate::{
+    error::{Error, Result},
+    tensor::{check_finite, n_elements},
+};
+
+/// Named parameters and metadata, on the host.
+#[derive(Clone)]
+pub struct Checkpoint {
+    pub(super) file: String,
+    pub(super) metadata: HashMap<String, String>,
+    pub(super) parameters: BTreeMap<String, Parameter>,
+}
+
+#[derive(Clone)]
+pub(super) struct Parameter {
+    pub shape: Vec<usize>,
+    pub data: Vec<f32>,
+}
+
+impl Default for Checkpoint {
+    fn default() -> Self {
+        Self { file: "<memory>".to_owned(), metadata: HashMap::new(), parameters: BTreeMap::new() }
+    }
+}
+
+impl fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Checkpoint")
+            .field("file", &self.file)
+            .field("metadata", &self.metadata_keys())
+            .field("n_tensors", &self.parameters.len())
+            .field("n_parameters", &self.n_parameters())
+            .finish()
+    }
+}
+
+impl Checkpoint {
+    /// Where the parameters were read from; `<memory>` if not from a file. Errors name it.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// Adds a parameter, or replaces the one of that name.
+    ///
+    /// # Errors
+    /// `data` does not fill the shape, or holds a number that is not finite.
+    pub fn insert(&mut self, name: &str, shape: &[usize], data: Vec<f32>) -> Result<()> {
+        let expected = n_elements(shape);
+        if data.len() != expected {
+            return Err(Error::Length { shape: shape.to_vec(), expected, found: data.len() });
+        }
+        check_finite(&format!("parameter {name}"), &data)?;
+        self.parameters.insert(name.to_owned(), Parameter { shape: shape.to_vec(), data });
+        Ok(())
+    }
+
+    /// The shape of a parameter, if it is there.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.parameters.get(name).map(|parameter| &parameter.shape[..])
+    }
+
+    /// The shape and the numbers of a parameter, row-major, if it is there.
+    pub fn get(&self, name: &str) -> Option<(&[usize], &[f32])> {
+        self.parameters.get(name).map(|parameter| (&parameter.shape[..], &parameter.data[..]))
+    }
+
+    /// Takes a parameter out: its shape and its numbers, if it was there.
+    pub fn remove(&mut self, name: &str) -> Option<(Vec<usize>, Vec<f32>)> {
+        self.parameters.remove(name).map(|parameter| (parameter.shape, parameter.data))
+    }
+
+    /// Gives every parameter the name that `to` makes of its own.
+    ///
+    /// # Errors
+    /// Two parameters would have one name; none has another then.
+    pub fn rename(&mut self, to: impl Fn(&str) -> String) -> Result<()> {
+        let mut names = BTreeMap::new();
+        for name in self.parameters.keys() {
+            if let Some(other) = names.insert(to(name), name) {
+                return Err(Error::Argument {
+                    op: "Checkpoint::rename",
+                    name: "the new name",
+                    found: format!("{:?} of both {other:?} and {name:?}", to(name)),
+                    allowed: "a name for each".into(),
+                });
+            }
+        }
+        let parameters = std::mem::take(&mut self.parameters);
+        self.parameters = parameters.into_iter().map(|(name, parameter)| (to(&name), parameter)).collect();
+        Ok(())
+    }
+
+    /// The names of the parameters, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.parameters.keys().map(String::as_str)
+    }
+
+    /// How many numbers all parameters hold.
+    pub fn n_parameters(&self) -> usize {
+        self.parameters.values().map(|parameter| parameter.data.len()).sum()
+    }
+
+    /// A number that differs between parameters that differ (FNV-1a over names, shapes and
+    /// bits), the same on every platform.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hash = 0xcbf2_9ce4_8422_2325u64;
+        let mut add = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        for (name, parameter) in &self.parameters {
+            name.bytes().for_each(&mut add);
+            parameter.shape.iter().flat_map(|&d| (d as u64).to_le_bytes()).for_each(&mut add);
+            parameter.data.iter().flat_map(|x| x.to_le_bytes()).for_each(&mut add);
+        }
+        hash
+    }
+
+    /// Adds a value to the metadata, or replaces the one of that key.
+    pub fn set_metadata(&mut self, key: &str, value: impl Into<String>) {
+        self.metadata.insert(key.to_owned(), value.into());
+    }
+
+    /// The keys of the metadata, sorted.
+    pub fn metadata_keys(&self) -> Vec<&str> {
+        let mut keys: Vec<&str> = self.metadata.keys().map(String::as_str).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// A value of the metadata.
+    ///
+    /// # Errors
+    /// There is none of that key.
+    pub fn metadata(&self, key: &str) -> Result<&str> {
+        self.metadata.get(key).map(String::as_str).ok_or_else(|| Error::Metadata {
+            file: self.file.clone(),
+            key: key.to_owned(),
+            present: self.metadata_keys().into_iter().map(str::to_owned).collect(),
+        })
+    }
+}

@@ -1,0 +1,151 @@
+//! The adapters of a machine, and what a device is opened with.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use crate::device::{AdapterKind, Capabilities};
+
+/// An adapter of this machine.
+#[derive(Clone)]
+pub struct Adapter {
+    /// What the driver calls it.
+    pub name: String,
+    /// What it is.
+    pub kind: AdapterKind,
+    /// The interface it is reached through, such as `vulkan` or `metal`.
+    pub backend: String,
+    /// The driver and its version.
+    pub driver: String,
+    pub(super) raw: wgpu::Adapter,
+}
+
+/// How a GPU device is opened.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct GpuOptions {
+    /// Compile the shaders with bounds, loop and division checks, as a browser does. Slower;
+    /// the results are the same.
+    pub checked: bool,
+    /// Ask for these limits instead of all that the adapter offers.
+    pub limits: Option<wgpu::Limits>,
+    /// Where compiled pipelines are kept from one start of the program to the next, where the
+    /// driver can. Whoever can write there can make the driver run anything: keep it as safe as
+    /// the program itself.
+    pub pipeline_folder: Option<PathBuf>,
+    /// Variants to run, by operation, instead of those that it would choose; see
+    /// [`Decision`](crate::device::Decision).
+    pub variants: BTreeMap<String, String>,
+}
+
+impl GpuOptions {
+    /// Sets [`GpuOptions::checked`].
+    pub fn checked(mut self, checked: bool) -> Self {
+        self.checked = checked;
+        self
+    }
+
+    /// Sets [`GpuOptions::limits`].
+    pub fn limits(mut self, limits: wgpu::Limits) -> Self {
+        self.limits = Some(limits);
+        self
+    }
+
+    /// Sets [`GpuOptions::pipeline_folder`].
+    pub fn pipeline_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.pipeline_folder = Some(folder.into());
+        self
+    }
+
+    /// Adds to [`GpuOptions::variants`]: of `operation`, run `variant`. An operation that has no
+    /// such variant says which it has.
+    pub fn variant(mut self, operation: impl Into<String>, variant: impl Into<String>) -> Self {
+        self.variants.insert(operation.into(), variant.into());
+        self
+    }
+}
+
+impl Adapter {
+    fn new(raw: wgpu::Adapter) -> Self {
+        let info = raw.get_info();
+        Self {
+            kind: info.device_type.into(),
+            backend: info.backend.to_string(),
+            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+            // Browsers need not tell.
+            name: if info.name.is_empty() { "unnamed adapter".into() } else { info.name },
+            raw,
+        }
+    }
+}
+
+impl fmt::Display for Adapter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:?}, {}", self.name, self.kind, self.backend)?;
+        if !self.driver.is_empty() {
+            write!(f, ", {}", self.driver)?;
+        }
+        write!(f, ")")
+    }
+}
+
+impl fmt::Debug for Adapter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Adapter({self})")
+    }
+}
+
+impl From<wgpu::DeviceType> for AdapterKind {
+    fn from(device_type: wgpu::DeviceType) -> Self {
+        match device_type {
+            wgpu::DeviceType::DiscreteGpu => Self::Discrete,
+            wgpu::DeviceType::IntegratedGpu => Self::Integrated,
+            wgpu::DeviceType::VirtualGpu => Self::Virtual,
+            wgpu::DeviceType::Cpu => Self::Software,
+            wgpu::DeviceType::Other => Self::Other,
+        }
+    }
+}
+
+/// All adapters, best first.
+pub(crate) async fn adapters() -> Vec<Adapter> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    // OpenGL lacks what the kernels need.
+    descriptor.backends &= wgpu::Backends::PRIMARY;
+    let instance = wgpu::Instance::new(descriptor);
+    #[cfg(not(target_arch = "wasm32"))]
+    let raw = instance.enumerate_adapters(wgpu::Backends::PRIMARY).await;
+    #[cfg(target_arch = "wasm32")]
+    let raw = instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await;
+    let mut adapters: Vec<Adapter> = raw.into_iter().map(Adapter::new).collect();
+    adapters.sort_by_key(|adapter| adapter.kind);
+    adapters
+}
+
+/// What kernels have a use for and an adapter may offer: asked for where it is there, never
+/// required.
+pub(super) fn wanted_features() -> wgpu::Features {
+    wgpu::Features::SUBGROUP
+        | wgpu::Features::SHADER_F16
+        | wgpu::Features::TIMESTAMP_QUERY
+        | wgpu::Features::PIPELINE_CACHE
+}
+
+/// What an open device is and allows.
+pub(super) fn capabilities(device: &wgpu::Device, variants: &BTreeMap<String, String>) -> Capabilities {
+    let (info, limits, features) = (device.adapter_info(), device.limits(), device.features());
+    let max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+    let has = |feature| features.contains(feature);
+    Capabilities {
+        driver: format!("{} {} {}", info.name, info.driver, info.driver_info).trim().to_owned(),
+        // Elements are counted in u32.
+        max_binding: (max_binding - max_binding % 256).min(1 << 32),
+        storage_buffers: limits.max_storage_buffers_per_shader_stage,
+        workgroup_bytes: limits.max_compute_workgroup_storage_size,
+        threads: limits.max_compute_invocations_per_workgroup,
+        subgroups: has(wgpu::Features::SUBGROUP).then_some([info.subgroup_min_size, info.subgroup_max_size]),
+        f16: has(wgpu::Features::SHADER_F16),
+        matrix_units: has(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+        timestamps: has(wgpu::Features::TIMESTAMP_QUERY),
+        forced: variants.clone(),
+        ..Capabilities::webgpu(info.device_type.into())
+    }
+}

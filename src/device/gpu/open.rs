@@ -1,0 +1,206 @@
+//! An open GPU: what it is made of, and the errors that it has to tell.
+
+#[cfg(not(target_arch = "wasm32"))]
+use std::sync::mpsc;
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+#[cfg(not(target_arch = "wasm32"))]
+use futures_channel::oneshot;
+
+use super::{
+    adapter::{self, Adapter, GpuOptions},
+    buffer::Pool,
+    lock::lock,
+    own::Own,
+    pipeline::{Pipeline, PipelineFile},
+};
+use crate::{
+    device::{Capabilities, check_variants},
+    error::{Error, Result},
+};
+
+/// An open GPU.
+pub(crate) struct Gpu {
+    /// Tells it from other devices of the same adapter.
+    pub(super) number: u64,
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    pub(super) name: String,
+    pub(super) limits: wgpu::Limits,
+    pub(super) capabilities: Capabilities,
+    pub(super) checked: bool,
+    pub(super) pool: Arc<Pool>,
+    pub(super) pipeline_file: Option<PipelineFile>,
+    pub(super) pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
+    pub(super) own: Mutex<Own>,
+    /// Bytes uploaded since the last submit.
+    pub(super) uploaded: AtomicU64,
+    /// See [`Gpu::signal`].
+    pub(super) signal: OnceLock<wgpu::Buffer>,
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) waiter: Waiter,
+    /// The first error that no call could return, and why the device was lost.
+    pub(super) late_error: Arc<Mutex<Option<LateError>>>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum LateError {
+    Lost(String),
+    Uncaptured(String),
+}
+
+/// A wait for a submit, or for all of them, that somebody awaits.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) type Wait = (Option<wgpu::SubmissionIndex>, oneshot::Sender<Result<()>>);
+
+/// The way to the thread that waits, once there is one. It ends with the device.
+#[cfg(not(target_arch = "wasm32"))]
+#[derive(Default)]
+pub(super) struct Waiter(pub Mutex<Option<mpsc::Sender<Wait>>>);
+
+impl Gpu {
+    pub(crate) async fn open(adapter: &Adapter, options: &GpuOptions) -> Result<Self> {
+        check_variants(&options.variants)?;
+        let limits = options.limits.clone().unwrap_or_else(|| adapter.raw.limits());
+        let alignment = limits.min_storage_buffer_offset_alignment;
+        if alignment > 256 {
+            let limit = "alignment of storage buffers";
+            return Err(Error::LimitExceeded { limit, requested: alignment.into(), allowed: 256 });
+        }
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("wgpu-attention"),
+            required_features: adapter.raw.features() & adapter::wanted_features(),
+            required_limits: limits,
+            memory_hints: wgpu::MemoryHints::Performance,
+            ..Default::default()
+        };
+        let request = adapter.raw.request_device(&descriptor).await;
+        let (device, queue) = request
+            .map_err(|error| Error::DeviceRequest { adapter: adapter.to_string(), message: error.to_string() })?;
+        let gpu = Self::new(device, queue, adapter.to_string(), options);
+        // Without a handler of ours, an error that escapes every scope would panic.
+        let late = gpu.late_error.clone();
+        gpu.device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            lock(&late).get_or_insert(LateError::Uncaptured(error.to_string()));
+        }));
+        let late = gpu.late_error.clone();
+        gpu.device.set_device_lost_callback(move |reason, message| {
+            // Dropping the device is no loss.
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                *lock(&late) = Some(LateError::Lost(message));
+            }
+        });
+        Ok(gpu)
+    }
+
+    pub(super) fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Self {
+        let info = device.adapter_info();
+        let name = format!("{} ({}, shared by the application)", info.name, info.backend);
+        Self::new(device, queue, name, &GpuOptions::default())
+    }
+
+    fn new(device: wgpu::Device, queue: wgpu::Queue, name: String, options: &GpuOptions) -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
+        Self {
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
+            name,
+            limits: device.limits(),
+            capabilities: adapter::capabilities(&device, &options.variants),
+            checked: options.checked,
+            pipeline_file: options.pipeline_folder.clone().and_then(|at| PipelineFile::open(&device, at)),
+            pool: Arc::default(),
+            pipelines: Mutex::default(),
+            own: Mutex::default(),
+            uploaded: AtomicU64::new(0),
+            signal: OnceLock::new(),
+            #[cfg(not(target_arch = "wasm32"))]
+            waiter: Waiter::default(),
+            late_error: Arc::default(),
+            device,
+            queue,
+        }
+    }
+
+    /// The name, and which of the devices it is that this program has opened.
+    pub(crate) fn identity(&self) -> String {
+        format!("{self}, device {} of this program", self.number)
+    }
+
+    /// The limits that the device was opened with.
+    pub(crate) fn limits(&self) -> &wgpu::Limits {
+        &self.limits
+    }
+
+    pub(crate) fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// Writes the compiled pipelines to the folder of the options, if there is one.
+    pub(crate) fn save_pipelines(&self) -> Result<()> {
+        self.pipeline_file.as_ref().map_or(Ok(()), PipelineFile::save)
+    }
+
+    /// Runs `make` and returns what the device has to say against it.
+    pub(super) fn guarded<T>(&self, what: &str, make: impl FnOnce() -> T) -> Result<T> {
+        // In a browser errors arrive later, through the handler.
+        if cfg!(target_arch = "wasm32") {
+            return Ok(make());
+        }
+        let filters = [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation];
+        let scopes = filters.map(|filter| self.device.push_error_scope(filter));
+        let made = make();
+        let mut found = None;
+        for scope in scopes.into_iter().rev() {
+            // Never waits: outside a browser a scope knows at once what came to it.
+            found = found.or(pollster::block_on(scope.pop()));
+        }
+        self.check_alive()?;
+        match found {
+            None => Ok(made),
+            Some(wgpu::Error::OutOfMemory { source }) => {
+                Err(Error::OutOfMemory { requested: None, message: source.to_string() })
+            }
+            Some(error) => Err(Error::Validation { what: what.to_owned(), message: error.to_string() }),
+        }
+    }
+
+    /// Returns an error that came after the call that caused it.
+    pub(super) fn check_alive(&self) -> Result<()> {
+        let mut late = lock(&self.late_error);
+        match &*late {
+            None => Ok(()),
+            Some(LateError::Lost(message)) => Err(Error::DeviceLost { message: message.clone() }),
+            Some(LateError::Uncaptured(message)) => {
+                let error = Error::Validation { what: "earlier work".into(), message: message.clone() };
+                *late = None;
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        // Nobody is left to be told; the next start compiles again.
+        let _ = self.save_pipelines();
+    }
+}
+
+impl fmt::Display for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Gpu({})", self.name)
+    }
+}

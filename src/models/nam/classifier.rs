@@ -1,0 +1,96 @@
+//! A classifier as a memory whose values are classes.
+
+use super::config::ClassifierType;
+use crate::{
+    error::{Error, Result},
+    ops::{AttentionMemory, Layout, MemoryState, Probabilities, add, unit_norm},
+    tensor::Tensor,
+};
+
+/// Features and labels are `[batch, n, width]`.
+pub(super) const ONE_HEAD: Layout = Layout::Projected { n_heads: 1 };
+
+/// The weights of all classes, base classes first.
+#[derive(Clone, Debug)]
+pub struct Classifier {
+    /// `[batch, n_base + n_novel, n_features]`, before they are normalised.
+    pub weights: Tensor,
+    /// Multiplies the scores.
+    pub scale: f32,
+    /// Added before the scale.
+    pub bias: f32,
+    /// How features and weights are compared.
+    pub classifier_type: ClassifierType,
+}
+
+impl Classifier {
+    /// The scores of features `[batch, n, n_features]`: `[batch, n, classes]`,
+    /// `scale (bias + x . w)`, of unit vectors if cosines are compared.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn scores(&self, features: &Tensor) -> Result<Tensor> {
+        let &[batch, n_classes, n_features] = self.weights.shape() else {
+            return Err(Error::Shape {
+                op: "Classifier::scores",
+                name: "weights",
+                found: self.weights.shape().to_vec(),
+                expected: "[batch, classes, n_features]".into(),
+            });
+        };
+        let of = |x: &Tensor| match self.classifier_type {
+            ClassifierType::Cosine => unit_norm(x),
+            ClassifierType::DotProduct => Ok(x.clone()),
+        };
+        let memory = MemoryState::new(of(&self.weights)?.reshape(&[batch, 1, n_classes, n_features])?);
+        let products = AttentionMemory::new(ONE_HEAD).read(&of(features)?, &memory)?.values;
+        let bias = vec![self.scale * self.bias; products.len()];
+        add(&Tensor::new(&products.device(), products.shape(), &bias)?, &products, self.scale)
+    }
+
+    /// Writes supports one after the other, each erased from *all* classes before: the paper's
+    /// one-sentence idea, `W = WR(W, x / |x|, label, p_w, p_e)`. Not in the authors' code.
+    /// Features `[batch, n, n_features]`, one-hot labels `[batch, n, classes]` of all classes,
+    /// probabilities `[batch, n, 1]`.
+    ///
+    /// # Errors
+    /// Labels that are not one-hot; shapes that do not fit.
+    pub fn write(
+        &self,
+        features: &Tensor,
+        labels: &[f32],
+        p_write: Option<&Probabilities>,
+        p_erase: Option<&Probabilities>,
+    ) -> Result<Self> {
+        let mut shape = self.weights.shape().to_vec();
+        shape.insert(1.min(shape.len()), 1);
+        let n_classes = self.weights.shape().get(1).copied().unwrap_or(0).max(1);
+        if let Some(i) = labels.chunks(n_classes).position(|row| !is_one_hot(row)) {
+            let end = labels.len().min((i + 1) * n_classes);
+            return Err(not_one_hot("Classifier::write", i, &labels[i * n_classes..end]));
+        }
+        let mut rows = features.shape().to_vec();
+        rows.pop();
+        rows.push(n_classes);
+        let labels = &Tensor::new(&features.device(), &rows, labels)?;
+        let before = MemoryState::new(self.weights.reshape(&shape)?);
+        let mut memory = AttentionMemory::new(ONE_HEAD);
+        memory.p_write = p_write;
+        memory.p_erase = p_erase;
+        let weights = memory.write(Some(&before), &unit_norm(features)?, labels, None)?.memory;
+        Ok(Self { weights: weights.reshape(self.weights.shape())?, ..self.clone() })
+    }
+}
+
+pub(super) fn is_one_hot(label: &[f32]) -> bool {
+    label.iter().all(|&x| x == 0.0 || x == 1.0) && label.iter().filter(|&&x| x == 1.0).count() == 1
+}
+
+pub(super) fn not_one_hot(op: &'static str, row: usize, label: &[f32]) -> Error {
+    Error::Argument {
+        op,
+        name: "labels",
+        found: format!("{label:?} in row {row}"),
+        allowed: "one-hot rows: a single 1, zeros".into(),
+    }
+}

@@ -1,0 +1,79 @@
+//! The part of a saved posterior that is alike in all models: which model it is of.
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+use super::open::About;
+use crate::{
+    checkpoint::Checkpoint,
+    error::{Error, Result},
+};
+
+/// Under which key of the metadata it is.
+const KEY: &str = "posterior";
+
+/// What the tensors do not say, as JSON.
+#[derive(Serialize)]
+struct Metadata<'a, C, D> {
+    model: &'a str,
+    config: &'a C,
+    /// That of the network's parameters.
+    fingerprint: u64,
+    batch: usize,
+    #[serde(flatten)]
+    details: &'a D,
+}
+
+/// Adds to the tensors of a posterior what they do not say.
+pub(crate) fn write<C: Serialize, D: Serialize>(
+    checkpoint: &mut Checkpoint,
+    about: &About<C>,
+    batch: usize,
+    details: &D,
+) -> Result<()> {
+    let About { model, config, fingerprint, .. } = about;
+    let metadata = Metadata { model, config, fingerprint: *fingerprint, batch, details };
+    let json = serde_json::to_string(&metadata).map_err(|error| refused(checkpoint, error.to_string()))?;
+    checkpoint.set_metadata(KEY, json);
+    Ok(())
+}
+
+/// The batch and the details of a posterior, which must be one of this model.
+pub(crate) fn read<C: DeserializeOwned + PartialEq, D: DeserializeOwned>(
+    checkpoint: &Checkpoint,
+    about: &About<C>,
+) -> Result<(usize, D)> {
+    let mut fields: Map<String, Value> = parse(checkpoint, KEY, serde_json::from_str(checkpoint.metadata(KEY)?))?;
+    let model: String = take(checkpoint, &mut fields, "model")?;
+    let fingerprint: u64 = take(checkpoint, &mut fields, "fingerprint")?;
+    if model != about.model || fingerprint != about.fingerprint {
+        let message = format!(
+            "it is of model {model:?} with parameters {fingerprint:016x}, allowed is {:?} with {:016x}",
+            about.model, about.fingerprint
+        );
+        return Err(refused(checkpoint, message));
+    }
+    let config: C = take(checkpoint, &mut fields, "config")?;
+    if config != about.config {
+        return Err(refused(checkpoint, "it is of a model with these parameters, but another configuration".into()));
+    }
+    let batch = take(checkpoint, &mut fields, "batch")?;
+    if batch == 0 {
+        return Err(refused(checkpoint, "its batch is 0, allowed is 1 or more".into()));
+    }
+    // What is left are the details, which refuse a field that they do not know.
+    Ok((batch, parse(checkpoint, KEY, serde_json::from_value(Value::Object(fields)))?))
+}
+
+fn take<T: DeserializeOwned>(checkpoint: &Checkpoint, fields: &mut Map<String, Value>, name: &str) -> Result<T> {
+    parse(checkpoint, name, serde_json::from_value(fields.remove(name).unwrap_or(Value::Null)))
+}
+
+fn parse<T>(checkpoint: &Checkpoint, name: &str, parsed: serde_json::Result<T>) -> Result<T> {
+    parsed.map_err(|error| refused(checkpoint, format!("{name} in its metadata: {error}")))
+}
+
+/// A posterior that is not as it was saved, or not one of the model.
+pub(crate) fn refused(checkpoint: &Checkpoint, message: String) -> Error {
+    Error::Posterior { file: checkpoint.file().to_owned(), message }
+}

@@ -1,0 +1,186 @@
+//! The attention memory as the other memories are: written, read, merged.
+
+#[cfg(feature = "gpu")]
+use super::gpu;
+use super::{
+    cpu,
+    problem::{AttentionMemory, MemoryState, Problem, check, check_probabilities, memory_shape, numbers},
+    run,
+};
+use crate::{
+    error::{Error, Result},
+    ops::{
+        FeatureMap, LinearAttention, Normalizer, Probabilities, add, concat, gate,
+        layout::{Read, Sizes, check_mask},
+    },
+    tensor::{Mask, Storage, Tensor, check_same_device},
+};
+
+const WRITE: &str = "AttentionMemory::write";
+const READ: &str = "AttentionMemory::read";
+const MERGE: &str = "MemoryState::merge";
+
+impl AttentionMemory<'_> {
+    /// `WR` for every key in turn: writes keys and their values to a state, and erases; without a
+    /// state, begins one. Masked keys, `mask [batch, n]`, write and erase nothing; where there is
+    /// a [`p_erase`](AttentionMemory::p_erase) they and their values must be finite, for they are
+    /// multiplied by zero. The state that is given stays as it is.
+    ///
+    /// Unit keys `[batch, n, n_heads * head_dim]` and `v [batch, n, n_heads * v_dim]`, or in the
+    /// other [`Layout`].
+    ///
+    /// # Errors
+    /// As [`attention_memory()`](crate::ops::attention_memory()).
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Mask, Tensor, ops::{AttentionMemory, Layout}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let device = Device::cpu();
+    /// let k = Tensor::new(&device, &[1, 1, 2, 2], &[1.0, 0.0, 0.0, 1.0])?;
+    /// let v = Tensor::new(&device, &[1, 1, 2, 1], &[3.0, 4.0])?;
+    /// let mask = Mask::new(&device, &[1, 2], &[true, false])?;
+    /// let state = AttentionMemory::new(Layout::HeadMajor).write(None, &k, &v, Some(&mask))?;
+    /// assert_eq!(state.memory.read()?, [3.0, 0.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn write(
+        &self,
+        state: Option<&MemoryState>,
+        k: &Tensor,
+        v: &Tensor,
+        mask: Option<&Mask>,
+    ) -> Result<MemoryState> {
+        let options = AttentionMemory { state: state.or(self.state), p_read: None, ..*self };
+        let (keys, v_dim) = check(WRITE, None, k, v, &options)?;
+        check_mask(WRITE, mask, keys.batch, keys.n)?;
+        check_same_device(WRITE, k, &[mask.map(Mask::tensor)])?;
+        if keys.n == 0 {
+            let shape = memory_shape(keys, v_dim);
+            let zeros = || Tensor::new(&k.device(), &shape, &vec![0.0; shape.iter().product()]).map(MemoryState::new);
+            return options.state.cloned().map_or_else(zeros, Ok);
+        }
+        if options.p_erase.is_none() {
+            return options.add(keys, k, v, mask);
+        }
+        let kept = mask.map(|mask| self.keep(keys, k, mask)).transpose()?;
+        run((keys, v_dim), None, kept.as_ref().unwrap_or(k), v, &options).map(|(_, state)| state)
+    }
+
+    /// Keys of zero where a mask is: they write and erase nothing.
+    fn keep(&self, Sizes { batch, n_heads, n, .. }: Sizes, k: &Tensor, mask: &Mask) -> Result<Tensor> {
+        let mask = mask.tensor();
+        let mask = if self.layout.is_head_major() {
+            let mut of_heads = mask.clone();
+            for head in 1..n_heads {
+                of_heads = concat(&of_heads, 0..head * n, mask)?;
+            }
+            of_heads.reshape(&[batch, n_heads, n, 1])?
+        } else {
+            mask.reshape(&[batch, n, 1])?
+        };
+        gate(k, &Probabilities::computed(mask))
+    }
+
+    /// A write that erases nothing is a sum, in any order.
+    fn add(&self, keys: Sizes, k: &Tensor, v: &Tensor, mask: Option<&Mask>) -> Result<MemoryState> {
+        let gated = match self.p_write {
+            // One number for each row of a head.
+            Some(p) if self.layout.is_head_major() => {
+                let p = p.tensor().reshape(&[keys.batch, keys.n_heads, keys.n, 1])?;
+                Some(gate(v, &Probabilities::computed(p))?)
+            }
+            Some(p) => Some(gate(v, p)?),
+            None => None,
+        };
+        // Its features are the values, its values the keys.
+        let sum = LinearAttention::new(self.layout, FeatureMap::identity(1.0), Normalizer::None);
+        let sum = sum.write(None, gated.as_ref().unwrap_or(v), k, mask)?.sums;
+        match self.state {
+            Some(state) => Ok(MemoryState { memory: add(&state.memory, &sum, 1.0)?, erased: state.erased }),
+            None => Ok(MemoryState::new(sum)),
+        }
+    }
+
+    /// `RD`: what every query reads from a state, in the layout of the queries. There is no
+    /// log-sum-exp.
+    ///
+    /// Unit queries `[batch, n, n_heads * head_dim]`, or in the other [`Layout`].
+    ///
+    /// # Errors
+    /// Shapes that do not fit; different devices; on a GPU, an operand larger than one binding.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor, ops::{AttentionMemory, Layout, MemoryState}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let device = Device::cpu();
+    /// let state = MemoryState::new(Tensor::new(&device, &[1, 1, 1, 2], &[3.0, 4.0])?);
+    /// let q = Tensor::new(&device, &[1, 2, 2], &[1.0, 0.0, 0.6, 0.8])?;
+    /// let read = AttentionMemory::new(Layout::Projected { n_heads: 1 }).read(&q, &state)?;
+    /// assert_eq!(read.values.read()?, [3.0, 5.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn read(&self, q: &Tensor, state: &MemoryState) -> Result<Read> {
+        let queries = self.layout.sizes(READ, "q", q)?;
+        let v_dim = state.memory.shape().get(2).copied().unwrap_or(0).max(1);
+        state.check(READ, queries, v_dim)?;
+        check_probabilities(READ, "p_read", self.p_read, self.layout, queries)?;
+        check_same_device(READ, q, &[Some(&state.memory), self.p_read.map(Probabilities::tensor)])?;
+        let problem = Problem::new(self.layout, queries, v_dim);
+        let shape = self.layout.shape(Sizes { dim: v_dim, ..queries });
+        let values = match q.storage() {
+            Storage::Cpu(_) => {
+                Tensor::from_cpu(shape, cpu::read(&problem, state.memory.cpu(), q.cpu(), numbers(self.p_read)))
+            }
+            #[cfg(feature = "gpu")]
+            Storage::Gpu(gpu, _) => gpu::read(gpu, &problem, &state.memory, q, self.p_read, shape)?,
+        };
+        Ok(Read { values, log_sum_exp: None })
+    }
+}
+
+impl MemoryState {
+    /// What writing both sets of keys would have left, where nothing was erased: the sum.
+    /// Commutative to the bit, associative to rounding.
+    ///
+    /// # Errors
+    /// A state from which something was erased; states of different shapes or on different
+    /// devices.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor, ops::MemoryState};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let state = MemoryState::new(Tensor::new(&Device::cpu(), &[1, 1, 1, 2], &[1.0, 2.0])?);
+    /// assert_eq!(state.merge(&state)?.memory.read()?, [2.0, 4.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn merge(&self, other: &Self) -> Result<Self> {
+        if self.erased || other.erased {
+            return Err(Error::Argument {
+                op: MERGE,
+                name: "state",
+                found: "one from which something was erased".into(),
+                allowed: "states of writes alone: what erasing leaves depends on the order, so write to one state \
+                          after the other"
+                    .into(),
+            });
+        }
+        if self.memory.shape() != other.memory.shape() {
+            return Err(Error::ShapeMismatch {
+                op: MERGE,
+                left_name: "one state",
+                left: self.memory.shape().to_vec(),
+                right_name: "the other",
+                right: other.memory.shape().to_vec(),
+                rule: "both must be of the same batch, heads and widths",
+            });
+        }
+        check_same_device(MERGE, &self.memory, &[Some(&other.memory)])?;
+        add(&self.memory, &other.memory, 1.0).map(Self::new)
+    }
+}

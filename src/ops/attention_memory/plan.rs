@@ -1,0 +1,185 @@
+//! Which form, and how it is cut: a pure function of the sizes and the device.
+
+use std::ops::Range;
+
+use super::problem::{AttentionMemory, Form, MAX_HEAD_DIM, OP, Problem, check};
+use crate::{
+    device::{Capabilities, Decision},
+    error::{Error, Result},
+    tensor::Tensor,
+};
+
+/// Steps of a chunk.
+pub(crate) const CHUNK: usize = 32;
+
+/// Numbers of a memory that leave the fastest cache of a core. Below it a step at a time is fast
+/// there and does the least work: measured 0.7 times the time of chunks at 64 x 64, the same at
+/// 128 x 128, 1.2 times at 256 x 256.
+const OUT_OF_CACHE: usize = 1 << 15;
+
+/// The widest heads whose rows of the memory fit a thread's registers.
+pub(crate) const MAX_RECURRENT: usize = 256;
+
+/// Numbers of scratch space at once.
+const MAX_SCRATCH: usize = 1 << 25;
+
+/// Variants by name.
+const VARIANTS: [(&str, Form); 2] = [("recurrent", Form::Recurrent), ("chunked", Form::Chunked)];
+
+/// How a call runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub form: Form,
+    why: &'static str,
+    /// Steps that are launched at once, in their order. All but the last are whole chunks.
+    pub pieces: Vec<Range<usize>>,
+}
+
+/// Floating-point operations of a step, about.
+pub(crate) fn cost_of_step(problem: &Problem) -> f64 {
+    6.0 * (problem.heads() * problem.head_dim * problem.v_dim) as f64
+}
+
+/// Loop iterations of an invocation in a step, no fewer: what the kernels of each form do, in
+/// chunks the one that carries the memory.
+pub(crate) fn iterations_of_step(problem: &Problem, form: Form) -> usize {
+    match form {
+        Form::Recurrent => 2 + problem.head_dim.div_ceil(4),
+        // Up to 16 rows for 256 threads; every number of the memory once a step, every number
+        // that is written once a number of a key.
+        Form::Chunked => problem.head_dim.div_ceil(8) + 4,
+    }
+}
+
+/// Chooses the form, `form` being the caller's wish, if there is one, and cuts the call so that a
+/// launch stays within what a submit and an invocation may take.
+pub(crate) fn plan(problem: &Problem, form: Option<Form>, capabilities: &Capabilities) -> Result<Plan> {
+    let is_gpu = capabilities.adapter.is_some();
+    let form = form.or(capabilities.forced(OP, &VARIANTS)?);
+    let (form, why) = match form {
+        Some(form) => (form, "it was asked for"),
+        None if is_gpu => on_gpu(problem),
+        None => on_cpu(problem),
+    };
+    let allowed = if form == Form::Recurrent { MAX_RECURRENT } else { MAX_HEAD_DIM };
+    if is_gpu && problem.head_dim > allowed {
+        return Err(Error::LimitExceeded {
+            limit: "head_dim of attention_memory on a GPU",
+            requested: problem.head_dim as u64,
+            allowed: allowed as u64,
+        });
+    }
+    let by_budget = (capabilities.submit_budget / cost_of_step(problem).max(1.0)) as usize;
+    // A chunk keeps the memory before it, and two rows a step.
+    let of_chunk = problem.heads() * (problem.v_dim + CHUNK) * (problem.head_dim + CHUNK);
+    let by_scratch = match form {
+        Form::Recurrent => usize::MAX,
+        Form::Chunked => (MAX_SCRATCH / of_chunk.max(1)).saturating_mul(CHUNK),
+    };
+    let by_iterations = capabilities.max_iterations / iterations_of_step(problem, form);
+    let step = (by_budget.min(by_scratch).min(by_iterations) / CHUNK * CHUNK).max(CHUNK);
+    let pieces = (0..problem.n).step_by(step).map(|first| first..problem.n.min(first.saturating_add(step))).collect();
+    Ok(Plan { form, why, pieces })
+}
+
+fn on_gpu(problem: &Problem) -> (Form, &'static str) {
+    match problem.n < CHUNK && problem.head_dim <= MAX_RECURRENT {
+        true => (Form::Recurrent, "fewer steps than a chunk gain nothing from products of matrices"),
+        false => (Form::Chunked, "a chunk of steps and more is mostly products of matrices"),
+    }
+}
+
+fn on_cpu(problem: &Problem) -> (Form, &'static str) {
+    match problem.n >= 2 * CHUNK && problem.head_dim * problem.v_dim >= OUT_OF_CACHE {
+        true => (Form::Chunked, "the memory leaves the fastest cache of a core, so fewer passes over it pay"),
+        false => (Form::Recurrent, "the memory stays in the fastest cache of a core, where this is the least work"),
+    }
+}
+
+impl AttentionMemory<'_> {
+    /// How [`attention_memory`](super::attention_memory()) would run with these options, and why.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn decision(&self, k: &Tensor, v: &Tensor) -> Result<Decision> {
+        let (keys, v_dim) = check(OP, None, k, v, self)?;
+        let problem = Problem::new(self.layout, keys, v_dim);
+        let capabilities = k.device().capabilities();
+        let Plan { form, why, pieces } = plan(&problem, self.form, &capabilities)?;
+        let variant = VARIANTS.iter().find(|(_, of)| *of == form).map_or("", |(name, _)| name);
+        if capabilities.adapter.is_none() {
+            return Ok(Decision::on_cpu(OP, variant, why));
+        }
+        let of_piece = if form == Form::Chunked { 3 } else { 1 };
+        Ok(Decision { op: OP, variant, launches: of_piece * pieces.len(), why: why.into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::AdapterKind;
+
+    fn problem(n: usize, head_dim: usize) -> Problem {
+        Problem { batch: 1, n, n_heads: 8, head_dim, v_dim: head_dim }
+    }
+
+    #[test]
+    fn large_memories_are_chunked_on_the_cpu() {
+        for (n, head_dim, form) in [
+            (1, 256, Form::Recurrent),
+            (63, 256, Form::Recurrent),
+            (64, 256, Form::Chunked),
+            (8192, 64, Form::Recurrent),
+            (8192, 128, Form::Recurrent),
+        ] {
+            assert_eq!(
+                plan(&problem(n, head_dim), None, &Capabilities::cpu()).unwrap().form,
+                form,
+                "{n} steps, head_dim {head_dim}"
+            );
+        }
+    }
+
+    #[test]
+    fn loops_end_before_the_adapter_ends_them() {
+        for (form, head_dim) in
+            [(Form::Recurrent, 8), (Form::Recurrent, 256), (Form::Chunked, 64), (Form::Chunked, 1024)]
+        {
+            let problem = problem(100_000, head_dim);
+            let capabilities = Capabilities { submit_budget: 1e30, ..Capabilities::webgpu(AdapterKind::Software) };
+            let plan = plan(&problem, Some(form), &capabilities).unwrap();
+            for piece in &plan.pieces {
+                assert!(piece.len() * iterations_of_step(&problem, form) <= 60_000, "{form:?}, {head_dim}: {piece:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn plans_cover_every_step_once_and_stay_within_the_budget() {
+        for n in [1, 31, 32, 33, 8192, 100_000] {
+            for head_dim in [1, 64, 256, 1024] {
+                for budget in [1e6, 1e9, 1e11] {
+                    let problem = problem(n, head_dim);
+                    let capabilities =
+                        Capabilities { submit_budget: budget, ..Capabilities::webgpu(AdapterKind::Discrete) };
+                    let plan = plan(&problem, None, &capabilities).unwrap();
+                    let is_short = n < CHUNK && head_dim <= MAX_RECURRENT;
+                    assert_eq!(plan.form == Form::Recurrent, is_short, "{n} {head_dim}");
+                    let mut next = 0;
+                    for piece in &plan.pieces {
+                        assert_eq!(piece.start, next);
+                        assert!(piece.end == n || piece.len() % CHUNK == 0);
+                        let cost = cost_of_step(&problem) * piece.len() as f64;
+                        assert!(cost <= budget || piece.len() <= CHUNK, "{n} {head_dim} {budget}: {cost}");
+                        next = piece.end;
+                    }
+                    assert_eq!(next, n);
+                }
+            }
+        }
+        let gpu = Capabilities::webgpu(AdapterKind::Discrete);
+        let error = plan(&problem(10, 300), Some(Form::Recurrent), &gpu).unwrap_err().to_string();
+        assert!(error.contains("300 requested, 256 allowed"), "{error}");
+    }
+}

@@ -1,0 +1,226 @@
+//! What is done number by number: one kernel, with an arm for each operation.
+//!
+//! To add one: an arm of [`Map`] or `Join` in `problem.rs`, an arm in `shaders/elementwise.wgsl`,
+//! an arm in `cpu.rs`.
+
+pub(crate) mod cpu;
+#[cfg(feature = "gpu")]
+pub(crate) mod gpu;
+mod probabilities;
+mod problem;
+
+use std::ops::Range;
+
+use crate::{
+    error::{Error, Result},
+    tensor::{Storage, Tensor, check_same_device, n_elements},
+};
+pub use probabilities::{Probabilities, gate};
+pub use problem::Map;
+use problem::{Join, Rows};
+
+/// One number after another: `y` has the shape of `x`.
+///
+/// # Errors
+/// The device has no room.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::{Map, map}};
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let x = Tensor::new(&Device::best(), &[3], &[-1.0, 0.0, 2.0])?;
+/// assert_eq!(map(&x, Map::Relu)?.read()?, [0.0, 0.0, 2.0]);
+/// # Ok(())
+/// # }
+/// ```
+pub fn map(x: &Tensor, map: Map) -> Result<Tensor> {
+    match x.storage() {
+        Storage::Cpu(_) => Ok(Tensor::from_cpu(x.shape().to_vec(), cpu::map(map, x.cpu()))),
+        #[cfg(feature = "gpu")]
+        Storage::Gpu(gpu, _) => gpu::map(gpu, map, x),
+    }
+}
+
+/// `max(x, 0)`, for where no dense layer comes before it that it could be fused with.
+///
+/// # Errors
+/// As [`map`].
+pub fn relu(x: &Tensor) -> Result<Tensor> {
+    map(x, Map::Relu)
+}
+
+/// The result of a join, of a shape that the caller has checked.
+fn join(join: Join, rows: Rows, shape: Vec<usize>, a: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    match a.storage() {
+        Storage::Cpu(_) => Ok(Tensor::from_cpu(shape, cpu::join(join, &rows, a.cpu(), b.map_or(&[], Tensor::cpu)))),
+        #[cfg(feature = "gpu")]
+        Storage::Gpu(gpu, _) => gpu::join(gpu, join, rows, shape, a, b),
+    }
+}
+
+/// `a + scale * b`, where the shape of `b` is that of the last dimensions of `a`: `b` is repeated
+/// along the others.
+///
+/// # Errors
+/// A shape of `b` that is not the end of that of `a`; a scale that is not finite; different
+/// devices; on a GPU, a `b` larger than one binding.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::add};
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// let a = Tensor::new(&device, &[2, 2], &[1.0, 2.0, 3.0, 4.0])?;
+/// let b = Tensor::new(&device, &[2], &[10.0, 20.0])?;
+/// assert_eq!(add(&a, &b, 0.5)?.read()?, [6.0, 12.0, 8.0, 14.0]);
+/// # Ok(())
+/// # }
+/// ```
+pub fn add(a: &Tensor, b: &Tensor, scale: f32) -> Result<Tensor> {
+    const OP: &str = "add";
+    if !a.shape().ends_with(b.shape()) {
+        return Err(Error::ShapeMismatch {
+            op: OP,
+            left_name: "a",
+            left: a.shape().to_vec(),
+            right_name: "b",
+            right: b.shape().to_vec(),
+            rule: "the shape of b must be that of the last dimensions of a",
+        });
+    }
+    if !scale.is_finite() {
+        return Err(Error::Argument {
+            op: OP,
+            name: "scale",
+            found: scale.to_string(),
+            allowed: "a finite number".into(),
+        });
+    }
+    check_same_device(OP, a, &[Some(b)])?;
+    if a.is_empty() {
+        return Ok(a.clone());
+    }
+    // Equal shapes are rows of their last dimension, which can be cut; a `b` that is repeated is
+    // needed whole.
+    let is_equal = a.len() == b.len();
+    let width = if is_equal { a.shape().last().copied().unwrap_or(1) } else { b.len() };
+    let rows = Rows { scale, b_stride: if is_equal { width } else { 0 }, ..whole(a.len() / width, width, width) };
+    join(Join::AddScaled, rows, a.shape().to_vec(), a, Some(b))
+}
+
+/// `x` times a number for each column: `x [.., width]`, `scale [width]`.
+///
+/// # Errors
+/// Another width; different devices.
+pub fn scale_columns(x: &Tensor, scale: &Tensor) -> Result<Tensor> {
+    const OP: &str = "scale_columns";
+    if scale.shape().len() != 1 || !x.shape().ends_with(scale.shape()) {
+        return Err(Error::ShapeMismatch {
+            op: OP,
+            left_name: "x",
+            left: x.shape().to_vec(),
+            right_name: "scale",
+            right: scale.shape().to_vec(),
+            rule: "x must be [.., width] and scale [width]",
+        });
+    }
+    check_same_device(OP, x, &[Some(scale)])?;
+    if x.is_empty() {
+        return Ok(x.clone());
+    }
+    let rows = whole(x.len() / scale.len(), scale.len(), scale.len());
+    join(Join::ScaleColumns, rows, x.shape().to_vec(), x, Some(scale))
+}
+
+/// Some columns of `x [.., n]`: `[.., columns.len()]`.
+///
+/// # Errors
+/// No last dimension, or columns that do not exist.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::columns};
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let x = Tensor::new(&Device::best(), &[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])?;
+/// assert_eq!(columns(&x, 1..3)?.read()?, [2.0, 3.0, 5.0, 6.0]);
+/// # Ok(())
+/// # }
+/// ```
+pub fn columns(x: &Tensor, columns: Range<usize>) -> Result<Tensor> {
+    const OP: &str = "columns";
+    let rows = left_columns(OP, "x", x, &columns)?;
+    join(Join::Columns, rows, with_last(x, rows.width), x, None)
+}
+
+/// Some columns of `left [.., n]` and all of `right [.., m]`, side by side:
+/// `[.., columns.len() + m]`.
+///
+/// # Errors
+/// Shapes that differ in more than the last dimension, columns that do not exist, tensors on
+/// different devices.
+pub fn concat(left: &Tensor, columns: Range<usize>, right: &Tensor) -> Result<Tensor> {
+    const OP: &str = "concat";
+    let rows = left_columns(OP, "left", left, &columns)?;
+    let m = match right.shape().split_last() {
+        Some((&m, of_right)) if *of_right == left.shape()[..left.shape().len() - 1] => m,
+        _ => {
+            return Err(Error::ShapeMismatch {
+                op: OP,
+                left_name: "left",
+                left: left.shape().to_vec(),
+                right_name: "right",
+                right: right.shape().to_vec(),
+                rule: "all dimensions but the last must be equal",
+            });
+        }
+    };
+    check_same_device(OP, left, &[Some(right)])?;
+    let rows = Rows { width: rows.width + m, b_width: m, b_stride: m, ..rows };
+    join(Join::Concat, rows, with_last(left, rows.width), left, Some(right))
+}
+
+/// `a gelu(g)` for `x = [a, g]`, `[.., 2 width]` to `[.., width]`: the first half of a row is the
+/// value, the second the gate; the gelu is the exact one (GEGLU, arXiv 2002.05202).
+///
+/// # Errors
+/// A last dimension that is empty or odd.
+pub fn geglu(x: &Tensor) -> Result<Tensor> {
+    let both = x.shape().last().copied().unwrap_or(0);
+    if both == 0 || both % 2 == 1 {
+        return Err(Error::Shape {
+            op: "geglu",
+            name: "x",
+            found: x.shape().to_vec(),
+            expected: "[.., 2 width] with width > 0".into(),
+        });
+    }
+    let rows = Rows { a_width: both, ..whole(x.len() / both, both / 2, 0) };
+    join(Join::Geglu, rows, with_last(x, both / 2), x, None)
+}
+
+/// Rows of `a` and of the result alike.
+fn whole(rows: usize, width: usize, b_width: usize) -> Rows {
+    Rows { rows, width, a_width: width, b_width, b_stride: 0, a_first: 0, a_used: width, scale: 1.0 }
+}
+
+fn left_columns(op: &'static str, name: &'static str, x: &Tensor, columns: &Range<usize>) -> Result<Rows> {
+    let Some((&n, rows)) = x.shape().split_last() else {
+        return Err(Error::Shape { op, name, found: vec![], expected: "[.., n]".into() });
+    };
+    if columns.start > columns.end || columns.end > n {
+        return Err(Error::Argument {
+            op,
+            name: "columns",
+            found: format!("{columns:?}"),
+            allowed: format!("a range within 0..{n}"),
+        });
+    }
+    let used = columns.len();
+    let of = whole(n_elements(rows), used, 0);
+    Ok(Rows { a_width: n, a_first: columns.start, a_used: used, ..of })
+}
+
+/// The shape of `x` with another last dimension.
+fn with_last(x: &Tensor, last: usize) -> Vec<usize> {
+    let mut shape = x.shape().to_vec();
+    shape.pop();
+    shape.push(last);
+    shape
+}

@@ -1,0 +1,66 @@
+//! The operations, and the sizes of a call.
+
+use serde::Serialize;
+
+/// What becomes of a number by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Map {
+    /// `max(x, 0)`.
+    Relu,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+}
+
+/// What becomes of the rows of `a`, most with those of `b`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Join {
+    /// `a + scale b`.
+    AddScaled,
+    /// `a b`, one `b` for all rows.
+    ScaleColumns,
+    /// `a b`, a number of `b` for each head of a row.
+    Gate,
+    /// Some columns of `a`.
+    Columns,
+    /// Some columns of `a`, then all of `b`.
+    Concat,
+    /// `v gelu(g)` for `a = [v, g]`.
+    Geglu,
+}
+
+impl Map {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Relu, Self::Sigmoid];
+}
+
+impl Join {
+    /// All of them.
+    #[cfg(feature = "gpu")]
+    pub(crate) const ALL: [Self; 6] =
+        [Self::AddScaled, Self::ScaleColumns, Self::Gate, Self::Columns, Self::Concat, Self::Geglu];
+
+    /// Whether there is a `b`.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn has_b(self) -> bool {
+        !matches!(self, Self::Columns | Self::Geglu)
+    }
+}
+
+/// The sizes of a [`Join`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows {
+    pub rows: usize,
+    /// Numbers in a row of the result, of `a` and of `b`.
+    pub width: usize,
+    pub a_width: usize,
+    pub b_width: usize,
+    /// From one row of `b` to the next: 0 where one serves all rows.
+    pub b_stride: usize,
+    /// The columns of `a` that are looked at.
+    pub a_first: usize,
+    pub a_used: usize,
+    pub scale: f32,
+}

@@ -1,0 +1,179 @@
+//! What the text of `shaders/scan_attention.wgsl` depends on.
+
+use std::f32::consts::LOG2_E;
+
+use serde::Serialize;
+
+use super::{
+    bias::{BiasKernel, BiasTerm, CustomBias, Distance, TermKind},
+    plan::{DEPTH, SIDE, TILE},
+    problem::Problem,
+};
+use crate::{
+    error::{Error, Result},
+    ops::softmax::MASKED,
+};
+
+/// A bias term in the text.
+#[derive(Clone, Debug, Serialize)]
+struct Term {
+    index: usize,
+    kind: Kind,
+    kernel: Option<BiasKernel>,
+    /// The first coordinate column, and how many.
+    first: usize,
+    width: usize,
+    n_basis: usize,
+    /// Where its parameters begin, in vectors of four.
+    offset: usize,
+    /// Whether an exponent can be positive.
+    grows: bool,
+    /// The user's snippet, and how many parameters it has.
+    body: String,
+    n_params: usize,
+}
+
+/// A distance by its name, or `custom`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    Custom,
+    #[serde(untagged)]
+    Distance(Distance),
+}
+
+/// The constants of the text.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Constants {
+    head_dim: usize,
+    v_dim: usize,
+    /// Threads along each side of a workgroup; queries, keys and columns of v that it takes at a time.
+    side: usize,
+    tile: usize,
+    /// Depth of a slice of q and k, and how many slices there are.
+    depth: usize,
+    n_depth: usize,
+    /// Slices of v.
+    n_v: usize,
+    /// Vectors in the workgroup's tile of k, then of v.
+    kv_quads: usize,
+    has_mask: bool,
+    has_matrix: bool,
+    n_columns: usize,
+    /// The columns that some term looks at.
+    columns: Vec<usize>,
+    terms: Vec<Term>,
+    /// Vectors of bias parameters, at least one.
+    n_bias: usize,
+    uses_geodesic: bool,
+    pub uses_custom: bool,
+    masked: String,
+}
+
+impl Constants {
+    pub fn new(problem: &Problem, has_mask: bool, terms: &[BiasTerm]) -> Self {
+        let depth = problem.head_dim.next_multiple_of(4).min(DEPTH);
+        let mut offset = 0;
+        let terms: Vec<Term> = terms
+            .iter()
+            .enumerate()
+            .map(|(index, term)| {
+                let described = describe(index, offset, term, problem.n_heads);
+                offset += n_vectors(term, problem.n_heads);
+                described
+            })
+            .collect();
+        let mut columns: Vec<usize> = terms.iter().flat_map(|term| term.first..term.first + term.width).collect();
+        columns.sort_unstable();
+        columns.dedup();
+        let has = |kind| terms.iter().any(|term| term.kind == kind);
+        Self {
+            head_dim: problem.head_dim,
+            v_dim: problem.v_dim,
+            side: SIDE,
+            tile: TILE,
+            depth,
+            n_depth: problem.head_dim.div_ceil(depth),
+            n_v: problem.v_dim.div_ceil(TILE),
+            // A tile of v takes a row of vectors for each key, a tile of k one for each depth.
+            kv_quads: SIDE * depth.max(TILE),
+            has_mask,
+            has_matrix: problem.has_matrix,
+            n_columns: problem.n_columns,
+            columns,
+            n_bias: offset.max(1),
+            uses_geodesic: has(Kind::Distance(Distance::GreatCircle)),
+            uses_custom: has(Kind::Custom),
+            masked: format!("{MASKED:e}"),
+            terms,
+        }
+    }
+}
+
+/// Vectors of parameters that a term takes.
+fn n_vectors(term: &BiasTerm, n_heads: usize) -> usize {
+    match &term.kind {
+        TermKind::Distance { .. } => n_heads * term.n_basis(n_heads),
+        TermKind::Custom(custom) => custom.params.len().div_ceil(4),
+    }
+}
+
+fn describe(index: usize, offset: usize, term: &BiasTerm, n_heads: usize) -> Term {
+    let n_basis = term.n_basis(n_heads);
+    let (first, width) = (term.columns.start, term.columns.len());
+    let (kind, kernel, grows, body, n_params) = match &term.kind {
+        TermKind::Custom(custom) => (Kind::Custom, None, false, custom.wgsl.clone(), custom.params.len()),
+        TermKind::Distance { distance, kernel, b, .. } => {
+            // Causal distances are negative, so there an exponential of positive b grows.
+            let signed = *distance == Distance::CausalTime && *kernel == BiasKernel::Exponential;
+            let grows = signed || b.iter().any(|&b| b < 0.0);
+            (Kind::Distance(*distance), Some(*kernel), grows, String::new(), 0)
+        }
+    };
+    Term { index, kind, kernel, first, width, n_basis, offset, grows, body, n_params }
+}
+
+/// The parameters of all terms as the shader reads them: `(a, -b log2 e, c, 0)`.
+pub(super) fn pack(terms: &[BiasTerm], n_heads: usize) -> Vec<[f32; 4]> {
+    let mut packed = Vec::new();
+    for term in terms {
+        match &term.kind {
+            TermKind::Custom(custom) => {
+                packed.extend(custom.params.chunks(4).map(|chunk| {
+                    let mut vector = [0.0; 4];
+                    vector[..chunk.len()].copy_from_slice(chunk);
+                    vector
+                }));
+            }
+            TermKind::Distance { a, b, c, .. } => {
+                let at = |values: &[f32], i: usize| values.get(i).copied().unwrap_or(0.0);
+                let n = n_heads * term.n_basis(n_heads);
+                packed.extend((0..n).map(|i| [a[i], -at(b, i) * LOG2_E, at(c, i), 0.0]));
+            }
+        }
+    }
+    if packed.is_empty() { vec![[0.0; 4]] } else { packed }
+}
+
+/// Compiles a snippet on its own, so that the message speaks of the user's lines.
+pub(super) fn check_custom(custom: &CustomBias, width: usize) -> Result<()> {
+    let refused = |message: String| Error::BiasShader { name: custom.name.clone(), message };
+    // On one line, so that line 1 of the message is line 1 of the snippet.
+    let source = format!(
+        "const MASKED: f32 = {MASKED:e}; fn params(i: u32) -> f32 {{ return f32(i); }} \
+         fn bias(q_coord: array<f32, {width}>, k_coord: array<f32, {width}>, head: u32) -> f32 {{ {}\n}}",
+        custom.wgsl
+    );
+    let module = naga::front::wgsl::parse_str(&source).map_err(|error| refused(error.emit_to_string(&source)))?;
+    let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), Default::default());
+    validator.validate(&module).map_err(|error| refused(error.emit_to_string(&source)))?;
+    // Called where not all threads go along.
+    if ["Barrier", "workgroupUniformLoad"].iter().any(|word| custom.wgsl.contains(word)) {
+        return Err(refused("the snippet may not wait at barriers".into()));
+    }
+    let adds = module.functions.len() != 2 || !module.entry_points.is_empty() || !module.global_variables.is_empty();
+    if adds {
+        return Err(refused("the snippet is the body of one function and may not declare others, or globals".into()));
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! Where a tape is on a GPU: a pure function of the sizes and the device.
+
+use super::{
+    options::TapeOptions,
+    problem::{MAX_TAPE_LENGTH, OP, Problem, TapeInputs, check},
+};
+use crate::{
+    device::{Capabilities, Decision, Work},
+    error::{Error, Result},
+};
+
+/// Variants by name: whether the cells are in workgroup memory.
+const VARIANTS: [(&str, bool); 2] = [("workgroup memory", true), ("storage", false)];
+
+/// Bytes of workgroup memory that every device has.
+const WORKGROUP_BYTES: usize = 16 << 10;
+
+/// Where the cells of a tape are while it runs, with the sizes that the kernel is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub in_workgroup: bool,
+    /// Cells in workgroup memory.
+    pub len: usize,
+    /// Slots of a head.
+    pub slots: usize,
+    why: &'static str,
+}
+
+/// Threads of a workgroup, which takes a tape.
+pub(crate) const THREADS: usize = 64;
+
+impl Problem {
+    /// That of a step of a tape.
+    pub(crate) fn work(&self) -> Work {
+        let Self { slots, mem, .. } = *self;
+        let of_threads = |n: usize| n.div_ceil(THREADS);
+        Work {
+            cost: (6 * self.n_cells() + 100 * slots) as f64,
+            iterations: slots + of_threads(mem) * (4 * slots + 1) + of_threads(slots) * (2 * mem + 1) + 1,
+        }
+    }
+}
+
+/// Workgroup memory where the cells fit beside the heads, both before and after a step; storage
+/// where not.
+pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Result<Plan> {
+    let exceeded = |limit, requested: usize, allowed: usize| {
+        Err(Error::LimitExceeded { limit, requested: requested as u64, allowed: allowed as u64 })
+    };
+    if problem.slots > MAX_TAPE_LENGTH {
+        return exceeded("slots of a tape on a GPU", problem.slots, MAX_TAPE_LENGTH);
+    }
+    let slots = problem.slots.next_multiple_of(16);
+    let len = problem.n_cells().next_multiple_of(256);
+    let bytes = 4 * (len + 4 * slots);
+    let fits = bytes <= WORKGROUP_BYTES;
+    let (in_workgroup, why) = match capabilities.forced(OP, &VARIANTS)? {
+        Some(true) if !fits => return exceeded("bytes of a tape in workgroup memory", bytes, WORKGROUP_BYTES),
+        Some(in_workgroup) => (in_workgroup, "it was asked for"),
+        None if fits => (true, "the cells and the heads fit 16 KiB"),
+        None => (false, "the cells and the heads do not fit 16 KiB"),
+    };
+    Ok(Plan { in_workgroup, len: if in_workgroup { len } else { 0 }, slots, why })
+}
+
+impl TapeInputs<'_> {
+    /// Where [`tape`](super::tape()) would keep its cells with these inputs, and why.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn decision(&self, options: TapeOptions) -> Result<Decision> {
+        let problem = check(self, options, None)?;
+        let capabilities = self.value.device().capabilities();
+        if capabilities.adapter.is_none() {
+            return Ok(Decision::on_cpu(OP, "cpu", "the tensors are there; a thread takes a tape"));
+        }
+        decide(&problem, &capabilities)
+    }
+}
+
+fn decide(problem: &Problem, capabilities: &Capabilities) -> Result<Decision> {
+    let Plan { in_workgroup, why, .. } = plan(problem, capabilities)?;
+    let variant = VARIANTS.iter().find(|(_, of)| *of == in_workgroup).map_or("", |(name, _)| name);
+    let launches = capabilities.step_pieces(problem.n, problem.batch * problem.n_tapes, problem.work()).len();
+    Ok(Decision { op: OP, variant, launches, why: why.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{device::AdapterKind, ops::tape::options::Flags};
+
+    fn place(mem: usize, slots: usize) -> Plan {
+        let problem = Problem { batch: 1, n: 1, n_tapes: 1, slots, mem, options: Flags::from(TapeOptions::default()) };
+        plan(&problem, &Capabilities::webgpu(AdapterKind::Discrete)).unwrap()
+    }
+
+    #[test]
+    fn small_tapes_are_in_workgroup_memory() {
+        // The papers' own: 32 slots of 128 numbers do not fit; the committed network's do.
+        assert!(!place(128, 32).in_workgroup);
+        assert!(place(16, 32).in_workgroup);
+        assert!(place(1, 1).in_workgroup);
+        assert!(!place(2, 1024).in_workgroup);
+        for slots in [1, 16, 33, 500, 1024] {
+            for mem in [1, 16, 100] {
+                let place = place(mem, slots);
+                assert!(4 * (place.len + 4 * place.slots) <= WORKGROUP_BYTES);
+                assert!(place.slots >= slots && (!place.in_workgroup || place.len >= 2 * slots * mem));
+            }
+        }
+    }
+
+    #[test]
+    fn decisions() {
+        let mut text = String::new();
+        for kind in [AdapterKind::Discrete, AdapterKind::Integrated, AdapterKind::Software] {
+            for [batch, n, slots, mem] in [[1, 20, 32, 16], [64, 100, 32, 128], [1, 10_000, 1024, 64]] {
+                let options = Flags::from(TapeOptions::default());
+                let problem = Problem { batch, n, n_tapes: 1, slots, mem, options };
+                let decision = decide(&problem, &Capabilities::webgpu(kind)).unwrap();
+                text += &format!("{kind:?} {batch} tapes of {slots} x {mem}, {n} steps: {decision}\n");
+            }
+        }
+        insta::assert_snapshot!(text);
+    }
+}

@@ -1,0 +1,216 @@
+//! The GPU side of devices: limits, memory, recording, an application's own device.
+#![cfg(feature = "gpu")]
+
+use crate::support::{Random, gpus, layout};
+use wgpu_attention::{
+    Device, Error, Tensor,
+    device::GpuOptions,
+    ops::{
+        Activation, Bias, BiasTerm, Linear, ScanAttention, layer_norm, linear, merge_attention,
+        scan_attention::scan_attention,
+    },
+    wgpu,
+};
+
+/// One layer that doubles its input.
+fn doubling(device: &Device, width: usize) -> Linear {
+    let mut weight = vec![0.0; width * width];
+    weight.iter_mut().step_by(width + 1).for_each(|w| *w = 2.0);
+    Linear { weight: Tensor::new(device, &[width, width], &weight).unwrap(), bias: None }
+}
+
+#[test]
+fn bindings_over_the_limit_are_split() {
+    let mut random = Random::new(1);
+    let (rows, width, n_keys, n_heads) = (3000, 32, 3000, 2);
+    let x = random.numbers(rows * width);
+    let weight = random.scaled(width * width, 0.3);
+    let coords = random.numbers(n_keys);
+    for adapter in Device::adapters() {
+        // A tensor of 384 KB against bindings of 64 KiB.
+        let limits = wgpu::Limits { max_storage_buffer_binding_size: 64 << 10, ..wgpu::Limits::default() };
+        let small = Device::on_adapter(&adapter, &GpuOptions::default().limits(limits)).unwrap();
+        let run = |device: &Device| {
+            let t = |shape: &[usize], data: &[f32]| Tensor::new(device, shape, data).unwrap();
+            let input = t(&[rows, width], &x);
+            let layer = Linear { weight: t(&[width, width], &weight), bias: None };
+            let y = linear(&input, &layer, Activation::GeluTanh, Some(&input)).unwrap();
+            let ones = t(&[width], &vec![1.0; width]);
+            let normed = layer_norm(&y, &ones, &ones, 1e-6, None).unwrap();
+            let coords = t(&[1, n_keys, 1], &coords);
+            let terms = [BiasTerm::rbf(0..1, &[0.5, -0.5], &[1.0, 2.0])];
+            let bias = Bias::new(&coords, &coords, &terms);
+            let projected = normed.reshape(&[1, rows, width]).unwrap();
+            let plain = ScanAttention::new(layout(false, n_heads));
+            let a = scan_attention(&projected, &projected, &projected, &plain.bias(bias)).unwrap();
+            let by_head = normed.reshape(&[1, n_heads, rows, width / n_heads]).unwrap();
+            let b = scan_attention(&by_head, &by_head, &by_head, &ScanAttention::default().bias(bias)).unwrap();
+            let by_batch = normed.reshape(&[10, 300, width]).unwrap();
+            let c = scan_attention(&by_batch, &by_batch, &by_batch, &plain).unwrap();
+            [a.values, a.log_sum_exp, b.values, b.log_sum_exp, c.values].map(|t| t.read().unwrap())
+        };
+        for (i, (found, truth)) in run(&small).into_iter().zip(run(&Device::cpu())).enumerate() {
+            for (a, b) in found.iter().zip(&truth) {
+                assert!((a - b).abs() <= 1e-5 * (1.0 + b.abs()), "{adapter}: result {i}: {a} and {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn webgpus_default_limits_are_enough() {
+    for adapter in Device::adapters() {
+        let options = GpuOptions::default().limits(wgpu::Limits::default());
+        let device = Device::on_adapter(&adapter, &options).unwrap();
+        let t = Tensor::new(&device, &[1, 2, 70, 128], &Random::new(2).numbers(2 * 70 * 128)).unwrap();
+        assert!(scan_attention(&t, &t, &t, &ScanAttention::default()).unwrap().values.read().is_ok());
+        let Err(Error::LimitExceeded { requested, allowed, .. }) =
+            Tensor::new(&device, &[1 << 27], &vec![0.0; 1 << 27])
+        else {
+            panic!("{adapter}: a tensor over the limit was accepted");
+        };
+        assert_eq!((requested, allowed), (1 << 29, 256 << 20));
+    }
+}
+
+#[test]
+fn grids_past_65535_groups() {
+    let n = 300_000;
+    for (name, device) in gpus() {
+        let x = Tensor::new(&device, &[n, 1], &vec![1.5; n]).unwrap();
+        let one = Tensor::new(&device, &[1], &[0.5]).unwrap();
+        // 75 000 groups; a row of one number is normalised to zero.
+        let y = layer_norm(&x, &one, &one, 1e-6, None).unwrap().read().unwrap();
+        assert!(y.iter().all(|&y| y == 0.5), "{name}");
+        // 32 rows a group.
+        let n = 32 * 66_000;
+        let x = Tensor::new(&device, &[n, 1], &vec![1.5; n]).unwrap();
+        let layer = Linear { weight: one.reshape(&[1, 1]).unwrap(), bias: None };
+        let y = linear(&x, &layer, Activation::None, None).unwrap();
+        assert!(y.read().unwrap().iter().all(|&y| y == 0.75), "{name}");
+        // 64 numbers a group.
+        let n = 64 * 66_000;
+        let x = Tensor::new(&device, &[1, n], &vec![2.5; n]).unwrap();
+        let merged = merge_attention(&x, &x).unwrap();
+        assert!(merged.values.read().unwrap().iter().all(|&y| y == 2.5), "{name}");
+    }
+}
+
+#[test]
+fn uploads_do_not_overtake_recorded_work() {
+    for (name, device) in gpus() {
+        let layer = doubling(&device, 16);
+        let x = Tensor::new(&device, &[4, 16], &[1.0; 64]).unwrap();
+        let y = linear(&x, &layer, Activation::None, None).unwrap();
+        // The buffer of x is free now, and y is not computed yet.
+        drop(x);
+        let other = Tensor::new(&device, &[4, 16], &[7.0; 64]).unwrap();
+        assert!(y.read().unwrap().iter().all(|&y| y == 2.0), "{name}");
+        assert!(other.read().unwrap().iter().all(|&x| x == 7.0), "{name}");
+    }
+}
+
+#[test]
+fn memory_is_reused_and_counted() {
+    // A device that no other test counts on.
+    for adapter in Device::adapters() {
+        let (name, device) = (&adapter.name, Device::on_adapter(&adapter, &GpuOptions::default()).unwrap());
+        let layer = doubling(&device, 64);
+        let step = || {
+            let mut x = Tensor::new(&device, &[512, 64], &[1e-3; 512 * 64]).unwrap();
+            for _ in 0..5 {
+                x = linear(&x, &layer, Activation::None, None).unwrap();
+            }
+            x.read().unwrap()
+        };
+        step();
+        let before = device.memory();
+        for _ in 0..20 {
+            assert!(step().iter().all(|&x| (x - 0.032).abs() < 1e-6), "{name}");
+        }
+        let after = device.memory();
+        assert_eq!((before.peak, before.in_use), (after.peak, after.in_use), "{name}");
+        assert!(after.peak < 2 << 20, "{name}: {after:?}");
+    }
+}
+
+#[test]
+fn long_recordings_are_submitted_in_parts() {
+    for (name, device) in gpus().into_iter().take(1) {
+        // Each merge takes its own parameters; 6 000 of them do not fit in one recording.
+        let lse = Tensor::new(&device, &[1, 4], &[0.5; 4]).unwrap();
+        let mut values = Tensor::new(&device, &[1, 4], &[1.0, 2.0, 3.0, 4.0]).unwrap();
+        for _ in 0..6000 {
+            values = merge_attention(&values, &lse).unwrap().values.reshape(&[1, 4]).unwrap();
+        }
+        assert_eq!(values.read().unwrap(), [1.0, 2.0, 3.0, 4.0], "{name}");
+    }
+}
+
+/// A device as an application opens it, with nothing of this crate's.
+fn applications_device() -> Option<(wgpu::Device, wgpu::Queue)> {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    pollster::block_on(async {
+        let adapters = instance.enumerate_adapters(wgpu::Backends::PRIMARY).await;
+        let adapter = adapters.into_iter().next()?;
+        let descriptor = wgpu::DeviceDescriptor { required_limits: adapter.limits(), ..Default::default() };
+        adapter.request_device(&descriptor).await.ok()
+    })
+}
+
+#[test]
+fn an_applications_device_and_encoder() {
+    let Some((device, queue)) = applications_device() else {
+        println!("no adapter: this test did not run");
+        return;
+    };
+    let ours = Device::from_wgpu(device.clone(), queue.clone());
+    let layer = doubling(&ours, 16);
+    let x = Tensor::new(&ours, &[4, 16], &[3.0; 64]).unwrap();
+    // Between x and y is a tensor that is dropped before the encoder runs.
+    let y = linear(&x, &layer, Activation::None, None).unwrap();
+    let y = linear(&y, &layer, Activation::None, None).unwrap();
+    let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    ours.encode_into(&mut encoder).unwrap();
+    // What the encoder reads and writes on its way is not reused: work recorded later and
+    // submitted earlier, with tensors of the same size, does not disturb it, nor it them.
+    drop(x);
+    let x = Tensor::new(&ours, &[4, 16], &[5.0; 64]).unwrap();
+    let later: Vec<Tensor> = (0..3).map(|_| linear(&x, &layer, Activation::None, Some(&x)).unwrap()).collect();
+    ours.wait().unwrap();
+    queue.submit([encoder.finish()]);
+    assert!(y.read().unwrap().iter().all(|&y| y == 12.0));
+    for z in &later {
+        assert!(z.read().unwrap().iter().all(|&z| z == 15.0));
+    }
+
+    // The result's buffer goes on in the application; one of the application's comes in.
+    let buffer = y.buffer().unwrap().buffer().clone();
+    let again = Tensor::from_buffer(&ours, &[4, 16], buffer.clone()).unwrap();
+    assert!(linear(&again, &layer, Activation::None, None).unwrap().read().unwrap().iter().all(|&x| x == 24.0));
+    let too_long = Tensor::from_buffer(&ours, &[1 << 20], buffer).unwrap_err();
+    assert!(too_long.to_string().contains("1048576"), "{too_long}");
+    let uniform = device.create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: 256,
+        usage: wgpu::BufferUsages::UNIFORM,
+        mapped_at_creation: false,
+    });
+    let refused = Tensor::from_buffer(&ours, &[1], uniform).unwrap_err();
+    assert!(refused.to_string().contains("STORAGE"), "{refused}");
+    let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    assert!(Device::cpu().encode_into(&mut encoder).unwrap_err().to_string().contains("CPU"));
+}
+
+#[test]
+fn a_device_that_is_lost_is_an_error() {
+    let Some((device, queue)) = applications_device() else {
+        println!("no adapter: this test did not run");
+        return;
+    };
+    let ours = Device::from_wgpu(device.clone(), queue);
+    let t = Tensor::new(&ours, &[4], &[1.0; 4]).unwrap();
+    device.destroy();
+    assert!(t.read().is_err());
+    assert!(Tensor::new(&ours, &[400], &[1.0; 400]).is_err());
+}

@@ -1,0 +1,22 @@
+//! The operations, on the CPU and on every adapter. One binary for all of them: each one more links
+//! the whole crate and its dependencies anew.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod attention_memory;
+mod bad_input;
+mod bad_input_memories;
+mod device;
+mod linear_attention;
+mod memories;
+mod memories_refuse;
+mod ops;
+mod plans;
+mod recording;
+mod recurrences;
+mod rolling_attention;
+mod scan_attention;
+mod shaders;
+mod tape;
+mod twins;

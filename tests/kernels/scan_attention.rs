@@ -1,0 +1,309 @@
+//! Scan attention against the float64 oracle and its CPU twin: lengths, head sizes, layouts,
+//! masks, biases, splits.
+
+mod custom_bias;
+
+use std::sync::Arc;
+
+use crate::support::{
+    Random, bound, devices, error, layout,
+    oracle::{self, Case, Term, projected},
+    poison,
+};
+use wgpu_attention::{
+    Device, Mask, Tensor,
+    ops::{
+        Attention, Bias, BiasKernel, BiasTerm, CustomBias, Distance, ScanAttention,
+        scan_attention::{MASKED, scan_attention},
+    },
+};
+
+/// What f32 costs here, as the golden cases recorded it for sizes like these (about 8e-7 for the
+/// papers' own code); [`bound`] multiplies it.
+const RECORDED: f64 = 8e-7;
+
+fn case(random: &mut Random, [batch, n_heads, n_queries, n_keys, head_dim, v_dim]: [usize; 6]) -> Case {
+    Case {
+        batch,
+        n_heads,
+        n_queries,
+        n_keys,
+        head_dim,
+        v_dim,
+        q: random.scaled(batch * n_heads * n_queries * head_dim, 2.0),
+        k: random.scaled(batch * n_heads * n_keys * head_dim, 2.0),
+        v: random.numbers(batch * n_heads * n_keys * v_dim),
+        ..Case::default()
+    }
+}
+
+fn add_terms(
+    random: &mut Random,
+    case: &mut Case,
+    n_columns: usize,
+    terms: &[(std::ops::Range<usize>, Distance, BiasKernel, usize)],
+) {
+    case.n_columns = n_columns;
+    case.q_coords = random.scaled(case.batch * case.n_queries * n_columns, 2.0);
+    case.k_coords = random.scaled(case.batch * case.n_keys * n_columns, 2.0);
+    for (columns, distance, kernel, n_basis) in terms {
+        let n = case.n_heads * n_basis;
+        let mut b: Vec<f32> = random.numbers(n).iter().map(|x| x.abs() + 0.1).collect();
+        // A sign that upstream allows: the bias grows with distance.
+        b[n - 1] = -0.05;
+        case.terms.push(Term {
+            columns: columns.clone(),
+            distance: *distance,
+            kernel: *kernel,
+            n_basis: *n_basis,
+            a: random.numbers(n),
+            b: if kernel.parameters().contains(&"b") { b } else { vec![] },
+            c: if kernel.parameters().contains(&"c") { random.numbers(n) } else { vec![] },
+        });
+    }
+}
+
+struct Run<'a> {
+    head_major: bool,
+    n_splits: Option<usize>,
+    extra: &'a [BiasTerm],
+}
+
+const PLAIN: Run<'_> = Run { head_major: true, n_splits: None, extra: &[] };
+
+fn run(device: &Device, case: &Case, how: &Run<'_>) -> Attention {
+    let Case { batch, n_heads, n_queries, n_keys, head_dim, v_dim, n_columns, .. } = *case;
+    let tensor = |data: &[f32], length: usize, dim: usize| {
+        if how.head_major {
+            Tensor::new(device, &[batch, n_heads, length, dim], data).unwrap()
+        } else {
+            let data = projected(data, [batch, n_heads, length, dim]);
+            Tensor::new(device, &[batch, length, n_heads * dim], &data).unwrap()
+        }
+    };
+    let (q, k, v) =
+        (tensor(&case.q, n_queries, head_dim), tensor(&case.k, n_keys, head_dim), tensor(&case.v, n_keys, v_dim));
+    let mask = case.mask.as_ref().map(|keep| Mask::new(device, &[batch, n_keys], keep).unwrap());
+    let mut terms: Vec<BiasTerm> = case.terms.iter().map(|t| t.bias_term()).collect();
+    terms.extend_from_slice(how.extra);
+    let q_coords = Tensor::new(device, &[batch, n_queries, n_columns], &case.q_coords).unwrap();
+    let k_coords = Tensor::new(device, &[batch, n_keys, n_columns], &case.k_coords).unwrap();
+    let matrix =
+        case.matrix.as_ref().map(|matrix| Tensor::new(device, &[batch, n_heads, n_queries, n_keys], matrix).unwrap());
+    let mut bias = if terms.is_empty() { Bias::default() } else { Bias::new(&q_coords, &k_coords, &terms) };
+    bias.matrix = matrix.as_ref();
+    let rows = batch * n_heads * n_queries;
+    poison(device, &[rows * v_dim, rows]);
+    let mut options = ScanAttention::new(layout(how.head_major, n_heads)).bias(bias);
+    options.key_mask = mask.as_ref();
+    options.n_splits = how.n_splits;
+    scan_attention(&q, &k, &v, &options).unwrap()
+}
+
+/// Runs a case and compares values and log-sum-exp with the oracle's.
+fn check(what: &str, name: &str, device: &Device, case: &Case, how: &Run<'_>) {
+    let (mut values, lse) = oracle::scan_attention(case);
+    // The sentinel is a number like any other here.
+    let mut lse: Vec<f64> = lse.into_iter().map(|lse| lse.unwrap_or(f64::from(MASKED))).collect();
+    if !how.head_major {
+        let rows = [case.batch, case.n_heads, case.n_queries];
+        values = projected(&values, [rows[0], rows[1], rows[2], case.v_dim]);
+        lse = projected(&lse, [rows[0], rows[1], rows[2], 1]);
+    }
+    let found = run(device, case, how);
+    let allowed = bound(device, RECORDED);
+    for (part, found, truth) in
+        [("values", found.values.read().unwrap(), &values), ("log_sum_exp", found.log_sum_exp.read().unwrap(), &lse)]
+    {
+        let error = error(&found, truth);
+        assert!(error <= allowed, "{what} on {name}: {part} off by {error:.2e}, allowed {allowed:.2e}");
+    }
+}
+
+#[test]
+fn lengths_and_head_sizes() {
+    let mut random = Random::new(1);
+    for (name, device) in devices() {
+        for length in [1, 7, 63, 64, 65, 100, 1000] {
+            let other = [1, 64, 33, 130, 9, 257, 100][random.below(7)];
+            let case = case(&mut random, [1, 2, length, other, 16, 16]);
+            check(&format!("{length} queries, {other} keys"), &name, &device, &case, &PLAIN);
+            let case = self::case(&mut random, [2, 1, other.min(100), length, 8, 24]);
+            check(&format!("{length} keys"), &name, &device, &case, &PLAIN);
+        }
+        for (head_dim, v_dim) in
+            [(1, 1), (3, 5), (16, 32), (30, 7), (32, 33), (65, 31), (96, 128), (128, 2), (250, 256)]
+        {
+            let case = case(&mut random, [1, 3, 37, 70, head_dim, v_dim]);
+            check(&format!("head_dim {head_dim}, v_dim {v_dim}"), &name, &device, &case, &PLAIN);
+            let how = Run { head_major: false, ..PLAIN };
+            check(&format!("projected, head_dim {head_dim}, v_dim {v_dim}"), &name, &device, &case, &how);
+        }
+    }
+}
+
+#[test]
+fn masks_and_empty_rows() {
+    let mut random = Random::new(2);
+    for (name, device) in devices() {
+        let mut case = case(&mut random, [3, 2, 40, 77, 12, 10]);
+        let mut keep = random.booleans(3 * 77, 0.4);
+        keep[77..2 * 77].fill(false);
+        // What does not exist may hold anything.
+        for (j, _) in keep.iter().enumerate().filter(|(_, keep)| !**keep) {
+            for h in 0..2 {
+                let key = (j / 77 * 2 + h) * 77 + j % 77;
+                case.k[key * 12..][..12].fill(f32::NAN);
+                case.v[key * 10..][..10].fill(f32::NAN);
+            }
+        }
+        case.mask = Some(keep);
+        for (head_major, n_splits) in [(true, None), (false, None), (true, Some(3)), (false, Some(77))] {
+            let how = Run { head_major, n_splits, ..PLAIN };
+            check(&format!("masked, splits {n_splits:?}"), &name, &device, &case, &how);
+        }
+        let found = run(&device, &case, &PLAIN);
+        let rows = 2 * 40;
+        assert!(found.values.read().unwrap()[rows * 10..2 * rows * 10].iter().all(|&x| x == 0.0));
+        assert!(found.log_sum_exp.read().unwrap()[rows..2 * rows].iter().all(|&x| x == MASKED));
+    }
+}
+
+#[test]
+fn every_bias() {
+    let mut random = Random::new(3);
+    for (name, device) in devices() {
+        for distance in [Distance::Euclidean, Distance::GreatCircle, Distance::CausalTime] {
+            for kernel in BiasKernel::ALL {
+                let n_basis = if kernel == BiasKernel::Scalar { 1 } else { 3 };
+                let columns = match distance {
+                    Distance::Euclidean => 1..3,
+                    Distance::GreatCircle => 0..2,
+                    _ => 2..3,
+                };
+                let mut case = case(&mut random, [2, 2, 35, 50, 8, 8]);
+                add_terms(&mut random, &mut case, 3, &[(columns, distance, kernel, n_basis)]);
+                check(&format!("{kernel:?} over {distance:?}"), &name, &device, &case, &PLAIN);
+            }
+        }
+        // Space, time and a matrix, all at once, in the projected layout, with a mask, split.
+        let mut case = case(&mut random, [2, 3, 33, 100, 20, 12]);
+        let both = [(0..2, Distance::Euclidean, BiasKernel::Rbf, 5), (2..3, Distance::CausalTime, BiasKernel::Rbf, 12)];
+        add_terms(&mut random, &mut case, 3, &both);
+        case.mask = Some(random.booleans(200, 0.8));
+        let mut matrix = random.numbers(2 * 3 * 33 * 100);
+        matrix.iter_mut().step_by(7).for_each(|x| *x = f32::NEG_INFINITY);
+        case.matrix = Some(matrix);
+        let needs = 9;
+        if supports(&device, needs) {
+            check("everything", &name, &device, &case, &Run { head_major: false, n_splits: Some(4), extra: &[] });
+        } else {
+            println!("{name}: fewer than {needs} storage buffers, so not everything at once");
+        }
+    }
+}
+
+#[cfg(feature = "gpu")]
+fn supports(device: &Device, n_buffers: u32) -> bool {
+    device.limits().is_none_or(|limits| limits.max_storage_buffers_per_shader_stage >= n_buffers)
+}
+
+#[cfg(not(feature = "gpu"))]
+fn supports(_: &Device, _: u32) -> bool {
+    true
+}
+
+#[test]
+fn great_circle_at_its_hard_points() {
+    // Coincident, nearly coincident, antipodal, across the antimeridian, at the poles.
+    let points: [[f32; 2]; 9] = [
+        [0.0, 0.0],
+        [180.0, 0.0],
+        [179.5, 10.0],
+        [-179.5, 10.0],
+        [12.3, 90.0],
+        [-77.0, -90.0],
+        [45.0, 45.0],
+        [45.001, 45.0],
+        [-135.0, -45.0],
+    ];
+    let n = points.len();
+    let coords: Vec<f32> = points.iter().flatten().copied().collect();
+    for (name, device) in devices() {
+        // One query against one key each: the log-sum-exp is the bias itself, here the distance.
+        let pairs: Vec<f32> = points.iter().flat_map(|p| std::iter::repeat_n(*p, n)).flatten().collect();
+        let keys: Vec<f32> = (0..n).flat_map(|_| coords.clone()).collect();
+        let batch = n * n;
+        let zeros = Tensor::new(&device, &[batch, 1, 1, 1], &vec![0.0; batch]).unwrap();
+        let q_coords = Tensor::new(&device, &[batch, 1, 2], &pairs).unwrap();
+        let k_coords = Tensor::new(&device, &[batch, 1, 2], &keys).unwrap();
+        let terms = [BiasTerm::built_in(0..2, Distance::GreatCircle, BiasKernel::Scalar, &[&[1.0]])];
+        let options = ScanAttention::default().bias(Bias::new(&q_coords, &k_coords, &terms));
+        let found = scan_attention(&zeros, &zeros, &zeros, &options).unwrap();
+        for (i, d) in found.log_sum_exp.read().unwrap().iter().enumerate() {
+            let (p, q) = (points[i / n], points[i % n]);
+            let truth = oracle::distance(Distance::GreatCircle, &p, &q).unwrap();
+            // A unit vector rounded to f32 is off by up to 1e-7 rad, which is 6e-6 degrees.
+            assert!((f64::from(*d) - truth).abs() <= 2e-5, "{name}: {p:?} to {q:?} is {d}, truth {truth}");
+        }
+    }
+}
+
+#[test]
+fn coordinates_that_are_not_finite_mask_their_pairs() {
+    let mut random = Random::new(4);
+    for (name, device) in devices() {
+        let mut case = case(&mut random, [1, 1, 20, 30, 8, 8]);
+        add_terms(&mut random, &mut case, 2, &[(0..2, Distance::Euclidean, BiasKernel::Rbf, 2)]);
+        case.k_coords[7] = f32::NAN;
+        case.k_coords[20] = f32::INFINITY;
+        case.q_coords[5] = f32::NAN;
+        check("NaN coordinates", &name, &device, &case, &PLAIN);
+    }
+}
+
+#[test]
+fn splits_agree_and_the_same_input_gives_the_same_bits() {
+    let mut random = Random::new(5);
+    for (name, device) in devices() {
+        let mut case = case(&mut random, [1, 2, 5, 700, 16, 16]);
+        add_terms(&mut random, &mut case, 1, &[(0..1, Distance::Euclidean, BiasKernel::Rbf, 2)]);
+        for n_splits in [1, 2, 3, 64, 699, 700] {
+            let how = Run { n_splits: Some(n_splits), ..PLAIN };
+            check(&format!("{n_splits} splits"), &name, &device, &case, &how);
+        }
+        let bits = |_| -> Vec<u32> {
+            run(&device, &case, &PLAIN).values.read().unwrap().iter().map(|x| x.to_bits()).collect()
+        };
+        assert_eq!(bits(0), bits(1), "{name}");
+    }
+}
+
+#[test]
+fn huge_logits_neither_overflow_nor_vanish() {
+    let mut random = Random::new(6);
+    for (name, device) in devices() {
+        let mut case = case(&mut random, [1, 1, 40, 50, 16, 4]);
+        // Logits of thousands, all of them negative: one key takes each row whole.
+        for i in 0..case.q.len() {
+            case.q[i] = case.q[i].abs() * 60.0;
+        }
+        case.k.iter_mut().for_each(|k| *k = -k.abs() * 60.0);
+        let (truth, _) = oracle::scan_attention(&case);
+        let found = run(&device, &case, &PLAIN).values.read().unwrap();
+        // The logits reach 1e5, where f32 steps by 0.008: weights are good to about 1 %.
+        let error = error(&found, &truth);
+        assert!(error < 2e-2, "{name}: off by {error:.2e}");
+    }
+}
+
+#[test]
+fn one_grid_past_65535_groups() {
+    // 70 000 batch elements are as many workgroups; each has one query and two keys.
+    let batch = 70_000;
+    let mut random = Random::new(9);
+    let case = case(&mut random, [batch, 1, 1, 2, 1, 1]);
+    for (name, device) in devices() {
+        check("70 000 workgroups", &name, &device, &case, &PLAIN);
+    }
+}

@@ -1,0 +1,119 @@
+//! Every shader variant, without any GPU: parsed and validated by naga, and written as
+//! SPIR-V, HLSL, MSL and WGSL again. `spirv-val` checks the SPIR-V where it is installed.
+#![cfg(feature = "gpu")]
+
+use std::{
+    io::Write,
+    process::{Command, Stdio},
+};
+
+use naga::{back, front, valid};
+use wgpu_attention::shaders::variants;
+
+/// naga's module and what its validator found, under WebGPU's own rules.
+fn validated(name: &str, wgsl: &str) -> (naga::Module, valid::ModuleInfo) {
+    let refused = |message: String| panic!("{name}:\n{message}");
+    let module = front::wgsl::parse_str(wgsl).unwrap_or_else(|error| refused(error.emit_to_string(wgsl)));
+    // No capability beyond WebGPU's core.
+    let mut validator = valid::Validator::new(valid::ValidationFlags::all(), valid::Capabilities::empty());
+    let info = validator.validate(&module);
+    let info = info.unwrap_or_else(|error| panic!("{name}:\n{}", error.emit_to_string(wgsl)));
+    (module, info)
+}
+
+#[test]
+fn every_variant_is_valid_in_every_language() {
+    let shaders = variants().unwrap();
+    assert!(shaders.len() > 100, "only {} variants", shaders.len());
+    let mut words = Vec::new();
+    for shader in &shaders {
+        let name = &shader.name;
+        let (module, info) = validated(name, &shader.wgsl);
+
+        let options = back::spv::Options { lang_version: (1, 3), ..Default::default() };
+        let pipeline =
+            back::spv::PipelineOptions { shader_stage: naga::ShaderStage::Compute, entry_point: "main".into() };
+        let spirv = back::spv::write_vec(&module, &info, &options, Some(&pipeline))
+            .unwrap_or_else(|error| panic!("{name}: SPIR-V: {error}"));
+        words.push((name, spirv));
+
+        let mut hlsl = String::new();
+        let options = back::hlsl::Options {
+            shader_model: back::hlsl::ShaderModel::V5_1,
+            fake_missing_bindings: true,
+            ..Default::default()
+        };
+        back::hlsl::Writer::new(&mut hlsl, &options, &Default::default())
+            .write(&module, &info, None)
+            .unwrap_or_else(|error| panic!("{name}: HLSL: {error}"));
+
+        let options = back::msl::Options { fake_missing_bindings: true, ..Default::default() };
+        back::msl::write_string(&module, &info, &options, &Default::default())
+            .unwrap_or_else(|error| panic!("{name}: MSL: {error}"));
+
+        let wgsl = back::wgsl::write_string(&module, &info, back::wgsl::WriterFlags::empty())
+            .unwrap_or_else(|error| panic!("{name}: WGSL: {error}"));
+        validated(&format!("{name}, written again"), &wgsl);
+    }
+    spirv_val(&words);
+}
+
+/// Runs `spirv-val` on every module; says so where it is not installed.
+fn spirv_val(modules: &[(&String, Vec<u32>)]) {
+    if Command::new("spirv-val").arg("--version").output().is_err() {
+        println!("spirv-val is not installed: naga's own validation stands alone");
+        return;
+    }
+    for (name, words) in modules {
+        let mut child = Command::new("spirv-val")
+            .args(["--target-env", "vulkan1.1", "-"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        child.stdin.take().unwrap().write_all(&bytes).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let message = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{name}: spirv-val: {}", String::from_utf8_lossy(&message));
+    }
+}
+
+#[test]
+fn every_variant_stays_within_the_portable_limits() {
+    for shader in variants().unwrap() {
+        let (module, _) = validated(&shader.name, &shader.wgsl);
+        let mut layouter = naga::proc::Layouter::default();
+        layouter.update(module.to_ctx()).unwrap();
+        let in_space = |space: naga::AddressSpace| {
+            module
+                .global_variables
+                .iter()
+                .filter(move |(_, variable)| std::mem::discriminant(&variable.space) == std::mem::discriminant(&space))
+        };
+        let workgroup: u32 =
+            in_space(naga::AddressSpace::WorkGroup).map(|(_, variable)| layouter[variable.ty].size).sum();
+        assert!(workgroup <= 16 << 10, "{}: {workgroup} bytes of workgroup memory", shader.name);
+        let storage = in_space(naga::AddressSpace::Storage { access: naga::StorageAccess::LOAD }).count();
+        let needs_nine = shader.name.contains("matrix=true") && !shader.name.contains("bias=none");
+        assert!(storage <= if needs_nine { 9 } else { 8 }, "{}: {storage} storage buffers", shader.name);
+        let size = module.entry_points[0].workgroup_size;
+        assert!(size.iter().product::<u32>() <= 256, "{}: {size:?} threads", shader.name);
+        // What is published is what naga finds here.
+        let needs = shader.needs;
+        let found = [storage as u32, workgroup, size.iter().product()];
+        assert_eq!([needs.storage_buffers, needs.workgroup_bytes, needs.threads], found, "{}", shader.name);
+        assert!(needs.shared_storage_buffers <= 4, "{}: {needs:?}", shader.name);
+    }
+}
+
+#[test]
+fn no_name_and_no_text_stands_twice() {
+    let shaders = variants().unwrap();
+    let (mut names, mut texts) = (std::collections::HashSet::new(), std::collections::HashSet::new());
+    for shader in &shaders {
+        assert!(names.insert(&shader.name), "the name {} stands twice", shader.name);
+        assert!(texts.insert(&shader.wgsl), "the text of {} stands twice", shader.name);
+    }
+}

@@ -1,0 +1,178 @@
+//! Checkpoints: names that differ, files that are something else, and every model opened from one.
+
+use std::path::PathBuf;
+
+use crate::support::{Random, refused};
+use wgpu_attention::{
+    Device, Error,
+    checkpoint::Checkpoint,
+    models::{
+        cmanp::Cmanp,
+        nam::{FewShot, LsamAe, LsamAeConfig, NamTmAe, NamTransformer, TransformerConfig},
+        tnp_kr::{Config, Context, Locations, TnpKr},
+    },
+    serde_json,
+};
+
+fn checkpoints(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("checkpoints").join(name)
+}
+
+#[test]
+fn names_are_suggested_and_mended() {
+    let device = Device::cpu();
+    let good = Checkpoint::open(checkpoints("gp_1d.safetensors")).unwrap();
+    type Rename = fn(&str) -> String;
+    let renames: [(Rename, Rename, &str); 3] = [
+        (|name| format!("module.{name}"), |name| name.replacen("module.", "", 1), "module.embed_obs.embedding"),
+        (|name| format!("params/{name}"), |name| name.replacen("params/", "", 1), "params/embed_obs.embedding"),
+        (|name| name.replace('.', "/"), |name| name.replace('/', "."), "embed_obs/embedding"),
+    ];
+    for (spoil, mend, there) in renames {
+        let mut checkpoint = good.clone();
+        checkpoint.rename(spoil).unwrap();
+        let error = TnpKr::from_checkpoint(&device, &checkpoint).unwrap_err();
+        let Error::MissingParameter { file, name, similar, .. } = &error else { panic!("{error}") };
+        assert!(file.ends_with("gp_1d.safetensors"), "{file}");
+        assert_eq!((name.as_str(), similar[0].as_str()), ("embed_obs.embedding", there));
+        assert!(similar.len() <= 3);
+        refused::<()>(Err(error), &["gp_1d.safetensors", there, "Checkpoint::rename"]);
+        checkpoint.rename(mend).unwrap();
+        assert_eq!(checkpoint.fingerprint(), good.fingerprint());
+        TnpKr::from_checkpoint(&device, &checkpoint).unwrap();
+    }
+    // What was used already is no suggestion.
+    let config: Config = serde_json::from_str(good.metadata("config").unwrap()).unwrap();
+    let deeper = Config { n_blocks: 7, ..config };
+    let error = TnpKr::new(&device, &deeper, &good).unwrap_err().to_string();
+    assert!(error.contains("KRBlock_6") && !error.contains("KRBlock_5"), "{error}");
+}
+
+#[test]
+fn parameters_are_seen_renamed_and_removed() {
+    let mut checkpoint = Checkpoint::default();
+    checkpoint.insert("a.x", &[2, 1], vec![1.0, 2.0]).unwrap();
+    checkpoint.insert("b.x", &[1], vec![3.0]).unwrap();
+    assert_eq!(checkpoint.shape("a.x"), Some(&[2, 1][..]));
+    assert_eq!(checkpoint.get("b.x"), Some((&[1][..], &[3.0][..])));
+    assert_eq!((checkpoint.shape("x"), checkpoint.get("x")), (None, None));
+    let before = checkpoint.fingerprint();
+    refused(checkpoint.rename(|_| "x".into()), &["\"x\"", "\"a.x\"", "\"b.x\""]);
+    assert_eq!(checkpoint.fingerprint(), before, "a refused renaming changes nothing");
+    checkpoint.rename(|name| name.replace('.', "/")).unwrap();
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a/x", "b/x"]);
+    assert_eq!(checkpoint.remove("a/x"), Some((vec![2, 1], vec![1.0, 2.0])));
+    assert_eq!((checkpoint.remove("a/x"), checkpoint.n_parameters()), (None, 1));
+}
+
+#[test]
+fn errors_name_the_file() {
+    let device = Device::cpu();
+    let folder = std::env::temp_dir().join(format!("checkpoints-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("here.safetensors");
+    let good = Checkpoint::open(checkpoints("gp_1d.safetensors")).unwrap();
+    let spoiled = |spoil: &dyn Fn(&mut Checkpoint)| {
+        let mut checkpoint = good.clone();
+        spoil(&mut checkpoint);
+        checkpoint.save(&path).unwrap();
+        TnpKr::open(&device, &path)
+    };
+    let name = "embed_obs.embedding";
+    refused(spoiled(&|c| drop(c.remove(name))), &["here.safetensors", name, "missing"]);
+    refused(spoiled(&|c| c.insert(name, &[1], vec![0.0]).unwrap()), &["here.safetensors", name, "[1]", "[2, 4]"]);
+    refused(spoiled(&|c| c.insert("more", &[1], vec![0.0]).unwrap()), &["here.safetensors", "more", "does not use"]);
+    refused(spoiled(&|c| c.set_metadata("model", "cmanp")), &["here.safetensors", "cmanp", "tnp_kr"]);
+    refused(spoiled(&|c| c.set_metadata("config", "{}")), &["here.safetensors", "n_blocks"]);
+    // Numbers that are not finite cannot be inserted, so they are written over others.
+    let mut bytes = good.to_bytes().unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, &bytes).unwrap();
+    refused(Checkpoint::open(&path), &["here.safetensors", "parameter ", "NaN"]);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn other_formats_are_recognised() {
+    refused(Checkpoint::from_bytes(b"PK\x03\x04 and the rest of it"), &["not a readable checkpoint", "zip", ".npz"]);
+    refused(Checkpoint::from_bytes(b"\x80\x02\x8a\nl\xfc\x9cF\xf9"), &["not a readable checkpoint", "pickle", ".pt"]);
+    let header = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"n":{"dtype":"I64","shape":[],"data_offsets":[4,12]}}"#;
+    let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 12]].concat();
+    refused(Checkpoint::from_bytes(&file), &["n has type I64", "F32", "open_where"]);
+    let read = Checkpoint::from_bytes_where(&file, |name| name != "n").unwrap();
+    assert_eq!(read.names().collect::<Vec<_>>(), ["a"]);
+}
+
+/// As text, what is there of a network of thousands of parameters is a few words.
+#[track_caller]
+fn is_short(model: &impl std::fmt::Debug, words: &[&str]) {
+    let text = format!("{model:?}");
+    assert!(text.len() < 2500 && words.iter().all(|word| text.contains(word)), "{text}");
+    assert!(!text.contains("Tensor("), "{text}");
+}
+
+#[test]
+fn every_model_opens_from_bytes() {
+    let device = Device::cpu();
+    let read = |name: &str| Checkpoint::from_bytes(&std::fs::read(checkpoints(name)).unwrap()).unwrap();
+    let model = TnpKr::from_checkpoint(&device, &read("gp_1d.safetensors")).unwrap();
+    is_short(&model, &["TnpKr", "n_blocks", "CPU", "n_parameters"]);
+    let posterior = model.condition(&Context::new(Locations::space(1, &[0.0]), &[1.0])).unwrap();
+    is_short(&posterior, &["n_context: 1", "n_bytes"]);
+    is_short(&Cmanp::from_checkpoint(&device, &read("cmanp_gp_1d.safetensors")).unwrap(), &["Cmanp", "d_model", "CPU"]);
+    is_short(&NamTmAe::from_checkpoint(&device, &read("nam_tm_addition.safetensors")).unwrap(), &["NamTmAe"]);
+    is_short(&FewShot::from_checkpoint(&device, &read("few_shot_nam_1.safetensors")).unwrap(), &["FewShot"]);
+
+    let config = LsamAeConfig { vocab_size: 5, d_model: 8, nhead: 2, dim_feedforward: 6 };
+    let mut checkpoint = Checkpoint::random(1, |checkpoint| LsamAe::new(&device, &config, checkpoint)).unwrap();
+    checkpoint.set_metadata("model", "nam_lsam");
+    checkpoint.set_metadata("config", serde_json::to_string(&config).unwrap());
+    let model = LsamAe::from_checkpoint(&device, &checkpoint).unwrap();
+    is_short(&model, &["LsamAe", "vocab_size: 5"]);
+    assert_eq!((model.config(), model.device()), (&config, &device));
+
+    let config =
+        r#"{"vocab":5,"max_len":3,"emb":4,"qkv":8,"mlp":4,"heads":4,"layers":1,"classes":2,"learn_pos":false}"#;
+    let parsed: TransformerConfig = serde_json::from_str(config).unwrap();
+    let mut checkpoint = Checkpoint::random(2, |checkpoint| NamTransformer::new(&device, &parsed, checkpoint)).unwrap();
+    checkpoint.set_metadata("model", "nam_transformer");
+    refused(NamTransformer::from_checkpoint(&device, &checkpoint), &["metadata", "\"config\"", "\"model\""]);
+    checkpoint.set_metadata("config", config);
+    let model = NamTransformer::from_checkpoint(&device, &checkpoint).unwrap();
+    is_short(&model, &["NamTransformer", "max_len: 3"]);
+    refused(LsamAe::from_checkpoint(&device, &checkpoint), &["nam_transformer", "nam_lsam"]);
+}
+
+#[test]
+fn damaged_posteriors_are_called_so() {
+    let config = Config { n_blocks: 1, ..Config::scan(1) };
+    let model = TnpKr::random(&Device::cpu(), &config, 1).unwrap();
+    let mut random = Random::new(2);
+    let (x, y) = (random.numbers(10), random.numbers(5));
+    let posterior = model.condition(&Context::new(Locations::space(2, &x), &y).mask(&[true; 5])).unwrap();
+    let saved = posterior.to_checkpoint().unwrap();
+    let with = |from: &str, to: &str| {
+        let mut wrong = saved.clone();
+        let metadata = saved.metadata("posterior").unwrap();
+        assert!(metadata.contains(from), "{metadata}");
+        wrong.set_metadata("posterior", metadata.replace(from, to));
+        let error = model.restore(&wrong).unwrap_err();
+        assert!(matches!(error, Error::Posterior { .. }), "{error}");
+        error.to_string()
+    };
+    for (from, to, word) in [
+        ("\"tnp_kr\"", "\"cmanp\"", "cmanp"),
+        ("\"batch\":1", "\"batch\":0", "batch"),
+        ("\"batch\":1", "\"batch\":-1", "-1"),
+        ("\"batch\":1,", "", "null"),
+        ("\"masked\":true", "\"surprise\":1,\"masked\":true", "surprise"),
+        ("\"n_context\":5", "\"n_context\":0", "0 observations"),
+    ] {
+        let message = with(from, to);
+        assert!(message.starts_with("saved posterior <memory>: ") && message.contains(word), "{message}");
+    }
+    let mut wrong = saved.clone();
+    wrong.insert("mask", &[1, 5], vec![0.0; 5]).unwrap();
+    refused(model.restore(&wrong), &["saved posterior", "mask"]);
+}

@@ -1,0 +1,80 @@
+//! Golden cases from the papers' own code: every `.safetensors` file of `tests/fixtures`, or of
+//! the folder that `WGPU_ATTENTION_FIXTURES` names, is rebuilt from its metadata, run on the CPU
+//! and on every adapter, and compared with float64. A case that is not known is a failure.
+
+// One module for each system: how its cases are run.
+mod cmanp;
+mod nam;
+mod tnp_kr;
+
+use std::{collections::BTreeMap, path::Path};
+
+use crate::support::{bound, devices, error, fixture, fixture::Fixture};
+use wgpu_attention::Device;
+
+/// The outputs of a case on a device, by name.
+type Outputs = BTreeMap<String, Vec<f32>>;
+
+#[test]
+fn golden_cases() {
+    let folder = fixture::folder();
+    let mut paths: Vec<_> = std::fs::read_dir(&folder)
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
+        .collect();
+    paths.sort();
+    assert!(!paths.is_empty(), "no .safetensors file in {}", folder.display());
+    #[allow(unused_mut)]
+    let mut devices = devices();
+    #[cfg(feature = "gpu")]
+    devices.extend(crate::support::few_bindings());
+    let mut failures = Vec::new();
+    for path in &paths {
+        let fixture = Fixture::open(path);
+        let mut line = format!("{:<52}", fixture.name);
+        for (name, device) in &devices {
+            match run(&fixture, path, device) {
+                Err(message) => failures.push(format!("{} on {name}: {message}", fixture.name)),
+                Ok(outputs) => {
+                    let worst = compare(&fixture, name, device, &outputs, &mut failures);
+                    line += &format!("  {name} {worst:.1e}");
+                }
+            }
+        }
+        println!("{line}");
+    }
+    assert!(failures.is_empty(), "{} failure(s):\n{}", failures.len(), failures.join("\n"));
+}
+
+/// The largest error of a case on a device; what exceeds its bound is noted.
+fn compare(fixture: &Fixture, name: &str, device: &Device, outputs: &Outputs, failures: &mut Vec<String>) -> f64 {
+    let mut worst = 0.0f64;
+    if fixture.outputs().is_empty() {
+        failures.push(format!("{} has no float64 output to compare with", fixture.name));
+    }
+    for output in fixture.outputs() {
+        // Scan attention here is the textbook softmax; upstream's running maximum starts at
+        // -1e-6, which two cases pin: there the truth is the textbook's.
+        let reference = format!("ref64.{output}");
+        let truth = if fixture.has(&reference) { reference } else { format!("out64.{output}") };
+        let Some(found) = outputs.get(&output) else {
+            failures.push(format!("{} on {name}: output {output} was not computed", fixture.name));
+            continue;
+        };
+        let error = error(found, fixture.truth(&truth));
+        let bound = bound(device, fixture.recorded(&output));
+        if error > bound {
+            failures.push(format!("{} on {name}: {output} is off by {error:.2e}, allowed {bound:.2e}", fixture.name));
+        }
+        worst = worst.max(error);
+    }
+    worst
+}
+
+fn run(fixture: &Fixture, path: &Path, device: &Device) -> Result<Outputs, String> {
+    tnp_kr::run(fixture, path, device)
+        .or_else(|| cmanp::run(fixture, path, device))
+        .or_else(|| nam::run(fixture, path, device))
+        .unwrap_or_else(|| Err(format!("this test does not know the case {:?}", fixture.case)))
+}
