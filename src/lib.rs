@@ -1,8 +1,14 @@
 //! Memory-efficient attention on any GPU, with a CPU twin for every kernel.
 //!
-//! Every attention here is a memory that is *written* with keys and values and *read* with
-//! queries. A model that has read its observations is a value, the posterior: it can be asked
-//! any number of times and never touches the observations again.
+//! # The idea
+//!
+//! Every attention here is a memory that is *written* with keys and values and *read* with queries.
+//! Four of them differ in what they keep ([`ops`] has them side by side): the keys themselves, a sum
+//! over their features, the softmax of fixed queries, or a matrix that is erased, too. What was
+//! written is a value, the state, which goes on, merges with another, and is plain data.
+//!
+//! So is a model that has read its observations, the posterior: it can be asked any number of
+//! times and never touches the observations again.
 //!
 //! ```
 //! use wgpu_attention::{Device, models::tnp_kr::{Context, Locations, TnpKr}};
@@ -24,13 +30,20 @@
 //!
 //! | | |
 //! |---|---|
-//! | [`ops`] | the kernels: [`scan_attention`](ops::scan_attention()), its exact [merge](ops::merge_attention()), [`LinearAttention`](ops::LinearAttention) with its [features](ops::feature_map()), [`RollingAttention`](ops::RollingAttention) over endless streams, the [attention memory](ops::attention_memory()) that is written, erased and read, recurrences, tapes, dense layers, normalisation |
-//! | [`models`] | the papers' networks, written once over the kernels |
-//! | [`checkpoint`] | trained parameters from safetensors files |
-//! | [`Device`], [`Tensor`] | where things run and live |
-//! | `shaders` | the WGSL as text, with the feature `gpu` |
+//! | [`ops`] | the kernels: the memories [`ScanMemory`](ops::ScanMemory), [`LinearAttention`](ops::LinearAttention), [`RollingAttention`](ops::RollingAttention) and [`AttentionMemory`](ops::AttentionMemory), [`scan_attention`](ops::scan_attention()) at once, its exact [merge](ops::merge_attention()), biases from coordinates and [of your own](ops::CustomBias), recurrences, tapes, dense layers, normalisation |
+//! | [`models`] | the papers' networks, written once over the kernels: [`TnpKr`](models::tnp_kr::TnpKr), [`Cmanp`](models::cmanp::Cmanp), and [those of neural attention memory](models::nam) |
+//! | [`checkpoint`] | trained parameters from safetensors files: what a file must hold, and how names are mended |
+//! | [`Device`], [`Tensor`], [`Mask`] | where things run and live |
+//! | [`device`] | [recordings](Device::record) that an application submits or encodes, what a device [allows](device::Capabilities), and which variant of an operation runs, with the [reason](device::Decision) |
+//! | [`error`] | the one error type: what was asked, and what is allowed |
+//! | `shaders` | with the feature `gpu`: the WGSL as text, and the limits that each kernel needs |
 //!
 //! The feature `gpu`, on by default, brings `wgpu`; without it the same code runs on the CPU.
+//!
+//! # Numbers
+//!
+//! f32 in, f32 out; the same input gives the same bits on the same device. What cannot be done is an
+//! [`Error`] that says what was asked and what is allowed.
 #![deny(missing_docs)]
 
 pub mod checkpoint;
@@ -51,3 +64,14 @@ pub use tensor::{Mask, Tensor};
 pub use serde_json;
 #[cfg(feature = "gpu")]
 pub use wgpu;
+
+/// The snippets of the pages compile and run with the tests.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+
+    #[cfg(feature = "gpu")]
+    #[doc = include_str!("../docs/gpu.md")]
+    struct Gpu;
+}

@@ -1,5 +1,7 @@
 //! The WGSL that this crate runs, as text: to read, to profile, or to compile with another
 //! front end; and what a device must offer to run it.
+//!
+#![doc = include_str!("../docs/limits.md")]
 
 use std::collections::BTreeMap;
 
@@ -10,6 +12,15 @@ use crate::{error::Result, ops};
 ///
 /// # Errors
 /// A template that does not expand, which would be a defect of this crate.
+///
+/// ```
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let all = wgpu_attention::shaders::variants()?;
+/// let of_norm: Vec<_> = all.iter().filter(|shader| shader.name.starts_with("layer_norm")).collect();
+/// assert!(!of_norm.is_empty() && of_norm.iter().all(|shader| shader.wgsl.contains("@compute")));
+/// # Ok(())
+/// # }
+/// ```
 pub fn variants() -> Result<Vec<Shader>> {
     ops::shaders()
 }
@@ -22,7 +33,9 @@ pub fn variants() -> Result<Vec<Shader>> {
 ///
 /// ```
 /// # fn main() -> wgpu_attention::Result<()> {
-/// for (kernel, needs) in wgpu_attention::shaders::needs()? {
+/// let needs = wgpu_attention::shaders::needs()?;
+/// assert!(needs["layer_norm"].threads <= 256); // what WebGPU offers everywhere
+/// for (kernel, needs) in needs {
 ///     println!("{kernel}: {} storage buffers, {} bytes", needs.storage_buffers, needs.workgroup_bytes);
 /// }
 /// # Ok(())

@@ -16,6 +16,20 @@ pub use buffer::TensorBuffer;
 
 /// Row-major f32 numbers on a device. Cloning is cheap and shares them: no operation
 /// changes a tensor that exists.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let x = Tensor::new(&Device::best(), &[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])?;
+/// assert_eq!((x.shape(), x.len()), (&[2, 3][..], 6));
+/// assert_eq!(x.reshape(&[6])?.read()?, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]); // back on the host
+/// let on_cpu = x.to(&Device::cpu())?;
+/// assert_eq!((on_cpu.device(), on_cpu.read()?), (Device::cpu(), x.read()?));
+/// assert_eq!(Tensor::zeros(&Device::cpu(), &[2])?.read()?, [0.0, 0.0]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Tensor {
     shape: Vec<usize>,
@@ -182,6 +196,17 @@ impl Tensor {
     ///
     /// # Errors
     /// As [`Tensor::read`].
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let x = Tensor::new(&Device::best(), &[2], &[1.0, 2.0])?;
+    /// let numbers = pollster::block_on(x.read_async()); // or whatever the application waits with
+    /// assert_eq!(numbers?, [1.0, 2.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn read_async(&self) -> Result<Vec<f32>> {
         self.start_read()?.finish().await
     }
@@ -235,6 +260,20 @@ impl PendingRead {
 }
 
 /// Which of some keys exist: booleans of any shape, on a device.
+///
+/// ```
+/// use wgpu_attention::{Device, Mask, Tensor, ops::{ScanAttention, scan_attention}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::cpu();
+/// let k = Tensor::new(&device, &[1, 1, 2, 1], &[0.0, 0.0])?;
+/// let v = Tensor::new(&device, &[1, 1, 2, 1], &[3.0, 5.0])?;
+/// let mask = Mask::new(&device, &[1, 2], &[true, false])?; // the second key does not exist
+/// let read = scan_attention(&k, &k, &v, &ScanAttention::default().key_mask(&mask))?;
+/// assert_eq!(read.values.read()?, [3.0, 3.0]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Mask(Tensor, Arc<Vec<u64>>);
 

@@ -16,6 +16,17 @@ impl Checkpoint {
     /// # Errors
     /// The file cannot be read, is larger than [`MAX_BYTES`], is truncated or otherwise not
     /// safetensors, or holds a tensor of another type or a number that is not finite.
+    ///
+    /// ```
+    /// use wgpu_attention::checkpoint::Checkpoint;
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let checkpoint = Checkpoint::open("checkpoints/gp_1d.safetensors")?;
+    /// assert_eq!(checkpoint.metadata("model")?, "tnp_kr");
+    /// assert_eq!(checkpoint.n_parameters(), 475_770);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_where(path, |_| true)
     }
@@ -25,6 +36,16 @@ impl Checkpoint {
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
+    ///
+    /// ```
+    /// use wgpu_attention::checkpoint::Checkpoint;
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let checkpoint = Checkpoint::open_where("checkpoints/gp_1d.safetensors", |name| name.starts_with("head."))?;
+    /// assert!(checkpoint.names().all(|name| name.starts_with("head.")));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn open_where(path: impl AsRef<Path>, keep: impl Fn(&str) -> bool) -> Result<Self> {
         let path = path.as_ref();
         let io = |source| Error::Io { path: path.display().to_string(), source };

@@ -31,6 +31,23 @@ impl Checkpoint {
 }
 
 /// A view on a checkpoint while a model is built, below some prefix.
+///
+/// ```
+/// use wgpu_attention::{Device, Error, checkpoint::Checkpoint, ops::Linear};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let mut checkpoint = Checkpoint::default();
+/// checkpoint.insert("encoder.fc.weight", &[1, 2], vec![1.0, 2.0])?;
+/// let layer = checkpoint.load(&Device::cpu(), |parameters| {
+///     let layer = parameters.scope("encoder").scope("fc");
+///     Ok(Linear { weight: layer.tensor("weight", &[1, 2])?, bias: None })
+/// })?;
+/// assert_eq!(layer.weight.read()?, [1.0, 2.0]);
+/// // What nothing asks for is an error: a name may be wrong.
+/// assert!(matches!(checkpoint.load(&Device::cpu(), |_| Ok(())), Err(Error::ExtraParameters { .. })));
+/// # Ok(())
+/// # }
+/// ```
 pub struct Parameters<'a> {
     checkpoint: &'a Checkpoint,
     device: &'a Device,
@@ -46,6 +63,21 @@ impl<'a> Parameters<'a> {
 
     /// The parameters of the same part in another of flax's collections, whose name comes
     /// first: `projections.KRBlock_0.attn.` for `KRBlock_0.attn.`.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, checkpoint::Checkpoint};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let mut checkpoint = Checkpoint::default();
+    /// checkpoint.insert("projections.KRBlock_0.attn.qk_orf", &[1, 1], vec![2.0])?;
+    /// let numbers = checkpoint.load(&Device::cpu(), |parameters| {
+    ///     let attention = parameters.scope("KRBlock_0").scope("attn");
+    ///     attention.collection("projections").random_features("qk_orf", &[1, 1])?.read()
+    /// })?;
+    /// assert_eq!(numbers, [2.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn collection(&self, name: &str) -> Parameters<'a> {
         Parameters { prefix: format!("{name}.{}", self.prefix), ..*self }
     }

@@ -18,6 +18,17 @@ impl Checkpoint {
     ///
     /// # Errors
     /// What `build` refuses beside parameters that are missing.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, checkpoint::{Checkpoint, Parameters}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let build = |parameters: &Parameters| parameters.tensor("weight", &[4, 2]);
+    /// let checkpoint = Checkpoint::random(7, |checkpoint| checkpoint.load(&Device::cpu(), build))?;
+    /// assert_eq!(checkpoint.shape("weight"), Some(&[4, 2][..]));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn random<T>(seed: u64, build: impl Fn(&Self) -> Result<T>) -> Result<Self> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut uniform = || (random.next_u32() >> 8) as f32 / (1 << 23) as f32 - 1.0;

@@ -11,6 +11,20 @@ use crate::{
 };
 
 /// Named parameters and metadata, on the host.
+///
+/// ```
+/// use wgpu_attention::checkpoint::Checkpoint;
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let mut checkpoint = Checkpoint::default();
+/// checkpoint.insert("norm.scale", &[2], vec![1.0, 2.0])?;
+/// checkpoint.set_metadata("model", "mine");
+/// let read = Checkpoint::from_bytes(&checkpoint.to_bytes()?)?; // or `save` and `open`
+/// assert_eq!(read.shape("norm.scale"), Some(&[2][..]));
+/// assert_eq!((read.metadata("model")?, read.fingerprint()), ("mine", checkpoint.fingerprint()));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Checkpoint {
     pub(super) file: String,
@@ -80,6 +94,18 @@ impl Checkpoint {
     ///
     /// # Errors
     /// Two parameters would have one name; none has another then.
+    ///
+    /// ```
+    /// use wgpu_attention::checkpoint::Checkpoint;
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let mut checkpoint = Checkpoint::default();
+    /// checkpoint.insert("module.norm/scale", &[1], vec![1.0])?;
+    /// checkpoint.rename(|name| name.trim_start_matches("module.").replace('/', "."))?;
+    /// assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["norm.scale"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn rename(&mut self, to: impl Fn(&str) -> String) -> Result<()> {
         let mut names = BTreeMap::new();
         for name in self.parameters.keys() {

@@ -6,6 +6,15 @@ use crate::error::{Error, Result};
 
 /// What a device is and allows. How an operation runs is a pure function of its sizes and of
 /// this, so that it can be tested, and read, without the device.
+///
+/// ```
+/// use wgpu_attention::{Device, device::Capabilities};
+///
+/// let (best, cpu) = (Device::best().capabilities(), Device::cpu().capabilities());
+/// assert_eq!(cpu, Capabilities::cpu());
+/// // A hardware GPU, with the memory that every kernel can count on, or the CPU.
+/// assert!(best == cpu || best.adapter.is_some_and(|kind| kind.is_hardware()) && best.workgroup_bytes >= 16 << 10);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Capabilities {
@@ -83,6 +92,19 @@ impl AdapterKind {
 }
 
 /// How an operation would run, and why, in words.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::Linear};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// let layer = Linear { weight: Tensor::zeros(&device, &[64, 64])?, bias: None };
+/// let decision = layer.decision(&Tensor::zeros(&device, &[4096, 64])?)?;
+/// println!("{decision}"); // "linear: tile 64 in 1 launch, since .."
+/// assert_eq!(decision.op, "linear");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Decision {
@@ -146,6 +168,13 @@ impl Capabilities {
 
     /// An adapter of a kind with WebGPU's default limits: the least that a GPU offers. For plans
     /// without a device.
+    ///
+    /// ```
+    /// use wgpu_attention::device::{AdapterKind, Capabilities};
+    ///
+    /// let least = Capabilities::webgpu(AdapterKind::Integrated);
+    /// assert_eq!((least.storage_buffers, least.workgroup_bytes, least.threads), (8, 16 << 10, 256));
+    /// ```
     pub fn webgpu(kind: AdapterKind) -> Self {
         let (submit_budget, processors) = match kind {
             AdapterKind::Discrete => (1e11, 64),

@@ -25,6 +25,18 @@ pub use recording::Recording;
 /// On a GPU, operations are recorded and run together when a result is read, when there are
 /// enough of them, or at [`Device::submit`]. [`Device::record`] makes a value of those of a closure
 /// instead. Threads share a device; what they record runs in the order in which it came.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::relu};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best(); // a hardware GPU, or else the CPU
+/// let y = relu(&Tensor::new(&device, &[2], &[-1.0, 2.0])?)?;
+/// println!("{device}: {:?}", y.read()?);
+/// assert_eq!((y.device(), y.read()?), (device, vec![0.0, 2.0]));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Device(pub(crate) Backend);
 
@@ -92,6 +104,16 @@ impl Device {
     ///
     /// # Errors
     /// No adapter has such a name, or it gives no device.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Error};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// assert_eq!(Device::by_name("cpu")?, Device::cpu());
+    /// assert!(matches!(Device::by_name("no such adapter"), Err(Error::NoAdapter { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[cfg(not(target_arch = "wasm32"))]
     pub fn by_name(name: &str) -> Result<Self> {
         pollster::block_on(Self::by_name_async(name))
@@ -284,6 +306,22 @@ impl Device {
     /// device, for any thread: their tensors go together. `queue` must be the one of `device`, and a
     /// callback that `wgpu` calls within a submit must not ask this device for anything. Storage
     /// buffers must be bindable at multiples of 256 bytes, as WebGPU's default limits say.
+    ///
+    /// ```no_run
+    /// use wgpu_attention::{Device, Tensor, ops::relu, wgpu};
+    ///
+    /// fn apply(device: &wgpu::Device, queue: &wgpu::Queue) -> wgpu_attention::Result<()> {
+    ///     let shared = Device::from_wgpu(device.clone(), queue.clone());
+    ///     let x = Tensor::new(&shared, &[2], &[-1.0, 2.0])?;
+    ///     let (y, recording) = shared.record(|| relu(&x))?;
+    ///     let mut encoder = device.create_command_encoder(&Default::default());
+    ///     recording.encode_into(&mut encoder)?;
+    ///     // Passes of the application, on `y.buffer()?`.
+    ///     queue.submit([encoder.finish()]);
+    ///     assert_eq!(y.read()?, [0.0, 2.0]);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         Self(Backend::Gpu(gpu::Gpu::shared(device, queue)))
     }

@@ -14,6 +14,13 @@ use crate::{
 pub(crate) const EPSILON: f32 = 1e-6;
 
 /// Sizes of a multilayer perceptron.
+///
+/// ```
+/// use wgpu_attention::{models::layers::MlpConfig, serde_json};
+///
+/// let config: MlpConfig = serde_json::from_str(r#"{"dims": [128, 64], "activation": "gelu_tanh"}"#).unwrap();
+/// assert_eq!(config.n_out("ffn").unwrap(), 64);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MlpConfig {
@@ -48,6 +55,22 @@ impl MlpConfig {
 ///
 /// # Errors
 /// A parameter is missing or misshapen; a width of 0.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, checkpoint::Checkpoint, models::layers::torch_linear};
+/// use wgpu_attention::ops::{Activation, linear};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let mut checkpoint = Checkpoint::default();
+/// checkpoint.insert("fc.weight", &[1, 2], vec![2.0, 3.0])?; // [n_out, n_in]
+/// checkpoint.insert("fc.bias", &[1], vec![4.0])?;
+/// let device = Device::best();
+/// let layer = checkpoint.load(&device, |parameters| torch_linear(&parameters.scope("fc"), 2, 1, true))?;
+/// let x = Tensor::new(&device, &[1, 2], &[1.0, 1.0])?;
+/// assert_eq!(linear(&x, &layer, Activation::None, None)?.read()?, [9.0]);
+/// # Ok(())
+/// # }
+/// ```
 pub fn torch_linear(parameters: &Parameters<'_>, n_in: usize, n_out: usize, has_bias: bool) -> Result<Linear> {
     check_positive(&[("the width of a layer's input", n_in), ("the width of its output", n_out)])?;
     let weight = transposed(parameters.device(), parameters.numbers("weight", &[n_out, n_in])?, n_in)?;
@@ -84,11 +107,35 @@ pub(crate) fn columns(weight: &[f32], n_in: usize) -> Vec<f32> {
 }
 
 /// `log(1 + e^x)` without overflow.
+///
+/// ```
+/// use wgpu_attention::models::layers::softplus;
+///
+/// assert!((softplus(0.0) - 2f32.ln()).abs() < 1e-6);
+/// assert_eq!([softplus(-200.0), softplus(200.0)], [0.0, 200.0]);
+/// ```
 pub fn softplus(x: f32) -> f32 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
 /// Dense layers with an activation between them.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, checkpoint::Checkpoint, models::layers::Mlp};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let mut checkpoint = Checkpoint::default();
+/// for (name, shape, number) in [("0.weight", &[1, 1][..], -1.0), ("2.weight", &[1, 1], 2.0)] {
+///     checkpoint.insert(name, shape, vec![number])?;
+///     checkpoint.insert(&name.replace("weight", "bias"), &[1], vec![5.0])?;
+/// }
+/// let device = Device::best();
+/// let mlp = checkpoint.load(&device, |parameters| Mlp::load_torch(parameters, 1, &[1, 1]))?;
+/// let x = Tensor::new(&device, &[2, 1], &[3.0, 9.0])?;
+/// assert_eq!(mlp.forward(&x, None)?.read()?, [9.0, 5.0]); // 2 max(5 - x, 0) + 5
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Mlp {
     layers: Vec<Linear>,
@@ -143,6 +190,21 @@ impl Mlp {
 }
 
 /// Layer normalisation with its parameters.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, checkpoint::Checkpoint, models::layers::LayerNorm};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let mut checkpoint = Checkpoint::default();
+/// checkpoint.insert("norm.weight", &[2], vec![1.0, 10.0])?;
+/// checkpoint.insert("norm.bias", &[2], vec![0.0, 5.0])?;
+/// let device = Device::best();
+/// let norm = checkpoint.load(&device, |parameters| LayerNorm::load_torch(&parameters.scope("norm"), 2))?;
+/// let y = norm.with_epsilon(0.0).forward(&Tensor::new(&device, &[2], &[1.0, 3.0])?, None)?.read()?;
+/// assert!((y[0] + 1.0).abs() < 1e-5 && (y[1] - 15.0).abs() < 1e-5);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct LayerNorm {
     scale: Tensor,

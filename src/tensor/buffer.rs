@@ -59,6 +59,24 @@ impl Tensor {
     /// device refuses the work or was lost.
     ///
     /// [`Recording`]: crate::device::Recording
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor, device::GpuOptions, ops::add, wgpu};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// for adapter in Device::adapters() {
+    ///     let device = Device::on_adapter(&adapter, &GpuOptions::default())?;
+    ///     let x = Tensor::new(&device, &[3], &[1.0, 2.0, 3.0])?;
+    ///     let buffer = add(&x, &x, 1.0)?.buffer()?;
+    ///     assert_eq!(buffer.size(), 12);
+    ///     // Into a bind group, or back in as a tensor.
+    ///     assert!(matches!(buffer.binding(), Some(wgpu::BindingResource::Buffer(_))));
+    ///     let again = Tensor::from_buffer(&device, &[3], buffer.buffer().clone())?;
+    ///     assert_eq!(again.read()?, [2.0, 4.0, 6.0]);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn buffer(&self) -> Result<TensorBuffer> {
         let Storage::Gpu(gpu, buffer) = &self.storage else {
             return Err(Error::Unsupported {

@@ -117,3 +117,36 @@ fn no_name_and_no_text_stands_twice() {
         assert!(texts.insert(&shader.wgsl), "the text of {} stands twice", shader.name);
     }
 }
+
+/// The tables of `docs/limits.md`.
+fn tables() -> [String; 2] {
+    use wgpu_attention::{checkpoint, models::cmanp, ops};
+
+    let mut needed =
+        "| kernel | storage buffers | where operands share | workgroup memory, bytes | threads |\n".to_owned();
+    needed += "|---|---|---|---|---|\n";
+    for (kernel, needs) in wgpu_attention::shaders::needs().unwrap() {
+        let (buffers, shared) = (needs.storage_buffers, needs.shared_storage_buffers);
+        needed += &format!("| `{kernel}` | {buffers} | {shared} | {} | {} |\n", needs.workgroup_bytes, needs.threads);
+    }
+    let sizes = [
+        ("`scan_attention`: numbers of a head", ops::scan_attention::MAX_HEAD_DIM as u64, "everywhere"),
+        ("coordinates of one bias term", ops::scan_attention::MAX_COORDINATES as u64, "everywhere"),
+        ("`attention_memory`: numbers of a head", ops::attention_memory::MAX_HEAD_DIM as u64, "on a GPU"),
+        ("`lstm`: numbers of the hidden state", ops::lstm::MAX_HIDDEN as u64, "on a GPU"),
+        ("`tape`: slots", ops::tape::MAX_TAPE_LENGTH as u64, "on a GPU"),
+        ("CMANP-AND: numbers predicted together", cmanp::MAX_JOINT as u64, "everywhere"),
+        ("checkpoint: bytes of a file", checkpoint::MAX_BYTES, "everywhere"),
+    ];
+    let mut allowed = "| what | at most | |\n|---|---|---|\n".to_owned();
+    sizes.iter().for_each(|(what, most, place)| allowed += &format!("| {what} | {most} | {place} |\n"));
+    [needed, allowed]
+}
+
+#[test]
+fn the_page_of_limits_is_true() {
+    let page = include_str!("../../docs/limits.md");
+    for table in tables() {
+        assert!(page.contains(&table), "docs/limits.md has another table than this:\n\n{table}");
+    }
+}

@@ -5,6 +5,18 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 use crate::device::{AdapterKind, Capabilities};
 
 /// An adapter of this machine.
+///
+/// ```
+/// use wgpu_attention::{Device, device::GpuOptions};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// for adapter in Device::adapters() {
+///     let device = Device::on_adapter(&adapter, &GpuOptions::default())?;
+///     assert_eq!(device.capabilities().adapter, Some(adapter.kind));
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Adapter {
     /// What the driver calls it.
@@ -19,6 +31,17 @@ pub struct Adapter {
 }
 
 /// How a GPU device is opened.
+///
+/// ```
+/// use wgpu_attention::{Device, device::GpuOptions};
+///
+/// // What compiles once is kept beside the program, and dense layers run in small tiles.
+/// let options = GpuOptions::default().pipeline_folder("out/pipelines").variant("linear", "tile 32");
+/// match Device::gpu_with(&options) {
+///     Ok(device) => assert_eq!(device.capabilities().forced["linear"], "tile 32"),
+///     Err(error) => println!("{error}"), // no adapter on this machine
+/// }
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct GpuOptions {

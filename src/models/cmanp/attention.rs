@@ -11,6 +11,21 @@ use crate::{
 };
 
 /// Multi-head attention without biases in its projections but the last.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, checkpoint::Checkpoint, models::cmanp::Attention};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// let load = |checkpoint: &Checkpoint| checkpoint.load(&device, |parameters| Attention::load(parameters, 8, 6, 2, 4));
+/// let attention = load(&Checkpoint::random(0, load)?)?;
+/// let context = Tensor::new(&device, &[1, 5, 6], &[0.1; 30])?;
+/// let x = Tensor::new(&device, &[1, 3, 8], &[0.2; 24])?;
+/// let read = attention.forward(&x, &attention.keys_values(&context)?, None, Some(&x))?;
+/// assert_eq!(read.shape(), [1, 3, 8]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Attention {
     to_q: Linear,
@@ -99,6 +114,22 @@ impl Attention {
 }
 
 /// [`Attention`] after a normalisation, of the context too if it has one.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, checkpoint::Checkpoint, models::cmanp::PreNormAttention};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// let load = |checkpoint: &Checkpoint| {
+///     checkpoint.load(&device, |parameters| PreNormAttention::load(parameters, 8, Some(6), 2))
+/// };
+/// let attention = load(&Checkpoint::random(0, load)?)?;
+/// let context = Tensor::new(&device, &[1, 5, 6], &[0.1; 30])?;
+/// let x = Tensor::new(&device, &[1, 3, 8], &[0.2; 24])?;
+/// assert_eq!(attention.forward(&x, Some(&context))?.shape(), [1, 3, 8]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct PreNormAttention {
     norm: LayerNorm,
@@ -182,6 +213,23 @@ impl PreNormAttention {
 }
 
 /// A gated feed-forward layer, `W_2 geglu(W_1 x)`.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, checkpoint::Checkpoint, models::cmanp::FeedForward};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let mut checkpoint = Checkpoint::default();
+/// checkpoint.insert("net.0.weight", &[2, 1], vec![1.0, 0.0])?; // a value of x
+/// checkpoint.insert("net.0.bias", &[2], vec![0.0, 100.0])?; // and a gate of 100
+/// checkpoint.insert("net.2.weight", &[1, 1], vec![1.0])?;
+/// checkpoint.insert("net.2.bias", &[1], vec![5.0])?;
+/// let device = Device::best();
+/// let layer = checkpoint.load(&device, |parameters| FeedForward::load(parameters, 1, 1))?;
+/// let y = layer.forward(&Tensor::new(&device, &[1, 1], &[3.0])?, None)?.read()?;
+/// assert!((y[0] - 305.0).abs() < 1e-3);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct FeedForward {
     first: Linear,
@@ -212,6 +260,20 @@ impl FeedForward {
 }
 
 /// [`FeedForward`] after a normalisation.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, checkpoint::Checkpoint, models::cmanp::PreNormFeedForward};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// let load = |checkpoint: &Checkpoint| {
+///     checkpoint.load(&device, |parameters| PreNormFeedForward::load(parameters, 8, 16))
+/// };
+/// let layer = load(&Checkpoint::random(0, load)?)?;
+/// assert_eq!(layer.forward(&Tensor::new(&device, &[1, 3, 8], &[0.2; 24])?)?.shape(), [1, 3, 8]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct PreNormFeedForward {
     norm: LayerNorm,

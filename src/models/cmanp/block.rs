@@ -53,6 +53,23 @@ pub struct CmabSizes {
 /// A constant-memory attention block (arXiv 2305.14567, section 3.2): latents of its own read
 /// the context, which is all that depends on it; what they read is what the latents of the layer
 /// before read.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, checkpoint::Checkpoint, models::cmanp::{Cmab, CmabSizes}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// let sizes = CmabSizes { n_latents: 4, latent_dim: 8, context_dim: 6, n_heads: 2, dim_feedforward: 8 };
+/// let load = |checkpoint: &Checkpoint| checkpoint.load(&device, |parameters| Cmab::load(parameters, &sizes));
+/// let block = load(&Checkpoint::random(0, load)?)?;
+/// let (queries, tokens) = (block.queries(1)?, Tensor::new(&device, &[1, 100, 6], &[0.1; 600])?);
+/// let state = block.write(&queries, None, &tokens, None)?;
+/// let state = block.write(&queries, Some(&state), &tokens, None)?; // no larger than before
+/// let latents = Tensor::new(&device, &[1, 3, 8], &[0.2; 24])?;
+/// assert_eq!(block.read(&queries, &state, &latents)?.shape(), [1, 3, 8]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Cmab {
     latents: Latents,
@@ -128,6 +145,23 @@ impl Cmab {
 
 /// Latents read a context and each other: the layer of an LBANP (arXiv 2211.08458), and the
 /// second half of a [`Cmab`].
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, checkpoint::Checkpoint, models::cmanp::{CmabSizes, LatentBlock}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// let sizes = CmabSizes { n_latents: 4, latent_dim: 8, context_dim: 6, n_heads: 2, dim_feedforward: 8 };
+/// let load = |checkpoint: &Checkpoint| {
+///     checkpoint.load(&device, |parameters| LatentBlock::load(parameters, &sizes, 6))
+/// };
+/// let block = load(&Checkpoint::random(0, load)?)?;
+/// let latents = Tensor::new(&device, &[1, 4, 8], &[0.2; 32])?;
+/// let context = Tensor::new(&device, &[1, 100, 6], &[0.1; 600])?;
+/// assert_eq!(block.forward(&latents, &context)?.shape(), [1, 4, 8]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct LatentBlock {
     cross_attn: PreNormAttention,
@@ -166,6 +200,22 @@ impl LatentBlock {
 }
 
 /// Targets read the latents; they do not read each other.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, checkpoint::Checkpoint, models::cmanp::DecoderLayer};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// let load = |checkpoint: &Checkpoint| {
+///     checkpoint.load(&device, |parameters| DecoderLayer::load(parameters, 8, 2, 16))
+/// };
+/// let layer = load(&Checkpoint::random(0, load)?)?;
+/// let keys_values = layer.keys_values(&Tensor::new(&device, &[1, 4, 8], &[0.2; 32])?)?;
+/// let targets = Tensor::new(&device, &[1, 50, 8], &[0.1; 400])?;
+/// assert_eq!(layer.read(&targets, &keys_values)?.shape(), [1, 50, 8]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct DecoderLayer {
     cross_attn: PreNormAttention,

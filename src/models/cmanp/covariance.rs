@@ -10,6 +10,20 @@ use crate::{
 };
 
 /// A transformer encoder layer as PyTorch has it: normalised after each residual, with ReLU.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, checkpoint::Checkpoint, models::cmanp::TransformerLayer};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// let load = |checkpoint: &Checkpoint| {
+///     checkpoint.load(&device, |parameters| TransformerLayer::load(parameters, 8, 2, 16))
+/// };
+/// let layer = load(&Checkpoint::random(0, load)?)?;
+/// assert_eq!(layer.forward(&Tensor::new(&device, &[1, 3, 8], &[0.2; 24])?)?.shape(), [1, 3, 8]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct TransformerLayer {
     q: Linear,

@@ -21,6 +21,27 @@ pub const MAX_JOINT: usize = 1 << 13;
 
 /// A normal distribution of the channels of all points together, point after point: number
 /// `t dim_y + c` is channel `c` of point `t`.
+///
+/// ```
+/// use wgpu_attention::{Device, checkpoint::Checkpoint, models::cmanp::{Cmanp, Config, Context}, serde_json};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let config: Config = serde_json::from_str(
+///     r#"{"dim_x": 1, "dim_y": 1, "d_model": 8, "dim_feedforward": 8, "n_heads": 2, "n_latents": 4,
+///         "n_latents_per_layer": 4, "n_layers": 1, "emb_depth": 2, "bound_std": true,
+///         "covariance": {"kind": "low_rank", "n_layers": 1, "prj_dim": 3, "prj_depth": 2}}"#,
+/// ).unwrap();
+/// let device = Device::best();
+/// let parameters = Checkpoint::random(0, |parameters| Cmanp::new(&device, &config, parameters))?;
+/// let posterior = Cmanp::new(&device, &config, &parameters)?.condition(&Context::new(&[0.0], &[1.0]))?;
+/// let joint = &posterior.predict_joint(&[0.1, 0.2])?[0];
+/// let (std, covariance) = (joint.std(), joint.covariance());
+/// assert!((std[0] * std[0] - covariance[0]).abs() < 1e-9 && (covariance[1] - covariance[2]).abs() < 1e-9);
+/// assert_eq!(joint.samples(10, 7).len(), 10 * 2);
+/// assert_eq!(posterior.evaluate(&[0.1, 0.2, 0.3], &[1.0; 3], 2)?.log_densities.len(), 2); // blocks
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct JointPrediction {
     mean: DVector<f64>,

@@ -49,6 +49,20 @@ use crate::{checkpoint::Checkpoint, device::Device, error::Result, models::open}
 use network::{MODEL, Network};
 
 /// A trained CMANP, CMANP-AND or LBANP. Cheap to clone.
+///
+/// ```
+/// use wgpu_attention::{Device, models::cmanp::{Cmanp, Context}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let model = Cmanp::open(&Device::best(), "checkpoints/cmanp_gp_1d.safetensors")?;
+/// let (x, y) = ([-1.0, 1.0, 0.0, 0.5, 0.0, 1.0], [0.3, 0.6]); // two points of three numbers
+/// let whole = model.condition(&Context::new(&x, &y))?;
+/// let parts = model.condition(&Context::new(&x[..3], &y[..1]))?.update(&Context::new(&x[3..], &y[1..]))?;
+/// let (a, b) = (whole.predict(&[0.0, 1.0, 0.0])?, parts.predict(&[0.0, 1.0, 0.0])?);
+/// assert!((a.mean[0] - b.mean[0]).abs() < 1e-4 && whole.n_bytes() == parts.n_bytes());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Cmanp {
     network: Arc<Network>,
@@ -82,6 +96,22 @@ impl Cmanp {
     ///
     /// # Errors
     /// The configuration contradicts itself; a parameter is missing, misshapen or left over.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, checkpoint::Checkpoint, models::cmanp::{Cmanp, Config}, serde_json};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let config: Config = serde_json::from_str(
+    ///     r#"{"dim_x": 1, "dim_y": 1, "d_model": 8, "dim_feedforward": 8, "n_heads": 2, "n_latents": 4,
+    ///         "n_latents_per_layer": 4, "n_layers": 1, "emb_depth": 2, "bound_std": true}"#,
+    /// ).unwrap();
+    /// let device = Device::best();
+    /// let parameters = Checkpoint::random(0, |parameters| Cmanp::new(&device, &config, parameters))?;
+    /// assert_eq!(parameters.shape("encoder.layers.0.latents"), Some(&[4, 8][..]));
+    /// assert_eq!(Cmanp::new(&device, &config, &parameters)?.config(), &config);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn new(device: &Device, config: &Config, checkpoint: &Checkpoint) -> Result<Self> {
         config.check()?;
         let network = checkpoint.load(device, |parameters| Network::load(parameters, config))?;
@@ -114,6 +144,18 @@ impl Cmanp {
     ///
     /// # Errors
     /// As [`Cmanp::condition`]; a block of 0.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, models::cmanp::{Cmanp, Context}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let model = Cmanp::open(&Device::best(), "checkpoints/cmanp_gp_1d.safetensors")?;
+    /// let (x, y) = ([0.5; 3000], [0.1; 1000]);
+    /// let posterior = model.condition_in_blocks(&Context::new(&x, &y), 100)?; // takes little memory
+    /// assert_eq!(posterior.n_points(), [1000]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn condition_in_blocks(&self, context: &Context<'_>, block: usize) -> Result<Posterior> {
         Posterior::condition(&self.network, context, block)
     }
@@ -131,6 +173,19 @@ impl Cmanp {
     /// # Errors
     /// No saved posterior, that of another model, configuration or parameters, a damaged or
     /// misshapen one, states that no observations leave.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, checkpoint::Checkpoint, models::cmanp::{Cmanp, Context}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let model = Cmanp::open(&Device::cpu(), "checkpoints/cmanp_gp_1d.safetensors")?;
+    /// let posterior = model.condition(&Context::new(&[-1.0, 1.0, 0.0], &[0.3]))?;
+    /// let bytes = posterior.to_checkpoint()?.to_bytes()?; // to a file, or over a network
+    /// let restored = model.restore(&Checkpoint::from_bytes(&bytes)?)?;
+    /// assert_eq!(restored.predict(&[0.0; 3])?, posterior.predict(&[0.0; 3])?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn restore(&self, checkpoint: &Checkpoint) -> Result<Posterior> {
         Posterior::restore(&self.network, checkpoint)
     }

@@ -13,6 +13,19 @@ use crate::{
 const OP: &str = "cmanp";
 
 /// Observations: where `x [batch, n, dim_x]`, and what `y [batch, n, dim_y]`, row-major.
+///
+/// ```
+/// use wgpu_attention::{Device, models::cmanp::{Cmanp, Context}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let model = Cmanp::open(&Device::best(), "checkpoints/cmanp_gp_1d.safetensors")?;
+/// // Two data sets, of two points and of one; a point is three numbers.
+/// let (x, y) = ([0.5; 12], [0.1, 0.2, 0.1, f32::NAN]);
+/// let context = Context::new(&x, &y).batch(2).mask(&[true, true, true, false]);
+/// assert_eq!(model.condition(&context)?.n_points(), [2, 1]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     x: &'a [f32],

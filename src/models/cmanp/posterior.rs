@@ -26,6 +26,21 @@ use crate::{
 ///
 /// Taking in observations only writes the states; the latents are made of them when something is
 /// predicted for the first time after that.
+///
+/// ```
+/// use wgpu_attention::{Device, models::cmanp::{Cmanp, Context}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let model = Cmanp::open(&Device::best(), "checkpoints/cmanp_gp_1d.safetensors")?;
+/// let read = |t: f32, y: f32| model.condition(&Context::new(&[t, 1.0, 0.0], &[y]));
+/// // What two machines have read.
+/// let merged = read(-1.0, 0.3)?.merge(&read(1.0, 0.6)?)?;
+/// assert_eq!(merged.n_points(), [2]);
+/// let prediction = merged.predict(&[0.0, 1.0, 0.0])?;
+/// assert!(prediction.std[0] > 0.05); // the least that this network says
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Posterior {
     pub(super) network: Arc<Network>,
@@ -63,6 +78,17 @@ impl Prediction {
     ///
     /// # Errors
     /// `y` is not of that shape, or a number of it is not finite.
+    ///
+    /// ```
+    /// use wgpu_attention::models::cmanp::Prediction;
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let prediction = Prediction { shape: [1, 1, 1], mean: vec![1.0], std: vec![2.0] };
+    /// let expected = -2f64.ln() - 0.5 * std::f64::consts::TAU.ln(); // at the mean
+    /// assert!((prediction.log_density(&[1.0])?[0] - expected).abs() < 1e-12);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn log_density(&self, y: &[f32]) -> Result<Vec<f64>> {
         if y.len() != self.mean.len() {
             return Err(Error::Length { shape: self.shape.to_vec(), expected: self.mean.len(), found: y.len() });

@@ -6,6 +6,17 @@ use crate::{
 };
 
 /// Shares of test samples, from 0 to 1; NaN where there are none.
+///
+/// ```
+/// use wgpu_attention::models::nam::Accuracy;
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// // Two samples, of the base class 0 and of the novel class 1; both are taken for 0.
+/// let accuracy = Accuracy::new(&[0.9, 0.1, 0.6, 0.4], &[0, 1], 1)?;
+/// assert_eq!((accuracy.both, accuracy.false_novel, accuracy.false_base), (0.5, 0.0, 1.0));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Accuracy {
     /// All samples, among all classes: the authors' AccuracyBoth.

@@ -37,6 +37,24 @@ pub struct NamOutput {
 }
 
 /// Projections around an attention memory.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, checkpoint::Checkpoint, models::nam::{AttentionGates, NamAttention}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// let load = |checkpoint: &Checkpoint| {
+///     checkpoint.load(&device, |parameters| NamAttention::load(parameters, 8, 2, AttentionGates::Erase))
+/// };
+/// let attention = load(&Checkpoint::random(0, load)?)?;
+/// let x = Tensor::new(&device, &[1, 5, 8], &[0.1; 40])?;
+/// let first = attention.causal(&x, None, None)?;
+/// let second = attention.causal(&x, Some(&first.memory), None)?; // goes on
+/// assert_eq!(second.values.shape(), [1, 5, 8]);
+/// assert_eq!(second.memory.shape(), [1, 2, 4, 4]); // of two heads
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct NamAttention {
     n_heads: usize,

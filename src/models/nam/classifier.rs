@@ -11,6 +11,19 @@ use crate::{
 pub(super) const ONE_HEAD: Layout = Layout::Projected { n_heads: 1 };
 
 /// The weights of all classes, base classes first.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, models::nam::{Classifier, ClassifierType}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// let weights = Tensor::new(&device, &[1, 2, 2], &[1.0, 0.0, 0.0, 2.0])?; // two classes
+/// let classifier = Classifier { weights, scale: 10.0, bias: 0.0, classifier_type: ClassifierType::Cosine };
+/// let scores = classifier.scores(&Tensor::new(&device, &[1, 1, 2], &[3.0, 4.0])?)?.read()?;
+/// assert!((scores[0] - 6.0).abs() < 1e-4 && (scores[1] - 8.0).abs() < 1e-4);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Classifier {
     /// `[batch, n_base + n_novel, n_features]`, before they are normalised.

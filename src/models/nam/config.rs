@@ -32,6 +32,13 @@ pub enum TuringOption {
 
 impl TuringOption {
     /// How the heads move and what is left out.
+    ///
+    /// ```
+    /// use wgpu_attention::{models::nam::TuringOption, ops::{KeyErase, TapeErase}};
+    ///
+    /// let options = TuringOption::Paper.tape_options();
+    /// assert_eq!((options.erase, options.key_erase), (TapeErase::Tied, KeyErase::ByPosition));
+    /// ```
     pub fn tape_options(self) -> TapeOptions {
         let heads = match self {
             Self::NoJump => HeadMoves::NoJump,

@@ -44,6 +44,26 @@ pub struct Episode<'a> {
 
 /// The network: an embedding, the weights of base classes, and where those of novel ones come
 /// from.
+///
+/// ```
+/// use wgpu_attention::{Device, checkpoint::Checkpoint, models::nam::{Episode, FewShot, FewShotConfig}, serde_json};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// // Features are the two numbers of an input themselves; a novel class is the mean of its examples.
+/// let config = r#"{"generator": "none", "classifier_type": "cosine", "n_base": 1, "n_novel": 1,
+///                  "embedding": {"n_in": 2, "dims": []}}"#;
+/// let config: FewShotConfig = serde_json::from_str(config).unwrap();
+/// let mut checkpoint = Checkpoint::default();
+/// checkpoint.insert("weight_base", &[1, 2], vec![1.0, 0.0])?;
+/// checkpoint.insert("scale_cls", &[1], vec![1.0])?;
+/// checkpoint.insert("bias", &[1], vec![0.0])?;
+/// let model = FewShot::new(&Device::best(), &config, &checkpoint)?;
+/// let episode = Episode { batch: 1, n_novel: 1, supports: &[0.0, 2.0], labels: &[1.0], base_ids: &[0] };
+/// let scores = model.condition(&episode)?.scores(&model.features(1, &[0.0, 5.0])?)?.read()?;
+/// assert!(scores[0].abs() < 1e-6 && (scores[1] - 1.0).abs() < 1e-6); // it is of the novel class
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct FewShot {
     about: About<FewShotConfig>,

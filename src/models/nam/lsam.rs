@@ -21,6 +21,19 @@ use crate::{
 const MODEL: &str = "nam_lsam";
 
 /// A cell: see [`ops::lsam()`].
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, checkpoint::Checkpoint, models::nam::LsamCell, ops::Direction};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// let load = |checkpoint: &Checkpoint| checkpoint.load(&device, |parameters| LsamCell::load(parameters, 3, 8, 2));
+/// let cell = load(&Checkpoint::random(0, load)?)?;
+/// let output = cell.forward(&Tensor::new(&device, &[1, 5, 3], &[0.1; 15])?, None, Direction::Forward)?;
+/// assert_eq!((output.values.shape(), output.state.memory.shape()), (&[1, 5, 8][..], &[1, 2, 4, 4][..]));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct LsamCell(Lsam);
 
@@ -64,6 +77,22 @@ impl LsamCell {
 }
 
 /// A cell, a dense layer with ReLU, a normalisation.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, checkpoint::Checkpoint, models::nam::LsamDecoder};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// let load = |checkpoint: &Checkpoint| {
+///     checkpoint.load(&device, |parameters| LsamDecoder::load(parameters, 3, 8, 2))
+/// };
+/// let decoder = load(&Checkpoint::random(0, load)?)?;
+/// let memory = Tensor::zeros(&device, &[1, 2, 4, 4])?;
+/// let output = decoder.forward(&Tensor::new(&device, &[1, 5, 3], &[0.1; 15])?, &memory)?;
+/// assert_eq!(output.values.shape(), [1, 5, 8]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct LsamDecoder {
     cell: LsamCell,
@@ -100,6 +129,19 @@ impl LsamDecoder {
 }
 
 /// Two cells, one of them in reverse, side by side.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, checkpoint::Checkpoint, models::nam::Blsam};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// let load = |checkpoint: &Checkpoint| checkpoint.load(&device, |parameters| Blsam::load(parameters, 3, 8, 2));
+/// let both = load(&Checkpoint::random(0, load)?)?;
+/// let output = both.forward(&Tensor::new(&device, &[1, 5, 3], &[0.1; 15])?)?;
+/// assert_eq!((output.values.shape(), output.state.hidden.shape()), (&[1, 5, 8][..], &[1, 8][..]));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Blsam {
     forward: LsamCell,
@@ -151,6 +193,20 @@ impl Blsam {
 }
 
 /// A [`Blsam`] and a feed-forward part, each added to what it gets; one normalisation at the end.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, checkpoint::Checkpoint, models::nam::LsamEncoderLayer};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// let load = |checkpoint: &Checkpoint| {
+///     checkpoint.load(&device, |parameters| LsamEncoderLayer::load(parameters, 8, 2, 16))
+/// };
+/// let layer = load(&Checkpoint::random(0, load)?)?;
+/// assert_eq!(layer.forward(&Tensor::new(&device, &[1, 5, 8], &[0.1; 40])?)?.values.shape(), [1, 5, 8]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct LsamEncoderLayer {
     attention: Blsam,
@@ -189,6 +245,19 @@ impl LsamEncoderLayer {
 }
 
 /// From tokens to logits: an encoder layer, and a decoder that begins with its memory.
+///
+/// ```
+/// use wgpu_attention::{Device, checkpoint::Checkpoint, models::nam::{LsamAe, LsamAeConfig}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// let config = LsamAeConfig { vocab_size: 5, d_model: 8, nhead: 2, dim_feedforward: 16 };
+/// let parameters = Checkpoint::random(0, |parameters| LsamAe::new(&device, &config, parameters))?;
+/// let model = LsamAe::new(&device, &config, &parameters)?;
+/// assert_eq!(model.forward(2, &[0, 1, 2, 4, 3, 2])?.values.shape(), [2, 3, 5]); // logits of each token
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct LsamAe {
     about: About<LsamAeConfig>,

@@ -21,6 +21,21 @@ const MODEL: &str = "nam_transformer";
 /// From tokens to classes. A token stands before every sequence and its vector is classified.
 /// Queries and keys are unit vectors of each head; where one is zero the authors' code divides by
 /// zero, and here it stays zero. There is no mask: what is padded is written too.
+///
+/// ```
+/// use wgpu_attention::{Device, checkpoint::Checkpoint, models::nam::{NamTransformer, TransformerConfig}, serde_json};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let config = r#"{"vocab": 5, "max_len": 9, "emb": 4, "qkv": 8, "mlp": 4, "heads": 4, "layers": 1,
+///                  "classes": 2, "learn_pos": false}"#;
+/// let config: TransformerConfig = serde_json::from_str(config).unwrap();
+/// let device = Device::best();
+/// let parameters = Checkpoint::random(0, |parameters| NamTransformer::new(&device, &config, parameters))?;
+/// let model = NamTransformer::new(&device, &config, &parameters)?;
+/// assert_eq!(model.forward(1, &[0, 4, 2])?.logits.shape(), [1, 2]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct NamTransformer {
     about: About<TransformerConfig>,

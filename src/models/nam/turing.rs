@@ -23,6 +23,21 @@ const MODEL: &str = "nam_tm";
 
 /// A machine: a controller that sees the inputs only, and tapes. What was read never reaches the
 /// controller, so all actions of a sequence are known before the first step.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, checkpoint::Checkpoint, models::nam::NamTm, ops::TapeOptions};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// let load = |checkpoint: &Checkpoint| {
+///     checkpoint.load(&device, |parameters| NamTm::load(parameters, 8, 2, 4, TapeOptions::default()))
+/// };
+/// let machine = load(&Checkpoint::random(0, load)?)?;
+/// let output = machine.forward(&Tensor::new(&device, &[1, 5, 8], &[0.1; 40])?, 16, None)?;
+/// assert_eq!((output.values.shape(), output.tape.shape()), (&[1, 5, 8][..], &[1, 2, 16, 4][..]));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct NamTm {
     options: TapeOptions,
@@ -115,6 +130,23 @@ impl NamTm {
 ///
 /// # Errors
 /// A parameter is missing or misshapen.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, checkpoint::Checkpoint, models::nam::torch_lstm, ops::lstm};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let mut checkpoint = Checkpoint::default();
+/// checkpoint.insert("lstm.weight_ih_l0", &[4, 1], vec![0.0; 4])?;
+/// checkpoint.insert("lstm.weight_hh_l0", &[4, 1], vec![0.0; 4])?;
+/// checkpoint.insert("lstm.bias_ih_l0", &[4], vec![60.0; 4])?; // all gates open
+/// checkpoint.insert("lstm.bias_hh_l0", &[4], vec![40.0; 4])?;
+/// let device = Device::best();
+/// let layer = checkpoint.load(&device, |parameters| torch_lstm(&parameters.scope("lstm"), 1, 1))?;
+/// let state = lstm(&Tensor::zeros(&device, &[1, 3, 1])?, &layer, None)?.state.read()?;
+/// assert!((state[1] - 3.0).abs() < 1e-5); // c counts the steps
+/// # Ok(())
+/// # }
+/// ```
 pub fn torch_lstm(parameters: &Parameters<'_>, n_in: usize, hidden: usize) -> Result<Lstm> {
     let width = 4 * hidden;
     let weight =
@@ -131,6 +163,20 @@ pub fn torch_lstm(parameters: &Parameters<'_>, n_in: usize, hidden: usize) -> Re
 }
 
 /// From tokens to logits, a Turing machine between them.
+///
+/// ```
+/// use wgpu_attention::{Device, models::nam::NamTmAe};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let model = NamTmAe::open(&Device::best(), "checkpoints/nam_tm_addition.safetensors")?;
+/// // 27 + 95, lowest digits first, in pairs; 10 is `=`, and in the places of 11 is the answer.
+/// let logits = model.forward(1, &[7, 5, 2, 9, 10, 11, 11, 11])?.read()?;
+/// let best = |row: &[f32]| (0..10).max_by(|&a, &b| row[a].total_cmp(&row[b]));
+/// let digits: Vec<_> = logits.chunks(12).skip(5).filter_map(best).collect();
+/// assert_eq!(digits, [2, 2, 1]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct NamTmAe {
     about: About<NamTmConfig>,

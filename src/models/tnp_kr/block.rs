@@ -17,6 +17,20 @@ use crate::{
 };
 
 /// One kernel regression block.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, checkpoint::Checkpoint, models::tnp_kr::{Config, KrBlock}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let (device, config) = (Device::best(), Config::performer(1, 1));
+/// let load = |checkpoint: &Checkpoint| checkpoint.load(&device, |parameters| KrBlock::load(parameters, &config));
+/// let block = load(&Checkpoint::random(0, load)?)?;
+/// let memory = block.write(&Tensor::new(&device, &[1, 3, 64], &[0.1; 192])?, None, None)?;
+/// let read = block.read(&Tensor::new(&device, &[1, 2, 64], &[0.2; 128])?, &memory, None, None)?;
+/// assert_eq!(read.shape(), [1, 2, 64]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct KrBlock {
     norm: LayerNorm,

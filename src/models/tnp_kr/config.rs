@@ -9,6 +9,26 @@ use crate::{
 };
 
 /// The architecture of a [`TnpKr`](super::TnpKr).
+///
+/// ```
+/// use wgpu_attention::{models::tnp_kr::Config, serde_json};
+///
+/// let config: Config = serde_json::from_str(r#"{
+///     "n_blocks": 6,
+///     "n_values": 1,
+///     "groups": [{"name": "s", "embed": false, "bias": {"kernel": "rbf", "distance": "euclidean", "n_basis": 5}}],
+///     "embed_all": {"dims": [256, 128, 64], "activation": "gelu_tanh"},
+///     "attention": {
+///         "kind": "scan", "n_heads": 4, "proj_qs": {"dims": [128]}, "proj_ks": {"dims": [128]},
+///         "proj_vs": {"dims": [128]}, "proj_out": {"dims": [64]}
+///     },
+///     "ffn": {"dims": [256, 64], "activation": "gelu_tanh"},
+///     "head": {"dims": [256, 64, 2], "activation": "gelu_tanh"},
+///     "output": {"kind": "gaussian", "min_std": 0.0}
+/// }"#).unwrap();
+/// assert_eq!((config.width().unwrap(), config.n_inputs()), (64, 5)); // 4 to tell what is observed, 1 value
+/// config.check().unwrap();
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {

@@ -18,6 +18,24 @@ use crate::{
 /// kept is `sum_j features_j values_j^T` for each head. A read has no softmax and no normaliser
 /// of its own: it is divided by the number of keys if there was a mask, and layer-normalised
 /// over all heads together.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, checkpoint::Checkpoint, models::tnp_kr::DeepKernelAttention};
+/// use wgpu_attention::{models::layers::MlpConfig, ops::Activation};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let (device, mlp) = (Device::best(), MlpConfig { dims: vec![8], activation: Activation::Relu });
+/// let load = |checkpoint: &Checkpoint| {
+///     checkpoint.load(&device, |parameters| DeepKernelAttention::load(parameters, 1, &mlp, &mlp, 8, 2))
+/// };
+/// let attention = load(&Checkpoint::random(0, load)?)?;
+/// let (x, coords) = (Tensor::new(&device, &[1, 5, 8], &[0.1; 40])?, Tensor::new(&device, &[1, 5, 2], &[0.3; 10])?);
+/// let state = attention.write(&x, &x, &coords, 0..2, None)?;
+/// assert_eq!(state.sums.shape(), [1, 1, 8, 8]); // however many tokens were written
+/// assert_eq!(attention.read(&x, &state, &coords, 0..2, false, Some(&x))?.shape(), [1, 5, 8]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct DeepKernelAttention {
     proj_qks: Mlp,

@@ -17,6 +17,24 @@ impl Config {
     ///
     /// # Errors
     /// [`Error::Config`] naming the part that this crate does not know.
+    ///
+    /// ```
+    /// use wgpu_attention::{models::tnp_kr::Config, serde_json::json};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let mlp = |dims: &[usize]| json!({"dims": dims, "act_fn": {"_target_": "jax.nn.gelu"}});
+    /// let attention = json!({
+    ///     "_target_": "dl4bi.attention.DeepKernelAttention",
+    ///     "proj_qks": mlp(&[64, 64]),
+    ///     "proj_vs": mlp(&[64, 32]),
+    /// });
+    /// let block = json!({"attn": attention, "ffn": mlp(&[128, 32])});
+    /// let model = json!({"num_blks": 6, "embed_all": mlp(&[128, 32]), "blk": block, "head": mlp(&[128, 2])});
+    /// let config = Config::from_dl4bi(&model, 1, &[("s", 2)])?;
+    /// assert_eq!((config.n_blocks, config.width()?, config.groups[0].dim), (6, 32, Some(2)));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn from_dl4bi(model: &Value, n_values: usize, groups: &[(&str, usize)]) -> Result<Self> {
         let block = &model["blk"];
         only(

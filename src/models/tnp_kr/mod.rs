@@ -26,6 +26,19 @@ use crate::{checkpoint::Checkpoint, device::Device, error::Result, models::open}
 use network::{MODEL, Network};
 
 /// A trained TNP-KR. Cheap to clone.
+///
+/// ```
+/// use wgpu_attention::{Device, models::tnp_kr::{Context, Locations, TnpKr}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let model = TnpKr::open(&Device::best(), "checkpoints/gp_1d.safetensors")?;
+/// let posterior = model.condition(&Context::new(Locations::space(1, &[-1.0, 0.0, 1.0]), &[0.3, -0.1, 0.5]))?;
+/// let prediction = posterior.predict(&Locations::space(1, &[0.0, 9.0]))?;
+/// assert_eq!(prediction.shape, [1, 2, 1]); // batch, points, values at a point
+/// assert!(prediction.std[0] < prediction.std[1]); // it knows more where it has seen something
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct TnpKr {
     network: Arc<Network>,
@@ -59,6 +72,18 @@ impl TnpKr {
     ///
     /// # Errors
     /// The configuration contradicts itself; a parameter is missing, misshapen or left over.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, checkpoint::Checkpoint, models::tnp_kr::{Config, TnpKr}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// // A file without metadata: the configuration is given beside it.
+    /// let (device, config) = (Device::best(), Config { n_blocks: 1, ..Config::scan(1) });
+    /// let parameters = Checkpoint::random(0, |parameters| TnpKr::new(&device, &config, parameters))?;
+    /// assert_eq!(TnpKr::new(&device, &config, &parameters)?.config().n_blocks, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn new(device: &Device, config: &Config, checkpoint: &Checkpoint) -> Result<Self> {
         config.check()?;
         let network = checkpoint.load(device, |parameters| Network::load(parameters, config))?;
@@ -69,6 +94,17 @@ impl TnpKr {
     ///
     /// # Errors
     /// The configuration contradicts itself.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, models::tnp_kr::{Config, Context, Locations, TnpKr}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let model = TnpKr::random(&Device::best(), &Config { n_blocks: 1, ..Config::deep_kernel(2, 1) }, 0)?;
+    /// let posterior = model.condition(&Context::new(Locations::space(2, &[0.1; 2000]), &[0.5; 1000]))?;
+    /// assert_eq!(posterior.n_bytes(), 4 * 128 * 64); // features times values, whatever was read
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn random(device: &Device, config: &Config, seed: u64) -> Result<Self> {
         // On the host, where trying costs no uploads.
         let checkpoint = Checkpoint::random(seed, |checkpoint| Self::new(&Device::cpu(), config, checkpoint))?;
@@ -110,6 +146,20 @@ impl TnpKr {
     ///
     /// # Errors
     /// No saved posterior, that of another model or other parameters, a damaged or misshapen one.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, checkpoint::Checkpoint, models::tnp_kr::{Context, Locations, TnpKr}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let model = TnpKr::open(&Device::cpu(), "checkpoints/gp_1d.safetensors")?;
+    /// let at = Locations::space(1, &[0.0, 1.0]);
+    /// let posterior = model.condition(&Context::new(at.clone(), &[0.3, -0.1]))?;
+    /// let bytes = posterior.to_checkpoint()?.to_bytes()?; // to a file, or over a network
+    /// let restored = model.restore(&Checkpoint::from_bytes(&bytes)?)?;
+    /// assert_eq!(restored.predict(&at)?, posterior.predict(&at)?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn restore(&self, checkpoint: &Checkpoint) -> Result<Posterior> {
         Posterior::restore(&self.network, checkpoint)
     }

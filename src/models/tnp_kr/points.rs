@@ -15,6 +15,23 @@ const OP: &str = "tnp_kr";
 
 /// Points that are described by named groups of coordinates, `[batch, n_points, dim]` each,
 /// row-major.
+///
+/// ```
+/// use wgpu_attention::{Device, models::tnp_kr::{BiasConfig, Config, Context, GroupConfig, Locations, TnpKr}};
+/// use wgpu_attention::ops::{BiasKernel, Distance};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let mut config = Config { n_blocks: 1, ..Config::scan(1) };
+/// let bias = BiasConfig { kernel: BiasKernel::Scalar, distance: Distance::CausalTime, n_basis: 1 };
+/// config.groups.push(GroupConfig { name: "t".into(), dim: None, embed: false, bias: Some(bias) });
+/// let model = TnpKr::random(&Device::best(), &config, 0)?;
+/// // Two points of the plane, the second an hour later.
+/// let at = Locations::space(2, &[0.0, 0.0, 1.0, 1.0]).time(&[12.0, 13.0]);
+/// let posterior = model.condition(&Context::new(at.clone(), &[0.5, 0.7]))?;
+/// assert_eq!(posterior.predict(&at)?.shape, [1, 2, 1]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Locations<'a> {
     pub(super) batch: usize,
@@ -52,6 +69,22 @@ impl<'a> Locations<'a> {
 }
 
 /// Observations: where, and what.
+///
+/// ```
+/// use wgpu_attention::{Device, models::tnp_kr::{Context, Locations, TnpKr}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let model = TnpKr::open(&Device::best(), "checkpoints/gp_1d.safetensors")?;
+/// // Two data sets, of two points and of one.
+/// let at = Locations::space(1, &[0.0, 1.0, 0.0, f32::NAN]).batch(2);
+/// let context = Context::new(at, &[0.5, 0.7, 0.5, f32::NAN]).mask(&[true, true, true, false]);
+/// let both = model.condition(&context)?.predict(&Locations::space(1, &[1.0, 1.0]).batch(2))?;
+/// let second = model.condition(&Context::new(Locations::space(1, &[0.0]), &[0.5]))?;
+/// let second = second.predict(&Locations::space(1, &[1.0]))?;
+/// assert!((both.mean[1] - second.mean[0]).abs() < 1e-5);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Context<'a> {
     locations: Locations<'a>,

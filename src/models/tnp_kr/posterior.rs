@@ -20,6 +20,20 @@ use crate::{
 /// A TNP-KR that has read its context. Predicting never touches the observations again. With
 /// scan attention its size grows with the context; with linear attention it is constant:
 /// layers × heads × features × width of a value.
+///
+/// ```
+/// use wgpu_attention::{Device, models::tnp_kr::{Context, Locations, TnpKr}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let model = TnpKr::open(&Device::best(), "checkpoints/gp_1d.safetensors")?;
+/// let posterior = model.condition(&Context::new(Locations::space(1, &[0.0, 1.0]), &[0.3, -0.1]))?;
+/// assert_eq!(posterior.n_context(), 2);
+/// let [left, right] = [&[0.4][..], &[0.6]].map(|x| posterior.predict(&Locations::space(1, x)));
+/// let both = posterior.predict(&Locations::space(1, &[0.4, 0.6]))?; // points do not influence each other
+/// assert!((both.mean[0] - left?.mean[0]).abs() < 1e-5 && (both.mean[1] - right?.mean[0]).abs() < 1e-5);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Posterior {
     pub(super) network: Arc<Network>,
@@ -108,6 +122,20 @@ impl Posterior {
     /// # Errors
     /// A model with more than one block application or scan attention; posteriors of different
     /// models, batches or coordinate groups; one with a mask and one without.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, models::tnp_kr::{Config, Context, Locations, TnpKr}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let model = TnpKr::random(&Device::best(), &Config { n_blocks: 1, ..Config::performer(1, 1) }, 0)?;
+    /// let read = |x: &[f32], y: &[f32]| model.condition(&Context::new(Locations::space(1, x), y));
+    /// let merged = read(&[0.1, 0.2], &[1.0, 2.0])?.merge(&read(&[0.3], &[3.0])?)?;
+    /// let whole = read(&[0.1, 0.2, 0.3], &[1.0, 2.0, 3.0])?;
+    /// let at = Locations::space(1, &[0.25]);
+    /// assert!((merged.predict(&at)?.mean[0] - whole.predict(&at)?.mean[0]).abs() < 1e-4);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn merge(&self, other: &Self) -> Result<Self> {
         self.network.about.check_merge(&other.network.about, self.batch, other.batch)?;
         let refused = |name, found, allowed| Err(Error::Argument { op: "Posterior::merge", name, found, allowed });
@@ -164,6 +192,22 @@ impl Posterior {
     ///
     /// # Errors
     /// As [`Posterior::predict`]; a tile size of 0; what `receive` returns.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, models::tnp_kr::{Config, Context, Locations, TnpKr}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let model = TnpKr::random(&Device::best(), &Config { n_blocks: 1, ..Config::deep_kernel(1, 1) }, 0)?;
+    /// let posterior = model.condition(&Context::new(Locations::space(1, &[0.0]), &[0.5]))?;
+    /// let mut means = vec![0.0; 1000];
+    /// posterior.predict_tiles(&Locations::space(1, &[0.1; 1000]), 256, |range, tile| {
+    ///     means[range].copy_from_slice(&tile.mean); // or to a file
+    ///     Ok(())
+    /// })?;
+    /// assert!(means.iter().all(|mean| (mean - means[0]).abs() < 1e-5)); // all at the same place
+    /// # Ok(())
+    /// # }
+    /// ```
     #[cfg(not(target_arch = "wasm32"))]
     pub fn predict_tiles(
         &self,

@@ -15,6 +15,13 @@ fn mlp(dims: &[usize]) -> MlpConfig {
 impl Config {
     /// BSA-TNP for points in space: scan attention of 4 heads, whose only view of the
     /// coordinates is an RBF bias of 5 bases, so that any dimension will do (arXiv 2506.09163).
+    ///
+    /// ```
+    /// use wgpu_attention::models::tnp_kr::Config;
+    ///
+    /// let config = Config { n_blocks: 2, ..Config::scan(1) }; // smaller than the papers'
+    /// assert_eq!(config.groups[0].dim, None); // points of any dimension
+    /// ```
     pub fn scan(n_values: usize) -> Self {
         let bias = BiasConfig { kernel: BiasKernel::Rbf, distance: Distance::Euclidean, n_basis: 5 };
         let group = GroupConfig { name: "s".into(), dim: None, embed: false, bias: Some(bias) };
@@ -30,6 +37,12 @@ impl Config {
     }
 
     /// TNP-KR with deep kernel attention for points of `dim` coordinates (arXiv 2411.12502).
+    ///
+    /// ```
+    /// use wgpu_attention::models::tnp_kr::Config;
+    ///
+    /// assert_eq!(Config::deep_kernel(2, 1).n_inputs(), 4 + 2 + 1);
+    /// ```
     pub fn deep_kernel(dim: usize, n_values: usize) -> Self {
         let attention = AttentionConfig::DeepKernel {
             n_heads: 1,
@@ -41,6 +54,13 @@ impl Config {
 
     /// TNP-KR with Performer attention for points of `dim` coordinates: 4 heads, 128 random
     /// features (arXiv 2411.12502; 2009.14794).
+    ///
+    /// ```
+    /// use wgpu_attention::models::tnp_kr::{AttentionConfig, Config};
+    ///
+    /// let attention = Config::performer(2, 1).attention;
+    /// assert!(matches!(attention, AttentionConfig::Performer { n_heads: 4, n_features: 128, .. }));
+    /// ```
     pub fn performer(dim: usize, n_values: usize) -> Self {
         let wide = || mlp(&[2 * WIDTH]);
         let attention = AttentionConfig::Performer {

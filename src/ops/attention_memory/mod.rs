@@ -57,7 +57,8 @@ pub struct Recall {
 }
 
 /// Writes, erases and reads at every step of a sequence; a step reads what it wrote itself. The
-/// paper's bidirectional attention without the future, and with erasing the gated delta rule.
+/// paper's bidirectional attention without the future, and with erasing the delta rule, whose write
+/// and erasure have a probability each.
 ///
 /// Unit queries and keys `[batch, n, n_heads * head_dim]`, `v [batch, n, n_heads * v_dim]`, or in
 /// the other [`Layout`](crate::ops::Layout). It begins with [`AttentionMemory::state`]. With

@@ -101,6 +101,18 @@ impl AttentionMemory<'_> {
     ///
     /// # Errors
     /// As there.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor, ops::{AttentionMemory, Form, Layout}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let k = Tensor::zeros(&Device::cpu(), &[1, 8, 100, 64])?;
+    /// let memory = AttentionMemory::new(Layout::HeadMajor);
+    /// assert_eq!(memory.decision(&k, &k)?.variant, "recurrent"); // a small memory, on the CPU
+    /// assert_eq!(memory.form(Form::Chunked).decision(&k, &k)?.variant, "chunked");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn decision(&self, k: &Tensor, v: &Tensor) -> Result<Decision> {
         let (keys, v_dim) = check(OP, None, k, v, self)?;
         let problem = Problem::new(self.layout, keys, v_dim);

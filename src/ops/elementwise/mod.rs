@@ -44,6 +44,16 @@ pub fn map(x: &Tensor, map: Map) -> Result<Tensor> {
 ///
 /// # Errors
 /// As [`map`].
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::relu};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let x = Tensor::new(&Device::best(), &[3], &[-1.0, 0.0, 2.0])?;
+/// assert_eq!(relu(&x)?.read()?, [0.0, 0.0, 2.0]);
+/// # Ok(())
+/// # }
+/// ```
 pub fn relu(x: &Tensor) -> Result<Tensor> {
     map(x, Map::Relu)
 }
@@ -110,6 +120,18 @@ pub fn add(a: &Tensor, b: &Tensor, scale: f32) -> Result<Tensor> {
 ///
 /// # Errors
 /// Another width; different devices.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::scale_columns};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// let x = Tensor::new(&device, &[2, 2], &[1.0, 2.0, 3.0, 4.0])?;
+/// let scale = Tensor::new(&device, &[2], &[10.0, 100.0])?;
+/// assert_eq!(scale_columns(&x, &scale)?.read()?, [10.0, 200.0, 30.0, 400.0]);
+/// # Ok(())
+/// # }
+/// ```
 pub fn scale_columns(x: &Tensor, scale: &Tensor) -> Result<Tensor> {
     const OP: &str = "scale_columns";
     if scale.shape().len() != 1 || !x.shape().ends_with(scale.shape()) {
@@ -155,6 +177,18 @@ pub fn columns(x: &Tensor, columns: Range<usize>) -> Result<Tensor> {
 /// # Errors
 /// Shapes that differ in more than the last dimension, columns that do not exist, tensors on
 /// different devices.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::concat};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// let left = Tensor::new(&device, &[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])?;
+/// let right = Tensor::new(&device, &[2, 1], &[7.0, 8.0])?;
+/// assert_eq!(concat(&left, 1..3, &right)?.read()?, [2.0, 3.0, 7.0, 5.0, 6.0, 8.0]);
+/// # Ok(())
+/// # }
+/// ```
 pub fn concat(left: &Tensor, columns: Range<usize>, right: &Tensor) -> Result<Tensor> {
     const OP: &str = "concat";
     let rows = left_columns(OP, "left", left, &columns)?;
@@ -181,6 +215,18 @@ pub fn concat(left: &Tensor, columns: Range<usize>, right: &Tensor) -> Result<Te
 ///
 /// # Errors
 /// A last dimension that is empty or odd.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::geglu};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// // Two rows: a gate of 0 is shut, and far above 0 the gelu is its argument.
+/// let x = Tensor::new(&Device::best(), &[2, 2], &[3.0, 0.0, 3.0, 10.0])?;
+/// let y = geglu(&x)?.read()?;
+/// assert!(y[0] == 0.0 && (y[1] - 30.0).abs() < 1e-4);
+/// # Ok(())
+/// # }
+/// ```
 pub fn geglu(x: &Tensor) -> Result<Tensor> {
     let both = x.shape().last().copied().unwrap_or(0);
     if both == 0 || both % 2 == 1 {

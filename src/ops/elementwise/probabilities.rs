@@ -46,6 +46,17 @@ impl Probabilities {
     ///
     /// # Errors
     /// The device has no room.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor, ops::Probabilities};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let logits = Tensor::new(&Device::best(), &[1, 1, 2], &[0.0, 100.0])?;
+    /// let p = Probabilities::sigmoid(&logits)?.tensor().read()?;
+    /// assert!((p[0] - 0.5).abs() < 1e-6 && (p[1] - 1.0).abs() < 1e-6);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn sigmoid(logits: &Tensor) -> Result<Self> {
         map(logits, Map::Sigmoid).map(Self)
     }
@@ -71,6 +82,18 @@ impl Probabilities {
 /// # Errors
 /// Shapes that do not fit: all dimensions but the last must be equal and the last a multiple;
 /// different devices.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::{Probabilities, gate}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// let x = Tensor::new(&device, &[1, 4], &[1.0, 2.0, 3.0, 4.0])?; // two heads, side by side
+/// let p = Probabilities::new(&device, &[1, 2], &[1.0, 0.5])?;
+/// assert_eq!(gate(&x, &p)?.read()?, [1.0, 2.0, 1.5, 2.0]);
+/// # Ok(())
+/// # }
+/// ```
 pub fn gate(x: &Tensor, p: &Probabilities) -> Result<Tensor> {
     const OP: &str = "gate";
     let (width, n_heads) = match (x.shape().split_last(), p.shape().split_last()) {

@@ -22,6 +22,20 @@ pub use random::{ProjectionRows, random_features};
 /// # Errors
 /// A projection of another width, or on another device; one that is missing or too many; a
 /// scale that is not finite; on a GPU, an operand larger than one binding.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::{FeatureKind, FeatureMap, feature_map}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// // Two features of two numbers: max(x, 0) and max(-y, 0).
+/// let projection = Tensor::new(&device, &[2, 2], &[1.0, 0.0, 0.0, -1.0])?;
+/// let map = FeatureMap { kind: FeatureKind::Relu, projection: Some(projection), scale: 1.0 };
+/// let x = Tensor::new(&device, &[1, 2], &[3.0, 4.0])?;
+/// assert_eq!(feature_map(&x, &map)?.read()?, [3.0, 0.0]);
+/// # Ok(())
+/// # }
+/// ```
 pub fn feature_map(x: &Tensor, map: &FeatureMap) -> Result<Tensor> {
     let Some((&head_dim, rows)) = x.shape().split_last() else {
         return Err(Error::Shape { op: OP, name: "x", found: vec![], expected: "[.., head_dim]".into() });

@@ -51,6 +51,16 @@ impl FeatureMap {
 
     /// FAVOR+ features of softmax attention, for a projection `[n_features, head_dim]` such
     /// as [`random_features`] draws.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, ops::{FeatureMap, ProjectionRows, random_features}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let map = FeatureMap::softmax(random_features(&Device::cpu(), 0, 128, 16, ProjectionRows::Orthogonal)?);
+    /// assert_eq!(map.scale, 0.5); // 16^(-1/4)
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn softmax(projection: Tensor) -> Self {
         let head_dim = projection.shape().last().copied().unwrap_or(1);
         Self { kind: FeatureKind::Softmax, projection: Some(projection), scale: (head_dim as f32).powf(-0.25) }

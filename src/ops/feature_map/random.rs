@@ -33,6 +33,17 @@ pub enum ProjectionRows {
 /// # Errors
 /// A size of 0, a `head_dim` over 1024, or more than 2^20 numbers: orthogonal rows take time
 /// with the square of `head_dim`, and by then it is seconds.
+///
+/// ```
+/// use wgpu_attention::{Device, ops::{ProjectionRows, random_features}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let rows = random_features(&Device::cpu(), 7, 2, 2, ProjectionRows::OrthogonalUnit)?.read()?;
+/// assert!((rows[0] * rows[2] + rows[1] * rows[3]).abs() < 1e-6); // at right angles
+/// assert!((rows[0] * rows[0] + rows[1] * rows[1] - 2.0).abs() < 1e-6); // sqrt(2) long
+/// # Ok(())
+/// # }
+/// ```
 pub fn random_features(
     device: &Device,
     seed: u64,

@@ -19,6 +19,18 @@ const OP: &str = "layer_norm";
 /// # Errors
 /// An empty last dimension, parameters or a residual of another shape, a negative epsilon,
 /// tensors on different devices.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::layer_norm};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let tensor = |numbers: &[f32]| Tensor::new(&Device::cpu(), &[2], numbers);
+/// // The mean is 2 and the variance 1.
+/// let y = layer_norm(&tensor(&[1.0, 3.0])?, &tensor(&[1.0, 10.0])?, &tensor(&[0.0, 5.0])?, 0.0, None)?;
+/// assert_eq!(y.read()?, [-1.0, 15.0]);
+/// # Ok(())
+/// # }
+/// ```
 pub fn layer_norm(
     x: &Tensor,
     scale: &Tensor,

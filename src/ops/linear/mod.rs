@@ -19,6 +19,20 @@ pub use problem::{Activation, Linear};
 /// # Errors
 /// A last dimension of `x` that is not `n_in`, a bias or residual of another shape, tensors
 /// on different devices.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::{Activation, Linear, linear}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// let weight = Tensor::new(&device, &[2, 3], &[1.0, 0.0, -1.0, 0.0, 1.0, -1.0])?;
+/// let bias = Some(Tensor::new(&device, &[3], &[0.0, 10.0, 0.0])?);
+/// let x = Tensor::new(&device, &[1, 2], &[1.0, 2.0])?;
+/// let y = linear(&x, &Linear { weight, bias }, Activation::Relu, None)?;
+/// assert_eq!(y.read()?, [1.0, 12.0, 0.0]); // of 1, 2 + 10 and -1 - 2
+/// # Ok(())
+/// # }
+/// ```
 pub fn linear(x: &Tensor, layer: &Linear, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
     let (problem, shape) = check(x, layer, activation, residual)?;
     match x.storage() {

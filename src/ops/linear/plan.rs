@@ -36,6 +36,19 @@ impl Linear {
     ///
     /// # Errors
     /// An `x` of another width; a variant that was asked for and does not exist.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor, ops::Linear};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let device = Device::cpu();
+    /// let layer = Linear { weight: Tensor::zeros(&device, &[8, 4])?, bias: None };
+    /// let decision = layer.decision(&Tensor::zeros(&device, &[100, 8])?)?;
+    /// assert_eq!((decision.op, decision.variant, decision.launches), ("linear", "cpu", 0));
+    /// println!("{decision}"); // with the reason
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn decision(&self, x: &Tensor) -> Result<Decision> {
         let capabilities = x.device().capabilities();
         let problem = check(x, self, Activation::None, None)?.0;

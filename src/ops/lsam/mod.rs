@@ -30,6 +30,22 @@ const OP: &str = "lsam";
 /// Shapes that do not fit; different devices; on a GPU, a state that workgroup memory does not
 /// hold (`4 d_model + 4 n_heads` numbers, at most about 4096) or an operand larger than one
 /// binding.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::{Direction, Linear, Lsam, lsam}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// // One head of one number: q = k = 1 and v = 3, the gates open, whatever comes in.
+/// let bias = Some(Tensor::new(&device, &[5], &[1.0, 1.0, 3.0, 100.0, 100.0])?);
+/// let input = Linear { weight: Tensor::zeros(&device, &[1, 5])?, bias };
+/// let layer = Lsam { n_heads: 1, input, hidden: Tensor::zeros(&device, &[1, 5])? };
+/// let output = lsam(&Tensor::zeros(&device, &[1, 2, 1])?, &layer, None, Direction::Forward)?;
+/// // The second write finds 3 and changes nothing.
+/// assert!(output.values.read()?.iter().all(|h| (h - 3.0).abs() < 1e-5));
+/// # Ok(())
+/// # }
+/// ```
 pub fn lsam(x: &Tensor, layer: &Lsam, state: Option<&LsamState>, direction: Direction) -> Result<LsamOutput> {
     let &[batch, n, _] = x.shape() else {
         return Err(Error::Shape { op: OP, name: "x", found: x.shape().to_vec(), expected: "[batch, n, n_in]".into() });

@@ -24,6 +24,22 @@ const OP: &str = "lstm";
 /// # Errors
 /// Shapes that do not fit; different devices; on a GPU, a hidden state wider than
 /// [`MAX_HIDDEN`] or an operand larger than one binding.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::{Linear, Lstm, lstm}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// // All gates are open whatever comes in, so that c counts the steps.
+/// let bias = Some(Tensor::new(&device, &[4], &[100.0; 4])?);
+/// let input = Linear { weight: Tensor::zeros(&device, &[1, 4])?, bias };
+/// let layer = Lstm { input, hidden: Tensor::zeros(&device, &[1, 4])? };
+/// let output = lstm(&Tensor::zeros(&device, &[1, 2, 1])?, &layer, None)?;
+/// let state = output.state.read()?;
+/// assert!((state[1] - 2.0).abs() < 1e-5 && (state[0] - 2f32.tanh()).abs() < 1e-5);
+/// # Ok(())
+/// # }
+/// ```
 pub fn lstm(x: &Tensor, layer: &Lstm, state: Option<&Tensor>) -> Result<LstmOutput> {
     let &[hidden, width] = layer.hidden.shape() else {
         return Err(Error::Shape {

@@ -84,15 +84,26 @@ pub type BiasFn = dyn Fn(&[f32], &[f32], usize, &[f32]) -> f32 + Send + Sync;
 ///
 /// ```
 /// use std::sync::Arc;
-/// use wgpu_attention::ops::{BiasTerm, CustomBias};
+/// use wgpu_attention::{Device, Tensor, ops::{Bias, BiasTerm, CustomBias, ScanAttention, scan_attention}};
 ///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// // -slope |q - k|, a slope for each head.
 /// let alibi = CustomBias {
 ///     name: "alibi".into(),
 ///     wgsl: "return -params(head) * abs(q_coord[0] - k_coord[0]);".into(),
 ///     cpu: Arc::new(|q, k, head, params| -params[head] * (q[0] - k[0]).abs()),
-///     params: vec![0.5, 0.25],
+///     params: vec![9.0],
 /// };
-/// let term = BiasTerm::custom(0..1, alibi);
+/// let device = Device::best();
+/// let tensor = |shape: &[usize], numbers: &[f32]| Tensor::new(&device, shape, numbers);
+/// let (q, k) = (tensor(&[1, 1, 1, 1], &[0.0])?, tensor(&[1, 1, 2, 1], &[0.0, 0.0])?);
+/// let v = tensor(&[1, 1, 2, 1], &[1.0, 2.0])?;
+/// let (here, there) = (tensor(&[1, 1, 1], &[3.0])?, tensor(&[1, 2, 1], &[3.0, 4.0])?);
+/// let terms = [BiasTerm::custom(0..1, alibi)];
+/// let options = ScanAttention::default().bias(Bias::new(&here, &there, &terms));
+/// assert!((scan_attention(&q, &k, &v, &options)?.values.read()?[0] - 1.0).abs() < 0.001);
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone)]
 pub struct CustomBias {

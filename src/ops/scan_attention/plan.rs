@@ -49,6 +49,18 @@ impl ScanAttention<'_> {
     ///
     /// # Errors
     /// As there.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor, ops::ScanAttention};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let x = Tensor::zeros(&Device::best(), &[1, 4, 1000, 32])?;
+    /// let decision = ScanAttention::default().decision(&x, &x, &x)?;
+    /// assert_eq!(decision.op, "scan_attention");
+    /// println!("{decision}"); // the variant, the launches, and why
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn decision(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Decision> {
         let problem = Problem::new(q, k, v, self)?;
         let capabilities = q.device().capabilities();

@@ -38,6 +38,23 @@ use problem::{Problem, check};
 /// Shapes that do not fit; a tape of length 0; keys or queries that are missing or too many;
 /// different devices; on a GPU, a tape longer than [`MAX_TAPE_LENGTH`] or an operand larger than
 /// one binding.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::{HeadMoves, TapeInputs, TapeOptions, tape}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// // Two steps on a tape of two slots: the read head stays, the write head goes on.
+/// let value = Tensor::new(&device, &[1, 2, 1], &[5.0, 7.0])?;
+/// let step = [0.0, 99.0, 0.0, /* write head */ 0.0, 0.0, 99.0, /* p_r, p_w, p_e */ 99.0, 99.0, 99.0];
+/// let action = Tensor::new(&device, &[1, 2, 9], &step.repeat(2))?;
+/// let inputs = TapeInputs { value: &value, key: None, query: None, action: &action, n_tapes: 1, tape_length: 2 };
+/// let output = tape(&inputs, TapeOptions::default().heads(HeadMoves::NoJump), None)?;
+/// let near = |a: Vec<f32>, b: [f32; 2]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
+/// assert!(near(output.values.read()?, [5.0, 5.0]) && near(output.tape.read()?, [5.0, 7.0]));
+/// # Ok(())
+/// # }
+/// ```
 pub fn tape(inputs: &TapeInputs<'_>, options: TapeOptions, tape: Option<&Tensor>) -> Result<TapeOutput> {
     let problem = check(inputs, options, tape)?;
     let Problem { batch, n, n_tapes, slots, mem, .. } = problem;

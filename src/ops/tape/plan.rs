@@ -68,6 +68,20 @@ impl TapeInputs<'_> {
     ///
     /// # Errors
     /// As there.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor, ops::{HeadMoves, TapeInputs, TapeOptions}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let device = Device::best();
+    /// let (value, action) = (Tensor::zeros(&device, &[1, 9, 4])?, Tensor::zeros(&device, &[1, 9, 9])?);
+    /// let inputs = TapeInputs { value: &value, key: None, query: None, action: &action, n_tapes: 1, tape_length: 8 };
+    /// let decision = inputs.decision(TapeOptions::default().heads(HeadMoves::NoJump))?;
+    /// println!("{decision}"); // on a GPU, whether 8 slots of 4 numbers fit workgroup memory
+    /// assert_eq!(decision.op, "tape");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn decision(&self, options: TapeOptions) -> Result<Decision> {
         let problem = check(self, options, None)?;
         let capabilities = self.value.device().capabilities();

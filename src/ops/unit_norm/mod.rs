@@ -20,6 +20,17 @@ const OP: &str = "unit_norm";
 ///
 /// # Errors
 /// No last dimension, or one of 0.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::unit_norm};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let x = Tensor::new(&Device::best(), &[2, 2], &[3.0, 4.0, 0.0, 0.0])?;
+/// let y = unit_norm(&x)?.read()?;
+/// assert!((y[0] - 0.6).abs() < 1e-6 && (y[1] - 0.8).abs() < 1e-6 && y[2..] == [0.0, 0.0]);
+/// # Ok(())
+/// # }
+/// ```
 pub fn unit_norm(x: &Tensor) -> Result<Tensor> {
     let width = x.shape().last().copied().unwrap_or(0);
     if width == 0 {
