@@ -59,12 +59,7 @@ const OPERATIONS: [&str; 3] = ["attention_memory", "linear", "tape"];
 pub(crate) fn check_variants(variants: &BTreeMap<String, String>) -> Result<()> {
     match variants.keys().find(|operation| !OPERATIONS.contains(&operation.as_str())) {
         None => Ok(()),
-        Some(unknown) => Err(Error::Argument {
-            op: "GpuOptions::variant",
-            name: "operation",
-            found: unknown.clone(),
-            allowed: OPERATIONS.join(", "),
-        }),
+        Some(unknown) => Err(Error::argument("GpuOptions::variant", "operation", unknown, OPERATIONS.join(", "))),
     }
 }
 
@@ -240,12 +235,12 @@ impl Capabilities {
         let Some(asked) = self.forced.get(op) else { return Ok(None) };
         match variants.iter().find(|(name, _)| name == asked) {
             Some((_, variant)) => Ok(Some(*variant)),
-            None => Err(Error::Argument {
+            None => Err(Error::argument(
                 op,
-                name: "variant",
-                found: asked.clone(),
-                allowed: variants.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "),
-            }),
+                "variant",
+                asked,
+                variants.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "),
+            )),
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::{
         Backend, Device,
         gpu::{Buffer, Part},
     },
-    error::{Error, Result},
+    error::{Error, Result, check_argument},
 };
 
 /// The GPU memory of a tensor, for an application's own passes: [`Tensor::buffer`].
@@ -113,14 +113,9 @@ impl Tensor {
         }
         let mapped = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::MAP_WRITE;
         let usage = buffer.usage();
-        if !usage.contains(wgpu::BufferUsages::STORAGE) || usage.intersects(mapped) {
-            return Err(Error::Argument {
-                op: "Tensor::from_buffer",
-                name: "buffer usage",
-                found: format!("{usage:?}"),
-                allowed: "one that contains STORAGE, and neither MAP_READ nor MAP_WRITE".into(),
-            });
-        }
+        let is_allowed = usage.contains(wgpu::BufferUsages::STORAGE) && !usage.intersects(mapped);
+        let allowed = "one that contains STORAGE, and neither MAP_READ nor MAP_WRITE";
+        check_argument(is_allowed, "Tensor::from_buffer", "buffer usage", format_args!("{usage:?}"), allowed)?;
         gpu.check_buffer(&buffer)?;
         let buffer = Buffer::borrowed(buffer, wanted);
         Ok(Self { shape: shape.to_vec(), storage: Storage::Gpu(gpu.clone(), buffer) })

@@ -3,7 +3,7 @@
 
 use crate::support::{Random, error, refused};
 use wgpu_attention::{
-    Device, Tensor,
+    AdapterKind, Device, Tensor,
     device::GpuOptions,
     ops::{
         Activation, AttentionMemory, HeadMoves, Layout, Linear, Probabilities, ScanAttention, TapeInputs, TapeOptions,
@@ -93,7 +93,9 @@ fn pipelines_are_kept_from_one_start_to_the_next() {
         let empty = size();
         let truth = run(&first);
         first.save_pipelines().unwrap();
-        assert!(size() > empty || adapter.backend != "vulkan", "{adapter}: no pipeline was kept");
+        // A software adapter's driver may keep the head of the file alone.
+        let may_be_empty = adapter.backend != "vulkan" || adapter.kind == AdapterKind::Software;
+        assert!(size() > empty || may_be_empty, "{adapter}: no pipeline was kept");
         let files = || -> Vec<_> {
             let entries = std::fs::read_dir(&folder).into_iter().flatten();
             entries.map(|entry| entry.unwrap().path()).map(|path| (std::fs::read(&path).unwrap(), path)).collect()

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     device::Work,
-    error::{Error, Result},
+    error::{Error, Result, check_limit},
 };
 
 /// Some elements of a buffer.
@@ -213,24 +213,13 @@ impl<'a, P: Params> Launch<'a, P> {
     fn check(&self, bound: &[Bound<'_>], widest: Option<usize>) -> Result<()> {
         let whole = bound.iter().filter(|bound| bound.row.is_none()).map(|bound| bound.part.elements.len());
         let requested = 4 * whole.chain(widest).max().unwrap_or(0) as u64;
-        let allowed = self.gpu.capabilities.max_binding;
-        if requested <= allowed {
-            return Ok(());
-        }
-        Err(Error::LimitExceeded { limit: "bytes of one operand; cut it into parts", requested, allowed })
+        check_limit("bytes of one operand; cut it into parts", requested, self.gpu.capabilities.max_binding)
     }
 
     /// Refuses loops that the device would end before they are done, and say nothing.
     fn check_iterations(&self, work: Work) -> Result<()> {
-        let allowed = self.gpu.capabilities.max_iterations;
-        if work.iterations <= allowed {
-            return Ok(());
-        }
-        Err(Error::LimitExceeded {
-            limit: "loop iterations of one invocation on a software adapter",
-            requested: work.iterations as u64,
-            allowed: allowed as u64,
-        })
+        let (requested, allowed) = (work.iterations as u64, self.gpu.capabilities.max_iterations as u64);
+        check_limit("loop iterations of one invocation on a software adapter", requested, allowed)
     }
 
     fn dispatch(
@@ -298,14 +287,8 @@ impl<'a, P: Params> Launch<'a, P> {
             let here = |slot: &Slot| slot.is_shared && slot.is_written == is_written;
             let all = || slots.iter().zip(parts).enumerate().filter(|(_, (slot, _))| here(slot));
             let len: usize = all().map(|(_, (_, part))| part.elements.len()).sum();
-            let (requested, allowed) = (4 * len as u64, self.gpu.capabilities.max_binding);
-            if requested > allowed {
-                return Err(Error::LimitExceeded {
-                    limit: "bytes of operands that share a binding",
-                    requested,
-                    allowed,
-                });
-            }
+            let allowed = self.gpu.capabilities.max_binding;
+            check_limit("bytes of operands that share a binding", 4 * len as u64, allowed)?;
             let buffer = self.gpu.allocate(len)?;
             let mut first = 0;
             for (i, (_, part)) in all() {

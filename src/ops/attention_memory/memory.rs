@@ -8,7 +8,7 @@ use super::{
     run,
 };
 use crate::{
-    error::{Error, Result},
+    error::{Result, check_argument, check_shapes},
     ops::{
         FeatureMap, LinearAttention, Normalizer, Probabilities, add, concat, gate,
         layout::{Read, Sizes, check_mask},
@@ -160,26 +160,13 @@ impl MemoryState {
     /// # }
     /// ```
     pub fn merge(&self, other: &Self) -> Result<Self> {
-        if self.erased || other.erased {
-            return Err(Error::Argument {
-                op: MERGE,
-                name: "state",
-                found: "one from which something was erased".into(),
-                allowed: "states of writes alone: what erasing leaves depends on the order, so write to one state \
-                          after the other"
-                    .into(),
-            });
-        }
-        if self.memory.shape() != other.memory.shape() {
-            return Err(Error::ShapeMismatch {
-                op: MERGE,
-                left_name: "one state",
-                left: self.memory.shape().to_vec(),
-                right_name: "the other",
-                right: other.memory.shape().to_vec(),
-                rule: "both must be of the same batch, heads and widths",
-            });
-        }
+        let allowed = "states of writes alone: what erasing leaves depends on the order, so write to one state after \
+                       the other";
+        let found = "one from which something was erased";
+        check_argument(!(self.erased || other.erased), MERGE, "state", found, allowed)?;
+        let (a, b) = (self.memory.shape(), other.memory.shape());
+        let rule = "both must be of the same batch, heads and widths";
+        check_shapes(a == b, MERGE, ("one state", a), ("the other", b), rule)?;
         check_same_device(MERGE, &self.memory, &[Some(&other.memory)])?;
         add(&self.memory, &other.memory, 1.0).map(Self::new)
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::problem::{AttentionMemory, Form, MAX_HEAD_DIM, OP, Problem, check};
 use crate::{
     device::{Capabilities, Decision},
-    error::{Error, Result},
+    error::{Result, check_limit},
     tensor::Tensor,
 };
 
@@ -62,12 +62,8 @@ pub(crate) fn plan(problem: &Problem, form: Option<Form>, capabilities: &Capabil
         None => on_cpu(problem),
     };
     let allowed = if form == Form::Recurrent { MAX_RECURRENT } else { MAX_HEAD_DIM };
-    if is_gpu && problem.head_dim > allowed {
-        return Err(Error::LimitExceeded {
-            limit: "head_dim of attention_memory on a GPU",
-            requested: problem.head_dim as u64,
-            allowed: allowed as u64,
-        });
+    if is_gpu {
+        check_limit("head_dim of attention_memory on a GPU", problem.head_dim as u64, allowed as u64)?;
     }
     let by_budget = (capabilities.submit_budget / cost_of_step(problem).max(1.0)) as usize;
     // A chunk keeps the memory before it, and two rows a step.

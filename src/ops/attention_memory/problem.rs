@@ -1,7 +1,7 @@
 //! How to write, erase and read, what is written to, and the sizes of a call.
 
 use crate::{
-    error::{Error, Result},
+    error::{Result, check_shape, check_shapes},
     ops::{
         Probabilities,
         layout::{Layout, Sizes},
@@ -134,16 +134,9 @@ impl MemoryState {
 
     /// Refuses a state of other keys and values.
     pub(super) fn check(&self, op: &'static str, keys: Sizes, v_dim: usize) -> Result<()> {
-        let expected = memory_shape(keys, v_dim);
-        if *self.memory.shape() == expected {
-            return Ok(());
-        }
-        Err(Error::Shape {
-            op,
-            name: "memory",
-            found: self.memory.shape().to_vec(),
-            expected: format!("{expected:?}: [batch, n_heads, v_dim, head_dim]"),
-        })
+        let (found, expected) = (self.memory.shape(), memory_shape(keys, v_dim));
+        let allowed = format_args!("{expected:?}: [batch, n_heads, v_dim, head_dim]");
+        check_shape(*found == expected, op, "memory", found, allowed)
     }
 }
 
@@ -183,17 +176,9 @@ pub(super) fn check(
     options: &AttentionMemory<'_>,
 ) -> Result<(Sizes, usize)> {
     let (keys, v_dim) = options.layout.keys_values(op, k, v)?;
-    if let Some(q) = q
-        && q.shape() != k.shape()
-    {
-        return Err(Error::ShapeMismatch {
-            op,
-            left_name: "q",
-            left: q.shape().to_vec(),
-            right_name: "k",
-            right: k.shape().to_vec(),
-            rule: "every step has a query and a key, of equal width",
-        });
+    if let Some(q) = q.map(Tensor::shape) {
+        let rule = "every step has a query and a key, of equal width";
+        check_shapes(q == k.shape(), op, ("q", q), ("k", k.shape()), rule)?;
     }
     if let Some(state) = options.state {
         state.check(op, keys, v_dim)?;
@@ -213,16 +198,10 @@ pub(super) fn check_probabilities(
     layout: Layout,
     tokens: Sizes,
 ) -> Result<()> {
+    let Some(found) = p.map(Probabilities::shape) else { return Ok(()) };
     let expected = layout.row_shape(tokens);
-    match p {
-        Some(p) if p.shape() != expected => Err(Error::Shape {
-            op,
-            name,
-            found: p.shape().to_vec(),
-            expected: format!("{expected:?}, one for each token and head of {layout:?}"),
-        }),
-        _ => Ok(()),
-    }
+    let allowed = format_args!("{expected:?}, one for each token and head of {layout:?}");
+    check_shape(found == expected, op, name, found, allowed)
 }
 
 /// Probabilities that are known to be on the CPU.

@@ -15,7 +15,7 @@ use super::{
     layout::{Read, Sizes, check_mask},
 };
 use crate::{
-    error::{Error, Result},
+    error::{Result, check_shapes},
     tensor::{Mask, Storage, Tensor, check_same_device},
 };
 pub use problem::{LinearAttention, LinearState, Normalizer};
@@ -148,19 +148,10 @@ impl LinearState {
     /// # }
     /// ```
     pub fn merge(&self, other: &Self) -> Result<Self> {
-        if self.sums.shape() != other.sums.shape()
-            || self.v_dim != other.v_dim
-            || self.n_keys.len() != other.n_keys.len()
-        {
-            return Err(Error::ShapeMismatch {
-                op: MERGE,
-                left_name: "one state",
-                left: self.sums.shape().to_vec(),
-                right_name: "the other",
-                right: other.sums.shape().to_vec(),
-                rule: "both must be of the same batch, heads, features and width",
-            });
-        }
+        let (a, b) = (self.sums.shape(), other.sums.shape());
+        let fit = a == b && self.v_dim == other.v_dim && self.n_keys.len() == other.n_keys.len();
+        let rule = "both must be of the same batch, heads, features and width";
+        check_shapes(fit, MERGE, ("one state", a), ("the other", b), rule)?;
         check_same_device(MERGE, &self.sums, &[Some(&other.sums)])?;
         let n_keys = self.n_keys.iter().zip(&other.n_keys).map(|(a, b)| a.saturating_add(*b)).collect();
         Ok(Self { sums: add(&self.sums, &other.sums, 1.0)?, v_dim: self.v_dim, n_keys })

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::{Error, Result},
+    error::{Result, check_argument, check_shape},
     ops::{
         feature_map::FeatureMap,
         layout::{Layout, Sizes},
@@ -128,15 +128,8 @@ impl LinearAttention {
     }
 
     pub(super) fn problem(&self, op: &'static str, sizes: Sizes, v_dim: usize) -> Result<Problem> {
-        if let Normalizer::FeatureSum { floor } = self.normalizer
-            && !(floor > 0.0 && floor.is_finite())
-        {
-            return Err(Error::Argument {
-                op,
-                name: "floor",
-                found: floor.to_string(),
-                allowed: "a number above zero".into(),
-            });
+        if let Normalizer::FeatureSum { floor } = self.normalizer {
+            check_argument(floor > 0.0 && floor.is_finite(), op, "floor", floor, "a number above zero")?;
         }
         let Sizes { batch, n_heads, n, dim: head_dim } = sizes;
         let (outer, inner) = if self.layout.is_head_major() { (batch * n_heads, 1) } else { (batch, n_heads) };
@@ -147,21 +140,12 @@ impl LinearAttention {
     }
 
     pub(super) fn check_state(&self, op: &'static str, problem: &Problem, state: &LinearState) -> Result<()> {
-        let Problem { batch, v_dim, .. } = *problem;
-        let fits = *state.sums.shape() == problem.state_shape() && state.v_dim == v_dim;
-        if fits && v_dim > 0 && state.n_keys.len() == batch {
-            return Ok(());
-        }
-        let [batch, n_heads, n_features, width] = problem.state_shape();
-        let normalizer = self.normalizer;
-        Err(Error::Shape {
-            op,
-            name: "state",
-            found: state.sums.shape().to_vec(),
-            expected: format!(
-                "[{batch}, {n_heads}, {n_features}, {width}]: batch, heads and features as here, values of width \
-                 {v_dim}, and what {normalizer:?} needs"
-            ),
-        })
+        let (v_dim, shape, normalizer) = (problem.v_dim, problem.state_shape(), self.normalizer);
+        let found = state.sums.shape();
+        let fits = *found == shape && state.v_dim == v_dim && v_dim > 0 && state.n_keys.len() == problem.batch;
+        let expected = format_args!(
+            "{shape:?}: batch, heads and features as here, values of width {v_dim}, and what {normalizer:?} needs"
+        );
+        check_shape(fits, op, "state", found, expected)
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::problem::{LsamOutput, LsamState, Problem};
 use crate::{
     device::gpu::{Gpu, Kernel, Shader, Work, params},
-    error::{Error, Result},
+    error::{Result, check_limit},
     tensor::Tensor,
 };
 
@@ -57,13 +57,7 @@ pub(super) fn lsam(
     let constants = Constants::new(problem);
     let bytes = 4 * (constants.width + constants.d_model + constants.heads);
     let allowed = gpu.capabilities().workgroup_bytes;
-    if bytes > allowed as usize {
-        return Err(Error::LimitExceeded {
-            limit: "bytes of workgroup memory for the state of lsam",
-            requested: bytes as u64,
-            allowed: allowed.into(),
-        });
-    }
+    check_limit("bytes of workgroup memory for the state of lsam", bytes as u64, allowed.into())?;
     let device = z.device();
     let hidden = Tensor::own(state.map(|state| &state.hidden), &[batch, d_model], &device)?;
     let memory = Tensor::own(state.map(|state| &state.memory), &problem.memory_shape(), &device)?;

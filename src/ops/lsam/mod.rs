@@ -8,7 +8,7 @@ mod problem;
 
 use super::{Activation, linear};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, check_shape, check_shapes},
     tensor::{Storage, Tensor, check_same_device},
 };
 use problem::Problem;
@@ -48,30 +48,22 @@ const OP: &str = "lsam";
 /// ```
 pub fn lsam(x: &Tensor, layer: &Lsam, state: Option<&LsamState>, direction: Direction) -> Result<LsamOutput> {
     let &[batch, n, _] = x.shape() else {
-        return Err(Error::Shape { op: OP, name: "x", found: x.shape().to_vec(), expected: "[batch, n, n_in]".into() });
+        return Err(Error::shape(OP, "x", x.shape(), "[batch, n, n_in]"));
     };
     let n_heads = layer.n_heads;
     let d_model = layer.hidden.shape().first().copied().unwrap_or(0);
     let width = n_heads.saturating_mul(2).saturating_add(3 * d_model);
     let fits = n_heads > 0 && d_model > 0 && d_model.is_multiple_of(n_heads);
-    if !fits || *layer.hidden.shape() != [d_model, width] || layer.input.weight.shape().last() != Some(&width) {
-        return Err(Error::ShapeMismatch {
-            op: OP,
-            left_name: "hidden",
-            left: layer.hidden.shape().to_vec(),
-            right_name: "input.weight",
-            right: layer.input.weight.shape().to_vec(),
-            rule: "they must be [d_model, 3 d_model + 2 n_heads] and [n_in, 3 d_model + 2 n_heads], d_model a multiple of n_heads",
-        });
-    }
+    let (hidden, input) = (layer.hidden.shape(), layer.input.weight.shape());
+    let fit = fits && *hidden == [d_model, width] && input.last() == Some(&width);
+    let rule = "they must be [d_model, 3 d_model + 2 n_heads] and [n_in, 3 d_model + 2 n_heads], d_model a multiple of n_heads";
+    check_shapes(fit, OP, ("hidden", hidden), ("input.weight", input), rule)?;
     let problem = Problem { batch, n, n_heads, dim: d_model / n_heads };
     if let Some(state) = state {
-        let of = |name, tensor: &Tensor, shape: &[usize]| match tensor.shape() == shape {
-            true => Ok(()),
-            false => Err(Error::Shape { op: OP, name, found: tensor.shape().to_vec(), expected: format!("{shape:?}") }),
-        };
-        of("state.hidden", &state.hidden, &[batch, d_model])?;
-        of("state.memory", &state.memory, &problem.memory_shape())?;
+        let (hidden, memory) = (state.hidden.shape(), state.memory.shape());
+        let (of_hidden, of_memory) = ([batch, d_model], problem.memory_shape());
+        check_shape(*hidden == of_hidden, OP, "state.hidden", hidden, format_args!("{of_hidden:?}"))?;
+        check_shape(*memory == of_memory, OP, "state.memory", memory, format_args!("{of_memory:?}"))?;
     }
     let others = [Some(&layer.hidden), state.map(|state| &state.hidden), state.map(|state| &state.memory)];
     check_same_device(OP, x, &others)?;

@@ -2,7 +2,7 @@
 
 use super::bias::{Bias, BiasTerm};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, check_argument, check_limit, check_shape},
     ops::layout::{Layout, Sizes, check_mask, check_queries},
     tensor::{Mask, Tensor},
 };
@@ -115,20 +115,11 @@ impl Problem {
         let queries = options.layout.sizes(OP, "q", q)?;
         let (keys, v_dim) = options.layout.keys_values(OP, k, v)?;
         for (name, tensor) in [("q", q), ("k", k), ("v", v)] {
-            if tensor.is_empty() {
-                let found = tensor.shape().to_vec();
-                return Err(Error::Shape { op: OP, name, found, expected: "nothing empty".into() });
-            }
+            check_shape(!tensor.is_empty(), OP, name, tensor.shape(), "nothing empty")?;
         }
         check_queries(OP, (q, queries), (k, keys))?;
         let Sizes { batch, n_heads, n: n_queries, dim: head_dim } = queries;
-        if head_dim.max(v_dim) > MAX_HEAD_DIM {
-            return Err(Error::LimitExceeded {
-                limit: "head_dim of scan_attention",
-                requested: head_dim.max(v_dim) as u64,
-                allowed: MAX_HEAD_DIM as u64,
-            });
-        }
+        check_limit("head_dim of scan_attention", head_dim.max(v_dim) as u64, MAX_HEAD_DIM as u64)?;
         let scale = options.scale.unwrap_or(1.0 / (head_dim as f32).sqrt());
         if !scale.is_finite() {
             return Err(Error::NonFinite { name: "scale".into(), index: 0, value: scale });
@@ -142,15 +133,8 @@ impl Problem {
             has_matrix = bias.matrix.is_some();
             n_operands += 2 * usize::from(!bias.terms.is_empty()) + usize::from(has_matrix);
         }
-        if let Some(n_splits) = options.n_splits
-            && (n_splits == 0 || n_splits > keys.n)
-        {
-            return Err(Error::Argument {
-                op: OP,
-                name: "n_splits",
-                found: n_splits.to_string(),
-                allowed: format!("1 to n_keys = {}", keys.n),
-            });
+        if let Some(n) = options.n_splits {
+            check_argument(n > 0 && n <= keys.n, OP, "n_splits", n, format_args!("1 to n_keys = {}", keys.n))?;
         }
         let head_major = options.layout.is_head_major();
         Ok(Self {

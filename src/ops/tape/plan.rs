@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     device::{Capabilities, Decision, Work},
-    error::{Error, Result},
+    error::{Result, check_limit},
 };
 
 /// Variants by name: whether the cells are in workgroup memory.
@@ -41,20 +41,18 @@ impl Problem {
 /// Workgroup memory where the cells fit beside the heads, both before and after a step; storage
 /// where not.
 pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Result<Plan> {
-    let exceeded = |limit, requested: usize, allowed: usize| {
-        Err(Error::LimitExceeded { limit, requested: requested as u64, allowed: allowed as u64 })
-    };
-    if problem.slots > MAX_TAPE_LENGTH {
-        return exceeded("slots of a tape on a GPU", problem.slots, MAX_TAPE_LENGTH);
-    }
+    check_limit("slots of a tape on a GPU", problem.slots as u64, MAX_TAPE_LENGTH as u64)?;
     let slots = problem.slots.next_multiple_of(16);
     let len = problem.n_cells().next_multiple_of(256);
     let bytes = 4 * (len + 4 * slots);
     let allowed = capabilities.workgroup_bytes as usize;
     let fits = bytes <= allowed;
     let (in_workgroup, why) = match capabilities.forced(OP, &VARIANTS)? {
-        Some(true) if !fits => return exceeded("bytes of a tape in workgroup memory", bytes, allowed),
-        Some(in_workgroup) => (in_workgroup, "it was asked for"),
+        Some(true) => {
+            check_limit("bytes of a tape in workgroup memory", bytes as u64, allowed as u64)?;
+            (true, "it was asked for")
+        }
+        Some(false) => (false, "it was asked for"),
         None if fits => (true, "the cells and the heads fit workgroup memory"),
         None => (false, "the cells and the heads do not fit workgroup memory"),
     };

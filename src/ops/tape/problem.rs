@@ -2,7 +2,7 @@
 
 use super::options::{Flags, TapeOptions};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, check_argument, check_limit, check_shape},
     tensor::{Tensor, check_same_device, n_elements},
 };
 
@@ -64,64 +64,36 @@ impl Problem {
 }
 
 pub(super) fn check(inputs: &TapeInputs<'_>, options: TapeOptions, tape: Option<&Tensor>) -> Result<Problem> {
-    let shape = |name, tensor: &Tensor, expected: String| {
-        Err(Error::Shape { op: OP, name, found: tensor.shape().to_vec(), expected })
-    };
-    let n_tapes = inputs.n_tapes;
-    let (batch, n, mem) = match *inputs.value.shape() {
+    let (n_tapes, value, jumps) = (inputs.n_tapes, inputs.value.shape(), options.heads.jumps());
+    let (batch, n, mem) = match *value {
         [batch, n, width] if n_tapes > 0 && width > 0 && width.is_multiple_of(n_tapes) => (batch, n, width / n_tapes),
-        _ => return shape("value", inputs.value, format!("[batch, n, {n_tapes} * mem_size], for {n_tapes} tapes")),
+        _ => {
+            let expected = format!("[batch, n, {n_tapes} * mem_size], for {n_tapes} tapes");
+            return Err(Error::shape(OP, "value", value, expected));
+        }
     };
-    if inputs.tape_length == 0 {
-        return Err(Error::Argument {
-            op: OP,
-            name: "tape_length",
-            found: "0".into(),
-            allowed: "1 or more slots".into(),
-        });
-    }
+    check_argument(inputs.tape_length > 0, OP, "tape_length", 0, "1 or more slots")?;
     for (name, tensor) in [("key", inputs.key), ("query", inputs.query)] {
-        match tensor {
-            Some(tensor) if !options.heads.jumps() => {
-                return shape(name, tensor, "none: the heads do not jump".into());
+        match tensor.map(Tensor::shape) {
+            Some(found) => {
+                check_shape(jumps, OP, name, found, "none: the heads do not jump")?;
+                check_shape(found == value, OP, name, found, format_args!("{value:?}, that of value"))?;
             }
-            Some(tensor) if tensor.shape() != inputs.value.shape() => {
-                return shape(name, tensor, format!("{:?}, that of value", inputs.value.shape()));
-            }
-            None if options.heads.jumps() => {
-                return Err(Error::Argument {
-                    op: OP,
-                    name,
-                    found: "none".into(),
-                    allowed: "one, for heads that jump".into(),
-                });
-            }
-            _ => {}
+            None => check_argument(!jumps, OP, name, "none", "one, for heads that jump")?,
         }
     }
     let n_actions = n_tapes * options.heads.n_actions();
-    if *inputs.action.shape() != [batch, n, n_actions] {
-        return shape(
-            "action",
-            inputs.action,
-            format!("[batch, n, n_tapes * n_actions] = [{batch}, {n}, {n_actions}]"),
-        );
-    }
+    let expected = format_args!("[batch, n, n_tapes * n_actions] = [{batch}, {n}, {n_actions}]");
+    let action = inputs.action.shape();
+    check_shape(*action == [batch, n, n_actions], OP, "action", action, expected)?;
     let slots = inputs.tape_length;
-    let kinds = if options.heads.jumps() { 2 } else { 1 };
+    let kinds = if jumps { 2 } else { 1 };
     let numbers = n_elements(&[batch, n_tapes, slots, mem + 1, kinds]);
-    if numbers > MAX_NUMBERS {
-        return Err(Error::LimitExceeded {
-            limit: "numbers in all tapes",
-            requested: numbers as u64,
-            allowed: MAX_NUMBERS as u64,
-        });
-    }
-    if let Some(tape) = tape
-        && *tape.shape() != [batch, n_tapes, slots, mem]
-    {
-        let expected = format!("[batch, n_tapes, tape_length, mem_size] = [{batch}, {n_tapes}, {slots}, {mem}]");
-        return shape("tape", tape, expected);
+    check_limit("numbers in all tapes", numbers as u64, MAX_NUMBERS as u64)?;
+    if let Some(found) = tape.map(Tensor::shape) {
+        let shape = [batch, n_tapes, slots, mem];
+        let expected = format_args!("[batch, n_tapes, tape_length, mem_size] = {shape:?}");
+        check_shape(*found == shape, OP, "tape", found, expected)?;
     }
     check_same_device(OP, inputs.value, &[inputs.key, inputs.query, Some(inputs.action), tape])?;
     Ok(Problem { batch, n, n_tapes, slots, mem, options: options.into() })
