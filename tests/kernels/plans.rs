@@ -3,8 +3,8 @@
 
 use crate::support::{Random, error, refused};
 use wgpu_attention::{
-    AdapterKind, Device, Tensor,
-    device::GpuOptions,
+    Device, Tensor,
+    device::{AdapterKind, GpuOptions},
     ops::{
         Activation, AttentionMemory, HeadMoves, Layout, Linear, Probabilities, ScanAttention, TapeInputs, TapeOptions,
         attention_memory, linear, tape, unit_norm,
