@@ -119,6 +119,7 @@ pub(crate) struct Work {
     /// Floating-point operations, about.
     pub cost: f64,
     /// Loop iterations of an invocation, no fewer: of a launch, or of each of its steps.
+    #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "launches alone are cut by it"))]
     pub iterations: usize,
 }
 
@@ -213,11 +214,13 @@ impl Capabilities {
 
     /// Floating-point operations of a step of a recurrence in `n_groups` workgroups, which share
     /// the device or leave most of it idle; `work` is that of one of them.
+    #[cfg(feature = "gpu")]
     pub(crate) fn cost_of_step(&self, n_groups: usize, work: Work) -> f64 {
         work.cost.max(1.0) * n_groups.max(self.processors) as f64
     }
 
     /// Cuts a recurrence of `n` steps into as many at a time as a submit and an invocation take.
+    #[cfg(feature = "gpu")]
     pub(crate) fn step_pieces(
         &self,
         n: usize,

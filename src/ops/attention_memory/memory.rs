@@ -27,7 +27,7 @@ impl AttentionMemory<'_> {
     /// multiplied by zero. The state that is given stays as it is.
     ///
     /// Unit keys `[batch, n, n_heads * head_dim]` and `v [batch, n, n_heads * v_dim]`, or in the
-    /// other [`Layout`].
+    /// other [`Layout`](crate::ops::Layout).
     ///
     /// # Errors
     /// As [`attention_memory()`](crate::ops::attention_memory()).
@@ -106,7 +106,7 @@ impl AttentionMemory<'_> {
     /// `RD`: what every query reads from a state, in the layout of the queries. There is no
     /// log-sum-exp.
     ///
-    /// Unit queries `[batch, n, n_heads * head_dim]`, or in the other [`Layout`].
+    /// Unit queries `[batch, n, n_heads * head_dim]`, or in the other [`Layout`](crate::ops::Layout).
     ///
     /// # Errors
     /// Shapes that do not fit; different devices; on a GPU, an operand larger than one binding.

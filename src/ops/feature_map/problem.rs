@@ -50,7 +50,7 @@ impl FeatureMap {
     }
 
     /// FAVOR+ features of softmax attention, for a projection `[n_features, head_dim]` such
-    /// as [`random_features`] draws.
+    /// as [`random_features`](super::random_features) draws.
     ///
     /// ```
     /// use wgpu_attention::{Device, ops::{FeatureMap, ProjectionRows, random_features}};

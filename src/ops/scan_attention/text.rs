@@ -6,13 +6,16 @@ use serde::Serialize;
 
 use super::{
     bias::{BiasKernel, BiasTerm, CustomBias, Distance, TermKind},
-    plan::{DEPTH, SIDE, TILE},
+    plan::{SIDE, TILE},
     problem::Problem,
 };
 use crate::{
     error::{Error, Result},
     ops::softmax::MASKED,
 };
+
+/// Depths of q and k in workgroup memory at a time.
+const DEPTH: usize = 32;
 
 /// A bias term in the text.
 #[derive(Clone, Debug, Serialize)]
