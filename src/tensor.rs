@@ -72,9 +72,12 @@ impl Tensor {
     pub fn zeros(device: &Device, shape: &[usize]) -> Result<Self> {
         let n = n_elements(shape);
         match &device.0 {
-            // No memory holds a shape that overflows.
             Backend::Cpu => {
-                check_limit("numbers of one tensor", n as u64, isize::MAX as u64 / 4)?;
+                // What the memory does not hold, an overflow among it, is an error and not an abort.
+                if let Err(error) = Vec::<f32>::new().try_reserve_exact(n) {
+                    let requested = (n as u64).checked_mul(4);
+                    return Err(Error::OutOfMemory { requested, message: error.to_string() });
+                }
                 Ok(Self::from_cpu(shape.to_vec(), vec![0.0; n]))
             }
             #[cfg(feature = "gpu")]
