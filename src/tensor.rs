@@ -73,10 +73,11 @@ impl Tensor {
         let n = n_elements(shape);
         match &device.0 {
             Backend::Cpu => {
-                // What the memory does not hold, an overflow among it, is an error and not an abort.
+                // No memory holds a shape that overflows.
+                check_limit("numbers of one tensor", n as u64, isize::MAX as u64 / 4)?;
+                // What finds no room is an error and not an abort.
                 if let Err(error) = Vec::<f32>::new().try_reserve_exact(n) {
-                    let requested = (n as u64).checked_mul(4);
-                    return Err(Error::OutOfMemory { requested, message: error.to_string() });
+                    return Err(Error::OutOfMemory { requested: Some(4 * n as u64), message: error.to_string() });
                 }
                 Ok(Self::from_cpu(shape.to_vec(), vec![0.0; n]))
             }

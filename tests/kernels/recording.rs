@@ -302,6 +302,8 @@ fn zeros_between_dispatches() {
     }
     assert_eq!(Tensor::zeros(&Device::cpu(), &[2]).unwrap().read().unwrap(), [0.0; 2]);
     assert!(matches!(Tensor::zeros(&Device::cpu(), &[usize::MAX, 2]), Err(Error::LimitExceeded { .. })));
+    // 2^60 bytes, which no machine gives.
+    assert!(matches!(Tensor::zeros(&Device::cpu(), &[1 << 58]), Err(Error::OutOfMemory { .. })));
 }
 
 #[test]
