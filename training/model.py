@@ -224,8 +224,13 @@ def gaussian(act, cfg):
 # --- initial parameters -----------------------------------------------------------------
 
 
-def init(key, cfg, coord_dims, b_range=(0.1, 1000.0)):
-    """Random parameters. `coord_dims` gives the dimension of each embedded group.
+B_RANGE = (0.1, 1000.0)
+PEAKS = {"s": [1.0, 0.0, 1.0, 0.3], "phase": [0.0, 1.0, 1.0, 1.0]}
+
+
+def init(key, cfg, coord_dims, b_range=None, peak=None):
+    """Random parameters. `coord_dims` gives the dimension of each embedded group, `b_range`
+    the range of b by group (default: `B_RANGE`).
 
     The F basis functions of a head are interchangeable: equal ones would get equal
     gradients for ever. So b is spread over the inverse squared length scales of
@@ -269,8 +274,12 @@ def init(key, cfg, coord_dims, b_range=(0.1, 1000.0)):
         for g in cfg["groups"]:
             if g["bias"]:
                 n_heads, n_basis = spec["n_heads"], g["bias"]["n_basis"]
-                grid = jnp.geomspace(*b_range, n_heads * n_basis).reshape(n_basis, n_heads).T
-                p[f"{block}.attn.attn.{g['name']}_bias_a"] = jax.random.normal(next_key(), grid.shape)
+                b_low, b_high = (b_range or {}).get(g["name"], B_RANGE)
+                grid = jnp.geomspace(b_low, b_high, n_heads * n_basis).reshape(n_basis, n_heads).T
+                a = jax.random.normal(next_key(), grid.shape)
+                if peak:  # near points first: what a head reads is local from the start
+                    a = 0.3 * a + peak * jnp.asarray(PEAKS[g["name"]])[jnp.arange(n_heads) % 4, None] / n_basis
+                p[f"{block}.attn.attn.{g['name']}_bias_a"] = a
                 p[f"{block}.attn.attn.{g['name']}_bias_b"] = grid
     add_norm("LayerNorm_1", width)
     add_mlp("head", width, cfg["head"])

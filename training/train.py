@@ -32,10 +32,19 @@ N_TARGETS = 48
 PEAK_RATE, WARM_UP = 2e-3, 300
 
 
+def coordinate_groups(cfg, s):
+    """The columns of a point by the configuration's groups; one without a dim takes the rest."""
+    groups, first = {}, 0
+    for g in cfg["groups"]:
+        last = first + g["dim"] if g["dim"] else s.shape[-1]
+        groups[g["name"]], first = s[..., first:last], last
+    assert first == s.shape[-1], f"points of {s.shape[-1]} coordinates for groups of {first}"
+    return groups
+
+
 def predict_tnp_kr(params, cfg, batch):
-    act = model.forward(
-        params, cfg, {"s": batch["s_ctx"]}, batch["f_ctx"], batch["mask_ctx"], {"s": batch["s_test"]}
-    )
+    s_ctx, s_test = (coordinate_groups(cfg, batch[x]) for x in ("s_ctx", "s_test"))
+    act = model.forward(params, cfg, s_ctx, batch["f_ctx"], batch["mask_ctx"], s_test)
     return model.gaussian(act, cfg)
 
 
