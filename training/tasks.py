@@ -253,6 +253,7 @@ class Line:
     dim = 1
     families = FAMILIES
     buckets = {(3, 32): 0.2, (33, 64): 0.3, (65, 128): 0.5}
+    times = {}
     at_once = 1
 
     def draw(rng, n_tasks, n_ctx, n_tgt):
@@ -263,6 +264,7 @@ class Series:
     dim = 3
     families = {"smooth": 0.15, "cycle": 0.15, "smooth_plus_cycle": 0.7}
     buckets = {(3, 32): 0.2, (33, 128): 0.45, (129, 512): 0.35}
+    times = {}
     at_once = 4
     draw = draw_series_tasks
 
@@ -270,7 +272,8 @@ class Series:
 class Record:
     dim = 3
     families = {"smooth": 0.1, "cycle": 0.1, "smooth_plus_cycle": 0.8}
-    buckets = {(10, 32): 0.2, (33, 64): 0.25, (65, 128): 0.55}
+    buckets = {(10, 48): 0.4, (49, 128): 0.6}
+    times = {(10, 48): 2}  # twice as many tasks, so that a batch costs about the same
     at_once = 4
     draw = draw_record_tasks
 
