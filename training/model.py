@@ -289,7 +289,7 @@ def init(key, cfg, coord_dims):
         for g in cfg["groups"]:
             if g["bias"]:
                 n_heads, n_basis = spec["n_heads"], g["bias"]["n_basis"]
-                grid = jnp.geomspace(*B_RANGE[g["name"]], n_heads * n_basis).reshape(n_basis, n_heads).T
+                grid = jnp.geomspace(*B_RANGE.get(g["name"], B_RANGE["s"]), n_heads * n_basis).reshape(n_basis, n_heads).T
                 a = jax.random.normal(next_key(), grid.shape)
                 if has_phase:
                     heads = jnp.asarray(PEAKS[g["name"]])[jnp.arange(n_heads) % 4, None]

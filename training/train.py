@@ -90,9 +90,13 @@ def make_step(predict, cfg, optimizer):
     return step
 
 
-def learning_rate(peak, step, progress):
-    """Linear warm-up, then a cosine over the budget (of steps or of time) to zero."""
-    return peak * min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + np.cos(np.pi * min(1.0, progress)))
+def learning_rate(peak, step, progress, decay=None):
+    """Linear warm-up, then a cosine over the budget (of steps or of time) to zero; or, given
+    `decay`, constant until that share of the budget is left, then linear to zero."""
+    rate = peak * min(1.0, (step + 1) / WARM_UP)
+    if decay is None:
+        return rate * 0.5 * (1 + np.cos(np.pi * min(1.0, progress)))
+    return rate * np.clip((1 - progress) / decay, 0.0, 1.0)
 
 
 def draw_training_batch(kind, seed, step, n_batch, bucket=None):
@@ -217,21 +221,26 @@ def train(args):
     step_fn, run = make_step(PREDICT[args.model], cfg, optimizer), make_predict(args.model, cfg)
     budget_steps, budget_seconds = args.steps or np.inf, 60 * args.minutes if args.minutes else np.inf
 
-    stop = []
+    stop, finish = [], []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.append(True))
+    signal.signal(signal.SIGUSR1, lambda *_: finish.append(True))
+    clock = time.process_time if args.cpu_time else time.time
 
     step, recent = progress["step"], []
     n_tasks = progress.get("tasks", step * args.batch)
-    before, start, saved = progress["seconds"], time.time(), time.time()
-    done = 0.0
+    before, start, saved = progress["seconds"], clock(), clock()
+    done = rate = 0.0
 
     def save():
         rows = compare(kind, run, params, seed=args.seed + 1_000_003, n_batches=10)
         ll, oracle_ll = np.mean([r[2] for r in rows]), np.mean([r[5] for r in rows])
         loss = float(np.mean(recent)) if recent else progress["loss"]
-        seconds = before + time.time() - start
-        save_state(state_path, params, state, {"step": step, "tasks": n_tasks, "seconds": seconds, "loss": loss})
+        seconds = before + clock() - start
+        if not args.decay or rate >= args.rate * (1 - 1e-9) or step < WARM_UP:  # else it could not go on
+            save_state(
+                state_path, params, state, {"step": step, "tasks": n_tasks, "seconds": seconds, "loss": loss}
+            )
         training = {
             "seed": args.seed,
             "steps": step,
@@ -240,6 +249,8 @@ def train(args):
             "tasks": n_tasks,
             "minutes": round(seconds / 60, 1),
             "peak_learning_rate": args.rate,
+            "decay": args.decay,
+            "cpu_time": args.cpu_time,
             "data": {
                 "kind": tasks_name,
                 "families": kind.families,
@@ -259,21 +270,26 @@ def train(args):
         )
         recent.clear()
 
-    rate = 0.0
     while True:
-        done = max(step / budget_steps, (before + time.time() - start) / budget_seconds)
+        seconds = before + clock() - start
+        done = max(step / budget_steps, seconds / budget_seconds)
+        if finish and args.decay and done < 1 - args.decay:
+            finish.clear()
+            save()
+            budget_seconds, budget_steps = seconds / (1 - args.decay), step / (1 - args.decay)
+            done = max(step / budget_steps, seconds / budget_seconds)
         if done >= 1.0 or stop:
             break
-        rate = learning_rate(args.rate, step, done)
+        rate = learning_rate(args.rate, step, done, args.decay)
         bucket = min(kind.buckets) if done < args.short_first else None
         batch = draw_training_batch(kind, args.seed, step, args.batch, bucket)
         params, state, loss = step_fn(params, state, batch, rate)
         recent.append(float(loss))
         step += 1
         n_tasks += len(batch["f_ctx"])
-        if time.time() - saved > args.save_seconds:
+        if clock() - saved > args.save_seconds:
             save()
-            saved = time.time()
+            saved = clock()
     save()
 
 
@@ -293,6 +309,10 @@ def main():
     args.add_argument("--basis", type=int, help="basis functions of a bias; default: 5, 3 with a phase")
     args.add_argument("--short-first", type=float, default=0.0, metavar="SHARE",
                       help="share of the budget that is spent on the shortest tasks alone, first")  # fmt: skip
+    args.add_argument("--decay", type=float, metavar="SHARE",
+                      help="in place of the cosine: a constant rate that falls to zero in this last share of the "
+                      "budget, or from SIGUSR1 on; --resume goes on from before the fall")  # fmt: skip
+    args.add_argument("--cpu-time", action="store_true", help="--minutes and --save-seconds are of the processor")
     args.add_argument("--state", metavar="FILE", help="the training state; default: OUT.state.npz")
     args.add_argument("--attention", choices=model.ATTENTIONS, default="scan")
     args.add_argument("--config", help="model configuration (JSON) in place of width and blocks")
