@@ -98,7 +98,8 @@ impl Problem {
 /// let step = [0.0, 99.0, 0.0, /* write head */ 0.0, 0.0, 99.0, /* p_r, p_w, p_e */ 99.0, 99.0, 99.0];
 /// let action = Tensor::new(&device, &[1, 2, 9], &step.repeat(2))?;
 /// let inputs = TapeInputs { value: &value, key: None, query: None, action: &action, n_tapes: 1, tape_length: 2 };
-/// let output = tape(&inputs, TapeOptions::default().heads(HeadMoves::NoJump), None)?;
+/// let options = TapeOptions { heads: HeadMoves::NoJump, ..Default::default() };
+/// let output = tape(&inputs, options, None)?;
 /// let near = |a: Vec<f32>, b: [f32; 2]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
 /// assert!(near(output.values.read()?, [5.0, 5.0]) && near(output.tape.read()?, [5.0, 7.0]));
 /// # Ok(())

@@ -73,7 +73,7 @@ impl TapeInputs<'_> {
     /// let device = Device::best();
     /// let (value, action) = (Tensor::zeros(&device, &[1, 9, 4])?, Tensor::zeros(&device, &[1, 9, 9])?);
     /// let inputs = TapeInputs { value: &value, key: None, query: None, action: &action, n_tapes: 1, tape_length: 8 };
-    /// let decision = inputs.decision(TapeOptions::default().heads(HeadMoves::NoJump))?;
+    /// let decision = inputs.decision(TapeOptions { heads: HeadMoves::NoJump, ..Default::default() })?;
     /// println!("{decision}"); // on a GPU, whether 8 slots of 4 numbers fit workgroup memory
     /// assert_eq!(decision.op, "tape");
     /// # Ok(())
