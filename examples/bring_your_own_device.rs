@@ -55,7 +55,7 @@ fn main() -> Result<()> {
     // Held until the encoder is submitted, so that nothing else is given the memory.
     let values = read.values.buffer()?;
     let n_lengths = N_HEADS * N_QUERIES;
-    let result = encode_lengths(&device, &mut encoder, &values, n_lengths);
+    let result = encode_lengths(&device, &mut encoder, values.buffer(), n_lengths);
     queue.submit([encoder.finish()]);
 
     let found = download(&device, &result)?;

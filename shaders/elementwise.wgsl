@@ -13,6 +13,8 @@ struct Params {
   a_first: u32,
   a_used: u32,
   b_width: u32,
+  // From one row of b to the next: 0 where one serves all rows.
+  b_stride: u32,
   scale: f32,
   // Where the first element is in each binding.
   a_base: u32,
@@ -40,7 +42,7 @@ fn a_at(row: u32, column: u32) -> f32 {
 
 //# if has_b
 fn b_at(row: u32, column: u32) -> f32 {
-  return b[params.b_base + row * params.b_width + column];
+  return b[params.b_base + row * params.b_stride + column];
 }
 //# endif
 
@@ -55,9 +57,9 @@ fn value(i: u32) -> f32 {
   let row = i / params.width;
   let column = i % params.width;
 //# if operation == "add_scaled"
-  return a_at(row, column) + params.scale * b_at(0u, column);
+  return a_at(row, column) + params.scale * b_at(row, column);
 //# elif operation == "scale_columns"
-  return a_at(row, column) * b_at(0u, column);
+  return a_at(row, column) * b_at(row, column);
 //# elif operation == "gate"
   return a_at(row, column) * b_at(row, column / (params.width / params.b_width));
 //# elif operation == "columns"

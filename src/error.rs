@@ -272,6 +272,67 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// [`Error::Shape`].
+    pub(crate) fn shape(op: &'static str, name: &'static str, found: &[usize], expected: impl ToString) -> Self {
+        Self::Shape { op, name, found: found.to_vec(), expected: expected.to_string() }
+    }
+
+    /// [`Error::ShapeMismatch`] of two inputs with their shapes.
+    pub(crate) fn mismatch(
+        op: &'static str,
+        (left_name, left): (&'static str, &[usize]),
+        (right_name, right): (&'static str, &[usize]),
+        rule: &'static str,
+    ) -> Self {
+        Self::ShapeMismatch { op, left_name, left: left.to_vec(), right_name, right: right.to_vec(), rule }
+    }
+
+    /// [`Error::Argument`].
+    pub(crate) fn argument(op: &'static str, name: &'static str, found: impl ToString, allowed: impl ToString) -> Self {
+        Self::Argument { op, name, found: found.to_string(), allowed: allowed.to_string() }
+    }
+}
+
+/// Refuses a shape that does not fit. What is expected is written out only then: give
+/// `format_args!` where it has numbers.
+pub(crate) fn check_shape(
+    fits: bool,
+    op: &'static str,
+    name: &'static str,
+    found: &[usize],
+    expected: impl ToString,
+) -> Result<()> {
+    if fits { Ok(()) } else { Err(Error::shape(op, name, found, expected)) }
+}
+
+/// Refuses two inputs whose shapes do not fit each other.
+pub(crate) fn check_shapes(
+    fit: bool,
+    op: &'static str,
+    left: (&'static str, &[usize]),
+    right: (&'static str, &[usize]),
+    rule: &'static str,
+) -> Result<()> {
+    if fit { Ok(()) } else { Err(Error::mismatch(op, left, right, rule)) }
+}
+
+/// Refuses an option of a value that is not allowed.
+pub(crate) fn check_argument(
+    is_allowed: bool,
+    op: &'static str,
+    name: &'static str,
+    found: impl ToString,
+    allowed: impl ToString,
+) -> Result<()> {
+    if is_allowed { Ok(()) } else { Err(Error::argument(op, name, found, allowed)) }
+}
+
+/// Refuses what exceeds a limit.
+pub(crate) fn check_limit(limit: &'static str, requested: u64, allowed: u64) -> Result<()> {
+    if requested <= allowed { Ok(()) } else { Err(Error::LimitExceeded { limit, requested, allowed }) }
+}
+
 fn suggestion(similar: &[String]) -> String {
     match similar {
         [] => String::new(),

@@ -45,6 +45,10 @@
 //! f32 in, f32 out; the same input gives the same bits on the same device. What cannot be done is an
 //! [`Error`] that says what was asked and what is allowed.
 #![deny(missing_docs)]
+#![cfg_attr(
+    all(target_arch = "wasm32", feature = "gpu"),
+    expect(clippy::arc_with_non_send_sync, reason = "in a browser what wgpu holds stays on its thread")
+)]
 
 pub mod checkpoint;
 pub mod device;

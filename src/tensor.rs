@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::device::gpu::{Buffer, Gpu};
 use crate::{
     device::{Backend, Device},
-    error::{Error, Result},
+    error::{Error, Result, check_limit},
 };
 #[cfg(feature = "gpu")]
 pub use buffer::TensorBuffer;
@@ -73,12 +73,10 @@ impl Tensor {
         let n = n_elements(shape);
         match &device.0 {
             // No memory holds a shape that overflows.
-            Backend::Cpu if n > isize::MAX as usize / 4 => Err(Error::LimitExceeded {
-                limit: "numbers of one tensor",
-                requested: n as u64,
-                allowed: isize::MAX as u64 / 4,
-            }),
-            Backend::Cpu => Ok(Self::from_cpu(shape.to_vec(), vec![0.0; n])),
+            Backend::Cpu => {
+                check_limit("numbers of one tensor", n as u64, isize::MAX as u64 / 4)?;
+                Ok(Self::from_cpu(shape.to_vec(), vec![0.0; n]))
+            }
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => {
                 let buffer = gpu.allocate(n)?;

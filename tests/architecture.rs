@@ -1,4 +1,4 @@
-//! The sources as text: imports run downward only, and no two files import each other.
+//! The sources as text: imports run downward only, and no files import each other, nor in a circle.
 //!
 //! An import is any path from one file of `src/` to something that another file defines, in a `use`
 //! or spelled out in the code. Re-exports are looked through, and are none unless the file itself
@@ -12,28 +12,6 @@ use std::{
 /// The layers, the highest first. A file imports from its own layer and from those below.
 const LAYERS: &[&[&str]] =
     &[&["lib"], &["models", "shaders"], &["checkpoint"], &["ops"], &["simd"], &["tensor"], &["device"], &["error"]];
-
-/// Pairs of files, or of folders, that may import each other.
-const ALLOWED: &[[&str; 2]] = &[
-    ["ops/attention_memory/cpu/chunked.rs", "ops/attention_memory/cpu/mod.rs"],
-    ["ops/attention_memory/cpu/mod.rs", "ops/attention_memory/cpu/recurrent.rs"],
-    ["ops/attention_memory/cpu/mod.rs", "ops/attention_memory/mod.rs"],
-    ["ops/attention_memory/gpu.rs", "ops/attention_memory/memory.rs"],
-    ["ops/attention_memory/gpu.rs", "ops/attention_memory/mod.rs"],
-    ["ops/attention_memory/memory.rs", "ops/attention_memory/mod.rs"],
-    ["ops/attention_memory/memory.rs", "ops/attention_memory/plan.rs"],
-    ["ops/attention_memory/mod.rs", "ops/attention_memory/plan.rs"],
-    ["ops/linear_attention/cpu.rs", "ops/linear_attention/mod.rs"],
-    ["ops/linear_attention/gpu.rs", "ops/linear_attention/mod.rs"],
-    ["ops/lsam/cpu.rs", "ops/lsam/mod.rs"],
-    ["ops/lsam/gpu.rs", "ops/lsam/mod.rs"],
-    ["ops/scan_attention/cpu/bias.rs", "ops/scan_attention/cpu/mod.rs"],
-    ["ops/scan_attention/cpu/mod.rs", "ops/scan_attention/cpu/softmax.rs"],
-    ["ops/scan_attention/cpu/mod.rs", "ops/scan_attention/mod.rs"],
-    ["ops/scan_attention/gpu.rs", "ops/scan_attention/mod.rs"],
-    ["ops/tape/cpu.rs", "ops/tape/mod.rs"],
-    ["ops/tape/gpu.rs", "ops/tape/mod.rs"],
-];
 
 /// Names of modules from the root of the crate, or segments of a path.
 type Names = Vec<String>;
@@ -209,16 +187,23 @@ fn nothing_imports_each_other() {
         let others = imports.iter().map(|import| folder(import)).filter(|other| *other != folder(file));
         folders.entry(folder(file)).or_default().extend(others);
     }
-    let mutual: BTreeSet<_> = mutual(&imports).union(&mutual(&folders)).cloned().collect();
-    let allowed: BTreeSet<_> = ALLOWED.iter().map(|pair| pair.map(str::to_owned)).collect();
-    let new: Vec<_> = mutual.difference(&allowed).collect();
-    assert!(new.is_empty(), "import each other; move what both need below them: {new:#?}");
-    let gone: Vec<_> = allowed.difference(&mutual).collect();
-    assert!(gone.is_empty(), "do not import each other any more; take them off the list: {gone:#?}");
+    for imports in [imports, folders] {
+        let circles = circles(imports);
+        assert!(circles.is_empty(), "import each other; move what all need below them: {circles:#?}");
+    }
 }
 
-/// The pairs that import each other.
-fn mutual(imports: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<[String; 2]> {
-    let pairs = imports.iter().flat_map(|(a, others)| others.iter().map(move |b| [a.clone(), b.clone()]));
-    pairs.filter(|[a, b]| a < b && imports[b].contains(a)).collect()
+/// What imports each other, also in a circle of many: what is left when that which imports nothing,
+/// or is imported by nothing, is taken away again and again.
+fn circles(mut imports: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
+    loop {
+        let before = imports.len();
+        let imported: BTreeSet<String> = imports.values().flatten().cloned().collect();
+        imports.retain(|file, others| imported.contains(file) && !others.is_empty());
+        let left: BTreeSet<String> = imports.keys().cloned().collect();
+        imports.values_mut().for_each(|others| others.retain(|other| left.contains(other)));
+        if imports.len() == before {
+            return imports;
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::{io::Write, path::Path};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use super::store::Checkpoint;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_limit};
 
 /// The largest file that is read: a model of a billion parameters.
 pub const MAX_BYTES: u64 = 4 << 30;
@@ -126,10 +126,7 @@ impl Checkpoint {
 }
 
 fn check_size(requested: u64) -> Result<()> {
-    match requested <= MAX_BYTES {
-        true => Ok(()),
-        false => Err(Error::LimitExceeded { limit: "checkpoint size in bytes", requested, allowed: MAX_BYTES }),
-    }
+    check_limit("checkpoint size in bytes", requested, MAX_BYTES)
 }
 
 fn parse(bytes: &[u8], file: String, keep: impl Fn(&str) -> bool) -> Result<Checkpoint> {

@@ -7,7 +7,7 @@ use rand_chacha::{
 
 use super::{file::MAX_BYTES, store::Checkpoint};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, check_limit},
     tensor::n_elements,
 };
 
@@ -39,10 +39,7 @@ impl Checkpoint {
                 Err(Error::MissingParameter { name, expected, is_random, .. }) => (name, expected, is_random),
                 Err(other) => return Err(other),
             };
-            if n_elements(&shape) as u64 > MAX_BYTES / 4 {
-                let requested = 4 * n_elements(&shape) as u64;
-                return Err(Error::LimitExceeded { limit: "bytes of one parameter", requested, allowed: MAX_BYTES });
-            }
+            check_limit("bytes of one parameter", (n_elements(&shape) as u64).saturating_mul(4), MAX_BYTES)?;
             let numbers = std::iter::repeat_with(&mut uniform).take(n_elements(&shape));
             let numbers: Vec<f32> = match shape.as_slice() {
                 _ if is_random => numbers.map(|x| 3.0f32.sqrt() * x).collect(),

@@ -110,12 +110,8 @@ impl Checkpoint {
         let mut names = BTreeMap::new();
         for name in self.parameters.keys() {
             if let Some(other) = names.insert(to(name), name) {
-                return Err(Error::Argument {
-                    op: "Checkpoint::rename",
-                    name: "the new name",
-                    found: format!("{:?} of both {other:?} and {name:?}", to(name)),
-                    allowed: "a name for each".into(),
-                });
+                let found = format!("{:?} of both {other:?} and {name:?}", to(name));
+                return Err(Error::argument("Checkpoint::rename", "the new name", found, "a name for each"));
             }
         }
         let parameters = std::mem::take(&mut self.parameters);

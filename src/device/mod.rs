@@ -303,7 +303,9 @@ impl Device {
 
     /// A device that the application already has. Its error handlers stay as they are; its
     /// limits are read and respected. Asked again for the same `wgpu::Device`, it returns the same
-    /// device, for any thread: their tensors go together. `queue` must be the one of `device`.
+    /// device, for any thread: their tensors go together. `queue` must be the one of `device`, and a
+    /// callback that `wgpu` calls within a submit must not ask this device for anything. Storage
+    /// buffers must be bindable at multiples of 256 bytes, as WebGPU's default limits say.
     ///
     /// ```no_run
     /// use wgpu_attention::{Device, Tensor, ops::relu, wgpu};

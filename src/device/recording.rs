@@ -133,7 +133,9 @@ impl Recording {
     /// The application submits the encoder, to the queue of this device, before it reads a tensor
     /// of the recording or uses one outside of a recording: until then that is
     /// [`Error::NotComputed`](crate::Error::NotComputed), and for good if it drops the encoder.
-    /// What the recording uses from other encoders must be submitted before this one.
+    /// What the recording uses from other encoders must be submitted before this one. If `wgpu`
+    /// refuses the encoder, for a command of the application's say, it says so to the application
+    /// alone, and the numbers are not what was asked for.
     ///
     /// # Errors
     /// It uses what a recording computes that was neither submitted nor encoded; the device has

@@ -47,7 +47,7 @@ impl<C: PartialEq> About<C> {
         } else {
             return Ok(());
         };
-        Err(Error::Argument { op: "Posterior::merge", name: "the other posterior", found, allowed })
+        Err(Error::argument("Posterior::merge", "the other posterior", found, allowed))
     }
 }
 

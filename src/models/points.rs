@@ -4,28 +4,19 @@ use std::ops::Range;
 
 use crate::{
     device::Device,
-    error::{Error, Result},
+    error::{Result, check_argument},
     tensor::{Mask, n_elements},
 };
 
 pub(crate) fn check_batch(op: &'static str, batch: usize) -> Result<()> {
-    match batch {
-        0 => Err(Error::Argument { op, name: "batch", found: "0".into(), allowed: "1 or more".into() }),
-        _ => Ok(()),
-    }
+    check_argument(batch > 0, op, "batch", batch, "1 or more")
 }
 
 /// Refuses an input that does not fill its shape; `name` is that of its length.
 pub(crate) fn check_length(op: &'static str, name: &'static str, shape: &[usize], found: usize) -> Result<()> {
-    match n_elements(shape) {
-        expected if expected == found => Ok(()),
-        expected => Err(Error::Argument {
-            op,
-            name,
-            found: found.to_string(),
-            allowed: format!("{expected}, which fills the shape {shape:?}"),
-        }),
-    }
+    let expected = n_elements(shape);
+    let allowed = format_args!("{expected}, which fills the shape {shape:?}");
+    check_argument(found == expected, op, name, found, allowed)
 }
 
 /// Which of some points exist, on the device, where not all do: `keep` is `[batch, n]`.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Attention;
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, check_argument, check_limit, check_shape, check_shapes},
     tensor::{Mask, Tensor, n_elements},
 };
 
@@ -86,13 +86,7 @@ impl Layout {
         }
         // Without rows a small tensor can ask for a large state.
         let of_row = n_elements(&[sizes.batch, sizes.n_heads, sizes.dim]);
-        if of_row > MAX_ELEMENTS {
-            return Err(Error::LimitExceeded {
-                limit: "numbers in a row of all heads",
-                requested: of_row as u64,
-                allowed: MAX_ELEMENTS as u64,
-            });
-        }
+        check_limit("numbers in a row of all heads", of_row as u64, MAX_ELEMENTS as u64)?;
         Ok(sizes)
     }
 
@@ -107,22 +101,15 @@ impl Layout {
                  and a last dimension that is a multiple of n_heads = {n_heads}"
             ),
         };
-        Error::Shape { op, name, found: x.shape().to_vec(), expected }
+        Error::shape(op, name, x.shape(), expected)
     }
 
     /// The sizes of keys, and the width of their values.
     pub(crate) fn keys_values(self, op: &'static str, k: &Tensor, v: &Tensor) -> Result<(Sizes, usize)> {
         let (keys, values) = (self.sizes(op, "k", k)?, self.sizes(op, "v", v)?);
-        if (Sizes { dim: keys.dim, ..values }) != keys {
-            return Err(Error::ShapeMismatch {
-                op,
-                left_name: "k",
-                left: k.shape().to_vec(),
-                right_name: "v",
-                right: v.shape().to_vec(),
-                rule: "keys and values must have the same length, and all sizes but the width of a head must be equal",
-            });
-        }
+        let fit = Sizes { dim: keys.dim, ..values } == keys;
+        let rule = "keys and values must have the same length, and all sizes but the width of a head must be equal";
+        check_shapes(fit, op, ("k", k.shape()), ("v", v.shape()), rule)?;
         Ok((keys, values.dim))
     }
 
@@ -152,42 +139,20 @@ impl Layout {
 
     /// Refuses a state of another layout.
     pub(crate) fn check_state(self, op: &'static str, state: Self) -> Result<()> {
-        if self == state {
-            return Ok(());
-        }
-        Err(Error::Argument {
-            op,
-            name: "layout of the state",
-            found: format!("{state:?}"),
-            allowed: format!("{self:?}, the same layout as here"),
-        })
+        let (found, allowed) = (format_args!("{state:?}"), format_args!("{self:?}, the same layout as here"));
+        check_argument(self == state, op, "layout of the state", found, allowed)
     }
 }
 
 /// Refuses queries and keys that cannot be multiplied.
 pub(crate) fn check_queries(op: &'static str, q: (&Tensor, Sizes), k: (&Tensor, Sizes)) -> Result<()> {
-    if (Sizes { n: q.1.n, ..k.1 }) == q.1 {
-        return Ok(());
-    }
-    Err(Error::ShapeMismatch {
-        op,
-        left_name: "q",
-        left: q.0.shape().to_vec(),
-        right_name: "k",
-        right: k.0.shape().to_vec(),
-        rule: "batch and heads must agree, and queries and keys must have the same width (last dimension)",
-    })
+    let fit = Sizes { n: q.1.n, ..k.1 } == q.1;
+    let rule = "batch and heads must agree, and queries and keys must have the same width (last dimension)";
+    check_shapes(fit, op, ("q", q.0.shape()), ("k", k.0.shape()), rule)
 }
 
 /// Refuses a mask that is not one of these keys.
 pub(crate) fn check_mask(op: &'static str, mask: Option<&Mask>, batch: usize, n: usize) -> Result<()> {
-    match mask {
-        Some(mask) if *mask.shape() != [batch, n] => Err(Error::Shape {
-            op,
-            name: "key_mask",
-            found: mask.shape().to_vec(),
-            expected: format!("[batch, n_keys] = [{batch}, {n}]"),
-        }),
-        _ => Ok(()),
-    }
+    let Some(found) = mask.map(Mask::shape) else { return Ok(()) };
+    check_shape(*found == [batch, n], op, "key_mask", found, format_args!("[batch, n_keys] = [{batch}, {n}]"))
 }

@@ -6,7 +6,7 @@ use crate::{
         Backend, Device,
         gpu::{Buffer, Part},
     },
-    error::{Error, Result},
+    error::{Error, Result, check_argument},
 };
 
 /// The GPU memory of a tensor, for an application's own passes: [`Tensor::buffer`].
@@ -22,7 +22,8 @@ pub struct TensorBuffer {
 impl TensorBuffer {
     /// The buffer. The numbers are its first [`TensorBuffer::size`] bytes; it may be longer. Its
     /// usage contains `STORAGE`, `COPY_SRC` and `COPY_DST`, unless it was the application's own.
-    /// It must not be written: tensors may share it.
+    /// It must not be written, for tensors may share it, and a clone of it alone does not keep the
+    /// memory: hold this value, and do not make another tensor of it.
     pub fn buffer(&self) -> &wgpu::Buffer {
         self.buffer.raw()
     }
@@ -36,14 +37,6 @@ impl TensorBuffer {
     pub fn binding(&self) -> Option<wgpu::BindingResource<'_>> {
         let size = Some(wgpu::BufferSize::new(self.size)?);
         Some(wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: self.buffer(), offset: 0, size }))
-    }
-}
-
-impl std::ops::Deref for TensorBuffer {
-    type Target = wgpu::Buffer;
-
-    fn deref(&self) -> &wgpu::Buffer {
-        self.buffer()
     }
 }
 
@@ -97,7 +90,8 @@ impl Tensor {
     }
 
     /// Wraps a buffer of an application's own, of the same `wgpu::Device`, with usage `STORAGE`
-    /// and, to be read back, `COPY_SRC`. The crate only reads it, when the work that uses the
+    /// and `COPY_SRC`: without the latter it can neither be read back nor be the state that a
+    /// recurrence begins with, which is copied. The crate only reads it, when the work that uses the
     /// tensor runs; the tensor may be shorter than the buffer.
     ///
     /// # Errors
@@ -119,14 +113,9 @@ impl Tensor {
         }
         let mapped = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::MAP_WRITE;
         let usage = buffer.usage();
-        if !usage.contains(wgpu::BufferUsages::STORAGE) || usage.intersects(mapped) {
-            return Err(Error::Argument {
-                op: "Tensor::from_buffer",
-                name: "buffer usage",
-                found: format!("{usage:?}"),
-                allowed: "one that contains STORAGE, and neither MAP_READ nor MAP_WRITE".into(),
-            });
-        }
+        let is_allowed = usage.contains(wgpu::BufferUsages::STORAGE) && !usage.intersects(mapped);
+        let allowed = "one that contains STORAGE, and neither MAP_READ nor MAP_WRITE";
+        check_argument(is_allowed, "Tensor::from_buffer", "buffer usage", format_args!("{usage:?}"), allowed)?;
         gpu.check_buffer(&buffer)?;
         let buffer = Buffer::borrowed(buffer, wanted);
         Ok(Self { shape: shape.to_vec(), storage: Storage::Gpu(gpu.clone(), buffer) })

@@ -4,7 +4,7 @@
 use crate::support::{Random, error, refused};
 use wgpu_attention::{
     Device, Tensor,
-    device::GpuOptions,
+    device::{AdapterKind, GpuOptions},
     ops::{
         Activation, AttentionMemory, HeadMoves, Layout, Linear, Probabilities, ScanAttention, TapeInputs, TapeOptions,
         attention_memory, linear, tape, unit_norm,
@@ -85,8 +85,17 @@ fn pipelines_are_kept_from_one_start_to_the_next() {
     for adapter in Device::adapters() {
         let options = GpuOptions::default().pipeline_folder(&folder);
         let first = Device::on_adapter(&adapter, &options).unwrap();
+        first.save_pipelines().unwrap();
+        let size = || -> u64 {
+            let entries = std::fs::read_dir(&folder).into_iter().flatten();
+            entries.map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
+        };
+        let empty = size();
         let truth = run(&first);
         first.save_pipelines().unwrap();
+        // A software adapter's driver may keep the head of the file alone.
+        let may_be_empty = adapter.backend != "vulkan" || adapter.kind == AdapterKind::Software;
+        assert!(size() > empty || may_be_empty, "{adapter}: no pipeline was kept");
         let files = || -> Vec<_> {
             let entries = std::fs::read_dir(&folder).into_iter().flatten();
             entries.map(|entry| entry.unwrap().path()).map(|path| (std::fs::read(&path).unwrap(), path)).collect()
@@ -105,7 +114,7 @@ fn pipelines_are_kept_from_one_start_to_the_next() {
             let third = Device::on_adapter(&adapter, &options).unwrap();
             assert_eq!(run(&third), truth, "{adapter}");
             third.save_pipelines().unwrap();
-            assert!(std::fs::read(path).unwrap().len() >= data.len() / 2);
+            assert!(std::fs::read(path).unwrap().len() > data.len() / 2, "{adapter}: the damaged file stays");
         }
     }
     let _ = std::fs::remove_dir_all(&folder);

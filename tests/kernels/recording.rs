@@ -139,29 +139,59 @@ fn eight_threads_record_at_once() {
 
 #[test]
 fn recordings_keep_their_buffers_apart() {
-    for (name, device) in gpus() {
-        let one = number(&device, 1.0);
-        let outside = number(&device, 40.0);
-        let (y, recording) = device
+    let Some((device, queue, ours)) = shared_device() else { return };
+    let one = number(&ours, 1.0);
+    for form in ["submit", "encode"] {
+        let outside = number(&ours, 40.0);
+        let (y, recording) = ours
             .record(|| {
                 let y = sums(&outside, &one, 3)?;
                 // In the recording its own free buffers are reused, not by uploads.
-                let uploads: Vec<Tensor> = (0..5).map(|i| number(&device, i as f32)).collect();
+                let uploads: Vec<Tensor> = (0..5).map(|i| number(&ours, i as f32)).collect();
                 uploads.iter().try_fold(y, |y, upload| add(&y, upload, 1.0))
             })
             .unwrap();
+        let mut encoder = encoder(&device);
+        let recording = if form == "encode" {
+            recording.encode_into(&mut encoder).unwrap();
+            None
+        } else {
+            Some(recording)
+        };
         // The operand is the recording's now; what comes later overwrites neither it nor y.
         drop(outside);
-        let later: Vec<Tensor> = (0..9).map(|i| sums(&number(&device, i as f32), &one, 6).unwrap()).collect();
-        let uploaded: Vec<Tensor> = (0..9).map(|i| number(&device, i as f32)).collect();
-        device.wait().unwrap();
-        recording.submit().unwrap();
-        assert_eq!(y.read().unwrap(), [53.0], "{name}");
+        let later: Vec<Tensor> = (0..9).map(|i| sums(&number(&ours, i as f32), &one, 6).unwrap()).collect();
+        let uploaded: Vec<Tensor> = (0..9).map(|i| number(&ours, i as f32)).collect();
+        ours.wait().unwrap();
+        match recording {
+            Some(recording) => recording.submit().unwrap(),
+            None => _ = queue.submit([encoder.finish()]),
+        }
+        assert_eq!(y.read().unwrap(), [53.0], "{form}");
         for (i, (later, uploaded)) in later.iter().zip(&uploaded).enumerate() {
-            assert_eq!(later.read().unwrap(), [i as f32 + 6.0], "{name}");
-            assert_eq!(uploaded.read().unwrap(), [i as f32], "{name}");
+            assert_eq!(later.read().unwrap(), [i as f32 + 6.0], "{form}");
+            assert_eq!(uploaded.read().unwrap(), [i as f32], "{form}");
         }
     }
+}
+
+/// What a thread records by itself while another is in a recording, and then encodes, runs last.
+#[test]
+fn recordings_and_encoders_keep_apart() {
+    let Some((device, queue, ours)) = shared_device() else { return };
+    let one = number(&ours, 1.0);
+    let (y, recording) = ours
+        .record(|| {
+            std::thread::scope(|scope| scope.spawn(|| drop(sums(&one, &one, 9).unwrap())).join().unwrap());
+            sums(&one, &one, 5)
+        })
+        .unwrap();
+    let mut encoder = encoder(&device);
+    ours.encode_into(&mut encoder).unwrap();
+    recording.submit().unwrap();
+    ours.wait().unwrap();
+    queue.submit([encoder.finish()]);
+    assert_eq!(y.read().unwrap(), [6.0]);
 }
 
 #[test]
@@ -438,11 +468,11 @@ fn zeros_between_dispatches() {
 fn kernels_record_what_they_would_run() {
     let mut random = Random::new(6);
     let [q, k, v, x, weight] = [2 * 40 * 8, 2 * 3000 * 8, 2 * 3000 * 8, 70 * 6, 6 * 32].map(|n| random.numbers(n));
-    let [hidden, state] = [8 * 32, 2 * 8].map(|n| random.numbers(n));
+    let [hidden, before] = [8 * 32, 2 * 8].map(|n| random.numbers(n));
     for (name, device) in gpus() {
         let t = |shape: &[usize], data: &[f32]| Tensor::new(&device, shape, data).unwrap();
         let (q, k, v) = (t(&[1, 2, 40, 8], &q), t(&[1, 2, 3000, 8], &k), t(&[1, 2, 3000, 8], &v));
-        let (x, state) = (t(&[1, 70, 6], &x), t(&[1, 2, 8], &state));
+        let (x, state) = (t(&[1, 70, 6], &x), t(&[1, 2, 8], &before));
         let layer = Lstm { input: Linear { weight: t(&[6, 32], &weight), bias: None }, hidden: t(&[8, 32], &hidden) };
         // Scratch space and merges; a state that is copied and then written over.
         let run = || {
@@ -458,7 +488,7 @@ fn kernels_record_what_they_would_run() {
         assert!(read(run().unwrap()) == outside, "{name}");
         recording.submit().unwrap();
         assert!(read(inside) == outside, "{name}");
-        assert_eq!(state.read().unwrap().len(), 16, "{name}");
+        assert_eq!(state.read().unwrap(), before, "{name}");
     }
 }
 
@@ -579,7 +609,7 @@ fn a_tensors_buffer_goes_on_in_the_application() {
     let memory = y.buffer().unwrap();
     let mut one = encoder(&device);
     recording.encode_into(&mut one).unwrap();
-    one.copy_buffer_to_buffer(&memory, 0, &result, 0, 16);
+    one.copy_buffer_to_buffer(memory.buffer(), 0, &result, 0, 16);
     assert_eq!(read(one), [3.0, 6.0, 9.0, 12.0]);
     assert!(Tensor::new(&Device::cpu(), &[1], &[1.0]).unwrap().buffer().unwrap_err().to_string().contains("CPU"));
 }

@@ -55,9 +55,12 @@ pub fn few_bindings() -> Vec<(String, Device)> {
     use wgpu_attention::{device::GpuOptions, wgpu};
     static FEW: std::sync::LazyLock<Vec<(String, Device)>> = std::sync::LazyLock::new(|| {
         let limits = wgpu::Limits { max_storage_buffers_per_shader_stage: 4, ..wgpu::Limits::default() };
-        let options = GpuOptions::default().limits(limits);
-        let open = |adapter: &wgpu_attention::device::Adapter| Device::on_adapter(adapter, &options).unwrap();
-        Device::adapters().iter().map(|adapter| (format!("{}, four bindings", adapter.name), open(adapter))).collect()
+        let open = |adapter: &wgpu_attention::device::Adapter, checked| {
+            let options = GpuOptions::default().limits(limits.clone()).checked(checked);
+            let suffix = if checked { ", checked" } else { "" };
+            (format!("{}, four bindings{suffix}", adapter.name), Device::on_adapter(adapter, &options).unwrap())
+        };
+        Device::adapters().iter().flat_map(|adapter| [open(adapter, false), open(adapter, true)]).collect()
     });
     FEW.clone()
 }

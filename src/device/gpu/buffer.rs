@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     device::Memory,
-    error::{Error, Result},
+    error::{Result, check_argument},
 };
 
 /// Freed buffers by size, and the counts.
@@ -196,11 +196,9 @@ impl Buffer {
     /// Whether it may be copied from; a buffer of the application's need not.
     pub(super) fn check_copied(&self, what: &'static str) -> Result<()> {
         let usage = self.raw().usage();
-        if usage.contains(wgpu::BufferUsages::COPY_SRC) {
-            return Ok(());
-        }
-        let allowed = "one that contains COPY_SRC, given to Tensor::from_buffer".into();
-        Err(Error::Argument { op: what, name: "buffer usage", found: format!("{usage:?}"), allowed })
+        let is_allowed = usage.contains(wgpu::BufferUsages::COPY_SRC);
+        let allowed = "one that contains COPY_SRC, given to Tensor::from_buffer";
+        check_argument(is_allowed, what, "buffer usage", format_args!("{usage:?}"), allowed)
     }
 }
 
@@ -209,11 +207,13 @@ impl Drop for Block {
         let Some((pool, generation)) = self.pool.take() else { return };
         let size = self.raw.size();
         let mut raw = Some(self.raw.clone());
+        let promise = lock(&self.promise).take();
+        // Held from before the buffer can be taken until it is counted.
+        let mut state = lock(&pool.0);
         // A recording that has not run keeps its buffers to itself.
-        if let Some(promise) = lock(&self.promise).take() {
+        if let Some(promise) = promise {
             raw = promise.free(self.raw.clone());
         }
-        let mut state = lock(&pool.0);
         state.memory.in_use -= size;
         match raw {
             None => state.memory.pooled += size,

@@ -12,7 +12,7 @@ use super::{
     shader::{Interface, Kernel, Needs, Params, parse, reflect},
     share::share,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_limit};
 
 impl Gpu {
     /// The pipeline of a text, compiled the first time that it is asked for. `check` is there
@@ -57,12 +57,7 @@ impl Gpu {
             ("bytes of workgroup memory", needs.workgroup_bytes, can.workgroup_bytes),
             ("threads of a workgroup", needs.threads, can.threads),
         ];
-        match all.into_iter().find(|(_, requested, allowed)| requested > allowed) {
-            None => Ok(()),
-            Some((limit, requested, allowed)) => {
-                Err(Error::LimitExceeded { limit, requested: requested.into(), allowed: allowed.into() })
-            }
-        }
+        all.into_iter().try_for_each(|(limit, requested, allowed)| check_limit(limit, requested.into(), allowed.into()))
     }
 
     /// The layout of the parameters: one uniform at a dynamic offset.

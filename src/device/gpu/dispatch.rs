@@ -5,7 +5,7 @@ use super::{
     commands::{Command, Dispatch, MAX_PARAMS, Request},
     open::Gpu,
 };
-use crate::error::{Error, Result};
+use crate::error::{Result, check_limit};
 
 impl Gpu {
     /// Records a dispatch.
@@ -14,16 +14,11 @@ impl Gpu {
         if n_groups == 0 {
             return Ok(());
         }
-        let exceeded = |limit, requested, allowed| Err(Error::LimitExceeded { limit, requested, allowed });
-        if params.len() as u64 > MAX_PARAMS {
-            return exceeded("parameters of one kernel in bytes", params.len() as u64, MAX_PARAMS);
-        }
         let per_dimension = u64::from(self.limits.max_compute_workgroups_per_dimension);
-        if n_groups > per_dimension * per_dimension {
-            return exceeded("workgroups of one kernel", n_groups, per_dimension * per_dimension);
-        }
-        if let Some(view) = buffers.iter().find(|view| view.size > self.limits.max_storage_buffer_binding_size) {
-            return exceeded("bytes in one binding", view.size, self.limits.max_storage_buffer_binding_size);
+        check_limit("parameters of one kernel in bytes", params.len() as u64, MAX_PARAMS)?;
+        check_limit("workgroups of one kernel", n_groups, per_dimension * per_dimension)?;
+        for view in buffers {
+            check_limit("bytes in one binding", view.size, self.limits.max_storage_buffer_binding_size)?;
         }
         let width = n_groups.min(per_dimension);
         let entries: Vec<wgpu::BindGroupEntry<'_>> = pipeline
@@ -35,7 +30,7 @@ impl Gpu {
                 resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                     buffer: view.buffer.raw(),
                     offset: view.offset,
-                    size: std::num::NonZeroU64::new(view.size.min(view.buffer.raw().size() - view.offset)),
+                    size: std::num::NonZeroU64::new(view.size),
                 }),
             })
             .collect();
@@ -82,9 +77,5 @@ impl Gpu {
 
 /// A command that leaves its buffer would invalidate all that is submitted with it.
 fn check_range(buffer: &Buffer, first: usize, len: usize) -> Result<()> {
-    let (requested, allowed) = ((first + len) as u64, buffer.len() as u64);
-    if requested <= allowed {
-        return Ok(());
-    }
-    Err(Error::LimitExceeded { limit: "numbers of a buffer that is copied or zeroed", requested, allowed })
+    check_limit("numbers of a buffer that is copied or zeroed", (first + len) as u64, buffer.len() as u64)
 }

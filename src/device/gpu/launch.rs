@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     device::Work,
-    error::{Error, Result},
+    error::{Error, Result, check_limit},
 };
 
 /// Some elements of a buffer.
@@ -134,7 +134,7 @@ impl<'a, P: Params> Launch<'a, P> {
     /// a row. For some rows `params` gives the uniform and the number of workgroups.
     pub(crate) fn rows(self, rows: usize, work: Work, params: impl Fn(usize) -> (P, usize)) -> Result<()> {
         let bound = self.complete()?;
-        let widest = bound.iter().filter_map(|bound| bound.row).max().unwrap_or(0);
+        let widest = self.widest(&bound);
         self.check(&bound, Some(widest))?;
         self.check_iterations(work)?;
         for piece in self.gpu.capabilities.row_pieces(rows, widest, work.cost) {
@@ -164,9 +164,11 @@ impl<'a, P: Params> Launch<'a, P> {
         self.check(&bound, None)?;
         self.check_iterations(work)?;
         let parts: Vec<_> = bound.into_iter().map(|bound| bound.part).collect();
-        // A kernel that does not know where a part begins is cut by its plan.
-        let cost = if self.pipeline.first_group.is_some() { work.cost } else { 0.0 };
-        for groups in self.gpu.capabilities.row_pieces(n_groups, 1, cost) {
+        if self.pipeline.first_group.is_none() {
+            // The kernel cannot know where a part begins, so there is one.
+            return self.dispatch(&parts, params, tail, 0, n_groups, work.cost * n_groups as f64);
+        }
+        for groups in self.gpu.capabilities.row_pieces(n_groups, 1, work.cost) {
             self.dispatch(&parts, params, tail, groups.start, groups.len(), work.cost * groups.len() as f64)?;
         }
         Ok(())
@@ -188,6 +190,15 @@ impl<'a, P: Params> Launch<'a, P> {
         Ok(())
     }
 
+    /// Numbers for each row in the binding that has most of them.
+    fn widest(&self, bound: &[Bound<'_>]) -> usize {
+        let mut widths = vec![0; self.pipeline.bindings.len()];
+        for (slot, bound) in self.pipeline.slots.iter().zip(bound) {
+            widths[slot.binding] += bound.row.unwrap_or(0);
+        }
+        widths.into_iter().max().unwrap_or(0)
+    }
+
     /// Everything that the text declares, bound.
     fn complete(&self) -> Result<Vec<Bound<'a>>> {
         let defect = |message: String| Error::Validation { what: self.pipeline.name.into(), message };
@@ -202,24 +213,13 @@ impl<'a, P: Params> Launch<'a, P> {
     fn check(&self, bound: &[Bound<'_>], widest: Option<usize>) -> Result<()> {
         let whole = bound.iter().filter(|bound| bound.row.is_none()).map(|bound| bound.part.elements.len());
         let requested = 4 * whole.chain(widest).max().unwrap_or(0) as u64;
-        let allowed = self.gpu.capabilities.max_binding;
-        if requested <= allowed {
-            return Ok(());
-        }
-        Err(Error::LimitExceeded { limit: "bytes of one operand; cut it into parts", requested, allowed })
+        check_limit("bytes of one operand; cut it into parts", requested, self.gpu.capabilities.max_binding)
     }
 
     /// Refuses loops that the device would end before they are done, and say nothing.
     fn check_iterations(&self, work: Work) -> Result<()> {
-        let allowed = self.gpu.capabilities.max_iterations;
-        if work.iterations <= allowed {
-            return Ok(());
-        }
-        Err(Error::LimitExceeded {
-            limit: "loop iterations of one invocation on a software adapter",
-            requested: work.iterations as u64,
-            allowed: allowed as u64,
-        })
+        let (requested, allowed) = (work.iterations as u64, self.gpu.capabilities.max_iterations as u64);
+        check_limit("loop iterations of one invocation on a software adapter", requested, allowed)
     }
 
     fn dispatch(
@@ -250,6 +250,10 @@ impl<'a, P: Params> Launch<'a, P> {
             if slot.base.is_none() && base > 0 {
                 let message = format!("{} must begin at a multiple of 256 bytes", slot.name);
                 return Err(Error::Validation { what: pipeline.name.into(), message });
+            }
+            let (requested, allowed) = (part.elements.end as u64, part.buffer.len() as u64);
+            if requested > allowed {
+                return Err(Error::LimitExceeded { limit: "numbers of a buffer that is bound", requested, allowed });
             }
             set(slot.base, base);
             views[slot.binding] = Some(view);
@@ -283,14 +287,8 @@ impl<'a, P: Params> Launch<'a, P> {
             let here = |slot: &Slot| slot.is_shared && slot.is_written == is_written;
             let all = || slots.iter().zip(parts).enumerate().filter(|(_, (slot, _))| here(slot));
             let len: usize = all().map(|(_, (_, part))| part.elements.len()).sum();
-            let (requested, allowed) = (4 * len as u64, self.gpu.capabilities.max_binding);
-            if requested > allowed {
-                return Err(Error::LimitExceeded {
-                    limit: "bytes of operands that share a binding",
-                    requested,
-                    allowed,
-                });
-            }
+            let allowed = self.gpu.capabilities.max_binding;
+            check_limit("bytes of operands that share a binding", 4 * len as u64, allowed)?;
             let buffer = self.gpu.allocate(len)?;
             let mut first = 0;
             for (i, (_, part)) in all() {

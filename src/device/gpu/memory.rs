@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use super::{buffer::Buffer, open::Gpu, promise::Promise, scope};
 use crate::{
     device::Memory,
-    error::{Error, Result},
+    error::{Error, Result, check_limit},
 };
 
 /// An upload of so many bytes goes through a staging buffer of our own: no room for that is an
@@ -39,7 +39,8 @@ impl Gpu {
         // The write overtakes recorded commands, which may still read what the buffer held.
         let mut reused = self.pool.reuse(size, true);
         if reused.is_none() && scope::promise(self).is_none() && self.pool.holds(size) {
-            self.submit()?;
+            // Those hear of a refusal who need the work.
+            let _ = self.submit();
             reused = self.pool.reuse(size, true);
         }
         let buffer = self.buffer(reused, size, data.len(), None)?;
@@ -76,9 +77,7 @@ impl Gpu {
     fn size_of(&self, len: usize) -> Result<u64> {
         let requested = (len as u64).saturating_mul(4);
         let allowed = self.limits.max_buffer_size;
-        if requested > allowed {
-            return Err(Error::LimitExceeded { limit: "buffer size of the device in bytes", requested, allowed });
-        }
+        check_limit("buffer size of the device in bytes", requested, allowed)?;
         Ok(size_class(requested).min(allowed - allowed % 4))
     }
 

@@ -69,6 +69,11 @@ impl Gpu {
     pub(crate) async fn open(adapter: &Adapter, options: &GpuOptions) -> Result<Self> {
         check_variants(&options.variants)?;
         let limits = options.limits.clone().unwrap_or_else(|| adapter.raw.limits());
+        let alignment = limits.min_storage_buffer_offset_alignment;
+        if alignment > 256 {
+            let limit = "alignment of storage buffers";
+            return Err(Error::LimitExceeded { limit, requested: alignment.into(), allowed: 256 });
+        }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("wgpu-attention"),
             required_features: adapter.raw.features() & adapter::wanted_features(),

@@ -47,6 +47,11 @@ impl InFlight {
         self.bytes += bytes;
     }
 
+    /// Everything has run.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
     /// The oldest submit, if all of them hold too much.
     pub fn excess(&mut self) -> Option<wgpu::SubmissionIndex> {
         if self.bytes <= MAX_IN_FLIGHT || self.submits.len() < 2 {

@@ -1,6 +1,10 @@
 //! Compiled pipelines, and the file that they are kept in.
 
-use std::path::PathBuf;
+use std::{
+    io::Write,
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use super::shader::Interface;
 use crate::error::{Error, Result};
@@ -57,23 +61,38 @@ impl PipelineFile {
         if std::fs::read(&self.path).is_ok_and(|before| before == data) {
             return Ok(());
         }
-        let beside = self.path.with_extension("part");
+        // Of its own, for several programs or devices may keep theirs in one folder.
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let beside = self.path.with_extension(format!("{}-{number}.part", std::process::id()));
         let write = || {
             std::fs::create_dir_all(self.path.parent().unwrap_or(&self.path))?;
-            std::fs::write(&beside, &data)?;
+            let mut file = std::fs::File::create_new(&beside)?;
+            file.write_all(&data)?;
+            // The contents reach the disk before the name does.
+            file.sync_all()?;
             std::fs::rename(&beside, &self.path)
         };
-        write().map_err(|source| Error::Io { path: self.path.display().to_string(), source })
+        write().map_err(|source| {
+            // What is half written is of no use, and the first error says why.
+            let _ = std::fs::remove_file(&beside);
+            Error::Io { path: self.path.display().to_string(), source }
+        })
     }
 }
 
 /// The bindings of a text, and which operand is in which.
 pub(super) fn slots(interface: &Interface, is_shared: bool) -> (Vec<(u32, bool)>, Vec<Slot>) {
     let (mut bindings, mut slots): (Vec<(u32, bool)>, Vec<Slot>) = (Vec::new(), Vec::new());
+    let could_share = |is_written| {
+        let all = interface.operands.iter().filter(|operand| operand.is_written == is_written);
+        all.filter(|operand| interface.base(operand).is_some()).count()
+    };
     for operand in &interface.operands {
         let is_written = operand.is_written;
         let base = interface.base(operand);
-        let is_shared = is_shared && base.is_some();
+        // One alone shares nothing and need not be copied.
+        let is_shared = is_shared && base.is_some() && could_share(is_written) > 1;
         let beside = slots.iter().find(|slot| slot.is_shared && is_shared && slot.is_written == is_written);
         let binding = beside.map_or(bindings.len(), |slot| slot.binding);
         if binding == bindings.len() {

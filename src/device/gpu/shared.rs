@@ -63,12 +63,8 @@ impl Gpu {
         if size == 0 || cfg!(target_arch = "wasm32") {
             return Ok(());
         }
-        let refused = |found: String| Error::Argument {
-            op: "Tensor::from_buffer",
-            name: "buffer",
-            found,
-            allowed: format!("one of the wgpu::Device of {self}, not mapped"),
-        };
+        let allowed = format!("one of the wgpu::Device of {self}, not mapped");
+        let refused = |found: String| Error::argument("Tensor::from_buffer", "buffer", found, &allowed);
         let layout = self.storage_layout();
         let bound = wgpu::BufferBinding { buffer, offset: 0, size: wgpu::BufferSize::new(size.min(256)) };
         let bind = || {

@@ -33,7 +33,10 @@ impl Gpu {
         self.check_alive()?;
         let lost = |message: String| Error::DeviceLost { message };
         let poll = poll.map_err(|_| lost("it failed while work was under way".into()))?;
-        poll.map(|_| ()).map_err(|error| lost(error.to_string()))
+        if let wgpu::PollStatus::QueueEmpty = poll.map_err(|error| lost(error.to_string()))? {
+            lock(&self.own).in_flight.clear();
+        }
+        Ok(())
     }
 
     /// [`Gpu::wait_for`] without blocking. Outside a browser nothing moves unless somebody polls

@@ -10,7 +10,7 @@ use super::{
     posterior::Posterior,
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, check_argument, check_limit},
     ops::feature_map::normal,
     tensor::check_finite,
 };
@@ -202,13 +202,8 @@ impl Posterior {
         let targets = self.targets(x)?;
         let n = targets.n * config.dim_y;
         let allowed = (MAX_JOINT * MAX_JOINT / self.batch).isqrt();
-        if n > allowed {
-            return Err(Error::LimitExceeded {
-                limit: "numbers predicted together (points times channels), in each batch element",
-                requested: n as u64,
-                allowed: allowed as u64,
-            });
-        }
+        let limit = "numbers predicted together (points times channels), in each batch element";
+        check_limit(limit, n as u64, allowed as u64)?;
         if n == 0 {
             return (0..self.batch).map(|b| JointPrediction::new(config, covariance.kind, b, [&[]; 3])).collect();
         }
@@ -353,12 +348,8 @@ impl Posterior {
     fn check_blocks(&self, what: &'static str, x: &[f32], block: usize) -> Result<usize> {
         self.covariance(what)?;
         let n = self.targets(x)?.n;
-        let refused =
-            |name, allowed: &str| Err(Error::Argument { op: what, name, found: "0".into(), allowed: allowed.into() });
-        match (block, n) {
-            (0, _) => refused("block", "1 or more"),
-            (_, 0) => refused("points", "1 or more"),
-            _ => Ok(n),
-        }
+        check_argument(block > 0, what, "block", 0, "1 or more")?;
+        check_argument(n > 0, what, "points", 0, "1 or more")?;
+        Ok(n)
     }
 }

@@ -13,7 +13,7 @@ use super::{
     points::{Context, Points},
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, check_argument},
     models::{
         layers::softplus,
         tiles::{place, stream, tiles},
@@ -202,14 +202,9 @@ impl Posterior {
     /// ```
     pub fn update(&self, context: &Context<'_>) -> Result<Self> {
         let points = Points::observed(&self.network.about.config, context)?;
-        if points.batch != self.batch {
-            return Err(Error::Argument {
-                op: "Posterior::update",
-                name: "batch",
-                found: points.batch.to_string(),
-                allowed: format!("{}, that of the posterior", self.batch),
-            });
-        }
+        let (found, batch) = (points.batch, self.batch);
+        let allowed = format_args!("{batch}, that of the posterior");
+        check_argument(found == batch, "Posterior::update", "batch", found, allowed)?;
         self.check_rolling("Posterior::update")?;
         self.write(&points, self.network.tile(1))
     }
@@ -240,14 +235,7 @@ impl Posterior {
 
     /// Writes points, `block` of all the batch at a time.
     fn write(&self, points: &Points<'_>, block: usize) -> Result<Self> {
-        if block == 0 {
-            return Err(Error::Argument {
-                op: "condition_in_blocks",
-                name: "block",
-                found: "0".into(),
-                allowed: "1 or more".into(),
-            });
-        }
+        check_argument(block > 0, "condition_in_blocks", "block", block, "1 or more")?;
         let Network { about, embedder, encoder, .. } = &*self.network;
         let device = &about.device;
         let Encoder::Rolling(layers) = encoder else { return Ok(self.clone()) };

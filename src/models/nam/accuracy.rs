@@ -1,7 +1,7 @@
 //! How many of some test samples are classified right.
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, check_argument},
     tensor::check_finite,
 };
 
@@ -39,21 +39,12 @@ impl Accuracy {
     /// Scores that do not fill their shape or are not finite; classes that do not exist.
     pub fn new(scores: &[f32], classes: &[usize], n_base: usize) -> Result<Self> {
         let n_classes = scores.len() / classes.len().max(1);
-        if n_base >= n_classes || scores.len() != classes.len() * n_classes {
-            return Err(Error::Argument {
-                op: "Accuracy::new",
-                name: "scores",
-                found: format!("{} for {} samples", scores.len(), classes.len()),
-                allowed: format!("one for each sample and class, of which more than {n_base}"),
-            });
-        }
+        let fits = n_base < n_classes && scores.len() == classes.len() * n_classes;
+        let found = format_args!("{} for {} samples", scores.len(), classes.len());
+        let allowed = format_args!("one for each sample and class, of which more than {n_base}");
+        check_argument(fits, "Accuracy::new", "scores", found, allowed)?;
         if let Some(class) = classes.iter().find(|class| **class >= n_classes) {
-            return Err(Error::Argument {
-                op: "Accuracy::new",
-                name: "class",
-                found: class.to_string(),
-                allowed: format!("0 to {}", n_classes - 1),
-            });
+            return Err(Error::argument("Accuracy::new", "class", class, format!("0 to {}", n_classes - 1)));
         }
         check_finite("scores", scores)?;
         let best = |scores: &[f32]| {

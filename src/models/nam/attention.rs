@@ -4,7 +4,7 @@
 use super::config::check_layer;
 use crate::{
     checkpoint::Parameters,
-    error::{Error, Result},
+    error::{Result, check_argument},
     models::layers::torch_linear,
     ops::{
         Activation, AttentionMemory, Form, Layout, Linear, MemoryState, Probabilities, attention_memory, linear,
@@ -100,14 +100,9 @@ impl NamAttention {
     /// # Errors
     /// Shapes that do not fit; gates that erase, for there is no order of writes here.
     pub fn forward(&self, input: &Tensor, source: Option<&Tensor>) -> Result<NamOutput> {
-        if matches!(self.gates, AttentionGates::Tied | AttentionGates::Erase) {
-            return Err(Error::Argument {
-                op: "NamAttention::forward",
-                name: "gates",
-                found: format!("{:?}", self.gates),
-                allowed: "Ungated or Gated; NamAttention::causal erases".into(),
-            });
-        }
+        let (gates, allowed) = (self.gates, "Ungated or Gated; NamAttention::causal erases");
+        let erases = matches!(gates, AttentionGates::Tied | AttentionGates::Erase);
+        check_argument(!erases, "NamAttention::forward", "gates", format_args!("{gates:?}"), allowed)?;
         let source = source.unwrap_or(input);
         let p_write = probability(self.write.as_ref(), source)?;
         let p_read = probability(self.read.as_ref(), input)?;

@@ -43,13 +43,9 @@ impl Classifier {
     /// # Errors
     /// Shapes that do not fit.
     pub fn scores(&self, features: &Tensor) -> Result<Tensor> {
-        let &[batch, n_classes, n_features] = self.weights.shape() else {
-            return Err(Error::Shape {
-                op: "Classifier::scores",
-                name: "weights",
-                found: self.weights.shape().to_vec(),
-                expected: "[batch, classes, n_features]".into(),
-            });
+        let weights = self.weights.shape();
+        let &[batch, n_classes, n_features] = weights else {
+            return Err(Error::shape("Classifier::scores", "weights", weights, "[batch, classes, n_features]"));
         };
         let of = |x: &Tensor| match self.classifier_type {
             ClassifierType::Cosine => unit_norm(x),
@@ -100,10 +96,5 @@ pub(super) fn is_one_hot(label: &[f32]) -> bool {
 }
 
 pub(super) fn not_one_hot(op: &'static str, row: usize, label: &[f32]) -> Error {
-    Error::Argument {
-        op,
-        name: "labels",
-        found: format!("{label:?} in row {row}"),
-        allowed: "one-hot rows: a single 1, zeros".into(),
-    }
+    Error::argument(op, "labels", format!("{label:?} in row {row}"), "one-hot rows: a single 1, zeros")
 }

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     Device,
     checkpoint::{Checkpoint, Parameters},
-    error::{Error, Result},
+    error::{Error, Result, check_argument},
     models::{
         layers::{Mlp, torch_linear},
         open::{self, About},
@@ -264,21 +264,12 @@ impl FewShot {
     /// Rows of a table `[n_base, n_features]`, `[batch, n, n_features]`.
     fn rows(&self, table: &[f32], batch: usize, ids: &[usize]) -> Result<Tensor> {
         let n = ids.len() / batch.max(1);
-        if n == 0 || ids.len() != batch * n || n > self.config().n_base {
-            return Err(Error::Argument {
-                op: OP,
-                name: "base_ids",
-                found: format!("{} for a batch of {batch}", ids.len()),
-                allowed: format!("1 to {} for each batch element", self.config().n_base),
-            });
-        }
-        if let Some(id) = ids.iter().find(|id| **id >= self.config().n_base) {
-            return Err(Error::Argument {
-                op: OP,
-                name: "base_ids",
-                found: id.to_string(),
-                allowed: format!("0 to {}", self.config().n_base - 1),
-            });
+        let n_base = self.config().n_base;
+        let found = format_args!("{} for a batch of {batch}", ids.len());
+        let allowed = format_args!("1 to {n_base} for each batch element");
+        check_argument((1..=n_base).contains(&n) && ids.len() == batch * n, OP, "base_ids", found, allowed)?;
+        if let Some(id) = ids.iter().find(|id| **id >= n_base) {
+            return Err(Error::argument(OP, "base_ids", id, format!("0 to {}", n_base - 1)));
         }
         let rows: Vec<f32> =
             ids.iter().flat_map(|id| &table[id * self.n_features..][..self.n_features]).copied().collect();
@@ -317,12 +308,12 @@ fn mean_weights(episode: &Episode<'_>) -> Result<Vec<f32>> {
         || labels.len() != batch * of_batch
         || !of_batch.is_multiple_of(n_novel)
     {
-        return Err(Error::Argument {
-            op: OP,
-            name: "labels",
-            found: format!("{} numbers for a batch of {batch} and {n_novel} classes", labels.len()),
-            allowed: "[batch, n, n_novel], nothing empty".into(),
-        });
+        return Err(Error::argument(
+            OP,
+            "labels",
+            format!("{} numbers for a batch of {batch} and {n_novel} classes", labels.len()),
+            "[batch, n, n_novel], nothing empty",
+        ));
     }
     if let Some(row) = labels.chunks_exact(n_novel).position(|label| !is_one_hot(label)) {
         return Err(not_one_hot(OP, row, &labels[row * n_novel..][..n_novel]));
@@ -332,12 +323,8 @@ fn mean_weights(episode: &Episode<'_>) -> Result<Vec<f32>> {
         for class in 0..n_novel {
             let n: f32 = means.iter().skip(class).step_by(n_novel).sum();
             if n == 0.0 {
-                return Err(Error::Argument {
-                    op: OP,
-                    name: "labels",
-                    found: format!("no support of class {class} in batch element {b}"),
-                    allowed: "one or more of every class".into(),
-                });
+                let found = format!("no support of class {class} in batch element {b}");
+                return Err(Error::argument(OP, "labels", found, "one or more of every class"));
             }
             means.iter_mut().skip(class).step_by(n_novel).for_each(|x| *x /= n);
         }

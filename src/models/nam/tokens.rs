@@ -2,7 +2,7 @@
 
 use crate::{
     checkpoint::Parameters,
-    error::{Error, Result},
+    error::{Error, Result, check_argument},
 };
 
 /// An embedding: a vector for each token, on the host.
@@ -22,14 +22,10 @@ impl Embedding {
 
     /// The length of each of `batch` sequences.
     pub fn length(&self, batch: usize, tokens: &[usize]) -> Result<usize> {
-        if batch == 0 || tokens.is_empty() || !tokens.len().is_multiple_of(batch) {
-            return Err(Error::Argument {
-                op: "embedding",
-                name: "tokens",
-                found: format!("{} for a batch of {batch}", tokens.len()),
-                allowed: "one or more for each batch element, as many for each".into(),
-            });
-        }
+        let fits = batch > 0 && !tokens.is_empty() && tokens.len().is_multiple_of(batch);
+        let found = format_args!("{} for a batch of {batch}", tokens.len());
+        let allowed = "one or more for each batch element, as many for each";
+        check_argument(fits, "embedding", "tokens", found, allowed)?;
         Ok(tokens.len() / batch)
     }
 
@@ -37,12 +33,7 @@ impl Embedding {
     pub fn row(&self, token: usize) -> Result<&[f32]> {
         match self.table.chunks_exact(self.dim).nth(token) {
             Some(row) => Ok(row),
-            None => Err(Error::Argument {
-                op: "embedding",
-                name: "token",
-                found: token.to_string(),
-                allowed: format!("0 to {}", self.vocab_size - 1),
-            }),
+            None => Err(Error::argument("embedding", "token", token, format!("0 to {}", self.vocab_size - 1))),
         }
     }
 

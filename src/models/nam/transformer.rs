@@ -7,7 +7,7 @@ use super::{attention::unit_heads, config::TransformerConfig, tokens::Embedding}
 use crate::{
     Device,
     checkpoint::{Checkpoint, Parameters},
-    error::{Error, Result},
+    error::{Result, check_limit},
     models::{
         layers::{EPSILON, LayerNorm, torch_linear},
         open::{self, About},
@@ -174,13 +174,7 @@ impl NamTransformer {
     pub fn forward(&self, batch: usize, tokens: &[usize]) -> Result<TransformerOutput> {
         let n = self.embedding.length(batch, tokens)?;
         let emb = self.config().emb;
-        if n > self.config().max_len {
-            return Err(Error::LimitExceeded {
-                limit: "tokens of a sequence (max_len)",
-                requested: n as u64,
-                allowed: self.config().max_len as u64,
-            });
-        }
+        check_limit("tokens of a sequence (max_len)", n as u64, self.config().max_len as u64)?;
         let mut rows = Vec::with_capacity((n + 1) * batch * emb);
         for tokens in tokens.chunks_exact(n) {
             rows.extend_from_slice(&self.cls);

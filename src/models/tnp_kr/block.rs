@@ -272,7 +272,7 @@ fn no_columns(columns: &[Range<usize>]) -> Error {
 }
 
 fn refused(name: &'static str, found: &str, allowed: &str) -> Error {
-    Error::Argument { op: "KrBlock", name, found: found.into(), allowed: allowed.into() }
+    Error::argument("KrBlock", name, found, allowed)
 }
 
 impl BlockMemory {

@@ -156,7 +156,7 @@ impl<'a> Points<'a> {
         n_points: Option<usize>,
     ) -> Result<Self> {
         let batch = locations.batch;
-        let argument = |name, found: String, allowed: String| Err(Error::Argument { op: OP, name, found, allowed });
+        let argument = |name, found: String, allowed: String| Err(Error::argument(OP, name, found, allowed));
         check_batch(OP, batch)?;
         let known: Vec<&str> = config.groups.iter().map(|group| group.name.as_str()).collect();
         if let Some((name, ..)) = locations.groups.iter().find(|(name, ..)| !known.contains(&name.as_str())) {

@@ -9,7 +9,7 @@ use super::{
     points::{Context, Locations, Points},
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, check_argument},
     models::{
         layers::softplus,
         tiles::{place, stream, tiles},
@@ -138,7 +138,7 @@ impl Posterior {
     /// ```
     pub fn merge(&self, other: &Self) -> Result<Self> {
         self.network.about.check_merge(&other.network.about, self.batch, other.batch)?;
-        let refused = |name, found, allowed| Err(Error::Argument { op: "Posterior::merge", name, found, allowed });
+        let refused = |name, found, allowed| Err(Error::argument("Posterior::merge", name, found, allowed));
         if self.columns != other.columns {
             return refused("coordinate columns", format!("{:?}", other.columns), format!("{:?}", self.columns));
         }
@@ -228,35 +228,17 @@ impl Posterior {
         tile_size: usize,
         receive: impl FnMut(Range<usize>, Prediction) -> Result<()>,
     ) -> Result<()> {
-        if tile_size == 0 {
-            return Err(Error::Argument {
-                op: "predict_tiles",
-                name: "tile_size",
-                found: "0".into(),
-                allowed: "1 or more".into(),
-            });
-        }
+        check_argument(tile_size > 0, "predict_tiles", "tile_size", tile_size, "1 or more")?;
         self.stream(&self.points(locations)?, tile_size, receive).await
     }
 
     fn points<'a>(&self, locations: &Locations<'a>) -> Result<Points<'a>> {
-        if locations.batch != self.batch {
-            return Err(Error::Argument {
-                op: "predict",
-                name: "batch",
-                found: locations.batch.to_string(),
-                allowed: format!("{}, that of the context", self.batch),
-            });
-        }
+        let (found, batch) = (locations.batch, self.batch);
+        check_argument(found == batch, "predict", "batch", found, format_args!("{batch}, that of the context"))?;
         let points = Points::targets(&self.network.about.config, locations)?;
-        if points.columns() != self.columns {
-            return Err(Error::Argument {
-                op: "predict",
-                name: "coordinate columns",
-                found: format!("{:?}", points.columns()),
-                allowed: format!("{:?}, those of the context", self.columns),
-            });
-        }
+        let (found, columns) = (points.columns(), &self.columns);
+        let allowed = format_args!("{columns:?}, those of the context");
+        check_argument(found == *columns, "predict", "coordinate columns", format_args!("{found:?}"), allowed)?;
         Ok(points)
     }
 

@@ -5,12 +5,13 @@ use std::{ops::Range, sync::Arc};
 use serde::Serialize;
 
 use super::{
-    AttentionMemory, Form, Probabilities, Problem,
     plan::{self, CHUNK, MAX_RECURRENT},
+    problem::{AttentionMemory, Form, MAX_HEAD_DIM, Problem},
 };
 use crate::{
     device::gpu::{Buffer, Gpu, Kernel, Shader, Work, params},
     error::Result,
+    ops::Probabilities,
     tensor::Tensor,
 };
 
@@ -383,7 +384,7 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
     for (a, b) in [(false, false), (false, true), (true, false), (true, true)] {
         let constants = ChunkConstants { has_write: a, has_erase: b, side: SIDE };
         all.push(CHUNKS.shader(&format!("p_write={a} p_erase={b}"), &constants)?);
-        for head_dim in [1, 64, super::MAX_HEAD_DIM] {
+        for head_dim in [1, 64, MAX_HEAD_DIM] {
             let label = format!("{head_dim} p_erase={a} states={b}");
             all.push(STATE.shader(&label, &StateConstants::new(head_dim, a, b))?);
         }

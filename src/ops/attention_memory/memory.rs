@@ -2,12 +2,16 @@
 
 #[cfg(feature = "gpu")]
 use super::gpu;
-use super::{Form, Problem, check, check_probabilities, cpu, memory_shape, numbers, run};
+use super::{
+    cpu,
+    problem::{AttentionMemory, MemoryState, Problem, check, check_probabilities, memory_shape, numbers},
+    run,
+};
 use crate::{
-    error::{Error, Result},
+    error::{Result, check_argument, check_shapes},
     ops::{
         FeatureMap, LinearAttention, Normalizer, Probabilities, add, concat, gate,
-        layout::{Layout, Read, Sizes, check_mask},
+        layout::{Read, Sizes, check_mask},
     },
     tensor::{Mask, Storage, Tensor, check_same_device},
 };
@@ -16,104 +20,14 @@ const WRITE: &str = "AttentionMemory::write";
 const READ: &str = "AttentionMemory::read";
 const MERGE: &str = "MemoryState::merge";
 
-/// How to write, erase and read.
-///
-/// ```
-/// use wgpu_attention::{Device, Tensor, ops::{AttentionMemory, Layout, Probabilities}};
-///
-/// # fn main() -> wgpu_attention::Result<()> {
-/// let device = Device::cpu();
-/// let p = Probabilities::new(&device, &[1, 1, 1], &[1.0])?;
-/// let memory = AttentionMemory::new(Layout::HeadMajor).p_write(&p).p_erase(&p);
-/// let k = Tensor::new(&device, &[1, 1, 1, 2], &[0.6, 0.8])?;
-/// let v = |x: f32| Tensor::new(&device, &[1, 1, 1, 1], &[x]);
-/// let state = memory.write(None, &k, &v(3.0)?, None)?;
-/// let state = memory.write(Some(&state), &k, &v(7.0)?, None)?; // in the place of 3
-/// assert!((memory.read(&k, &state)?.values.read()?[0] - 7.0).abs() < 1e-5);
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
-pub struct AttentionMemory<'a> {
-    /// How heads lie in queries, keys and values.
-    pub layout: Layout,
-    /// What a first write, or a sequence, begins with; zeros if not given.
-    pub state: Option<&'a MemoryState>,
-    /// `p_r` of every query, 1 if not given: `[batch, n, n_heads]`, or `[batch, n_heads, n]` if
-    /// head-major.
-    pub p_read: Option<&'a Probabilities>,
-    /// `p_w` of every key, 1 if not given.
-    pub p_write: Option<&'a Probabilities>,
-    /// `p_e` of every key, 0 if not given.
-    pub p_erase: Option<&'a Probabilities>,
-    /// How it is computed; chosen from the sizes if not given.
-    pub form: Option<Form>,
-}
-
-/// The matrix of every head: plain data of constant size.
-#[derive(Clone, Debug)]
-pub struct MemoryState {
-    /// `[batch, n_heads, v_dim, head_dim]`: rows are values, columns keys.
-    pub memory: Tensor,
-    /// Whether anything was erased. What was then depends on the order of the writes, so such
-    /// states do not merge.
-    pub erased: bool,
-}
-
-impl<'a> AttentionMemory<'a> {
-    /// Everything is written, nothing erased.
-    pub fn new(layout: Layout) -> Self {
-        Self { layout, ..Self::default() }
-    }
-
-    /// Sets [`AttentionMemory::state`].
-    pub fn state(mut self, state: &'a MemoryState) -> Self {
-        self.state = Some(state);
-        self
-    }
-
-    /// Sets [`AttentionMemory::p_read`].
-    pub fn p_read(mut self, p: &'a Probabilities) -> Self {
-        self.p_read = Some(p);
-        self
-    }
-
-    /// Sets [`AttentionMemory::p_write`].
-    pub fn p_write(mut self, p: &'a Probabilities) -> Self {
-        self.p_write = Some(p);
-        self
-    }
-
-    /// Sets [`AttentionMemory::p_erase`].
-    pub fn p_erase(mut self, p: &'a Probabilities) -> Self {
-        self.p_erase = Some(p);
-        self
-    }
-
-    /// Sets [`AttentionMemory::form`].
-    pub fn form(mut self, form: Form) -> Self {
-        self.form = Some(form);
-        self
-    }
-
-    /// What it begins with.
-    pub(super) fn memory(&self) -> Option<&'a Tensor> {
-        self.state.map(|state| &state.memory)
-    }
-
-    /// Whether anything has been erased after these keys.
-    pub(super) fn erases(&self, keys: Sizes) -> bool {
-        self.state.is_some_and(|state| state.erased) || (self.p_erase.is_some() && keys.n > 0)
-    }
-
+impl AttentionMemory<'_> {
     /// `WR` for every key in turn: writes keys and their values to a state, and erases; without a
     /// state, begins one. Masked keys, `mask [batch, n]`, write and erase nothing; where there is
     /// a [`p_erase`](AttentionMemory::p_erase) they and their values must be finite, for they are
     /// multiplied by zero. The state that is given stays as it is.
     ///
     /// Unit keys `[batch, n, n_heads * head_dim]` and `v [batch, n, n_heads * v_dim]`, or in the
-    /// other [`Layout`].
+    /// other [`Layout`](crate::ops::Layout).
     ///
     /// # Errors
     /// As [`attention_memory()`](crate::ops::attention_memory()).
@@ -192,7 +106,7 @@ impl<'a> AttentionMemory<'a> {
     /// `RD`: what every query reads from a state, in the layout of the queries. There is no
     /// log-sum-exp.
     ///
-    /// Unit queries `[batch, n, n_heads * head_dim]`, or in the other [`Layout`].
+    /// Unit queries `[batch, n, n_heads * head_dim]`, or in the other [`Layout`](crate::ops::Layout).
     ///
     /// # Errors
     /// Shapes that do not fit; different devices; on a GPU, an operand larger than one binding.
@@ -229,21 +143,6 @@ impl<'a> AttentionMemory<'a> {
 }
 
 impl MemoryState {
-    /// A matrix `[batch, n_heads, v_dim, head_dim]` from which nothing was erased.
-    ///
-    /// ```
-    /// use wgpu_attention::{Device, Tensor, ops::MemoryState};
-    ///
-    /// # fn main() -> wgpu_attention::Result<()> {
-    /// let state = MemoryState::new(Tensor::new(&Device::cpu(), &[1, 2, 3, 4], &[0.0; 24])?);
-    /// assert!(!state.erased);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn new(memory: Tensor) -> Self {
-        Self { memory, erased: false }
-    }
-
     /// What writing both sets of keys would have left, where nothing was erased: the sum.
     /// Commutative to the bit, associative to rounding.
     ///
@@ -261,41 +160,14 @@ impl MemoryState {
     /// # }
     /// ```
     pub fn merge(&self, other: &Self) -> Result<Self> {
-        if self.erased || other.erased {
-            return Err(Error::Argument {
-                op: MERGE,
-                name: "state",
-                found: "one from which something was erased".into(),
-                allowed: "states of writes alone: what erasing leaves depends on the order, so write to one state \
-                          after the other"
-                    .into(),
-            });
-        }
-        if self.memory.shape() != other.memory.shape() {
-            return Err(Error::ShapeMismatch {
-                op: MERGE,
-                left_name: "one state",
-                left: self.memory.shape().to_vec(),
-                right_name: "the other",
-                right: other.memory.shape().to_vec(),
-                rule: "both must be of the same batch, heads and widths",
-            });
-        }
+        let allowed = "states of writes alone: what erasing leaves depends on the order, so write to one state after \
+                       the other";
+        let found = "one from which something was erased";
+        check_argument(!(self.erased || other.erased), MERGE, "state", found, allowed)?;
+        let (a, b) = (self.memory.shape(), other.memory.shape());
+        let rule = "both must be of the same batch, heads and widths";
+        check_shapes(a == b, MERGE, ("one state", a), ("the other", b), rule)?;
         check_same_device(MERGE, &self.memory, &[Some(&other.memory)])?;
         add(&self.memory, &other.memory, 1.0).map(Self::new)
-    }
-
-    /// Refuses a state of other keys and values.
-    pub(super) fn check(&self, op: &'static str, keys: Sizes, v_dim: usize) -> Result<()> {
-        let expected = memory_shape(keys, v_dim);
-        if *self.memory.shape() == expected {
-            return Ok(());
-        }
-        Err(Error::Shape {
-            op,
-            name: "memory",
-            found: self.memory.shape().to_vec(),
-            expected: format!("{expected:?}: [batch, n_heads, v_dim, head_dim]"),
-        })
     }
 }

@@ -36,20 +36,16 @@ mod cpu;
 pub(crate) mod gpu;
 mod memory;
 mod plan;
+mod problem;
 
-use super::{
-    Probabilities,
-    layout::{Layout, Sizes},
-};
+use super::layout::Sizes;
 use crate::{
     device::Capabilities,
-    error::{Error, Result},
-    tensor::{Storage, Tensor, check_same_device},
+    error::Result,
+    tensor::{Storage, Tensor},
 };
-pub use memory::{AttentionMemory, MemoryState};
-pub use plan::Form;
-
-const OP: &str = "attention_memory";
+pub use problem::{AttentionMemory, Form, MAX_HEAD_DIM, MemoryState};
+use problem::{OP, Problem, check, memory_shape, numbers};
 
 /// What was read, and the memory after the last step.
 #[derive(Clone, Debug)]
@@ -60,39 +56,12 @@ pub struct Recall {
     pub state: MemoryState,
 }
 
-/// The sizes of one call, checked. Head-major tokens are those of more batch elements, of one head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Problem {
-    pub batch: usize,
-    pub n: usize,
-    pub n_heads: usize,
-    pub head_dim: usize,
-    pub v_dim: usize,
-}
-
-impl Problem {
-    fn new(layout: Layout, keys: Sizes, v_dim: usize) -> Self {
-        let Sizes { batch, n_heads, n, dim: head_dim } = keys;
-        let (batch, n_heads) = if layout.is_head_major() { (batch * n_heads, 1) } else { (batch, n_heads) };
-        Self { batch, n, n_heads, head_dim, v_dim }
-    }
-
-    fn memory_shape(&self) -> [usize; 4] {
-        [self.batch, self.n_heads, self.v_dim, self.head_dim]
-    }
-
-    /// Memories that there are.
-    fn heads(&self) -> usize {
-        self.batch * self.n_heads
-    }
-}
-
 /// Writes, erases and reads at every step of a sequence; a step reads what it wrote itself. The
 /// paper's bidirectional attention without the future, and with erasing the delta rule, whose write
 /// and erasure have a probability each.
 ///
 /// Unit queries and keys `[batch, n, n_heads * head_dim]`, `v [batch, n, n_heads * v_dim]`, or in
-/// the other [`Layout`]. It begins with [`AttentionMemory::state`]. With
+/// the other [`Layout`](crate::ops::Layout). It begins with [`AttentionMemory::state`]. With
 /// `p_erase = p_write` the square of a row of the memory grows by at most `p / (2 - p)` times the
 /// square of the value in a step, whatever the keys: after `n` steps a row is at most `sqrt(n)`
 /// times the largest value long, and with keys that come again it stays near the values. Without
@@ -120,65 +89,6 @@ pub fn attention_memory(q: &Tensor, k: &Tensor, v: &Tensor, options: &AttentionM
     let (keys, v_dim) = check(OP, Some(q), k, v, options)?;
     let (values, state) = run((keys, v_dim), Some(q), k, v, options)?;
     Ok(Recall { values, state })
-}
-
-/// The widest heads on a GPU.
-pub const MAX_HEAD_DIM: usize = 1024;
-
-/// The sizes of the keys and the width of the values.
-fn check(
-    op: &'static str,
-    q: Option<&Tensor>,
-    k: &Tensor,
-    v: &Tensor,
-    options: &AttentionMemory<'_>,
-) -> Result<(Sizes, usize)> {
-    let (keys, v_dim) = options.layout.keys_values(op, k, v)?;
-    if let Some(q) = q
-        && q.shape() != k.shape()
-    {
-        return Err(Error::ShapeMismatch {
-            op,
-            left_name: "q",
-            left: q.shape().to_vec(),
-            right_name: "k",
-            right: k.shape().to_vec(),
-            rule: "every step has a query and a key, of equal width",
-        });
-    }
-    if let Some(state) = options.state {
-        state.check(op, keys, v_dim)?;
-    }
-    for (name, p) in [("p_read", options.p_read), ("p_write", options.p_write), ("p_erase", options.p_erase)] {
-        check_probabilities(op, name, p, options.layout, keys)?;
-    }
-    let p = [options.p_read, options.p_write, options.p_erase].map(|p| p.map(Probabilities::tensor));
-    check_same_device(op, k, &[q, Some(v), options.memory(), p[0], p[1], p[2]])?;
-    Ok((keys, v_dim))
-}
-
-fn check_probabilities(
-    op: &'static str,
-    name: &'static str,
-    p: Option<&Probabilities>,
-    layout: Layout,
-    tokens: Sizes,
-) -> Result<()> {
-    let expected = layout.row_shape(tokens);
-    match p {
-        Some(p) if p.shape() != expected => Err(Error::Shape {
-            op,
-            name,
-            found: p.shape().to_vec(),
-            expected: format!("{expected:?}, one for each token and head of {layout:?}"),
-        }),
-        _ => Ok(()),
-    }
-}
-
-/// Probabilities that are known to be on the CPU.
-fn numbers(p: Option<&Probabilities>) -> Option<&[f32]> {
-    p.map(|p| p.tensor().cpu())
 }
 
 /// What is read (nothing without queries) and the memory.
@@ -215,9 +125,4 @@ fn run(
     };
     let memory = memory.reshape(&memory_shape(keys, v_dim))?;
     Ok((values, MemoryState { memory, erased: options.erases(keys) }))
-}
-
-/// The shape of a memory of these keys and values.
-fn memory_shape(Sizes { batch, n_heads, dim, .. }: Sizes, v_dim: usize) -> [usize; 4] {
-    [batch, n_heads, v_dim, dim]
 }

@@ -2,25 +2,15 @@
 
 use std::ops::Range;
 
-use super::{AttentionMemory, OP, Problem};
+use super::problem::{AttentionMemory, Form, MAX_HEAD_DIM, OP, Problem, check};
 use crate::{
     device::{Capabilities, Decision},
-    error::{Error, Result},
+    error::{Result, check_limit},
     tensor::Tensor,
 };
 
 /// Steps of a chunk.
 pub(crate) const CHUNK: usize = 32;
-
-/// How a sequence is computed. The forms agree to rounding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Form {
-    /// Step by step.
-    Recurrent,
-    /// 32 steps at a time: the more of the work is products of matrices, the longer the sequence.
-    Chunked,
-}
 
 /// Numbers of a memory that leave the fastest cache of a core. Below it a step at a time is fast
 /// there and does the least work: measured 0.7 times the time of chunks at 64 x 64, the same at
@@ -71,13 +61,9 @@ pub(crate) fn plan(problem: &Problem, form: Option<Form>, capabilities: &Capabil
         None if is_gpu => on_gpu(problem),
         None => on_cpu(problem),
     };
-    let allowed = if form == Form::Recurrent { MAX_RECURRENT } else { super::MAX_HEAD_DIM };
-    if is_gpu && problem.head_dim > allowed {
-        return Err(Error::LimitExceeded {
-            limit: "head_dim of attention_memory on a GPU",
-            requested: problem.head_dim as u64,
-            allowed: allowed as u64,
-        });
+    let allowed = if form == Form::Recurrent { MAX_RECURRENT } else { MAX_HEAD_DIM };
+    if is_gpu {
+        check_limit("head_dim of attention_memory on a GPU", problem.head_dim as u64, allowed as u64)?;
     }
     let by_budget = (capabilities.submit_budget / cost_of_step(problem).max(1.0)) as usize;
     // A chunk keeps the memory before it, and two rows a step.
@@ -107,7 +93,8 @@ fn on_cpu(problem: &Problem) -> (Form, &'static str) {
 }
 
 impl AttentionMemory<'_> {
-    /// How [`attention_memory`](super::attention_memory()) would run with these options, and why.
+    /// How [`attention_memory`](super::attention_memory()) would run with these options, and why. (A
+    /// write alone that erases nothing is a sum and runs as [`LinearAttention`](crate::ops::LinearAttention) does.)
     ///
     /// # Errors
     /// As there.
@@ -124,17 +111,24 @@ impl AttentionMemory<'_> {
     /// # }
     /// ```
     pub fn decision(&self, k: &Tensor, v: &Tensor) -> Result<Decision> {
-        let (keys, v_dim) = super::check(OP, None, k, v, self)?;
+        let (keys, v_dim) = check(OP, None, k, v, self)?;
         let problem = Problem::new(self.layout, keys, v_dim);
         let capabilities = k.device().capabilities();
-        let Plan { form, why, pieces } = plan(&problem, self.form, &capabilities)?;
-        let variant = VARIANTS.iter().find(|(_, of)| *of == form).map_or("", |(name, _)| name);
-        if capabilities.adapter.is_none() {
-            return Ok(Decision::on_cpu(OP, variant, why));
-        }
-        let of_piece = if form == Form::Chunked { 3 } else { 1 };
-        Ok(Decision { op: OP, variant, launches: of_piece * pieces.len(), why: why.into() })
+        decide(&problem, self.form, &capabilities)
     }
+}
+
+/// Each piece of the steps is one launch, or three: chunks, the memory from chunk to chunk, reads.
+fn decide(problem: &Problem, form: Option<Form>, capabilities: &Capabilities) -> Result<Decision> {
+    let Plan { form, why, pieces } = plan(problem, form, capabilities)?;
+    let (variant, of_piece) = match form {
+        Form::Recurrent => ("recurrent", 1),
+        Form::Chunked => ("chunked", 3),
+    };
+    if capabilities.adapter.is_none() {
+        return Ok(Decision::on_cpu(OP, variant, why));
+    }
+    Ok(Decision { op: OP, variant, launches: of_piece * pieces.len(), why: why.into() })
 }
 
 #[cfg(test)]
@@ -144,6 +138,19 @@ mod tests {
 
     fn problem(n: usize, head_dim: usize) -> Problem {
         Problem { batch: 1, n, n_heads: 8, head_dim, v_dim: head_dim }
+    }
+
+    #[test]
+    fn decisions() {
+        let devices = [AdapterKind::Discrete, AdapterKind::Integrated, AdapterKind::Software].map(Capabilities::webgpu);
+        let mut text = String::new();
+        for capabilities in [Capabilities::cpu()].into_iter().chain(devices) {
+            for (n, head_dim) in [(1, 64), (31, 64), (32, 64), (8192, 64), (64, 256), (100_000, 128)] {
+                let decision = decide(&problem(n, head_dim), None, &capabilities).unwrap();
+                text += &format!("{} {n} steps of {head_dim}: {decision}\n", capabilities.driver);
+            }
+        }
+        insta::assert_snapshot!(text);
     }
 
     #[test]

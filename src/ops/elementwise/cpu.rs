@@ -30,24 +30,25 @@ fn each(x: &[f32], f: impl Fn(f32) -> f32 + Sync + Send) -> Vec<f32> {
 }
 
 pub(super) fn join(join: Join, rows: &Rows, a: &[f32], b: &[f32]) -> Vec<f32> {
-    let Rows { scale, b_width, .. } = *rows;
+    let Rows { scale, b_width, b_stride, .. } = *rows;
+    let of_row = |row: usize| &b[row * b_stride..][..b_width];
     match join {
-        Join::AddScaled => by_row(rows, a, |_, a, y| {
-            y.iter_mut().zip(a).zip(b).for_each(|((y, a), b)| *y = a + scale * b);
+        Join::AddScaled => by_row(rows, a, |row, a, y| {
+            y.iter_mut().zip(a).zip(of_row(row)).for_each(|((y, a), b)| *y = a + scale * b);
         }),
-        Join::ScaleColumns => by_row(rows, a, |_, a, y| {
-            y.iter_mut().zip(a).zip(b).for_each(|((y, a), b)| *y = a * b);
+        Join::ScaleColumns => by_row(rows, a, |row, a, y| {
+            y.iter_mut().zip(a).zip(of_row(row)).for_each(|((y, a), b)| *y = a * b);
         }),
         Join::Gate => by_row(rows, a, |row, a, y| {
             let dim = (a.len() / b_width).max(1);
-            let heads = y.chunks_mut(dim).zip(a.chunks(dim)).zip(&b[row * b_width..]);
+            let heads = y.chunks_mut(dim).zip(a.chunks(dim)).zip(of_row(row));
             heads.for_each(|((y, a), b)| y.iter_mut().zip(a).for_each(|(y, a)| *y = a * b));
         }),
         Join::Columns => by_row(rows, a, |_, a, y| y.copy_from_slice(a)),
         Join::Concat => by_row(rows, a, |row, a, y| {
             let (left, right) = y.split_at_mut(a.len());
             left.copy_from_slice(a);
-            right.copy_from_slice(&b[row * b_width..][..b_width]);
+            right.copy_from_slice(of_row(row));
         }),
         Join::Geglu => dispatch!(Level::new(), simd => {
             let rows = Rows { a_used: rows.a_width, ..*rows };

@@ -43,6 +43,7 @@ params! {
         a_first: u32,
         a_used: u32,
         b_width: u32,
+        b_stride: u32,
         scale: f32,
         a_base: u32,
         b_base: u32,
@@ -52,7 +53,7 @@ params! {
 
 impl Constants {
     fn new(operation: Operation) -> Self {
-        let has_b = matches!(operation, Operation::Join(join) if join.b().is_some());
+        let has_b = matches!(operation, Operation::Join(join) if join.has_b());
         Self { operation, has_b, threads: THREADS, activation: "gelu_erf" }
     }
 }
@@ -78,9 +79,9 @@ pub(super) fn join(
     let Rows { rows, width, .. } = sizes;
     let y = gpu.allocate(rows * width)?;
     let launch = gpu.kernel(&KERNEL, &Constants::new(Operation::Join(join)))?;
-    let launch = match (b, join.b()) {
-        (Some(b), Some(true)) => launch.read_rows("b", b, sizes.b_width),
-        (b, _) => launch.read_some("b", b),
+    let launch = match b {
+        Some(b) if sizes.b_stride > 0 => launch.read_rows("b", b, sizes.b_stride),
+        b => launch.read_some("b", b),
     };
     let work = Work { cost: COST * width as f64, iterations: 0 };
     launch.read_rows("a", a, sizes.a_width).write_rows("y", &y, width).rows(rows, work, |rows| {
@@ -91,6 +92,7 @@ pub(super) fn join(
             a_first: sizes.a_first as u32,
             a_used: sizes.a_used as u32,
             b_width: sizes.b_width as u32,
+            b_stride: sizes.b_stride as u32,
             scale: sizes.scale,
             ..Params::default()
         };

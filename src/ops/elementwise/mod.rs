@@ -12,7 +12,7 @@ mod problem;
 use std::ops::Range;
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, check_argument, check_shape, check_shapes},
     tensor::{Storage, Tensor, check_same_device, n_elements},
 };
 pub use probabilities::{Probabilities, gate};
@@ -86,29 +86,19 @@ fn join(join: Join, rows: Rows, shape: Vec<usize>, a: &Tensor, b: Option<&Tensor
 /// ```
 pub fn add(a: &Tensor, b: &Tensor, scale: f32) -> Result<Tensor> {
     const OP: &str = "add";
-    if !a.shape().ends_with(b.shape()) {
-        return Err(Error::ShapeMismatch {
-            op: OP,
-            left_name: "a",
-            left: a.shape().to_vec(),
-            right_name: "b",
-            right: b.shape().to_vec(),
-            rule: "the shape of b must be that of the last dimensions of a",
-        });
-    }
-    if !scale.is_finite() {
-        return Err(Error::Argument {
-            op: OP,
-            name: "scale",
-            found: scale.to_string(),
-            allowed: "a finite number".into(),
-        });
-    }
+    let (of_a, of_b) = (a.shape(), b.shape());
+    let rule = "the shape of b must be that of the last dimensions of a";
+    check_shapes(of_a.ends_with(of_b), OP, ("a", of_a), ("b", of_b), rule)?;
+    check_argument(scale.is_finite(), OP, "scale", scale, "a finite number")?;
     check_same_device(OP, a, &[Some(b)])?;
     if a.is_empty() {
         return Ok(a.clone());
     }
-    let rows = Rows { scale, ..whole(a.len() / b.len(), b.len(), b.len()) };
+    // Equal shapes are rows of their last dimension, which can be cut; a `b` that is repeated is
+    // needed whole.
+    let is_equal = a.len() == b.len();
+    let width = if is_equal { a.shape().last().copied().unwrap_or(1) } else { b.len() };
+    let rows = Rows { scale, b_stride: if is_equal { width } else { 0 }, ..whole(a.len() / width, width, width) };
     join(Join::AddScaled, rows, a.shape().to_vec(), a, Some(b))
 }
 
@@ -130,16 +120,9 @@ pub fn add(a: &Tensor, b: &Tensor, scale: f32) -> Result<Tensor> {
 /// ```
 pub fn scale_columns(x: &Tensor, scale: &Tensor) -> Result<Tensor> {
     const OP: &str = "scale_columns";
-    if scale.shape().len() != 1 || !x.shape().ends_with(scale.shape()) {
-        return Err(Error::ShapeMismatch {
-            op: OP,
-            left_name: "x",
-            left: x.shape().to_vec(),
-            right_name: "scale",
-            right: scale.shape().to_vec(),
-            rule: "x must be [.., width] and scale [width]",
-        });
-    }
+    let (of_x, of_scale) = (x.shape(), scale.shape());
+    let fit = of_scale.len() == 1 && of_x.ends_with(of_scale);
+    check_shapes(fit, OP, ("x", of_x), ("scale", of_scale), "x must be [.., width] and scale [width]")?;
     check_same_device(OP, x, &[Some(scale)])?;
     if x.is_empty() {
         return Ok(x.clone());
@@ -188,21 +171,13 @@ pub fn columns(x: &Tensor, columns: Range<usize>) -> Result<Tensor> {
 pub fn concat(left: &Tensor, columns: Range<usize>, right: &Tensor) -> Result<Tensor> {
     const OP: &str = "concat";
     let rows = left_columns(OP, "left", left, &columns)?;
-    let m = match right.shape().split_last() {
-        Some((&m, of_right)) if *of_right == left.shape()[..left.shape().len() - 1] => m,
-        _ => {
-            return Err(Error::ShapeMismatch {
-                op: OP,
-                left_name: "left",
-                left: left.shape().to_vec(),
-                right_name: "right",
-                right: right.shape().to_vec(),
-                rule: "all dimensions but the last must be equal",
-            });
-        }
-    };
+    let (of_left, of_right) = (left.shape(), right.shape());
+    let m = of_right.last().copied().unwrap_or(0);
+    let fit = of_left.len() == of_right.len() && of_left[..of_left.len() - 1] == of_right[..of_left.len() - 1];
+    let rule = "all dimensions but the last must be equal";
+    check_shapes(fit, OP, ("left", of_left), ("right", of_right), rule)?;
     check_same_device(OP, left, &[Some(right)])?;
-    let rows = Rows { width: rows.width + m, b_width: m, ..rows };
+    let rows = Rows { width: rows.width + m, b_width: m, b_stride: m, ..rows };
     join(Join::Concat, rows, with_last(left, rows.width), left, Some(right))
 }
 
@@ -225,35 +200,22 @@ pub fn concat(left: &Tensor, columns: Range<usize>, right: &Tensor) -> Result<Te
 /// ```
 pub fn geglu(x: &Tensor) -> Result<Tensor> {
     let both = x.shape().last().copied().unwrap_or(0);
-    if both == 0 || both % 2 == 1 {
-        return Err(Error::Shape {
-            op: "geglu",
-            name: "x",
-            found: x.shape().to_vec(),
-            expected: "[.., 2 width] with width > 0".into(),
-        });
-    }
+    check_shape(both > 0 && both % 2 == 0, "geglu", "x", x.shape(), "[.., 2 width] with width > 0")?;
     let rows = Rows { a_width: both, ..whole(x.len() / both, both / 2, 0) };
     join(Join::Geglu, rows, with_last(x, both / 2), x, None)
 }
 
 /// Rows of `a` and of the result alike.
 fn whole(rows: usize, width: usize, b_width: usize) -> Rows {
-    Rows { rows, width, a_width: width, b_width, a_first: 0, a_used: width, scale: 1.0 }
+    Rows { rows, width, a_width: width, b_width, b_stride: 0, a_first: 0, a_used: width, scale: 1.0 }
 }
 
 fn left_columns(op: &'static str, name: &'static str, x: &Tensor, columns: &Range<usize>) -> Result<Rows> {
     let Some((&n, rows)) = x.shape().split_last() else {
-        return Err(Error::Shape { op, name, found: vec![], expected: "[.., n]".into() });
+        return Err(Error::shape(op, name, &[], "[.., n]"));
     };
-    if columns.start > columns.end || columns.end > n {
-        return Err(Error::Argument {
-            op,
-            name: "columns",
-            found: format!("{columns:?}"),
-            allowed: format!("a range within 0..{n}"),
-        });
-    }
+    let exist = columns.start <= columns.end && columns.end <= n;
+    check_argument(exist, op, "columns", format_args!("{columns:?}"), format_args!("a range within 0..{n}"))?;
     let used = columns.len();
     let of = whole(n_elements(rows), used, 0);
     Ok(Rows { a_width: n, a_first: columns.start, a_used: used, ..of })

@@ -2,7 +2,7 @@
 
 use super::{
     join, map,
-    problem::{Join, Map},
+    problem::{Join, Map, Rows},
     whole,
 };
 use crate::{
@@ -31,15 +31,11 @@ impl Probabilities {
     /// assert!(Probabilities::new(&device, &[1, 2, 1], &[0.0, 1.5]).is_err());
     /// ```
     pub fn new(device: &Device, shape: &[usize], data: &[f32]) -> Result<Self> {
-        match data.iter().position(|p| !(0.0..=1.0).contains(p)) {
-            None => Tensor::new(device, shape, data).map(Self),
-            Some(i) => Err(Error::Argument {
-                op: "Probabilities::new",
-                name: "probability",
-                found: format!("{} at {i}", data[i]),
-                allowed: "0 to 1".into(),
-            }),
+        if let Some(i) = data.iter().position(|p| !(0.0..=1.0).contains(p)) {
+            let found = format!("{} at {i}", data[i]);
+            return Err(Error::argument("Probabilities::new", "probability", found, "0 to 1"));
         }
+        Tensor::new(device, shape, data).map(Self)
     }
 
     /// `1 / (1 + exp(-x))` of logits of any shape.
@@ -103,17 +99,11 @@ pub fn gate(x: &Tensor, p: &Probabilities) -> Result<Tensor> {
             (width, n_heads)
         }
         _ => {
-            return Err(Error::ShapeMismatch {
-                op: OP,
-                left_name: "x",
-                left: x.shape().to_vec(),
-                right_name: "p",
-                right: p.shape().to_vec(),
-                rule: "x must be [.., n_heads * dim] and p [.., n_heads]",
-            });
+            let rule = "x must be [.., n_heads * dim] and p [.., n_heads]";
+            return Err(Error::mismatch(OP, ("x", x.shape()), ("p", p.shape()), rule));
         }
     };
     check_same_device(OP, x, &[Some(&p.0)])?;
-    let rows = whole(p.0.len() / n_heads, width, n_heads);
+    let rows = Rows { b_stride: n_heads, ..whole(p.0.len() / n_heads, width, n_heads) };
     join(Join::Gate, rows, x.shape().to_vec(), x, Some(&p.0))
 }

@@ -17,7 +17,7 @@ pub enum Map {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Join {
-    /// `a + scale b`, one `b` for all rows.
+    /// `a + scale b`.
     AddScaled,
     /// `a b`, one `b` for all rows.
     ScaleColumns,
@@ -42,13 +42,10 @@ impl Join {
     pub(crate) const ALL: [Self; 6] =
         [Self::AddScaled, Self::ScaleColumns, Self::Gate, Self::Columns, Self::Concat, Self::Geglu];
 
-    /// Whether there is a `b`, and whether it has rows as `a` has.
-    pub(crate) fn b(self) -> Option<bool> {
-        match self {
-            Self::Columns | Self::Geglu => None,
-            Self::AddScaled | Self::ScaleColumns => Some(false),
-            Self::Gate | Self::Concat => Some(true),
-        }
+    /// Whether there is a `b`.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn has_b(self) -> bool {
+        !matches!(self, Self::Columns | Self::Geglu)
     }
 }
 
@@ -60,6 +57,8 @@ pub(crate) struct Rows {
     pub width: usize,
     pub a_width: usize,
     pub b_width: usize,
+    /// From one row of `b` to the next: 0 where one serves all rows.
+    pub b_stride: usize,
     /// The columns of `a` that are looked at.
     pub a_first: usize,
     pub a_used: usize,

@@ -8,7 +8,7 @@ mod problem;
 mod random;
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, check_shape},
     tensor::{Storage, Tensor, check_same_device},
 };
 use problem::OP;
@@ -38,16 +38,9 @@ pub use random::{ProjectionRows, random_features};
 /// ```
 pub fn feature_map(x: &Tensor, map: &FeatureMap) -> Result<Tensor> {
     let Some((&head_dim, rows)) = x.shape().split_last() else {
-        return Err(Error::Shape { op: OP, name: "x", found: vec![], expected: "[.., head_dim]".into() });
+        return Err(Error::shape(OP, "x", &[], "[.., head_dim]"));
     };
-    if head_dim == 0 {
-        return Err(Error::Shape {
-            op: OP,
-            name: "x",
-            found: x.shape().to_vec(),
-            expected: "[.., head_dim], head_dim > 0".into(),
-        });
-    }
+    check_shape(head_dim > 0, OP, "x", x.shape(), "[.., head_dim], head_dim > 0")?;
     let n_features = map.n_features(OP, head_dim)?;
     check_same_device(OP, x, &[map.projection.as_ref()])?;
     let mut shape = rows.to_vec();

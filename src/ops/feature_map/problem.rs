@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, check_argument},
     tensor::Tensor,
 };
 
@@ -60,7 +60,7 @@ impl FeatureMap {
     }
 
     /// FAVOR+ features of softmax attention, for a projection `[n_features, head_dim]` such
-    /// as [`random_features`] draws.
+    /// as [`random_features`](super::random_features) draws.
     ///
     /// ```
     /// use wgpu_attention::{Device, ops::{FeatureMap, ProjectionRows, random_features}};
@@ -78,27 +78,21 @@ impl FeatureMap {
 
     /// The number of features of an input of some width.
     pub(crate) fn n_features(&self, op: &'static str, head_dim: usize) -> Result<usize> {
-        if !self.scale.is_finite() {
-            let found = self.scale.to_string();
-            return Err(Error::Argument { op, name: "scale", found, allowed: "a finite number".into() });
-        }
-        match (&self.projection, self.kind) {
-            (None, FeatureKind::Identity) => Ok(head_dim),
-            (Some(projection), kind) if kind != FeatureKind::Identity => match *projection.shape() {
-                [n_features, width] if width == head_dim && n_features > 0 => Ok(n_features),
-                _ => Err(Error::Shape {
-                    op,
-                    name: "projection",
-                    found: projection.shape().to_vec(),
-                    expected: format!("[n_features, {head_dim}], the last is the head dimension"),
-                }),
-            },
-            (projection, kind) => Err(Error::Argument {
-                op,
-                name: "projection",
-                found: format!("{} for {kind:?}", if projection.is_some() { "one" } else { "none" }),
-                allowed: "none for Identity, one for every other kind".into(),
-            }),
+        check_argument(self.scale.is_finite(), op, "scale", self.scale, "a finite number")?;
+        let kind = self.kind;
+        match self.projection.as_ref().map(Tensor::shape) {
+            None if kind == FeatureKind::Identity => Ok(head_dim),
+            Some(&[n_features, width]) if kind != FeatureKind::Identity && width == head_dim && n_features > 0 => {
+                Ok(n_features)
+            }
+            Some(found) if kind != FeatureKind::Identity => {
+                let expected = format!("[n_features, {head_dim}], the last is the head dimension");
+                Err(Error::shape(op, "projection", found, expected))
+            }
+            projection => {
+                let found = format!("{} for {kind:?}", if projection.is_some() { "one" } else { "none" });
+                Err(Error::argument(op, "projection", found, "none for Identity, one for every other kind"))
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use rand_chacha::{
 use super::problem::OP;
 use crate::{
     Device,
-    error::{Error, Result},
+    error::{Result, check_argument},
     tensor::Tensor,
 };
 
@@ -52,14 +52,9 @@ pub fn random_features(
     rows: ProjectionRows,
 ) -> Result<Tensor> {
     let n = n_features.saturating_mul(head_dim);
-    if n == 0 || n > 1 << 20 || head_dim > 1024 {
-        return Err(Error::Argument {
-            op: OP,
-            name: "n_features and head_dim",
-            found: format!("{n_features} and {head_dim}"),
-            allowed: "1 or more each, head_dim at most 1024, 2^20 numbers in all".into(),
-        });
-    }
+    let found = format_args!("{n_features} and {head_dim}");
+    let allowed = "1 or more each, head_dim at most 1024, 2^20 numbers in all";
+    check_argument((1..=1 << 20).contains(&n) && head_dim <= 1024, OP, "n_features and head_dim", found, allowed)?;
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut drawn: Vec<Vec<f64>> = Vec::with_capacity(n_features);
     for i in 0..n_features {

@@ -6,7 +6,7 @@ pub(crate) mod gpu;
 mod problem;
 
 use crate::{
-    error::{Error, Result},
+    error::{Result, check_argument, check_shape, check_shapes},
     tensor::{Storage, Tensor, check_same_device},
 };
 
@@ -39,46 +39,18 @@ pub fn layer_norm(
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
     let width = x.shape().last().copied().unwrap_or(0);
-    if width == 0 {
-        return Err(Error::Shape {
-            op: OP,
-            name: "x",
-            found: x.shape().to_vec(),
-            expected: "[.., width] with width > 0".into(),
-        });
+    let of_x = x.shape();
+    check_shape(width > 0, OP, "x", of_x, "[.., width] with width > 0")?;
+    for (name, found) in [("scale", scale.shape()), ("bias", bias.shape())] {
+        let rule = "parameters must be as wide as the last dimension of x";
+        check_shapes(*found == [width], OP, ("x", of_x), (name, found), rule)?;
     }
-    for (name, parameter) in [("scale", scale), ("bias", bias)] {
-        if parameter.shape() != [width] {
-            return Err(Error::ShapeMismatch {
-                op: OP,
-                left_name: "x",
-                left: x.shape().to_vec(),
-                right_name: name,
-                right: parameter.shape().to_vec(),
-                rule: "parameters must be as wide as the last dimension of x",
-            });
-        }
+    if let Some(found) = residual.map(Tensor::shape) {
+        let rule = "the residual must have the shape of x";
+        check_shapes(found == of_x, OP, ("x", of_x), ("residual", found), rule)?;
     }
-    if let Some(residual) = residual
-        && residual.shape() != x.shape()
-    {
-        return Err(Error::ShapeMismatch {
-            op: OP,
-            left_name: "x",
-            left: x.shape().to_vec(),
-            right_name: "residual",
-            right: residual.shape().to_vec(),
-            rule: "the residual must have the shape of x",
-        });
-    }
-    if !(epsilon >= 0.0 && epsilon.is_finite()) {
-        return Err(Error::Argument {
-            op: OP,
-            name: "epsilon",
-            found: epsilon.to_string(),
-            allowed: "a finite number, 0 or more".into(),
-        });
-    }
+    let is_allowed = epsilon >= 0.0 && epsilon.is_finite();
+    check_argument(is_allowed, OP, "epsilon", epsilon, "a finite number, 0 or more")?;
     check_same_device(OP, x, &[Some(scale), Some(bias), residual])?;
     match x.storage() {
         Storage::Cpu(_) => {

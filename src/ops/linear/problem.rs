@@ -1,7 +1,7 @@
 //! A dense layer, and the sizes of a call of one.
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, check_limit, check_shape, check_shapes},
     tensor::{Tensor, check_same_device, n_elements},
 };
 
@@ -59,56 +59,25 @@ pub(super) fn check(
     activation: Activation,
     residual: Option<&Tensor>,
 ) -> Result<(Problem, Vec<usize>)> {
-    let mismatch = |left_name, left: &Tensor, right_name, right: &Tensor, rule| {
-        Err(Error::ShapeMismatch {
-            op: OP,
-            left_name,
-            left: left.shape().to_vec(),
-            right_name,
-            right: right.shape().to_vec(),
-            rule,
-        })
+    let weight = layer.weight.shape();
+    let &[n_in, n_out] = weight else {
+        return Err(Error::shape(OP, "weight", weight, "[n_in, n_out]"));
     };
-    let weight = &layer.weight;
-    let &[n_in, n_out] = weight.shape() else {
-        return Err(Error::Shape {
-            op: OP,
-            name: "weight",
-            found: weight.shape().to_vec(),
-            expected: "[n_in, n_out]".into(),
-        });
-    };
-    if x.shape().last() != Some(&n_in) {
-        return mismatch("x", x, "weight", weight, "the last dimension of x must be n_in, the first of weight");
-    }
+    let rule = "the last dimension of x must be n_in, the first of weight";
+    check_shapes(x.shape().last() == Some(&n_in), OP, ("x", x.shape()), ("weight", weight), rule)?;
     let mut shape = x.shape().to_vec();
     if let Some(last) = shape.last_mut() {
         *last = n_out;
     }
-    if let Some(bias) = &layer.bias
-        && bias.shape() != [n_out]
-    {
-        return mismatch("weight", weight, "bias", bias, "bias must be [n_out]");
+    if let Some(bias) = layer.bias.as_ref().map(Tensor::shape) {
+        check_shapes(*bias == [n_out], OP, ("weight", weight), ("bias", bias), "bias must be [n_out]")?;
     }
-    if let Some(residual) = residual
-        && residual.shape() != shape
-    {
-        return Err(Error::Shape {
-            op: OP,
-            name: "residual",
-            found: residual.shape().to_vec(),
-            expected: format!("{shape:?}, the shape of the result"),
-        });
+    if let Some(found) = residual.map(Tensor::shape) {
+        check_shape(found == shape, OP, "residual", found, format_args!("{shape:?}, the shape of the result"))?;
     }
-    check_same_device(OP, x, &[Some(weight), layer.bias.as_ref(), residual])?;
+    check_same_device(OP, x, &[Some(&layer.weight), layer.bias.as_ref(), residual])?;
     // Without inputs a small tensor can ask for a large result.
     let rows = n_elements(&shape[..shape.len() - 1]);
-    if rows > MAX_ELEMENTS || n_elements(&shape) > MAX_ELEMENTS {
-        return Err(Error::LimitExceeded {
-            limit: "elements in the result of linear",
-            requested: n_elements(&shape).max(rows) as u64,
-            allowed: MAX_ELEMENTS as u64,
-        });
-    }
+    check_limit("elements in the result of linear", n_elements(&shape).max(rows) as u64, MAX_ELEMENTS as u64)?;
     Ok((Problem { rows, n_in, n_out, activation }, shape))
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
-use super::{Normalizer, Problem};
+use super::problem::{Normalizer, Problem};
 use crate::{
     ops::feature_map::{FeatureMap, cpu::Map},
     simd::{

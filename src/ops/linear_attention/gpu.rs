@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{
-    LinearState, Normalizer, Problem,
-    plan::{self, KEYS},
+    plan::{self, FAN_IN, SIDE},
+    problem::{LinearState, Normalizer, Problem},
 };
 use crate::{
     device::gpu::{Buffer, Gpu, Kernel, Shader, Work, params},
@@ -22,14 +22,10 @@ const SUM: Kernel<SumConstants, SumParams> =
 const READ: Kernel<ReadConstants, ReadParams> =
     Kernel::new("linear_attention_read", include_str!("../../../shaders/linear_attention_read.wgsl"));
 
-/// Threads along each side of a workgroup that writes; each makes 4 x 4 sums.
-const SIDE: usize = KEYS;
-
 /// Keys whose products are added before they join the sum.
 const RUN: usize = 32;
 
-/// Partial sums that a thread adds, and threads of a workgroup that does.
-const FAN_IN: usize = 32;
+/// Threads of a workgroup that adds partial sums.
 const SUM_THREADS: usize = 64;
 
 /// Threads of a workgroup that reads, queries that it reads, features in its memory at a time.
@@ -145,13 +141,6 @@ pub(super) fn write(
     }
     let plan = plan::plan(problem, gpu.capabilities());
     let partial = gpu.allocate(plan.n_parts * len)?;
-    let tile = 4 * SIDE;
-    let tiles = problem.n_features.div_ceil(tile) * problem.v_dim.div_ceil(tile);
-    let of_features = if problem.is_projected { problem.head_dim * tile } else { 0 };
-    let work = Work {
-        cost: 2.0 * (plan.part * (tile * tile + of_features)) as f64,
-        iterations: plan.part.min(problem.n).div_ceil(KEYS) * plan::iterations(problem),
-    };
     let params = WriteParams {
         n: problem.n as u32,
         n_features: problem.n_features as u32,
@@ -171,7 +160,7 @@ pub(super) fn write(
         .read("v", v)
         .read_some("keep", keep)
         .write("partial", &partial)
-        .groups(plan.n_parts * problem.outer * problem.inner * tiles, work, params)?;
+        .groups(plan.n_groups(problem), plan.work(problem), params)?;
     let mut parts = (partial, plan.n_parts);
     while parts.1 > FAN_IN {
         let n_sums = parts.1.div_ceil(FAN_IN);

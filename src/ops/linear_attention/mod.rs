@@ -8,177 +8,23 @@ mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
 mod plan;
-
-use serde::{Deserialize, Serialize};
+mod problem;
 
 use super::{
     add,
-    feature_map::FeatureMap,
-    layout::{Layout, Read, Sizes, check_mask},
+    layout::{Read, Sizes, check_mask},
 };
 use crate::{
-    error::{Error, Result},
+    error::{Result, check_shapes},
     tensor::{Mask, Storage, Tensor, check_same_device},
 };
+pub use problem::{LinearAttention, LinearState, Normalizer};
 
 const WRITE: &str = "LinearAttention::write";
 const READ: &str = "LinearAttention::read";
 const MERGE: &str = "LinearState::merge";
 
-/// What a read is divided by.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-#[non_exhaustive]
-pub enum Normalizer {
-    /// Nothing.
-    None,
-    /// The number of keys that were written, of each batch element: deep kernel attention with
-    /// a mask. No keys read as zeros.
-    KeyCount,
-    /// `phi(q) . sum_j phi(k_j)`, but no less than `floor`: the Performer. No keys read as
-    /// zeros, and so do softmax features of keys or queries so long that the sum is far below
-    /// the floor, as in the papers' own code. Features that may be negative (gelu, elu) can
-    /// bring the sum below the floor, and then what is read is large.
-    FeatureSum {
-        /// The least divisor, above zero; the papers' is 1e-6.
-        floor: f32,
-    },
-}
-
-/// How to write and read: the layout, the features and the normaliser.
-///
-/// ```
-/// use wgpu_attention::{Device, Tensor, ops::{FeatureMap, Layout, LinearAttention, Normalizer}};
-///
-/// # fn main() -> wgpu_attention::Result<()> {
-/// let device = Device::cpu();
-/// // Features that somebody else computed; a read is a mean over the keys.
-/// let memory = LinearAttention::new(Layout::HeadMajor, FeatureMap::identity(1.0), Normalizer::KeyCount);
-/// let k = Tensor::new(&device, &[1, 1, 2, 1], &[1.0, 2.0])?;
-/// let state = memory.write(None, &k, &k, None)?;
-/// let state = memory.write(Some(&state), &k, &k, None)?;
-/// assert_eq!(state.n_keys, [4]);
-/// assert_eq!(memory.read(&k, &state)?.values.read()?, [2.5, 5.0]); // q times the mean of k v
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct LinearAttention {
-    /// How heads lie in queries, keys and values.
-    pub layout: Layout,
-    /// From queries and keys to features.
-    pub features: FeatureMap,
-    /// What a read is divided by.
-    pub normalizer: Normalizer,
-}
-
-/// What was written: plain data of constant size.
-#[derive(Clone, Debug)]
-pub struct LinearState {
-    /// `sum_j phi(k_j) v_j^T`, `[batch, n_heads, n_features, width]`. With
-    /// [`Normalizer::FeatureSum`] the width is `v_dim + 1` and the last column `sum_j phi(k_j)`,
-    /// else `v_dim`.
-    pub sums: Tensor,
-    /// The width of a value: of the columns of `sums`, those that are not sums of features.
-    pub v_dim: usize,
-    /// How many keys there are in each batch element.
-    pub n_keys: Vec<u64>,
-}
-
-/// The sizes of one call, checked. Heads are in `inner` (projected) or in `outer` (head-major).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Problem {
-    pub batch: usize,
-    pub n_heads: usize,
-    pub outer: usize,
-    pub inner: usize,
-    pub n: usize,
-    pub head_dim: usize,
-    pub n_features: usize,
-    /// Whether the features are made with a projection.
-    pub is_projected: bool,
-    pub v_dim: usize,
-    pub width: usize,
-    pub normalizer: Normalizer,
-}
-
-impl Problem {
-    /// Outer indices of a batch element.
-    fn outer_per_batch(&self) -> usize {
-        self.n_heads / self.inner
-    }
-
-    fn state_shape(&self) -> [usize; 4] {
-        [self.batch, self.n_heads, self.n_features, self.width]
-    }
-
-    /// Multiply-adds, about.
-    #[cfg(feature = "gpu")]
-    fn cost_of_row(&self) -> f64 {
-        2.0 * (self.n_features * self.width) as f64
-    }
-}
-
 impl LinearAttention {
-    /// Attention of these features.
-    pub fn new(layout: Layout, features: FeatureMap, normalizer: Normalizer) -> Self {
-        Self { layout, features, normalizer }
-    }
-
-    /// FAVOR+ for a projection `[n_features, head_dim]`: softmax features, the papers' floor.
-    ///
-    /// ```
-    /// use wgpu_attention::{Device, ops::{Layout, LinearAttention, ProjectionRows, random_features}};
-    ///
-    /// # fn main() -> wgpu_attention::Result<()> {
-    /// let projection = random_features(&Device::cpu(), 0, 128, 32, ProjectionRows::Orthogonal)?;
-    /// let memory = LinearAttention::favor(Layout::Projected { n_heads: 4 }, projection);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn favor(layout: Layout, projection: Tensor) -> Self {
-        Self::new(layout, FeatureMap::softmax(projection), Normalizer::FeatureSum { floor: 1e-6 })
-    }
-
-    fn problem(&self, op: &'static str, sizes: Sizes, v_dim: usize) -> Result<Problem> {
-        if let Normalizer::FeatureSum { floor } = self.normalizer
-            && !(floor > 0.0 && floor.is_finite())
-        {
-            return Err(Error::Argument {
-                op,
-                name: "floor",
-                found: floor.to_string(),
-                allowed: "a number above zero".into(),
-            });
-        }
-        let Sizes { batch, n_heads, n, dim: head_dim } = sizes;
-        let (outer, inner) = if self.layout.is_head_major() { (batch * n_heads, 1) } else { (batch, n_heads) };
-        let n_features = self.features.n_features(op, head_dim)?;
-        let width = v_dim + usize::from(matches!(self.normalizer, Normalizer::FeatureSum { .. }));
-        let (normalizer, is_projected) = (self.normalizer, self.features.projection.is_some());
-        Ok(Problem { batch, n_heads, outer, inner, n, head_dim, n_features, is_projected, v_dim, width, normalizer })
-    }
-
-    fn check_state(&self, op: &'static str, problem: &Problem, state: &LinearState) -> Result<()> {
-        let Problem { batch, v_dim, .. } = *problem;
-        let fits = *state.sums.shape() == problem.state_shape() && state.v_dim == v_dim;
-        if fits && v_dim > 0 && state.n_keys.len() == batch {
-            return Ok(());
-        }
-        let [batch, n_heads, n_features, width] = problem.state_shape();
-        let normalizer = self.normalizer;
-        Err(Error::Shape {
-            op,
-            name: "state",
-            found: state.sums.shape().to_vec(),
-            expected: format!(
-                "[{batch}, {n_heads}, {n_features}, {width}]: batch, heads and features as here, values of width \
-                 {v_dim}, and what {normalizer:?} needs"
-            ),
-        })
-    }
-
     /// Adds keys and their values to what was written before; without a state, begins one. Masked
     /// keys, `mask [batch, n]`, are not read at all. The state that is given stays as it is.
     ///
@@ -302,19 +148,10 @@ impl LinearState {
     /// # }
     /// ```
     pub fn merge(&self, other: &Self) -> Result<Self> {
-        if self.sums.shape() != other.sums.shape()
-            || self.v_dim != other.v_dim
-            || self.n_keys.len() != other.n_keys.len()
-        {
-            return Err(Error::ShapeMismatch {
-                op: MERGE,
-                left_name: "one state",
-                left: self.sums.shape().to_vec(),
-                right_name: "the other",
-                right: other.sums.shape().to_vec(),
-                rule: "both must be of the same batch, heads, features and width",
-            });
-        }
+        let (a, b) = (self.sums.shape(), other.sums.shape());
+        let fit = a == b && self.v_dim == other.v_dim && self.n_keys.len() == other.n_keys.len();
+        let rule = "both must be of the same batch, heads, features and width";
+        check_shapes(fit, MERGE, ("one state", a), ("the other", b), rule)?;
         check_same_device(MERGE, &self.sums, &[Some(&other.sums)])?;
         let n_keys = self.n_keys.iter().zip(&other.n_keys).map(|(a, b)| a.saturating_add(*b)).collect();
         Ok(Self { sums: add(&self.sums, &other.sums, 1.0)?, v_dim: self.v_dim, n_keys })

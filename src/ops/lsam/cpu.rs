@@ -3,7 +3,7 @@
 use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
-use super::Problem;
+use super::problem::Problem;
 use crate::{
     ops::{elementwise::cpu::sigmoid, unit_norm::cpu::EPSILON},
     simd::{

@@ -4,17 +4,14 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{LsamOutput, LsamState, Problem};
+use super::problem::{LsamOutput, LsamState, Problem};
 use crate::{
     device::gpu::{Gpu, Kernel, Shader, Work, params},
-    error::{Error, Result},
+    error::{Result, check_limit},
     tensor::Tensor,
 };
 
 const KERNEL: Kernel<Constants, Params> = Kernel::new("lsam", include_str!("../../../shaders/lsam.wgsl"));
-
-/// Bytes of workgroup memory that every device has.
-const WORKGROUP_BYTES: usize = 16 << 10;
 
 /// Sizes that those of the call fit.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -59,13 +56,8 @@ pub(super) fn lsam(
     let d_model = problem.d_model();
     let constants = Constants::new(problem);
     let bytes = 4 * (constants.width + constants.d_model + constants.heads);
-    if bytes > WORKGROUP_BYTES {
-        return Err(Error::LimitExceeded {
-            limit: "bytes of workgroup memory for the state of lsam",
-            requested: bytes as u64,
-            allowed: WORKGROUP_BYTES as u64,
-        });
-    }
+    let allowed = gpu.capabilities().workgroup_bytes;
+    check_limit("bytes of workgroup memory for the state of lsam", bytes as u64, allowed.into())?;
     let device = z.device();
     let hidden = Tensor::own(state.map(|state| &state.hidden), &[batch, d_model], &device)?;
     let memory = Tensor::own(state.map(|state| &state.memory), &problem.memory_shape(), &device)?;

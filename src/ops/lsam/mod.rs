@@ -4,54 +4,17 @@
 mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+mod problem;
 
-use super::{Activation, Linear, linear};
+use super::{Activation, linear};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, check_shape, check_shapes},
     tensor::{Storage, Tensor, check_same_device},
 };
+use problem::Problem;
+pub use problem::{Direction, Lsam, LsamOutput, LsamState};
 
 const OP: &str = "lsam";
-
-/// The parameters. Columns are `[q | k | v | w | r]`: `d_model` each of the first three, heads
-/// side by side, and `n_heads` of the gates.
-#[derive(Clone, Debug)]
-pub struct Lsam {
-    /// Heads.
-    pub n_heads: usize,
-    /// From inputs: weight `[n_in, 3 d_model + 2 n_heads]` and bias.
-    pub input: Linear,
-    /// From the hidden state, `[d_model, 3 d_model + 2 n_heads]`.
-    pub hidden: Tensor,
-}
-
-/// What a cell keeps: plain data.
-#[derive(Clone, Debug)]
-pub struct LsamState {
-    /// The last output, `[batch, d_model]`.
-    pub hidden: Tensor,
-    /// `[batch, n_heads, dim, dim]`, rows are values and columns keys.
-    pub memory: Tensor,
-}
-
-/// In which order the steps of a sequence are read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Direction {
-    /// From the first to the last.
-    #[default]
-    Forward,
-    /// From the last to the first.
-    Reverse,
-}
-
-/// Every output, and the state after the last step.
-#[derive(Clone, Debug)]
-pub struct LsamOutput {
-    /// `[batch, n, d_model]`.
-    pub values: Tensor,
-    /// After the last step; in reverse, after the first.
-    pub state: LsamState,
-}
 
 /// Reads every step of `x [batch, n, n_in]` in one direction, beginning with a state or with zeros:
 ///
@@ -65,7 +28,7 @@ pub struct LsamOutput {
 ///
 /// # Errors
 /// Shapes that do not fit; different devices; on a GPU, a state that workgroup memory does not
-/// hold (`4 d_model + 4 n_heads` numbers, at most about 4096) or an operand larger than one
+/// hold (`4 d_model + 4 n_heads` numbers against [`Capabilities::workgroup_bytes`](crate::device::Capabilities::workgroup_bytes)) or an operand larger than one
 /// binding.
 ///
 /// ```
@@ -85,30 +48,22 @@ pub struct LsamOutput {
 /// ```
 pub fn lsam(x: &Tensor, layer: &Lsam, state: Option<&LsamState>, direction: Direction) -> Result<LsamOutput> {
     let &[batch, n, _] = x.shape() else {
-        return Err(Error::Shape { op: OP, name: "x", found: x.shape().to_vec(), expected: "[batch, n, n_in]".into() });
+        return Err(Error::shape(OP, "x", x.shape(), "[batch, n, n_in]"));
     };
     let n_heads = layer.n_heads;
     let d_model = layer.hidden.shape().first().copied().unwrap_or(0);
     let width = n_heads.saturating_mul(2).saturating_add(3 * d_model);
     let fits = n_heads > 0 && d_model > 0 && d_model.is_multiple_of(n_heads);
-    if !fits || *layer.hidden.shape() != [d_model, width] || layer.input.weight.shape().last() != Some(&width) {
-        return Err(Error::ShapeMismatch {
-            op: OP,
-            left_name: "hidden",
-            left: layer.hidden.shape().to_vec(),
-            right_name: "input.weight",
-            right: layer.input.weight.shape().to_vec(),
-            rule: "they must be [d_model, 3 d_model + 2 n_heads] and [n_in, 3 d_model + 2 n_heads], d_model a multiple of n_heads",
-        });
-    }
+    let (hidden, input) = (layer.hidden.shape(), layer.input.weight.shape());
+    let fit = fits && *hidden == [d_model, width] && input.last() == Some(&width);
+    let rule = "they must be [d_model, 3 d_model + 2 n_heads] and [n_in, 3 d_model + 2 n_heads], d_model a multiple of n_heads";
+    check_shapes(fit, OP, ("hidden", hidden), ("input.weight", input), rule)?;
     let problem = Problem { batch, n, n_heads, dim: d_model / n_heads };
     if let Some(state) = state {
-        let of = |name, tensor: &Tensor, shape: &[usize]| match tensor.shape() == shape {
-            true => Ok(()),
-            false => Err(Error::Shape { op: OP, name, found: tensor.shape().to_vec(), expected: format!("{shape:?}") }),
-        };
-        of("state.hidden", &state.hidden, &[batch, d_model])?;
-        of("state.memory", &state.memory, &problem.memory_shape())?;
+        let (hidden, memory) = (state.hidden.shape(), state.memory.shape());
+        let (of_hidden, of_memory) = ([batch, d_model], problem.memory_shape());
+        check_shape(*hidden == of_hidden, OP, "state.hidden", hidden, format_args!("{of_hidden:?}"))?;
+        check_shape(*memory == of_memory, OP, "state.memory", memory, format_args!("{of_memory:?}"))?;
     }
     let others = [Some(&layer.hidden), state.map(|state| &state.hidden), state.map(|state| &state.memory)];
     check_same_device(OP, x, &others)?;
@@ -128,28 +83,5 @@ pub fn lsam(x: &Tensor, layer: &Lsam, state: Option<&LsamState>, direction: Dire
         }
         #[cfg(feature = "gpu")]
         Storage::Gpu(gpu, _) => gpu::lsam(gpu, &problem, &z, &layer.hidden, state, reverse),
-    }
-}
-
-/// The sizes of one call, checked.
-#[derive(Clone, Copy, Debug)]
-struct Problem {
-    batch: usize,
-    n: usize,
-    n_heads: usize,
-    dim: usize,
-}
-
-impl Problem {
-    fn d_model(&self) -> usize {
-        self.n_heads * self.dim
-    }
-
-    fn width(&self) -> usize {
-        3 * self.d_model() + 2 * self.n_heads
-    }
-
-    fn memory_shape(&self) -> [usize; 4] {
-        [self.batch, self.n_heads, self.dim, self.dim]
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::problem::{LstmOutput, MAX_HIDDEN};
 use crate::{
     device::gpu::{Gpu, Kernel, Shader, Work, params},
-    error::{Error, Result},
+    error::{Result, check_limit},
     tensor::Tensor,
 };
 
@@ -44,13 +44,7 @@ pub(super) fn lstm(
     weight: &Tensor,
     state: Option<&Tensor>,
 ) -> Result<LstmOutput> {
-    if hidden > MAX_HIDDEN {
-        return Err(Error::LimitExceeded {
-            limit: "hidden numbers of lstm on a GPU",
-            requested: hidden as u64,
-            allowed: MAX_HIDDEN as u64,
-        });
-    }
+    check_limit("hidden numbers of lstm on a GPU", hidden as u64, MAX_HIDDEN as u64)?;
     let constants = Constants::new(hidden);
     let state = Tensor::own(state, &[batch, 2, hidden], &gates.device())?;
     let y = gpu.allocate(batch * n * hidden)?;

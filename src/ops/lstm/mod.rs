@@ -8,7 +8,7 @@ mod problem;
 
 use super::{Activation, linear};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, check_shape, check_shapes},
     tensor::{Storage, Tensor, check_same_device},
 };
 pub use problem::{Lstm, LstmOutput, MAX_HIDDEN};
@@ -41,36 +41,19 @@ const OP: &str = "lstm";
 /// # }
 /// ```
 pub fn lstm(x: &Tensor, layer: &Lstm, state: Option<&Tensor>) -> Result<LstmOutput> {
-    let &[hidden, width] = layer.hidden.shape() else {
-        return Err(Error::Shape {
-            op: OP,
-            name: "hidden",
-            found: layer.hidden.shape().to_vec(),
-            expected: "[hidden, 4 hidden]".into(),
-        });
+    let (of_hidden, of_input) = (layer.hidden.shape(), layer.input.weight.shape());
+    let &[hidden, width] = of_hidden else {
+        return Err(Error::shape(OP, "hidden", of_hidden, "[hidden, 4 hidden]"));
     };
-    if hidden == 0 || width != 4 * hidden || layer.input.weight.shape().last() != Some(&width) {
-        return Err(Error::ShapeMismatch {
-            op: OP,
-            left_name: "hidden",
-            left: layer.hidden.shape().to_vec(),
-            right_name: "input.weight",
-            right: layer.input.weight.shape().to_vec(),
-            rule: "they must be [hidden, 4 hidden] and [n_in, 4 hidden]",
-        });
-    }
+    let fit = hidden > 0 && width == 4 * hidden && of_input.last() == Some(&width);
+    let rule = "they must be [hidden, 4 hidden] and [n_in, 4 hidden]";
+    check_shapes(fit, OP, ("hidden", of_hidden), ("input.weight", of_input), rule)?;
     let &[batch, n, _] = x.shape() else {
-        return Err(Error::Shape { op: OP, name: "x", found: x.shape().to_vec(), expected: "[batch, n, n_in]".into() });
+        return Err(Error::shape(OP, "x", x.shape(), "[batch, n, n_in]"));
     };
-    if let Some(state) = state
-        && *state.shape() != [batch, 2, hidden]
-    {
-        return Err(Error::Shape {
-            op: OP,
-            name: "state",
-            found: state.shape().to_vec(),
-            expected: format!("[batch, 2, hidden] = [{batch}, 2, {hidden}]"),
-        });
+    if let Some(found) = state.map(Tensor::shape) {
+        let expected = format_args!("[batch, 2, hidden] = [{batch}, 2, {hidden}]");
+        check_shape(*found == [batch, 2, hidden], OP, "state", found, expected)?;
     }
     check_same_device(OP, x, &[Some(&layer.hidden), state])?;
     let gates = linear(x, &layer.input, Activation::None, None)?;

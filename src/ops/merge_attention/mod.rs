@@ -9,7 +9,7 @@ pub(crate) mod gpu;
 mod problem;
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, check_shape, check_shapes},
     ops::softmax::Attention,
     tensor::{Storage, Tensor, check_same_device, n_elements},
 };
@@ -49,26 +49,14 @@ const OP: &str = "merge_attention";
 /// # }
 /// ```
 pub fn merge_attention(values: &Tensor, log_sum_exp: &Tensor) -> Result<Attention> {
-    let n_parts = log_sum_exp.shape().first().copied().unwrap_or(0);
-    if n_parts == 0 || log_sum_exp.is_empty() {
-        return Err(Error::Shape {
-            op: OP,
-            name: "log_sum_exp",
-            found: log_sum_exp.shape().to_vec(),
-            expected: "[n_parts, ..], nothing empty".into(),
-        });
-    }
+    let (of_values, of_lse) = (values.shape(), log_sum_exp.shape());
+    let n_parts = of_lse.first().copied().unwrap_or(0);
+    let is_full = n_parts > 0 && !log_sum_exp.is_empty();
+    check_shape(is_full, OP, "log_sum_exp", of_lse, "[n_parts, ..], nothing empty")?;
     let width = values.len() / log_sum_exp.len();
-    if values.shape().first() != Some(&n_parts) || width == 0 || width * log_sum_exp.len() != values.len() {
-        return Err(Error::ShapeMismatch {
-            op: OP,
-            left_name: "values",
-            left: values.shape().to_vec(),
-            right_name: "log_sum_exp",
-            right: log_sum_exp.shape().to_vec(),
-            rule: "both begin with n_parts, and values holds a multiple of the elements of log_sum_exp",
-        });
-    }
+    let fit = of_values.first() == Some(&n_parts) && width > 0 && width * log_sum_exp.len() == values.len();
+    let rule = "both begin with n_parts, and values holds a multiple of the elements of log_sum_exp";
+    check_shapes(fit, OP, ("values", of_values), ("log_sum_exp", of_lse), rule)?;
     check_same_device(OP, values, &[Some(log_sum_exp)])?;
     match values.storage() {
         Storage::Cpu(_) => {
@@ -88,7 +76,7 @@ pub fn merge_attention(values: &Tensor, log_sum_exp: &Tensor) -> Result<Attentio
 pub(crate) fn merge_states(states: &[&Tensor], part: Option<&Attention>, shape: Vec<usize>) -> Result<Tensor> {
     let sizes = sizes(&shape);
     let Some(first) = states.first().copied().or(part.map(|part| &part.values)) else {
-        return Err(Error::Shape { op: OP, name: "states", found: vec![0], expected: "one or more".into() });
+        return Err(Error::shape(OP, "states", &[0], "one or more"));
     };
     match first.storage() {
         Storage::Cpu(_) => {

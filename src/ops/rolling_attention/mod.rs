@@ -28,7 +28,7 @@
 //! `n e^8 |v| < 3e38`. Values up to `1e20` leave room for `1e15` writes.
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, check_shape, check_shapes},
     ops::{
         Attention, ScanAttention,
         layout::{Layout, Read, Sizes, check_mask, check_queries},
@@ -177,15 +177,8 @@ impl RollingAttention {
         let queries = self.layout.sizes(op, "queries", &self.queries)?;
         let mut shape = self.layout.row_shape(queries);
         shape.push(state_width(v_dim));
-        if state.rows.shape() == shape {
-            return Ok(());
-        }
-        Err(Error::Shape {
-            op,
-            name: "state",
-            found: state.rows.shape().to_vec(),
-            expected: format!("{shape:?}, of these queries and values"),
-        })
+        let found = state.rows.shape();
+        check_shape(found == shape, op, "state", found, format_args!("{shape:?}, of these queries and values"))
     }
 }
 
@@ -211,16 +204,9 @@ impl RollingState {
     pub fn merge(&self, other: &Self) -> Result<Self> {
         self.sizes(MERGE)?;
         self.layout.check_state(MERGE, other.layout)?;
-        if self.rows.shape() != other.rows.shape() {
-            return Err(Error::ShapeMismatch {
-                op: MERGE,
-                left_name: "one state",
-                left: self.rows.shape().to_vec(),
-                right_name: "the other",
-                right: other.rows.shape().to_vec(),
-                rule: "both must be of the same batch, heads, queries and width",
-            });
-        }
+        let (a, b) = (self.rows.shape(), other.rows.shape());
+        let rule = "both must be of the same batch, heads, queries and width";
+        check_shapes(a == b, MERGE, ("one state", a), ("the other", b), rule)?;
         check_same_device(MERGE, &self.rows, &[Some(&other.rows)])?;
         let rows = merge_states(&[&self.rows, &other.rows], None, self.rows.shape().to_vec())?;
         Ok(Self { rows, layout: self.layout })
@@ -267,15 +253,13 @@ impl RollingState {
             {
                 Ok(Sizes { batch, n_heads, n, dim: (width - 3) / 2 })
             }
-            (layout, found) => Err(Error::Shape {
-                op,
-                name: "rows",
-                found: found.to_vec(),
-                expected: format!(
+            (layout, found) => {
+                let expected = format!(
                     "[batch, n_heads, n_queries, 3 + 2 v_dim] or [batch, n_queries, n_heads, 3 + 2 v_dim] with the \
                      heads of {layout:?}, nothing empty"
-                ),
-            }),
+                );
+                Err(Error::shape(op, "rows", found, expected))
+            }
         }
     }
 }

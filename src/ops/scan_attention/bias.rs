@@ -6,10 +6,10 @@
 
 use std::{fmt, ops::Range, sync::Arc};
 
-use super::MASKED;
 use crate::{
-    error::{Error, Result},
-    tensor::Tensor,
+    error::{Error, Result, check_argument, check_limit, check_shape},
+    ops::softmax::MASKED,
+    tensor::{Tensor, check_finite},
 };
 
 const OP: &str = "scan_attention";
@@ -222,19 +222,12 @@ impl BiasTerm {
     }
 
     fn check(&self, n_heads: usize, n_columns: usize) -> Result<()> {
-        let argument = |name, found: String, allowed: String| Err(Error::Argument { op: OP, name, found, allowed });
         let columns = self.columns.clone();
         let width = columns.len();
-        if columns.start >= columns.end || columns.end > n_columns {
-            return argument("bias columns", format!("{columns:?}"), format!("a range within 0..{n_columns}"));
-        }
-        if width > MAX_COORDINATES {
-            return Err(Error::LimitExceeded {
-                limit: "coordinates in one bias term",
-                requested: width as u64,
-                allowed: MAX_COORDINATES as u64,
-            });
-        }
+        let exist = columns.start < columns.end && columns.end <= n_columns;
+        let (found, allowed) = (format_args!("{columns:?}"), format_args!("a range within 0..{n_columns}"));
+        check_argument(exist, OP, "bias columns", found, allowed)?;
+        check_limit("coordinates in one bias term", width as u64, MAX_COORDINATES as u64)?;
         let (distance, kernel, a, b, c) = match &self.kind {
             TermKind::Custom(_) => return Ok(()),
             TermKind::Distance { distance, kernel, a, b, c } => (distance, kernel, a, b, c),
@@ -244,29 +237,22 @@ impl BiasTerm {
             Distance::GreatCircle => 2,
             Distance::CausalTime => 1,
         };
-        if width != wanted_width {
-            return argument(
-                "bias columns",
-                format!("{columns:?} ({width} columns)"),
-                format!("{wanted_width} column(s) for {distance:?}"),
-            );
-        }
+        let found = format_args!("{columns:?} ({width} columns)");
+        let allowed = format_args!("{wanted_width} column(s) for {distance:?}");
+        check_argument(width == wanted_width, OP, "bias columns", found, allowed)?;
         let n = a.len();
         let is_scalar = *kernel == BiasKernel::Scalar;
-        if n == 0 || n % n_heads != 0 || (is_scalar && n != n_heads) {
-            let basis = if is_scalar { "1" } else { "n_basis" };
-            return argument("bias parameter a", format!("{n} numbers"), format!("n_heads ({n_heads}) x {basis}"));
-        }
+        let basis = if is_scalar { "1" } else { "n_basis" };
+        let fits = n > 0 && n % n_heads == 0 && (!is_scalar || n == n_heads);
+        let (found, allowed) = (format_args!("{n} numbers"), format_args!("n_heads ({n_heads}) x {basis}"));
+        check_argument(fits, OP, "bias parameter a", found, allowed)?;
         for (i, (name, values)) in [("bias parameter b", b), ("bias parameter c", c)].into_iter().enumerate() {
-            let wanted = if i + 1 < kernel.parameters().len() { n } else { 0 };
-            if values.len() != wanted {
-                return argument(name, format!("{} numbers", values.len()), format!("{wanted} for {kernel:?}"));
-            }
+            let (len, wanted) = (values.len(), if i + 1 < kernel.parameters().len() { n } else { 0 });
+            let (found, allowed) = (format_args!("{len} numbers"), format_args!("{wanted} for {kernel:?}"));
+            check_argument(len == wanted, OP, name, found, allowed)?;
         }
-        for (name, values) in [("bias parameter a", a), ("bias parameter b", b), ("bias parameter c", c)] {
-            crate::tensor::check_finite(name, values)?;
-        }
-        Ok(())
+        let all = [("bias parameter a", a), ("bias parameter b", b), ("bias parameter c", c)];
+        all.into_iter().try_for_each(|(name, values)| check_finite(name, values))
     }
 }
 
@@ -319,40 +305,24 @@ impl<'a> Bias<'a> {
     /// Checks everything against the sizes of the attention; returns the number of
     /// coordinate columns.
     pub(super) fn check(&self, batch: usize, n_heads: usize, n_queries: usize, n_keys: usize) -> Result<usize> {
-        if let Some(matrix) = self.matrix {
-            let expected = [batch, n_heads, n_queries, n_keys];
-            if matrix.shape() != expected {
-                return Err(Error::Shape {
-                    op: OP,
-                    name: "bias.matrix",
-                    found: matrix.shape().to_vec(),
-                    expected: format!("{expected:?} ([batch, n_heads, n_queries, n_keys])"),
-                });
-            }
+        if let Some(found) = self.matrix.map(Tensor::shape) {
+            let shape = [batch, n_heads, n_queries, n_keys];
+            let expected = format_args!("{shape:?} ([batch, n_heads, n_queries, n_keys])");
+            check_shape(*found == shape, OP, "bias.matrix", found, expected)?;
         }
         let (q_coords, k_coords) = match (self.q_coords, self.k_coords) {
             (Some(q), Some(k)) => (q, k),
             _ if self.terms.is_empty() => return Ok(0),
             _ => {
-                return Err(Error::Argument {
-                    op: OP,
-                    name: "bias coordinates",
-                    found: "none".into(),
-                    allowed: "q_coords and k_coords where the bias has terms".into(),
-                });
+                let allowed = "q_coords and k_coords where the bias has terms";
+                return Err(Error::argument(OP, "bias coordinates", "none", allowed));
             }
         };
         let n_columns = q_coords.shape().last().copied().unwrap_or(0);
         for (name, coords, length) in [("bias.q_coords", q_coords, n_queries), ("bias.k_coords", k_coords, n_keys)] {
-            let expected = [batch, length, n_columns];
-            if coords.shape() != expected {
-                return Err(Error::Shape {
-                    op: OP,
-                    name,
-                    found: coords.shape().to_vec(),
-                    expected: format!("{expected:?} ([batch, length, n_columns])"),
-                });
-            }
+            let (found, shape) = (coords.shape(), [batch, length, n_columns]);
+            let expected = format_args!("{shape:?} ([batch, length, n_columns])");
+            check_shape(*found == shape, OP, name, found, expected)?;
         }
         self.terms.iter().try_for_each(|term| term.check(n_heads, n_columns))?;
         Ok(n_columns)

@@ -3,15 +3,15 @@
 use std::{ops::Range, sync::Arc};
 
 use super::{
-    Attention, Bias, BiasTerm, CustomBias, Distance, Kernel as BiasKernel, Problem,
-    bias::TermKind,
+    bias::{Bias, BiasKernel, BiasTerm, CustomBias, Distance, TermKind},
     plan::{self, Piece, Plan, TILE},
+    problem::Problem,
     text::{Constants, check_custom, pack},
 };
 use crate::{
     device::gpu::{Buffer, Gpu, Kernel, Part, Shader, Work, params},
     error::Result,
-    ops::merge_attention::gpu::merge_into,
+    ops::{merge_attention::gpu::merge_into, softmax::Attention},
     tensor::Tensor,
 };
 

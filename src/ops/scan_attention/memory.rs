@@ -1,11 +1,16 @@
 //! Scan attention as a memory: what it keeps are the keys and values themselves.
 
-use super::{Attention, Bias, BiasTerm, ScanAttention, scan_attention};
+use super::{
+    bias::{Bias, BiasTerm},
+    problem::ScanAttention,
+    scan_attention,
+};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, check_shape, check_shapes},
     ops::{
         concat,
         layout::{Layout, Read, Sizes, check_mask},
+        softmax::Attention,
     },
     tensor::{Mask, Tensor, check_same_device},
 };
@@ -155,8 +160,8 @@ impl ScanMemory {
         match state {
             Some(state) => state.join(WRITE, ["the state", "what is written"], &written),
             None if k.is_empty() => {
-                let expected = "nothing empty where there is no state".into();
-                Err(Error::Shape { op: WRITE, name: "k", found: k.shape().to_vec(), expected })
+                let expected = "nothing empty where there is no state";
+                Err(Error::shape(WRITE, "k", k.shape(), expected))
             }
             None => Ok(written),
         }
@@ -277,20 +282,14 @@ impl ScanState {
 }
 
 fn check_coords(op: &'static str, coords: Option<&Tensor>, Sizes { batch, n, .. }: Sizes) -> Result<()> {
-    match coords.map(Tensor::shape) {
-        None => Ok(()),
-        Some(&[coords_batch, coords_n, columns]) if [coords_batch, coords_n] == [batch, n] && columns > 0 => Ok(()),
-        Some(found) => Err(Error::Shape {
-            op,
-            name: "coords",
-            found: found.to_vec(),
-            expected: format!("[batch, n, n_columns] = [{batch}, {n}, 1 or more]"),
-        }),
-    }
+    let Some(found) = coords.map(Tensor::shape) else { return Ok(()) };
+    let fits = matches!(*found, [b, length, columns] if [b, length] == [batch, n] && columns > 0);
+    let expected = format_args!("[batch, n, n_columns] = [{batch}, {n}, 1 or more]");
+    check_shape(fits, op, "coords", found, expected)
 }
 
 fn coordinates(op: &'static str, found: String, allowed: &str) -> Error {
-    Error::Argument { op, name: "coordinates", found, allowed: allowed.into() }
+    Error::argument(op, "coordinates", found, allowed)
 }
 
 /// The rows of one tensor and then those of another, along a dimension that both have.
@@ -302,16 +301,8 @@ fn append(
 ) -> Result<Tensor> {
     let mut shape = b.shape().to_vec();
     shape[axis] = a.shape()[axis];
-    if shape != a.shape() {
-        return Err(Error::ShapeMismatch {
-            op,
-            left_name,
-            left: a.shape().to_vec(),
-            right_name,
-            right: b.shape().to_vec(),
-            rule: "all sizes but the length must be equal: batch, heads and width",
-        });
-    }
+    let rule = "all sizes but the length must be equal: batch, heads and width";
+    check_shapes(shape == a.shape(), op, (left_name, a.shape()), (right_name, b.shape()), rule)?;
     if a.is_empty() || b.is_empty() {
         return Ok(if b.is_empty() { a.clone() } else { b.clone() });
     }

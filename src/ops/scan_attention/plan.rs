@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{OP, Problem, ScanAttention};
+use super::problem::{OP, Problem, ScanAttention};
 use crate::{
     device::{Capabilities, Decision},
     error::Result,
@@ -15,9 +15,6 @@ pub(crate) const SIDE: usize = 8;
 
 /// Queries, keys and columns of v that a workgroup takes at a time.
 pub(crate) const TILE: usize = 4 * SIDE;
-
-/// Depths of q and k in workgroup memory at a time.
-pub(crate) const DEPTH: usize = 32;
 
 /// Workgroups that keep a large GPU busy.
 const ENOUGH_GROUPS: usize = 2048;

@@ -5,18 +5,24 @@ use std::f32::consts::LOG2_E;
 use serde::Serialize;
 
 use super::{
-    BiasTerm, CustomBias, Distance, Kernel, MASKED, Problem,
-    bias::TermKind,
-    plan::{DEPTH, SIDE, TILE},
+    bias::{BiasKernel, BiasTerm, CustomBias, Distance, TermKind},
+    plan::{SIDE, TILE},
+    problem::Problem,
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    ops::softmax::MASKED,
+};
+
+/// Depths of q and k in workgroup memory at a time.
+const DEPTH: usize = 32;
 
 /// A bias term in the text.
 #[derive(Clone, Debug, Serialize)]
 struct Term {
     index: usize,
     kind: Kind,
-    kernel: Option<Kernel>,
+    kernel: Option<BiasKernel>,
     /// The first coordinate column, and how many.
     first: usize,
     width: usize,
@@ -122,7 +128,7 @@ fn describe(index: usize, offset: usize, term: &BiasTerm, n_heads: usize) -> Ter
         TermKind::Custom(custom) => (Kind::Custom, None, false, custom.wgsl.clone(), custom.params.len()),
         TermKind::Distance { distance, kernel, b, .. } => {
             // Causal distances are negative, so there an exponential of positive b grows.
-            let signed = *distance == Distance::CausalTime && *kernel == Kernel::Exponential;
+            let signed = *distance == Distance::CausalTime && *kernel == BiasKernel::Exponential;
             let grows = signed || b.iter().any(|&b| b < 0.0);
             (Kind::Distance(*distance), Some(*kernel), grows, String::new(), 0)
         }

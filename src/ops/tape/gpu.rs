@@ -5,8 +5,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{
-    Flags, HeadMoves, Problem, TapeInputs,
+    options::{Flags, HeadMoves},
     plan::{Plan, THREADS, plan},
+    problem::{Problem, TapeInputs},
 };
 use crate::{
     device::{

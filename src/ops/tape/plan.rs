@@ -1,16 +1,16 @@
 //! Where a tape is on a GPU: a pure function of the sizes and the device.
 
-use super::{MAX_TAPE_LENGTH, OP, Problem, TapeInputs, TapeOptions};
+use super::{
+    options::TapeOptions,
+    problem::{MAX_TAPE_LENGTH, OP, Problem, TapeInputs, check},
+};
 use crate::{
     device::{Capabilities, Decision, Work},
-    error::{Error, Result},
+    error::{Result, check_limit},
 };
 
 /// Variants by name: whether the cells are in workgroup memory.
 const VARIANTS: [(&str, bool); 2] = [("workgroup memory", true), ("storage", false)];
-
-/// Bytes of workgroup memory that every device has.
-const WORKGROUP_BYTES: usize = 16 << 10;
 
 /// Where the cells of a tape are while it runs, with the sizes that the kernel is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,21 +41,20 @@ impl Problem {
 /// Workgroup memory where the cells fit beside the heads, both before and after a step; storage
 /// where not.
 pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Result<Plan> {
-    let exceeded = |limit, requested: usize, allowed: usize| {
-        Err(Error::LimitExceeded { limit, requested: requested as u64, allowed: allowed as u64 })
-    };
-    if problem.slots > MAX_TAPE_LENGTH {
-        return exceeded("slots of a tape on a GPU", problem.slots, MAX_TAPE_LENGTH);
-    }
+    check_limit("slots of a tape on a GPU", problem.slots as u64, MAX_TAPE_LENGTH as u64)?;
     let slots = problem.slots.next_multiple_of(16);
     let len = problem.n_cells().next_multiple_of(256);
     let bytes = 4 * (len + 4 * slots);
-    let fits = bytes <= WORKGROUP_BYTES;
+    let allowed = capabilities.workgroup_bytes as usize;
+    let fits = bytes <= allowed;
     let (in_workgroup, why) = match capabilities.forced(OP, &VARIANTS)? {
-        Some(true) if !fits => return exceeded("bytes of a tape in workgroup memory", bytes, WORKGROUP_BYTES),
-        Some(in_workgroup) => (in_workgroup, "it was asked for"),
-        None if fits => (true, "the cells and the heads fit 16 KiB"),
-        None => (false, "the cells and the heads do not fit 16 KiB"),
+        Some(true) => {
+            check_limit("bytes of a tape in workgroup memory", bytes as u64, allowed as u64)?;
+            (true, "it was asked for")
+        }
+        Some(false) => (false, "it was asked for"),
+        None if fits => (true, "the cells and the heads fit workgroup memory"),
+        None => (false, "the cells and the heads do not fit workgroup memory"),
     };
     Ok(Plan { in_workgroup, len: if in_workgroup { len } else { 0 }, slots, why })
 }
@@ -80,7 +79,7 @@ impl TapeInputs<'_> {
     /// # }
     /// ```
     pub fn decision(&self, options: TapeOptions) -> Result<Decision> {
-        let problem = super::check(self, options, None)?;
+        let problem = check(self, options, None)?;
         let capabilities = self.value.device().capabilities();
         if capabilities.adapter.is_none() {
             return Ok(Decision::on_cpu(OP, "cpu", "the tensors are there; a thread takes a tape"));
@@ -91,7 +90,7 @@ impl TapeInputs<'_> {
 
 fn decide(problem: &Problem, capabilities: &Capabilities) -> Result<Decision> {
     let Plan { in_workgroup, why, .. } = plan(problem, capabilities)?;
-    let variant = VARIANTS.iter().find(|(_, of)| *of == in_workgroup).map_or("", |(name, _)| name);
+    let variant = if in_workgroup { "workgroup memory" } else { "storage" };
     let launches = capabilities.step_pieces(problem.n, problem.batch * problem.n_tapes, problem.work()).len();
     Ok(Decision { op: OP, variant, launches, why: why.into() })
 }
@@ -116,7 +115,7 @@ mod tests {
         for slots in [1, 16, 33, 500, 1024] {
             for mem in [1, 16, 100] {
                 let place = place(mem, slots);
-                assert!(4 * (place.len + 4 * place.slots) <= WORKGROUP_BYTES);
+                assert!(4 * (place.len + 4 * place.slots) <= 16 << 10);
                 assert!(place.slots >= slots && (!place.in_workgroup || place.len >= 2 * slots * mem));
             }
         }

@@ -5,7 +5,7 @@ pub(crate) mod cpu;
 pub(crate) mod gpu;
 
 use crate::{
-    error::{Error, Result},
+    error::{Result, check_shape},
     tensor::{Storage, Tensor},
 };
 
@@ -33,14 +33,7 @@ const OP: &str = "unit_norm";
 /// ```
 pub fn unit_norm(x: &Tensor) -> Result<Tensor> {
     let width = x.shape().last().copied().unwrap_or(0);
-    if width == 0 {
-        return Err(Error::Shape {
-            op: OP,
-            name: "x",
-            found: x.shape().to_vec(),
-            expected: "[.., width] with width > 0".into(),
-        });
-    }
+    check_shape(width > 0, OP, "x", x.shape(), "[.., width] with width > 0")?;
     match x.storage() {
         Storage::Cpu(_) => Ok(Tensor::from_cpu(x.shape().to_vec(), cpu::unit_norm(x.cpu(), width))),
         #[cfg(feature = "gpu")]

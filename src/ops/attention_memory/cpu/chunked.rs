@@ -3,9 +3,9 @@
 
 use fearless_simd::prelude::*;
 
-use super::{Head, pack_memory, store_row, unpack_memory};
+use super::head::{Head, pack_memory, store_row, unpack_memory};
 use crate::{
-    ops::attention_memory::{Problem, plan::CHUNK},
+    ops::attention_memory::{plan::CHUNK, problem::Problem},
     simd::{
         load_some,
         tile::{Panel, Panels, ROWS, VECTORS, product, with_vectors},

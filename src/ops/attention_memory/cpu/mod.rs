@@ -1,99 +1,19 @@
 //! The CPU twins of `shaders/attention_memory{,_chunk,_state,_read}.wgsl`.
 
 mod chunked;
+mod head;
 mod recurrent;
 
 use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
-use super::{Form, Problem};
-use crate::simd::{
-    store_some,
-    tile::{Panel, Panels, ROWS, product, with_vectors},
-};
+use super::problem::{Form, Problem};
+use crate::simd::tile::{Panels, ROWS, product, with_vectors};
+pub(super) use head::Inputs;
+use head::{Head, pack_memory, store_row};
 
 /// Queries of a task.
 const TASK: usize = 64 * ROWS;
-
-/// The numbers of one call.
-pub(super) struct Inputs<'a> {
-    pub problem: &'a Problem,
-    pub q: Option<&'a [f32]>,
-    pub k: &'a [f32],
-    pub v: &'a [f32],
-    pub memory: Option<&'a [f32]>,
-    pub p_read: Option<&'a [f32]>,
-    pub p_write: Option<&'a [f32]>,
-    pub p_erase: Option<&'a [f32]>,
-}
-
-/// The tokens of one head.
-struct Head<'a> {
-    inputs: &'a Inputs<'a>,
-    batch: usize,
-    head: usize,
-}
-
-impl<'a> Head<'a> {
-    /// The index of a step among the tokens of all heads.
-    #[inline(always)]
-    fn token(&self, step: usize) -> usize {
-        let Problem { n, n_heads, .. } = *self.inputs.problem;
-        (self.batch * n + step) * n_heads + self.head
-    }
-
-    #[inline(always)]
-    fn k(&self, step: usize) -> &'a [f32] {
-        let head_dim = self.inputs.problem.head_dim;
-        &self.inputs.k[self.token(step) * head_dim..][..head_dim]
-    }
-
-    #[inline(always)]
-    fn v(&self, step: usize) -> &'a [f32] {
-        let v_dim = self.inputs.problem.v_dim;
-        &self.inputs.v[self.token(step) * v_dim..][..v_dim]
-    }
-
-    /// The query of a step; without queries there are no others than keys.
-    #[inline(always)]
-    fn q(&self, step: usize) -> &'a [f32] {
-        let head_dim = self.inputs.problem.head_dim;
-        &self.inputs.q.unwrap_or(self.inputs.k)[self.token(step) * head_dim..][..head_dim]
-    }
-
-    #[inline(always)]
-    fn p(&self, p: Option<&[f32]>, step: usize) -> f32 {
-        p.map_or(1.0, |p| p[self.token(step)])
-    }
-}
-
-/// The columns of the transposed memory `[head_dim, v_dim]` in panels, as [`product`] reads them.
-#[inline(always)]
-fn pack_memory(memory: &[f32], head_dim: usize, panels: Panels) -> Vec<f32> {
-    let mut packed = vec![0.0; head_dim * panels.width];
-    for panel in panels.iter() {
-        let packed = &mut packed[panel.first * head_dim..][..panel.width * head_dim];
-        for j in 0..panel.used {
-            let row = &memory[(panel.first + j) * head_dim..][..head_dim];
-            row.iter().enumerate().for_each(|(d, &x)| packed[d * panel.width + j] = x);
-        }
-    }
-    packed
-}
-
-/// [`pack_memory`] undone.
-#[inline(always)]
-fn unpack_memory(packed: &[f32], head_dim: usize, panels: Panels) -> Vec<f32> {
-    let mut memory = vec![0.0; panels.columns * head_dim];
-    for panel in panels.iter() {
-        let packed = &packed[panel.first * head_dim..][..panel.width * head_dim];
-        for j in 0..panel.used {
-            let row = &mut memory[(panel.first + j) * head_dim..][..head_dim];
-            row.iter_mut().enumerate().for_each(|(d, x)| *x = packed[d * panel.width + j]);
-        }
-    }
-    memory
-}
 
 /// What is read `[batch, n, n_heads * v_dim]` (nothing without queries) and the memory.
 pub(super) fn run(inputs: &Inputs<'_>, form: Form) -> (Vec<f32>, Vec<f32>) {
@@ -184,13 +104,5 @@ impl Reader<'_> {
                 }
             }
         }
-    }
-}
-
-/// Stores `p` times the columns of a panel that exist.
-#[inline(always)]
-fn store_row<S: Simd, const C: usize>(row: &[S::f32s; C], p: f32, panel: &Panel, y: &mut [f32]) {
-    for (y, &vector) in y[..panel.used].chunks_mut(S::f32s::LEN).zip(row) {
-        store_some::<S>(vector * p, y);
     }
 }

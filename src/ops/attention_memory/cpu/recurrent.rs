@@ -2,9 +2,9 @@
 
 use fearless_simd::prelude::*;
 
-use super::Head;
+use super::head::Head;
 use crate::{
-    ops::attention_memory::Problem,
+    ops::attention_memory::problem::Problem,
     simd::{load_some, store_some},
 };
 

@@ -7,12 +7,12 @@ use fearless_simd::prelude::*;
 
 use super::{
     super::{
-        BiasTerm, CpuInputs, CustomBias, Problem,
-        bias::{TermKind, is_masked},
+        bias::{BiasTerm, CustomBias, TermKind, is_masked},
+        problem::{CpuInputs, Problem},
     },
-    MASKED_2,
     distance::{self, Packed},
     kernel::{LARGEST, Term, base_2},
+    softmax::MASKED_2,
 };
 use crate::simd::tile::{ROWS, VECTORS};
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use fearless_simd::prelude::*;
 use rayon::prelude::*;
 
-use super::super::{Distance, Kernel};
+use super::super::bias::{BiasKernel, Distance};
 use crate::simd::math::atan_unit;
 
 /// Packed columns of a point on the sphere: a unit vector and what its rounding left over, so
@@ -92,13 +92,13 @@ fn sin_cos_degrees(degrees: f32) -> (f64, f64) {
 }
 
 /// Distances of one query to keys `k [width, stride]`, or their squares for
-/// [`Kernel::Rbf`]; infinite where the pair is masked. Returns the largest magnitude, lane by
+/// [`BiasKernel::Rbf`]; infinite where the pair is masked. Returns the largest magnitude, lane by
 /// lane.
 #[inline(always)]
 pub(super) fn distances<S: Simd>(
     simd: S,
     distance: Distance,
-    kernel: Kernel,
+    kernel: BiasKernel,
     q: &[f32],
     k: &[f32],
     stride: usize,
@@ -117,18 +117,18 @@ pub(super) fn distances<S: Simd>(
                     let difference = column(c) - q;
                     square = difference.mul_add(difference, square);
                 }
-                if kernel == Kernel::Rbf { square } else { square.sqrt() }
+                if kernel == BiasKernel::Rbf { square } else { square.sqrt() }
             }
             Distance::CausalTime => {
                 let d = column(0) - q[0];
                 let kept = d.simd_le(0.0) & d.simd_ge(-f32::MAX);
-                let d = if kernel == Kernel::Rbf { (d * d).min(finite) } else { d };
+                let d = if kernel == BiasKernel::Rbf { (d * d).min(finite) } else { d };
                 kept.select(d, infinity)
             }
             Distance::GreatCircle => {
                 let k = [column(0), column(1), column(2), column(3), column(4), column(5)];
                 let d = great_circle(simd, q, &k);
-                if kernel == Kernel::Rbf { d * d } else { d }
+                if kernel == BiasKernel::Rbf { d * d } else { d }
             }
         };
         largest = largest.max(d.abs());

@@ -5,8 +5,8 @@ use std::{f32::consts::LOG2_E, ops::Range};
 use fearless_simd::prelude::*;
 
 use super::{
-    super::{Distance, Kernel},
-    MASKED_2,
+    super::bias::{BiasKernel, Distance},
+    softmax::MASKED_2,
 };
 use crate::simd::{math::exp2_saturating, tile::VECTORS};
 
@@ -16,7 +16,7 @@ pub(super) const LARGEST: f32 = -4.0 * MASKED_2;
 /// A built-in term, prepared.
 pub(super) struct Term {
     pub distance: Distance,
-    pub kernel: Kernel,
+    pub kernel: BiasKernel,
     /// Its packed columns.
     pub columns: Range<usize>,
     pub n_basis: usize,
@@ -35,7 +35,7 @@ impl Term {
     pub fn add<S: Simd>(&self, simd: S, head: usize, distances: &[f32], scores: &mut [f32]) {
         let coefficients = &self.coefficients[head * self.n_basis..][..self.n_basis];
         match self.kernel {
-            Kernel::Scalar => add_sum(
+            BiasKernel::Scalar => add_sum(
                 simd,
                 coefficients,
                 distances,
@@ -43,7 +43,7 @@ impl Term {
                 #[inline(always)]
                 |d, [a, ..], sum| d.mul_add(a, sum),
             ),
-            Kernel::Rbf | Kernel::Exponential => add_sum(
+            BiasKernel::Rbf | BiasKernel::Exponential => add_sum(
                 simd,
                 coefficients,
                 distances,
@@ -51,7 +51,7 @@ impl Term {
                 #[inline(always)]
                 |d, [a, b, _], sum| exp2_saturating(simd, d * b).mul_add(a, sum),
             ),
-            Kernel::Tisa => add_sum(
+            BiasKernel::Tisa => add_sum(
                 simd,
                 coefficients,
                 distances,

@@ -24,11 +24,8 @@ use self::{
     pack::{Packing, Unpacked},
     softmax::{State, Step},
 };
-use super::{CpuInputs, MASKED, Problem};
+use super::problem::{CpuInputs, Problem};
 use crate::{ops::merge_attention::cpu::merge_attention, simd::tile::ROWS};
-
-/// The score of a masked pair in base 2.
-const MASKED_2: f32 = MASKED * LOG2_E;
 
 /// Queries in a task: whole tiles.
 const BLOCK_QUERIES: usize = 8 * ROWS;

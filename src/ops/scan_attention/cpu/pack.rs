@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use fearless_simd::prelude::*;
 
-use super::super::{CpuInputs, MAX_HEAD_DIM, Problem};
+use super::super::problem::{CpuInputs, MAX_HEAD_DIM, Problem};
 use crate::simd::{
     tile::{Panels, VECTORS},
     transpose::transpose,

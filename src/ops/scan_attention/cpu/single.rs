@@ -6,9 +6,8 @@ use std::ops::Range;
 use fearless_simd::prelude::*;
 
 use super::{
-    MASKED_2,
     pack::Unpacked,
-    softmax::{State, Step},
+    softmax::{MASKED_2, State, Step},
 };
 use crate::simd::{MOST_LANES, load_some, tile::with_vectors};
 

@@ -1,12 +1,20 @@
 //! The running softmax of a few queries over one block of keys, with logits in base 2.
 
+use std::f32::consts::LOG2_E;
+
 use fearless_simd::prelude::*;
 
-use super::{super::MASKED, MASKED_2, pack::Packing};
-use crate::simd::{
-    math::exp2,
-    tile::{ROWS, VECTORS, product, with_vectors},
+use super::pack::Packing;
+use crate::{
+    ops::softmax::MASKED,
+    simd::{
+        math::exp2,
+        tile::{ROWS, VECTORS, product, with_vectors},
+    },
 };
+
+/// The score of a masked pair in base 2.
+pub(super) const MASKED_2: f32 = MASKED * LOG2_E;
 
 /// What the running softmax keeps for the queries of one head.
 pub(super) struct State {

@@ -4,11 +4,14 @@
 use std::sync::Arc;
 
 use super::{
-    super::{BiasTerm, CpuInputs, CustomBias, Distance, Kernel, MASKED, Problem, bias::TermKind},
+    super::{
+        bias::{BiasKernel, BiasTerm, CustomBias, Distance, TermKind},
+        problem::{CpuInputs, Problem},
+    },
     distance::{self, Packed, distances},
     scan_with,
 };
-use crate::simd::levels;
+use crate::{ops::softmax::MASKED, simd::levels};
 use fearless_simd::dispatch;
 
 /// The project's bound for f32 on the CPU.
@@ -174,10 +177,10 @@ fn bias(term: &BiasTerm, n_heads: usize, head: usize, q: &[f32], k: &[f32]) -> O
         let at = |x: &[f32]| x.get(i).copied().map_or(0.0, f64::from);
         let (a, b, c) = (at(a), at(b), at(c));
         match kernel {
-            Kernel::Scalar => a * d,
-            Kernel::Rbf => a * (-b * d * d).exp(),
-            Kernel::Tisa => a * (-b * (d - c) * (d - c)).exp(),
-            Kernel::Exponential => a * (-b * d).exp(),
+            BiasKernel::Scalar => a * d,
+            BiasKernel::Rbf => a * (-b * d * d).exp(),
+            BiasKernel::Tisa => a * (-b * (d - c) * (d - c)).exp(),
+            BiasKernel::Exponential => a * (-b * d).exp(),
         }
     };
     Some((head * n_basis..(head + 1) * n_basis).map(one).sum())
@@ -200,7 +203,7 @@ fn lengths_dims_layouts_and_splits() {
 fn biases_and_masks() {
     let mut random = Random(2);
     let distances = [(Distance::Euclidean, 0..3), (Distance::GreatCircle, 1..3), (Distance::CausalTime, 2..3)];
-    for (i, kernel) in Kernel::ALL.into_iter().enumerate() {
+    for (i, kernel) in BiasKernel::ALL.into_iter().enumerate() {
         let n_basis = [1, 5, 2, 3, 4][i];
         for (j, (distance, columns)) in distances.clone().into_iter().enumerate() {
             let mut case = Case::new(&mut random, [30, 97 + 500 * (i % 2)], [8, 16], j == 0);
@@ -253,10 +256,10 @@ fn extreme_biases_stay_finite() {
             for b in [0.0, 1e-38, 3.0, -3.0, 1e38, -1e38] {
                 let (a, b, c) = ([a; 6], [b; 6], [1e38, 0.0, 1.0, -1e38, 2.0, 3.0]);
                 case.terms = vec![
-                    BiasTerm::built_in(0..1, distance, Kernel::Rbf, &[&a, &b]),
-                    BiasTerm::built_in(1..2, distance, Kernel::Tisa, &[&a, &b, &c]),
-                    BiasTerm::built_in(2..3, distance, Kernel::Exponential, &[&a, &b]),
-                    BiasTerm::built_in(0..1, distance, Kernel::Scalar, &[&a[..3]]),
+                    BiasTerm::built_in(0..1, distance, BiasKernel::Rbf, &[&a, &b]),
+                    BiasTerm::built_in(1..2, distance, BiasKernel::Tisa, &[&a, &b, &c]),
+                    BiasTerm::built_in(2..3, distance, BiasKernel::Exponential, &[&a, &b]),
+                    BiasTerm::built_in(0..1, distance, BiasKernel::Scalar, &[&a[..3]]),
                 ];
                 for level in levels() {
                     let (values, lse) = scan_with(level, &case.problem, &case.inputs());
@@ -312,7 +315,7 @@ fn angles_are_accurate_at_the_hard_points() {
         for (i, q) in packed.chunks_exact(6).enumerate() {
             let mut found = vec![0.0; n];
             dispatch!(level, simd => {
-                distances(simd, Distance::GreatCircle, Kernel::Scalar, q, &columns, n, &mut found);
+                distances(simd, Distance::GreatCircle, BiasKernel::Scalar, q, &columns, n, &mut found);
             });
             assert_eq!(found[i], 0.0, "{:?} to itself", points[i]);
             for (k, &found) in points.iter().zip(&found) {

@@ -1,0 +1,151 @@
+//! How to write and read, what is written to, and the sizes of a call.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Result, check_argument, check_shape},
+    ops::{
+        feature_map::FeatureMap,
+        layout::{Layout, Sizes},
+    },
+    tensor::Tensor,
+};
+
+/// What a read is divided by.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum Normalizer {
+    /// Nothing.
+    None,
+    /// The number of keys that were written, of each batch element: deep kernel attention with
+    /// a mask. No keys read as zeros.
+    KeyCount,
+    /// `phi(q) . sum_j phi(k_j)`, but no less than `floor`: the Performer. No keys read as
+    /// zeros, and so do softmax features of keys or queries so long that the sum is far below
+    /// the floor, as in the papers' own code. Features that may be negative (gelu, elu) can
+    /// bring the sum below the floor, and then what is read is large.
+    FeatureSum {
+        /// The least divisor, above zero; the papers' is 1e-6.
+        floor: f32,
+    },
+}
+
+/// How to write and read: the layout, the features and the normaliser.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::{FeatureMap, Layout, LinearAttention, Normalizer}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::cpu();
+/// // Features that somebody else computed; a read is a mean over the keys.
+/// let memory = LinearAttention::new(Layout::HeadMajor, FeatureMap::identity(1.0), Normalizer::KeyCount);
+/// let k = Tensor::new(&device, &[1, 1, 2, 1], &[1.0, 2.0])?;
+/// let state = memory.write(None, &k, &k, None)?;
+/// let state = memory.write(Some(&state), &k, &k, None)?;
+/// assert_eq!(state.n_keys, [4]);
+/// assert_eq!(memory.read(&k, &state)?.values.read()?, [2.5, 5.0]); // q times the mean of k v
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LinearAttention {
+    /// How heads lie in queries, keys and values.
+    pub layout: Layout,
+    /// From queries and keys to features.
+    pub features: FeatureMap,
+    /// What a read is divided by.
+    pub normalizer: Normalizer,
+}
+
+/// What was written: plain data of constant size.
+#[derive(Clone, Debug)]
+pub struct LinearState {
+    /// `sum_j phi(k_j) v_j^T`, `[batch, n_heads, n_features, width]`. With
+    /// [`Normalizer::FeatureSum`] the width is `v_dim + 1` and the last column `sum_j phi(k_j)`,
+    /// else `v_dim`.
+    pub sums: Tensor,
+    /// The width of a value: of the columns of `sums`, those that are not sums of features.
+    pub v_dim: usize,
+    /// How many keys there are in each batch element.
+    pub n_keys: Vec<u64>,
+}
+
+/// The sizes of one call, checked. Heads are in `inner` (projected) or in `outer` (head-major).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Problem {
+    pub batch: usize,
+    pub n_heads: usize,
+    pub outer: usize,
+    pub inner: usize,
+    pub n: usize,
+    pub head_dim: usize,
+    pub n_features: usize,
+    /// Whether the features are made with a projection.
+    pub is_projected: bool,
+    pub v_dim: usize,
+    pub width: usize,
+    pub normalizer: Normalizer,
+}
+
+impl Problem {
+    /// Outer indices of a batch element.
+    pub fn outer_per_batch(&self) -> usize {
+        self.n_heads / self.inner
+    }
+
+    pub fn state_shape(&self) -> [usize; 4] {
+        [self.batch, self.n_heads, self.n_features, self.width]
+    }
+
+    /// Multiply-adds, about.
+    #[cfg(feature = "gpu")]
+    pub fn cost_of_row(&self) -> f64 {
+        2.0 * (self.n_features * self.width) as f64
+    }
+}
+
+impl LinearAttention {
+    /// Attention of these features.
+    pub fn new(layout: Layout, features: FeatureMap, normalizer: Normalizer) -> Self {
+        Self { layout, features, normalizer }
+    }
+
+    /// FAVOR+ for a projection `[n_features, head_dim]`: softmax features, the papers' floor.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, ops::{Layout, LinearAttention, ProjectionRows, random_features}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let projection = random_features(&Device::cpu(), 0, 128, 32, ProjectionRows::Orthogonal)?;
+    /// let memory = LinearAttention::favor(Layout::Projected { n_heads: 4 }, projection);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn favor(layout: Layout, projection: Tensor) -> Self {
+        Self::new(layout, FeatureMap::softmax(projection), Normalizer::FeatureSum { floor: 1e-6 })
+    }
+
+    pub(super) fn problem(&self, op: &'static str, sizes: Sizes, v_dim: usize) -> Result<Problem> {
+        if let Normalizer::FeatureSum { floor } = self.normalizer {
+            check_argument(floor > 0.0 && floor.is_finite(), op, "floor", floor, "a number above zero")?;
+        }
+        let Sizes { batch, n_heads, n, dim: head_dim } = sizes;
+        let (outer, inner) = if self.layout.is_head_major() { (batch * n_heads, 1) } else { (batch, n_heads) };
+        let n_features = self.features.n_features(op, head_dim)?;
+        let width = v_dim + usize::from(matches!(self.normalizer, Normalizer::FeatureSum { .. }));
+        let (normalizer, is_projected) = (self.normalizer, self.features.projection.is_some());
+        Ok(Problem { batch, n_heads, outer, inner, n, head_dim, n_features, is_projected, v_dim, width, normalizer })
+    }
+
+    pub(super) fn check_state(&self, op: &'static str, problem: &Problem, state: &LinearState) -> Result<()> {
+        let (v_dim, shape, normalizer) = (problem.v_dim, problem.state_shape(), self.normalizer);
+        let found = state.sums.shape();
+        let fits = *found == shape && state.v_dim == v_dim && v_dim > 0 && state.n_keys.len() == problem.batch;
+        let expected = format_args!(
+            "{shape:?}: batch, heads and features as here, values of width {v_dim}, and what {normalizer:?} needs"
+        );
+        check_shape(fits, op, "state", found, expected)
+    }
+}

@@ -1,0 +1,100 @@
+//! What drives the tapes, and the sizes of a call.
+
+use super::options::{Flags, TapeOptions};
+use crate::{
+    error::{Error, Result, check_argument, check_limit, check_shape},
+    tensor::{Tensor, check_same_device, n_elements},
+};
+
+/// The longest tape on a GPU, where the heads are in workgroup memory.
+pub const MAX_TAPE_LENGTH: usize = 1024;
+
+/// More than this is a mistake: 8 GiB.
+const MAX_NUMBERS: usize = 1 << 31;
+
+pub(super) const OP: &str = "tape";
+
+/// What drives the tapes. The last dimension of each is `n_tapes` blocks side by side.
+#[derive(Clone, Copy, Debug)]
+pub struct TapeInputs<'a> {
+    /// What is written, `[batch, n, n_tapes * mem_size]`.
+    pub value: &'a Tensor,
+    /// Unit vectors, of `value`'s shape; none without jumps.
+    pub key: Option<&'a Tensor>,
+    /// Unit vectors, of `value`'s shape; none without jumps.
+    pub query: Option<&'a Tensor>,
+    /// `[batch, n, n_tapes * n_actions]`, see [`HeadMoves::n_actions`](super::HeadMoves::n_actions).
+    pub action: &'a Tensor,
+    /// Tapes.
+    pub n_tapes: usize,
+    /// Slots of a tape.
+    pub tape_length: usize,
+}
+
+/// What was read, and the tapes after the last step.
+#[derive(Clone, Debug)]
+pub struct TapeOutput {
+    /// `[batch, n, n_tapes * mem_size]`.
+    pub values: Tensor,
+    /// `[batch, n_tapes, tape_length, mem_size]`.
+    pub tape: Tensor,
+}
+
+/// The sizes of one call, checked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Problem {
+    pub batch: usize,
+    pub n: usize,
+    pub n_tapes: usize,
+    pub slots: usize,
+    pub mem: usize,
+    pub options: Flags,
+}
+
+impl Problem {
+    /// Numbers of a tape and its keys.
+    pub fn n_cells(&self) -> usize {
+        self.slots * self.mem * if self.options.heads.jumps() { 2 } else { 1 }
+    }
+
+    /// Numbers of the state of one tape: tape, keys, read head, write head.
+    pub fn state_len(&self) -> usize {
+        self.n_cells() + 2 * self.slots
+    }
+}
+
+pub(super) fn check(inputs: &TapeInputs<'_>, options: TapeOptions, tape: Option<&Tensor>) -> Result<Problem> {
+    let (n_tapes, value, jumps) = (inputs.n_tapes, inputs.value.shape(), options.heads.jumps());
+    let (batch, n, mem) = match *value {
+        [batch, n, width] if n_tapes > 0 && width > 0 && width.is_multiple_of(n_tapes) => (batch, n, width / n_tapes),
+        _ => {
+            let expected = format!("[batch, n, {n_tapes} * mem_size], for {n_tapes} tapes");
+            return Err(Error::shape(OP, "value", value, expected));
+        }
+    };
+    check_argument(inputs.tape_length > 0, OP, "tape_length", 0, "1 or more slots")?;
+    for (name, tensor) in [("key", inputs.key), ("query", inputs.query)] {
+        match tensor.map(Tensor::shape) {
+            Some(found) => {
+                check_shape(jumps, OP, name, found, "none: the heads do not jump")?;
+                check_shape(found == value, OP, name, found, format_args!("{value:?}, that of value"))?;
+            }
+            None => check_argument(!jumps, OP, name, "none", "one, for heads that jump")?,
+        }
+    }
+    let n_actions = n_tapes * options.heads.n_actions();
+    let expected = format_args!("[batch, n, n_tapes * n_actions] = [{batch}, {n}, {n_actions}]");
+    let action = inputs.action.shape();
+    check_shape(*action == [batch, n, n_actions], OP, "action", action, expected)?;
+    let slots = inputs.tape_length;
+    let kinds = if jumps { 2 } else { 1 };
+    let numbers = n_elements(&[batch, n_tapes, slots, mem + 1, kinds]);
+    check_limit("numbers in all tapes", numbers as u64, MAX_NUMBERS as u64)?;
+    if let Some(found) = tape.map(Tensor::shape) {
+        let shape = [batch, n_tapes, slots, mem];
+        let expected = format_args!("[batch, n_tapes, tape_length, mem_size] = {shape:?}");
+        check_shape(*found == shape, OP, "tape", found, expected)?;
+    }
+    check_same_device(OP, inputs.value, &[inputs.key, inputs.query, Some(inputs.action), tape])?;
+    Ok(Problem { batch, n, n_tapes, slots, mem, options: options.into() })
+}
