@@ -141,7 +141,7 @@ pub enum Error {
     },
 
     /// The device has no room for a buffer.
-    #[error("out of device memory{of}: {message}", of = requested.map(|n| format!(" for {n} bytes")).unwrap_or_default())]
+    #[error("out of memory{of}: {message}", of = requested.map(|n| format!(" for {n} bytes")).unwrap_or_default())]
     OutOfMemory {
         /// The size asked for, in bytes, where it is known.
         requested: Option<u64>,

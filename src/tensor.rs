@@ -72,9 +72,13 @@ impl Tensor {
     pub fn zeros(device: &Device, shape: &[usize]) -> Result<Self> {
         let n = n_elements(shape);
         match &device.0 {
-            // No memory holds a shape that overflows.
             Backend::Cpu => {
+                // No memory holds a shape that overflows.
                 check_limit("numbers of one tensor", n as u64, isize::MAX as u64 / 4)?;
+                // What finds no room is an error and not an abort.
+                if let Err(error) = Vec::<f32>::new().try_reserve_exact(n) {
+                    return Err(Error::OutOfMemory { requested: Some(4 * n as u64), message: error.to_string() });
+                }
                 Ok(Self::from_cpu(shape.to_vec(), vec![0.0; n]))
             }
             #[cfg(feature = "gpu")]

@@ -70,7 +70,7 @@ fn term_{{ t.index }}(
   let valid = vec4(true);
 //# else
   let d = k0 - q0;
-  let valid = d <= vec4(0.0);
+  let valid = (d <= vec4(0.0)) & (d > vec4(-3e38));
 //# endif
 //# if t.kernel == "rbf"
   let square = d * d;
@@ -92,11 +92,21 @@ fn term_{{ t.index }}(
     let exponent = p.y * square;
 //# elif t.kernel == "tisa"
     let exponent = p.y * (d - p.z) * (d - p.z);
+//# elif t.kernel == "matern32"
+    let exponent = p.y * d * 1.7320508;
 //# else
     let exponent = p.y * d;
 //# endif
     // A negative b grows without bound; 2^90 is still far below the sentinel.
-    value += p.x * exp2({{ "min(exponent, vec4(90.0))" if t.grows else "exponent" }});
+//# set saturated = "min(exponent, vec4(90.0))" if t.grows else "exponent"
+//# if t.kernel == "matern32"
+    // From below too, lest zero meet an infinite factor.
+    let power = max({{ saturated }}, vec4(-96.0));
+    let basis = (1.0 - 0.6931472 * power) * exp2(power);
+    value += p.x * {{ "max(basis, vec4(-0x1p90))" if t.grows else "basis" }};
+//# else
+    value += p.x * exp2({{ saturated }});
+//# endif
 //# endif
   }
 //# endfor

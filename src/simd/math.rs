@@ -34,7 +34,13 @@ pub(crate) fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 /// tiny number does as well as zero.
 #[inline(always)]
 pub(crate) fn exp2_saturating<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    exp2_in_range(simd, x.max(LEAST_POWER).min(90.0))
+    exp2_in_range(simd, saturated(simd, x))
+}
+
+/// The exponent that [`exp2_saturating`] takes instead of `x`.
+#[inline(always)]
+pub(crate) fn saturated<S: Simd>(_: S, x: S::f32s) -> S::f32s {
+    x.max(LEAST_POWER).min(90.0)
 }
 
 /// `2^x` for `x` in `[-126, 127]`; anything for others.

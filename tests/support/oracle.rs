@@ -78,6 +78,10 @@ impl Term {
                 BiasKernel::Rbf => a * (-b * d * d).exp(),
                 BiasKernel::Tisa => a * (-b * (d - c) * (d - c)).exp(),
                 BiasKernel::Exponential => a * (-b * d).exp(),
+                BiasKernel::Matern32 => {
+                    let x = 3f64.sqrt() * b * d;
+                    a * (1.0 + x) * (-x).exp()
+                }
                 other => panic!("the oracle does not know {other:?}"),
             }
         };

@@ -93,14 +93,20 @@ impl Pool {
 
     /// Gives what is free back to the driver.
     pub(super) fn clear(&self) {
-        let mut state = lock(&self.0);
-        state.memory.pooled -= state.free.drain().map(|(size, free)| size * free.len() as u64).sum::<u64>();
+        lock(&self.0).clear();
     }
 
     /// Lets no buffer that exists now be reused.
     pub(super) fn retire(&self) {
-        self.clear();
-        lock(&self.0).generation += 1;
+        let mut state = lock(&self.0);
+        state.clear();
+        state.generation += 1;
+    }
+}
+
+impl PoolState {
+    fn clear(&mut self) {
+        self.memory.pooled -= self.free.drain().map(|(size, free)| size * free.len() as u64).sum::<u64>();
     }
 }
 

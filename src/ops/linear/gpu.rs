@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{
-    plan::plan,
+    plan::{VARIANTS, plan},
     problem::{Activation, Linear, Problem},
 };
 use crate::{
@@ -86,7 +86,7 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
     let mut all = Vec::new();
     for activation in [Activation::None, Activation::Relu, Activation::GeluTanh, Activation::GeluErf] {
         for (has_bias, has_residual) in [(false, false), (true, false), (false, true), (true, true)] {
-            for threads in [8, 16] {
+            for (_, threads) in VARIANTS {
                 let constants = Constants { activation, has_bias, has_residual, threads, depth: DEPTH };
                 let label = format!("{activation:?} bias={has_bias} residual={has_residual} tile={}", 4 * threads);
                 all.push((label, constants));

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Threads along each side of a workgroup, which makes a tile of 16 times as many outputs.
-const VARIANTS: [(&str, usize); 2] = [("tile 32", 8), ("tile 64", 16)];
+pub(super) const VARIANTS: [(&str, usize); 2] = [("tile 32", 8), ("tile 64", 16)];
 
 /// How a call runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Result<Pla
         None if is_large => (16, "1,024 rows of 64 outputs and more fill the device with large tiles"),
         None => (8, "fewer than 1,024 rows of 64 outputs need many small workgroups"),
     };
-    let variant = if threads == 16 { "tile 64" } else { "tile 32" };
+    let variant = VARIANTS.iter().find(|(_, its)| *its == threads).map_or("", |(name, _)| name);
     Ok(Plan { variant, threads, why })
 }
 

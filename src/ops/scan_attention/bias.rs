@@ -36,8 +36,8 @@ pub enum Distance {
 /// `a`, `b`, `c` of shape `[n_heads, n_basis]`.
 ///
 /// A negative `b` makes a bias that grows with the distance. An exponential stops growing at
-/// `2^90`, about `1e27`, so that no bias can pass for [`MASKED`] or undo it: pairs beyond that
-/// are told apart no more.
+/// `2^90`, about `1e27`, and so does what a polynomial makes of it, so that no bias can pass for
+/// [`MASKED`] or undo it: pairs beyond that are told apart no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -50,11 +50,14 @@ pub enum BiasKernel {
     Tisa,
     /// `sum a exp(-b d)`.
     Exponential,
+    /// `sum a (1 + sqrt(3) b d) exp(-sqrt(3) b d)`, the Matérn kernel of smoothness 3/2. Where `b d`
+    /// is negative, it falls below zero without bound.
+    Matern32,
 }
 
 impl BiasKernel {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Scalar, Self::Rbf, Self::Tisa, Self::Exponential];
+    pub const ALL: [Self; 5] = [Self::Scalar, Self::Rbf, Self::Tisa, Self::Exponential, Self::Matern32];
 
     /// The names of its parameters, in their order.
     ///
@@ -64,8 +67,16 @@ impl BiasKernel {
     pub fn parameters(self) -> &'static [&'static str] {
         match self {
             Self::Scalar => &["a"],
-            Self::Rbf | Self::Exponential => &["a", "b"],
+            Self::Rbf | Self::Exponential | Self::Matern32 => &["a", "b"],
             Self::Tisa => &["a", "b", "c"],
+        }
+    }
+
+    /// Whether the exponent changes sign with the distance.
+    pub(super) fn is_odd(self) -> bool {
+        match self {
+            Self::Exponential | Self::Matern32 => true,
+            Self::Scalar | Self::Rbf | Self::Tisa => false,
         }
     }
 }
@@ -151,6 +162,7 @@ pub(crate) enum TermKind {
 /// let term = BiasTerm::rbf(0..2, &[1.0, 0.5, 2.0, 0.0], &[0.1, 10.0, 0.2, 20.0]);
 /// let of_height = term.over(2..3);
 /// let (linear, slow) = (BiasTerm::scalar(0..2, &[-1.0, -2.0]), BiasTerm::exponential(0..2, &[1.0; 2], &[0.1; 2]));
+/// let smooth = BiasTerm::matern32(0..2, &[1.0; 2], &[0.1; 2]);
 /// let ring = BiasTerm::tisa(0..2, &[1.0; 2], &[5.0; 2], &[0.3; 2]); // largest at a distance of 0.3
 /// ```
 #[derive(Clone, Debug)]
@@ -201,6 +213,12 @@ impl BiasTerm {
     /// `sum_f a_hf exp(-b_hf d)` over a Euclidean distance; `a`, `b` are `[n_heads, n_basis]`.
     pub fn exponential(columns: Range<usize>, a: &[f32], b: &[f32]) -> Self {
         Self::built_in(columns, Distance::Euclidean, BiasKernel::Exponential, &[a, b])
+    }
+
+    /// `sum_f a_hf (1 + sqrt(3) b_hf d) exp(-sqrt(3) b_hf d)` over a Euclidean distance; `a`, `b`
+    /// are `[n_heads, n_basis]`.
+    pub fn matern32(columns: Range<usize>, a: &[f32], b: &[f32]) -> Self {
+        Self::built_in(columns, Distance::Euclidean, BiasKernel::Matern32, &[a, b])
     }
 
     /// A term that the user wrote.

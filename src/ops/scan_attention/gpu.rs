@@ -269,7 +269,7 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
         for kernel in BiasKernel::ALL {
             let n = if kernel == BiasKernel::Scalar { 2 } else { 4 };
             // A scalar has no exponent, and this one is positive either way.
-            let grows = distance == Distance::CausalTime && kernel == BiasKernel::Exponential;
+            let grows = distance == Distance::CausalTime && kernel.is_odd();
             let one_sign = kernel == BiasKernel::Scalar || grows;
             for sign in if one_sign { &[1.0][..] } else { &[1.0, -1.0] } {
                 let b = [1.0, 2.0, *sign, 1.0];

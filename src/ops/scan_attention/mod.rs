@@ -36,6 +36,9 @@ use problem::{CpuInputs, OP};
 /// are all far below zero decay to zero, because its running maximum starts at `-1e-6`;
 /// such rows differ here (they are a weighted mean of `v`, as everywhere else).
 ///
+/// Numbers must be finite: what a NaN or an infinity in `q`
+/// or `k` reads as is not promised, and differs between devices.
+///
 /// To keep keys and values and read them again and again, see [`ScanMemory`].
 ///
 /// # Errors

@@ -128,7 +128,7 @@ fn describe(index: usize, offset: usize, term: &BiasTerm, n_heads: usize) -> Ter
         TermKind::Custom(custom) => (Kind::Custom, None, false, custom.wgsl.clone(), custom.params.len()),
         TermKind::Distance { distance, kernel, b, .. } => {
             // Causal distances are negative, so there an exponential of positive b grows.
-            let signed = *distance == Distance::CausalTime && *kernel == BiasKernel::Exponential;
+            let signed = *distance == Distance::CausalTime && kernel.is_odd();
             let grows = signed || b.iter().any(|&b| b < 0.0);
             (Kind::Distance(*distance), Some(*kernel), grows, String::new(), 0)
         }
@@ -136,7 +136,7 @@ fn describe(index: usize, offset: usize, term: &BiasTerm, n_heads: usize) -> Ter
     Term { index, kind, kernel, first, width, n_basis, offset, grows, body, n_params }
 }
 
-/// The parameters of all terms as the shader reads them: `(a, -b log2 e, c, 0)`.
+/// The parameters of all terms as the shader reads them: `(a, -b log2 e, c, 0)`, all finite.
 pub(super) fn pack(terms: &[BiasTerm], n_heads: usize) -> Vec<[f32; 4]> {
     let mut packed = Vec::new();
     for term in terms {
@@ -151,7 +151,7 @@ pub(super) fn pack(terms: &[BiasTerm], n_heads: usize) -> Vec<[f32; 4]> {
             TermKind::Distance { a, b, c, .. } => {
                 let at = |values: &[f32], i: usize| values.get(i).copied().unwrap_or(0.0);
                 let n = n_heads * term.n_basis(n_heads);
-                packed.extend((0..n).map(|i| [a[i], -at(b, i) * LOG2_E, at(c, i), 0.0]));
+                packed.extend((0..n).map(|i| [a[i], (-at(b, i) * LOG2_E).clamp(f32::MIN, f32::MAX), at(c, i), 0.0]));
             }
         }
     }

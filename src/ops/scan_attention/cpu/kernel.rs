@@ -1,6 +1,9 @@
 //! From distances to biases.
 
-use std::{f32::consts::LOG2_E, ops::Range};
+use std::{
+    f32::consts::{LN_2, LOG2_E},
+    ops::Range,
+};
 
 use fearless_simd::prelude::*;
 
@@ -8,10 +11,18 @@ use super::{
     super::bias::{BiasKernel, Distance},
     softmax::MASKED_2,
 };
-use crate::simd::{math::exp2_saturating, tile::VECTORS};
+use crate::simd::{
+    math::{exp2_saturating, saturated},
+    tile::VECTORS,
+};
 
 /// No bias leaves this range: beyond the sentinel, and far enough from overflow to add up.
 pub(super) const LARGEST: f32 = -4.0 * MASKED_2;
+
+/// What [`exp2_saturating`] stops at.
+const LARGEST_POWER: f32 = (1_u128 << 90) as f32;
+
+const SQRT_3: f32 = 1.732_050_8;
 
 /// A built-in term, prepared.
 pub(super) struct Term {
@@ -61,6 +72,19 @@ impl Term {
                     let d = d - c;
                     // In this order an infinite product keeps its sign and 0 stays 0.
                     exp2_saturating(simd, d * b * d).mul_add(a, sum)
+                },
+            ),
+            BiasKernel::Matern32 => add_sum(
+                simd,
+                coefficients,
+                distances,
+                scores,
+                #[inline(always)]
+                |d, [a, b, _], sum| {
+                    // In this order 0 stays 0; of the saturated exponent no infinity meets a zero.
+                    let exponent = d * b * SQRT_3;
+                    let linear = saturated(simd, exponent).mul_add(-LN_2, S::f32s::splat(simd, 1.0));
+                    (linear * exp2_saturating(simd, exponent)).max(-LARGEST_POWER).mul_add(a, sum)
                 },
             ),
         }

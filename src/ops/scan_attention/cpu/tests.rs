@@ -181,6 +181,10 @@ fn bias(term: &BiasTerm, n_heads: usize, head: usize, q: &[f32], k: &[f32]) -> O
             BiasKernel::Rbf => a * (-b * d * d).exp(),
             BiasKernel::Tisa => a * (-b * (d - c) * (d - c)).exp(),
             BiasKernel::Exponential => a * (-b * d).exp(),
+            BiasKernel::Matern32 => {
+                let x = 3f64.sqrt() * b * d;
+                a * (1.0 + x) * (-x).exp()
+            }
         }
     };
     Some((head * n_basis..(head + 1) * n_basis).map(one).sum())
@@ -212,6 +216,10 @@ fn biases_and_masks() {
             // One that grows with the distance, as upstream allows.
             let mut b: Vec<f32> = random.numbers(n, 1.0).iter().map(|x| 0.5 * x.abs() + 0.1).collect();
             b[0] = -0.01;
+            // Back in time this one would reach logits of hundreds, which f32 does not tell apart.
+            if (kernel, distance) == (BiasKernel::Matern32, Distance::CausalTime) {
+                b.iter_mut().for_each(|b| *b *= 0.5);
+            }
             let c = random.numbers(n, 1.0);
             let parameters = &[&a[..], &b, &c][..kernel.parameters().len()];
             case.terms.push(BiasTerm::built_in(columns, distance, kernel, parameters));
@@ -255,12 +263,12 @@ fn extreme_biases_stay_finite() {
         for a in [1.0, -1.0, 1e38, -1e38] {
             for b in [0.0, 1e-38, 3.0, -3.0, 1e38, -1e38] {
                 let (a, b, c) = ([a; 6], [b; 6], [1e38, 0.0, 1.0, -1e38, 2.0, 3.0]);
-                case.terms = vec![
-                    BiasTerm::built_in(0..1, distance, BiasKernel::Rbf, &[&a, &b]),
-                    BiasTerm::built_in(1..2, distance, BiasKernel::Tisa, &[&a, &b, &c]),
-                    BiasTerm::built_in(2..3, distance, BiasKernel::Exponential, &[&a, &b]),
-                    BiasTerm::built_in(0..1, distance, BiasKernel::Scalar, &[&a[..3]]),
-                ];
+                let term = |(i, kernel): (usize, BiasKernel)| {
+                    let n = if kernel == BiasKernel::Scalar { 3 } else { 6 };
+                    let parameters = &[&a[..n], &b, &c][..kernel.parameters().len()];
+                    BiasTerm::built_in(i % 3..i % 3 + 1, distance, kernel, parameters)
+                };
+                case.terms = BiasKernel::ALL.into_iter().enumerate().map(term).collect();
                 for level in levels() {
                     let (values, lse) = scan_with(level, &case.problem, &case.inputs());
                     assert!(
