@@ -12,9 +12,13 @@ import jax.numpy as jnp
 PRECISION = "highest"  # full float32 products on every backend (TPU/GPU default is less)
 
 
-def default_config(width=64, n_blocks=6, n_heads=4, n_basis=5, attention="scan"):
+def default_config(width=64, n_blocks=6, n_heads=4, n_basis=5, attention="scan", phase=False):
     """For one coordinate group `s`. Scan attention (BSA-TNP) sees only distances; deep
-    kernel attention (TNP-KR) sees the coordinate itself."""
+    kernel attention (TNP-KR) sees the coordinate itself.
+
+    With `phase`, for time and the phase of a known cycle: `s` is the time and `phase` the
+    cosine and sine, each with a bias of its own and part of the token too.
+    """
     w = width
     cfg = {
         "n_blocks": n_blocks,
@@ -41,7 +45,14 @@ def default_config(width=64, n_blocks=6, n_heads=4, n_basis=5, attention="scan")
         "head": {"dims": [4 * w, w, 2], "activation": "gelu_tanh"},
         "output": {"kind": "gaussian", "min_std": 0.0},
     }
+    if phase:
+        bias = cfg["groups"][0]["bias"]
+        cfg["groups"] = [
+            {"name": "s", "dim": 1, "embed": True, "bias": bias},
+            {"name": "phase", "dim": 2, "embed": True, "bias": bias},
+        ]
     if attention == "deep_kernel":
+        assert not phase, "deep kernel attention reads the group `s` alone"
         cfg["groups"] = [{"name": "s", "dim": 1, "embed": True, "bias": None}]
         cfg["attention"] = {
             "kind": "deep_kernel",
@@ -224,12 +235,20 @@ def gaussian(act, cfg):
 # --- initial parameters -----------------------------------------------------------------
 
 
-def init(key, cfg, coord_dims, b_range=(0.1, 1000.0)):
+B_RANGE = {"s": (0.1, 1000.0), "phase": (0.1, 100.0)}  # of b: inverse squared lengths
+PEAK = 5.0
+# With a phase, what the heads see first, as multiples of PEAK: what is near in time, in
+# phase, in both, in phase and a little in time.
+PEAKS = {"s": [1.0, 0.0, 1.0, 0.3], "phase": [0.0, 1.0, 1.0, 1.0]}
+
+
+def init(key, cfg, coord_dims):
     """Random parameters. `coord_dims` gives the dimension of each embedded group.
 
     The F basis functions of a head are interchangeable: equal ones would get equal
     gradients for ever. So b is spread over the inverse squared length scales of
-    interest (shifted from head to head) and a is random.
+    interest (shifted from head to head) and a is random. With a phase, a is larger and
+    positive, so that what a head reads is near from the start.
     """
     p = {}
 
@@ -248,6 +267,7 @@ def init(key, cfg, coord_dims, b_range=(0.1, 1000.0)):
     def add_norm(name, n):
         p[f"{name}.scale"], p[f"{name}.bias"] = jnp.ones(n), jnp.zeros(n)
 
+    has_phase = any(g["name"] == "phase" for g in cfg["groups"])
     p["embed_obs.embedding"] = jax.random.normal(next_key(), (2, 4))
     n_in = 4 + cfg["n_values"] + sum(coord_dims[g["name"]] for g in cfg["groups"] if g["embed"])
     width = add_mlp("embed_all", n_in, cfg["embed_all"])
@@ -269,8 +289,12 @@ def init(key, cfg, coord_dims, b_range=(0.1, 1000.0)):
         for g in cfg["groups"]:
             if g["bias"]:
                 n_heads, n_basis = spec["n_heads"], g["bias"]["n_basis"]
-                grid = jnp.geomspace(*b_range, n_heads * n_basis).reshape(n_basis, n_heads).T
-                p[f"{block}.attn.attn.{g['name']}_bias_a"] = jax.random.normal(next_key(), grid.shape)
+                grid = jnp.geomspace(*B_RANGE.get(g["name"], B_RANGE["s"]), n_heads * n_basis).reshape(n_basis, n_heads).T
+                a = jax.random.normal(next_key(), grid.shape)
+                if has_phase:
+                    heads = jnp.asarray(PEAKS[g["name"]])[jnp.arange(n_heads) % 4, None]
+                    a = 0.3 * a + PEAK * heads / n_basis
+                p[f"{block}.attn.attn.{g['name']}_bias_a"] = a
                 p[f"{block}.attn.attn.{g['name']}_bias_b"] = grid
     add_norm("LayerNorm_1", width)
     add_mlp("head", width, cfg["head"])

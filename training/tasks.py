@@ -4,7 +4,9 @@ A task is a noisy sample of a random function at `n_ctx + n_tgt` points, split i
 context and targets. One unit of the coordinate is about a quarter of the record.
 
 `Line` has the coordinate alone. `Series` is for streams with a known cycle, such as a day
-or a year: a point is (time, cos, sin of the cycle's phase).
+or a year: a point is (time, cos, sin of the cycle's phase). `Record` is what a user brings
+to a regression with such a cycle: the same points, scaled as the `regression` example
+scales a record.
 """
 
 import numpy as np
@@ -165,6 +167,82 @@ def draw_series_tasks(rng, n_tasks, n_ctx, n_tgt):
     ]
 
 
+# --- records with a known cycle, scaled as a user scales them ---------------------------
+
+
+def draw_record_kernel(rng):
+    """The family and a covariance function of the distances in time and in phase (turns);
+    variance 1, because the values are scaled anyway."""
+    family = rng.choice(list(Record.families), p=list(Record.families.values()))
+    smooths = [SMOOTH[rng.choice(list(SMOOTH))] for _ in range(2)]
+    lengths = [log_uniform(rng, 0.3, 4.0), log_uniform(rng, 0.12, 1.0)]
+    slow = rng.choice([0.0, 1.0, rng.uniform(0.2, 0.9)], p=[0.2, 0.4, 0.4])
+    roughness = log_uniform(rng, 0.4, 3.0)
+    drift = log_uniform(rng, 1.5, 60.0)  # the cycle's shape may change over time
+    share = {"smooth": 0.0, "cycle": 1.0, "smooth_plus_cycle": rng.uniform(0.05, 0.98)}[family]
+
+    def kernel(d, turns):
+        k = 0.0
+        for part, smooth, length in zip((slow, 1 - slow), smooths, lengths):
+            if part > 0 and share < 1:
+                k = k + (1 - share) * part * smooth(d, length)
+        return k + (share * periodic(turns, 1.0, roughness) * rbf(d, drift) if share else 0.0)
+
+    return family, kernel
+
+
+def draw_record_points(rng, n, length):
+    """Sorted times and cycles per record. Mostly a regular grid with so many steps a cycle,
+    such as months of years, of which some may be missing."""
+    if rng.random() < 0.7:
+        n_grid = n if rng.random() < 0.5 else rng.integers(n, max(n, 200) + 1)
+        time = np.sort(rng.choice(n_grid, n, replace=False)) * (length / n_grid)
+        return time, n_grid / rng.choice([4, 6, 7, 8, 10, 12, 12, 12, 16, 20, 24, 30])
+    return draw_points(rng, n, length), log_uniform(rng, 2.0, min(40.0, n / 3))
+
+
+def draw_record_split(rng, n_ctx, n_tgt):
+    """Scattered targets, or a gap and scattered ones; one gap in four is a forecast."""
+    n = n_ctx + n_tgt
+    score = rng.random(n)
+    if rng.random() < 0.6:
+        width = round(log_uniform(rng, 4, min(n_tgt, n_ctx) + 0.49))
+        start = n - width if rng.random() < 0.25 else rng.integers(0, n - width + 1)
+        score[start : start + width] += 1.0
+    order = np.argsort(score)
+    return order[:n_ctx], order[n_ctx:]
+
+
+def scale_record(time, y, ctx, degree):
+    """A polynomial fitted to the context and the context's deviation from it."""
+    powers = np.vander(time, degree + 1)
+    trend = powers @ np.linalg.lstsq(powers[ctx], y[ctx], rcond=None)[0]
+    return trend, np.sqrt(np.square(y - trend)[ctx].mean())
+
+
+def draw_record_tasks(rng, n_tasks, n_ctx, n_tgt):
+    """Tasks with points and kernel in common. The oracle knows the values before scaling:
+    `trend` and `unit` lead to what the network sees."""
+    length = rng.uniform(3.0, 5.0)
+    family, kernel = draw_record_kernel(rng)
+    time, cycles = draw_record_points(rng, n_ctx + n_tgt, length)
+    time = time - (time[0] + time[-1]) / 2
+    phase = time * cycles / length + rng.random()
+    noise = log_uniform(rng, 0.02, 0.6)
+    gram = kernel(np.abs(time[:, None] - time[None, :]), phase[:, None] - phase[None, :])
+    gram[np.diag_indices_from(gram)] += noise**2
+    s = np.stack([time, np.cos(2 * np.pi * phase), np.sin(2 * np.pi * phase)], -1)
+    draws = rng.standard_normal((n_tasks, len(s))) @ np.linalg.cholesky(gram).T
+    drawn = []
+    for y in draws:
+        ctx, tgt = draw_record_split(rng, n_ctx, n_tgt)
+        degree = rng.choice(3, p=[0.2, 0.6, 0.2] if n_ctx >= 20 else [0.5, 0.5, 0.0])
+        trend, unit = scale_record(time, y, ctx, degree)
+        drawn.append({"family": family, "s": s, "y": (y - trend) / unit, "gram": gram, "ctx": ctx, "tgt": tgt,
+                      "trend": trend, "unit": unit})  # fmt: skip
+    return drawn
+
+
 # --- batches ----------------------------------------------------------------------------
 
 # Context sizes are padded to one of three lengths: three compilations instead of one, and
@@ -175,6 +253,7 @@ class Line:
     dim = 1
     families = FAMILIES
     buckets = {(3, 32): 0.2, (33, 64): 0.3, (65, 128): 0.5}
+    times = {}
     at_once = 1
 
     def draw(rng, n_tasks, n_ctx, n_tgt):
@@ -185,11 +264,21 @@ class Series:
     dim = 3
     families = {"smooth": 0.15, "cycle": 0.15, "smooth_plus_cycle": 0.7}
     buckets = {(3, 32): 0.2, (33, 128): 0.45, (129, 512): 0.35}
+    times = {}
     at_once = 4
     draw = draw_series_tasks
 
 
-TASKS = {"line": Line, "series": Series}
+class Record:
+    dim = 3
+    families = {"smooth": 0.1, "cycle": 0.1, "smooth_plus_cycle": 0.8}
+    buckets = {(10, 48): 0.4, (49, 128): 0.6}
+    times = {(10, 48): 2}  # twice as many tasks, so that a batch costs about the same
+    at_once = 4
+    draw = draw_record_tasks
+
+
+TASKS = {"line": Line, "series": Series, "record": Record}
 
 
 def draw_batch(rng, n_batch, n_ctx_range, n_tgt, kind=Line):
@@ -223,11 +312,12 @@ def draw_batch(rng, n_batch, n_ctx_range, n_tgt, kind=Line):
 def oracle(task):
     """Predictive mean and std of the target observations, true kernel and noise known."""
     gram, ctx, tgt = task["gram"], task["ctx"], task["tgt"]
+    trend, unit = task.get("trend", np.zeros(len(gram))), task.get("unit", 1.0)
     factor = cho_factor(gram[np.ix_(ctx, ctx)], lower=True)
     cross = gram[np.ix_(ctx, tgt)]
-    mean = cross.T @ cho_solve(factor, task["y"][ctx])
+    mean = cross.T @ cho_solve(factor, task["y"][ctx] * unit + trend[ctx])
     var = np.diag(gram)[tgt] - np.einsum("ct,ct->t", cross, cho_solve(factor, cross))
-    return mean, np.sqrt(var)
+    return (mean - trend[tgt]) / unit, np.sqrt(var) / unit
 
 
 def log_density(y, mean, std):

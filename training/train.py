@@ -2,11 +2,12 @@
 
     python train.py --minutes 85 --out ../checkpoints/gp_1d.safetensors
     python train.py --minutes 120 --out ../checkpoints/gp_1d.safetensors --resume
+    python train.py --tasks record --minutes 75 --out ../checkpoints/series.safetensors
     python train.py --model cmanp --minutes 50 --out ../checkpoints/cmanp_gp_1d.safetensors
     python train.py --evaluate ../checkpoints/gp_1d.safetensors
 
 Every few minutes, and on Ctrl-C or SIGTERM, the checkpoint and, beside it, the training
-state (OUT.state.npz) are replaced atomically.
+state (OUT.state.npz or --state) are replaced atomically.
 """
 
 import argparse
@@ -32,10 +33,19 @@ N_TARGETS = 48
 PEAK_RATE, WARM_UP = 2e-3, 300
 
 
+def coordinate_groups(cfg, s):
+    """The columns of a point by the configuration's groups; one without a dim takes the rest."""
+    groups, first = {}, 0
+    for g in cfg["groups"]:
+        last = first + g["dim"] if g["dim"] else s.shape[-1]
+        groups[g["name"]], first = s[..., first:last], last
+    assert first == s.shape[-1], f"points of {s.shape[-1]} coordinates for groups of {first}"
+    return groups
+
+
 def predict_tnp_kr(params, cfg, batch):
-    act = model.forward(
-        params, cfg, {"s": batch["s_ctx"]}, batch["f_ctx"], batch["mask_ctx"], {"s": batch["s_test"]}
-    )
+    s_ctx, s_test = (coordinate_groups(cfg, batch[x]) for x in ("s_ctx", "s_test"))
+    act = model.forward(params, cfg, s_ctx, batch["f_ctx"], batch["mask_ctx"], s_test)
     return model.gaussian(act, cfg)
 
 
@@ -80,16 +90,20 @@ def make_step(predict, cfg, optimizer):
     return step
 
 
-def learning_rate(peak, step, progress):
-    """Linear warm-up, then a cosine over the budget (of steps or of time) to zero."""
-    return peak * min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + np.cos(np.pi * min(1.0, progress)))
+def learning_rate(peak, step, progress, decay=None):
+    """Linear warm-up, then a cosine over the budget (of steps or of time) to zero; or, given
+    `decay`, constant until that share of the budget is left, then linear to zero."""
+    rate = peak * min(1.0, (step + 1) / WARM_UP)
+    if decay is None:
+        return rate * 0.5 * (1 + np.cos(np.pi * min(1.0, progress)))
+    return rate * np.clip((1 - progress) / decay, 0.0, 1.0)
 
 
-def draw_training_batch(kind, seed, step, n_batch):
-    """A function of seed and step only, so that a resumed run needs no generator state."""
+def draw_training_batch(kind, seed, step, n_batch, bucket=None):
+    """A function of seed, step and bucket only, so that a resumed run needs no generator state."""
     rng = np.random.default_rng([seed, step])
-    bucket = list(kind.buckets)[rng.choice(len(kind.buckets), p=list(kind.buckets.values()))]
-    return tasks.draw_batch(rng, n_batch, bucket, N_TARGETS, kind)[0]
+    bucket = bucket or list(kind.buckets)[rng.choice(len(kind.buckets), p=list(kind.buckets.values()))]
+    return tasks.draw_batch(rng, n_batch * kind.times.get(bucket, 1), bucket, N_TARGETS, kind)[0]
 
 
 # --- files ------------------------------------------------------------------------------
@@ -182,18 +196,23 @@ def evaluate(path, seed, n_batches):
 def default_config(args, kind):
     if args.model == "cmanp":
         return cmanp.default_config(kind.dim, args.width or 48, args.blocks or 3)
-    return model.default_config(args.width or 64, args.blocks or 6, attention=args.attention)
+    cfg = model.default_config(
+        args.width or 64, args.blocks or 6, n_basis=args.basis or (3 if kind.dim == 3 else 5),
+        attention=args.attention, phase=kind.dim == 3,
+    )  # fmt: skip
+    return cfg
 
 
 def init(name, key, cfg, kind):
-    return cmanp.init(key, cfg) if name == "cmanp" else model.init(key, cfg, {"s": kind.dim})
+    dims = {g["name"]: g["dim"] or kind.dim for g in cfg["groups"]} if name == "tnp_kr" else None
+    return cmanp.init(key, cfg) if name == "cmanp" else model.init(key, cfg, dims)
 
 
 def train(args):
     tasks_name = args.tasks or {"tnp_kr": "line", "cmanp": "series"}[args.model]
     kind = tasks.TASKS[tasks_name]
     cfg = json.load(open(args.config)) if args.config else default_config(args, kind)
-    optimizer, state_path = make_optimizer(), args.out + ".state.npz"
+    optimizer, state_path = make_optimizer(), args.state or args.out + ".state.npz"
     if args.resume:
         params, state, progress = load_state(state_path, optimizer)
     else:
@@ -202,27 +221,36 @@ def train(args):
     step_fn, run = make_step(PREDICT[args.model], cfg, optimizer), make_predict(args.model, cfg)
     budget_steps, budget_seconds = args.steps or np.inf, 60 * args.minutes if args.minutes else np.inf
 
-    stop = []
+    stop, finish = [], []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.append(True))
+    signal.signal(signal.SIGUSR1, lambda *_: finish.append(True))
+    clock = time.process_time if args.cpu_time else time.time
 
     step, recent = progress["step"], []
-    before, start, saved = progress["seconds"], time.time(), time.time()
-    done = 0.0
+    n_tasks = progress.get("tasks", step * args.batch)
+    before, start, saved = progress["seconds"], clock(), clock()
+    done = rate = 0.0
 
     def save():
         rows = compare(kind, run, params, seed=args.seed + 1_000_003, n_batches=10)
         ll, oracle_ll = np.mean([r[2] for r in rows]), np.mean([r[5] for r in rows])
         loss = float(np.mean(recent)) if recent else progress["loss"]
-        seconds = before + time.time() - start
-        save_state(state_path, params, state, {"step": step, "seconds": seconds, "loss": loss})
+        seconds = before + clock() - start
+        if not args.decay or rate >= args.rate * (1 - 1e-9) or step < WARM_UP:  # else it could not go on
+            save_state(
+                state_path, params, state, {"step": step, "tasks": n_tasks, "seconds": seconds, "loss": loss}
+            )
         training = {
             "seed": args.seed,
             "steps": step,
             "batch": args.batch,
-            "tasks": step * args.batch,
+            "short_first": args.short_first,
+            "tasks": n_tasks,
             "minutes": round(seconds / 60, 1),
             "peak_learning_rate": args.rate,
+            "decay": args.decay,
+            "cpu_time": args.cpu_time,
             "data": {
                 "kind": tasks_name,
                 "families": kind.families,
@@ -242,19 +270,26 @@ def train(args):
         )
         recent.clear()
 
-    rate = 0.0
     while True:
-        done = max(step / budget_steps, (before + time.time() - start) / budget_seconds)
+        seconds = before + clock() - start
+        done = max(step / budget_steps, seconds / budget_seconds)
+        if finish and args.decay and done < 1 - args.decay:
+            finish.clear()
+            save()
+            budget_seconds, budget_steps = seconds / (1 - args.decay), step / (1 - args.decay)
+            done = max(step / budget_steps, seconds / budget_seconds)
         if done >= 1.0 or stop:
             break
-        rate = learning_rate(args.rate, step, done)
-        batch = draw_training_batch(kind, args.seed, step, args.batch)
+        rate = learning_rate(args.rate, step, done, args.decay)
+        bucket = min(kind.buckets) if done < args.short_first else None
+        batch = draw_training_batch(kind, args.seed, step, args.batch, bucket)
         params, state, loss = step_fn(params, state, batch, rate)
         recent.append(float(loss))
         step += 1
-        if time.time() - saved > args.save_seconds:
+        n_tasks += len(batch["f_ctx"])
+        if clock() - saved > args.save_seconds:
             save()
-            saved = time.time()
+            saved = clock()
     save()
 
 
@@ -271,6 +306,14 @@ def main():
     args.add_argument("--tasks", choices=tasks.TASKS, help="default: line, series for CMANP")
     args.add_argument("--width", type=int, help="default: 64, 48 for CMANP")
     args.add_argument("--blocks", type=int, help="blocks or layers; default: 6, 3 for CMANP")
+    args.add_argument("--basis", type=int, help="basis functions of a bias; default: 5, 3 with a phase")
+    args.add_argument("--short-first", type=float, default=0.0, metavar="SHARE",
+                      help="share of the budget that is spent on the shortest tasks alone, first")  # fmt: skip
+    args.add_argument("--decay", type=float, metavar="SHARE",
+                      help="in place of the cosine: a constant rate that falls to zero in this last share of the "
+                      "budget, or from SIGUSR1 on; --resume goes on from before the fall")  # fmt: skip
+    args.add_argument("--cpu-time", action="store_true", help="--minutes and --save-seconds are of the processor")
+    args.add_argument("--state", metavar="FILE", help="the training state; default: OUT.state.npz")
     args.add_argument("--attention", choices=model.ATTENTIONS, default="scan")
     args.add_argument("--config", help="model configuration (JSON) in place of width and blocks")
     args.add_argument("--save-seconds", type=float, default=120)

@@ -73,6 +73,7 @@ impl BiasKernel {
     }
 
     /// Whether the exponent changes sign with the distance.
+    #[cfg(feature = "gpu")]
     pub(super) fn is_odd(self) -> bool {
         match self {
             Self::Exponential | Self::Matern32 => true,
