@@ -64,6 +64,13 @@ pub(crate) fn check_variants(variants: &BTreeMap<String, String>) -> Result<()> 
 }
 
 /// What an adapter is made of. The order is the order of preference.
+///
+/// ```
+/// use wgpu_attention::device::AdapterKind;
+///
+/// assert!(AdapterKind::Discrete < AdapterKind::Integrated); // preferred
+/// assert!(AdapterKind::Integrated.is_hardware() && !AdapterKind::Software.is_hardware());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum AdapterKind {

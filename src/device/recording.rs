@@ -10,6 +10,21 @@ use crate::error::Result;
 /// The work that [`Device::record`] recorded: to be submitted, or encoded into an application's
 /// own encoder. Dropped without that, its work never runs, and what it would have computed is an
 /// error to read or to use.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::relu};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let device = Device::best();
+/// let x = Tensor::new(&device, &[2], &[-1.0, 2.0])?;
+/// let (y, recording) = device.record(|| relu(&relu(&x)?))?;
+/// let is_gpu = device != Device::cpu();
+/// assert_eq!((recording.is_empty(), recording.n_dispatches()), (!is_gpu, 2 * usize::from(is_gpu)));
+/// recording.submit()?;
+/// assert_eq!(y.read()?, [0.0, 2.0]);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "its work does not run unless it is submitted or encoded"]
 pub struct Recording {
     /// None on the CPU, where operations run at once.

@@ -8,6 +8,18 @@ use crate::{
 };
 
 /// The architecture of a CMANP.
+///
+/// ```
+/// use wgpu_attention::{models::cmanp::Config, serde_json};
+///
+/// let config: Config = serde_json::from_str(r#"{
+///     "dim_x": 1, "dim_y": 1, "d_model": 64, "dim_feedforward": 128, "n_heads": 4,
+///     "n_latents": 128, "n_latents_per_layer": 128, "n_layers": 6, "emb_depth": 4, "bound_std": false,
+///     "covariance": {"kind": "low_rank", "n_layers": 2, "prj_dim": 20, "prj_depth": 4}
+/// }"#).unwrap();
+/// config.check().unwrap();
+/// assert!(Config { n_heads: 5, ..config }.check().is_err()); // heads of 64 / 5 numbers
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {

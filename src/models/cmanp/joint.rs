@@ -285,6 +285,24 @@ impl Posterior {
     ///
     /// # Errors
     /// As [`Posterior::evaluate`].
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, checkpoint::Checkpoint, models::cmanp::{Cmanp, Config, Context}, serde_json};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let config: Config = serde_json::from_str(
+    ///     r#"{"dim_x": 1, "dim_y": 1, "d_model": 8, "dim_feedforward": 8, "n_heads": 2, "n_latents": 4,
+    ///         "n_latents_per_layer": 4, "n_layers": 1, "emb_depth": 2, "bound_std": true,
+    ///         "covariance": {"kind": "cholesky", "n_layers": 1, "prj_dim": 3, "prj_depth": 2}}"#,
+    /// ).unwrap();
+    /// let device = Device::cpu();
+    /// let parameters = Checkpoint::random(0, |parameters| Cmanp::new(&device, &config, parameters))?;
+    /// let posterior = Cmanp::new(&device, &config, &parameters)?.condition(&Context::new(&[0.0], &[1.0]))?;
+    /// let drawn = posterior.sample(&[0.1, 0.2, 0.3], 2, 7)?;
+    /// assert_eq!((drawn.len(), &drawn), (3, &posterior.sample(&[0.1, 0.2, 0.3], 2, 7)?)); // of one seed
+    /// # Ok(())
+    /// # }
+    /// ```
     #[cfg(not(target_arch = "wasm32"))]
     pub fn sample(&self, x: &[f32], block: usize, seed: u64) -> Result<Vec<f32>> {
         pollster::block_on(self.sample_async(x, block, seed))

@@ -188,6 +188,18 @@ impl Posterior {
     /// # Errors
     /// Another batch than before; sizes that do not fit; numbers that are not finite; an LBANP,
     /// which cannot take in more.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, models::cmanp::{Cmanp, Context}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let model = Cmanp::open(&Device::best(), "checkpoints/cmanp_gp_1d.safetensors")?;
+    /// let before = model.condition(&Context::new(&[-1.0, 1.0, 0.0], &[0.3]))?;
+    /// let after = before.update(&Context::new(&[-0.9, 0.0, 1.0, -0.8, -1.0, 0.0], &[0.4, 0.5]))?;
+    /// assert_eq!((before.n_points(), after.n_points()), (&[1][..], &[3][..]));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn update(&self, context: &Context<'_>) -> Result<Self> {
         let points = Points::observed(&self.network.about.config, context)?;
         let (found, batch) = (points.batch, self.batch);

@@ -56,6 +56,15 @@ impl TuringOption {
 }
 
 /// The architecture of a [`NamTmAe`](super::NamTmAe).
+///
+/// ```
+/// use wgpu_attention::{models::nam::{NamTmConfig, TuringOption}, serde_json};
+///
+/// let config = r#"{"dim": 64, "vocab_size": 12, "n_heads": 4, "mem_size": 16, "tape_length": 64,
+///                  "option": "no_jump"}"#;
+/// let config: NamTmConfig = serde_json::from_str(config).unwrap();
+/// assert!(config.option == TuringOption::NoJump && config.check().is_ok());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NamTmConfig {
@@ -119,6 +128,13 @@ pub(super) fn check_layer(d_model: usize, n_heads: usize) -> Result<()> {
 }
 
 /// Where the weights of novel classes come from.
+///
+/// ```
+/// use wgpu_attention::models::nam::Generator;
+///
+/// assert!(Generator::Nam2Attention.has_eraser() && Generator::Nam2Attention.attends());
+/// assert!(Generator::Nam.has_erase_logits() && !Generator::None.attends());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -184,6 +200,15 @@ pub struct EmbeddingConfig {
 }
 
 /// The architecture of a [`FewShot`](super::FewShot).
+///
+/// ```
+/// use wgpu_attention::{models::nam::FewShotConfig, serde_json};
+///
+/// let config = r#"{"generator": "nam2", "classifier_type": "cosine", "n_base": 20, "n_novel": 5,
+///                  "embedding": {"n_in": 64, "dims": [128, 32]}}"#;
+/// let config: FewShotConfig = serde_json::from_str(config).unwrap();
+/// assert_eq!(config.n_features().unwrap(), 32);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FewShotConfig {
@@ -217,6 +242,13 @@ impl FewShotConfig {
 }
 
 /// The architecture of an [`LsamAe`](super::LsamAe).
+///
+/// ```
+/// use wgpu_attention::{models::nam::LsamAeConfig, serde_json};
+///
+/// let config: LsamAeConfig = serde_json::from_str(r#"{"vocab_size": 30, "d_model": 64, "nhead": 8}"#).unwrap();
+/// assert!(config.dim_feedforward == 2048 && config.check().is_ok());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LsamAeConfig {
@@ -247,6 +279,15 @@ impl LsamAeConfig {
 }
 
 /// The architecture of a [`NamTransformer`](super::NamTransformer).
+///
+/// ```
+/// use wgpu_attention::{models::nam::TransformerConfig, serde_json};
+///
+/// let config = r#"{"vocab": 20, "max_len": 2000, "emb": 512, "qkv": 512, "mlp": 1024, "heads": 8,
+///                  "layers": 4, "classes": 10, "learn_pos": true}"#;
+/// let config: TransformerConfig = serde_json::from_str(config).unwrap();
+/// assert!(config.check().is_ok() && TransformerConfig { heads: 7, ..config }.check().is_err());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TransformerConfig {

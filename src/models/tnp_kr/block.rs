@@ -280,6 +280,20 @@ impl BlockMemory {
     ///
     /// # Errors
     /// Memories of scan attention, of different shapes, or one with a mask and one without.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor, checkpoint::Checkpoint, models::tnp_kr::{BlockMemory, Config, KrBlock}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let (device, config) = (Device::best(), Config::performer(1, 1));
+    /// let load = |checkpoint: &Checkpoint| checkpoint.load(&device, |parameters| KrBlock::load(parameters, &config));
+    /// let block = load(&Checkpoint::random(0, load)?)?;
+    /// let memory = block.write(&Tensor::new(&device, &[1, 3, 64], &[0.1; 192])?, None, None)?;
+    /// let BlockMemory::Linear { state, .. } = memory.merge(&memory)? else { panic!("a performer keeps sums") };
+    /// assert_eq!(state.n_keys, [6]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn merge(&self, other: &Self) -> Result<Self> {
         match (self, other) {
             (Self::Linear { state, masked }, Self::Linear { state: other, masked: other_masked })

@@ -45,6 +45,16 @@ pub struct FeatureMap {
 
 impl FeatureMap {
     /// Features that somebody else computed, times `scale`.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor, ops::{FeatureMap, feature_map}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let x = Tensor::new(&Device::best(), &[1, 2], &[1.0, 2.0])?;
+    /// assert_eq!(feature_map(&x, &FeatureMap::identity(0.5))?.read()?, [0.5, 1.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn identity(scale: f32) -> Self {
         Self { kind: FeatureKind::Identity, projection: None, scale }
     }

@@ -277,6 +277,19 @@ impl BiasTerm {
 
 /// A bias for one call of [`scan_attention`](super::scan_attention()): coordinates and the
 /// terms computed from them, and optionally a matrix that already exists.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::{Bias, ScanAttention, scan_attention}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let tensor = |shape: &[usize], numbers: &[f32]| Tensor::new(&Device::cpu(), shape, numbers);
+/// let (q, k) = (tensor(&[1, 1, 1, 1], &[0.0])?, tensor(&[1, 1, 2, 1], &[1.0, 2.0])?);
+/// let matrix = tensor(&[1, 1, 1, 2], &[0.0, 3f32.ln()])?; // the second key weighs three times as much
+/// let read = scan_attention(&q, &k, &k, &ScanAttention::default().bias(Bias::matrix(&matrix)))?;
+/// assert!((read.values.read()?[0] - 1.75).abs() < 1e-6);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Bias<'a> {

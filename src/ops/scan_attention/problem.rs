@@ -13,6 +13,19 @@ pub(super) const OP: &str = "scan_attention";
 pub const MAX_HEAD_DIM: usize = 256;
 
 /// Options of [`scan_attention`](super::scan_attention()); the default is plain softmax attention, head-major.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::{Layout, ScanAttention, scan_attention}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// // Two heads side by side, of one number each; logits of 0 read the mean.
+/// let k = Tensor::new(&Device::cpu(), &[1, 2, 2], &[1.0, 10.0, 3.0, 30.0])?;
+/// let options = ScanAttention::new(Layout::Projected { n_heads: 2 }).scale(0.0).n_splits(2);
+/// let read = scan_attention(&k, &k, &k, &options)?.values.read()?;
+/// assert!(read.iter().zip([2.0, 20.0, 2.0, 20.0]).all(|(a, b)| (a - b).abs() < 1e-5));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct ScanAttention<'a> {

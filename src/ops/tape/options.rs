@@ -1,6 +1,13 @@
 //! What kind of machine drives a tape.
 
 /// How the heads of a tape move.
+///
+/// ```
+/// use wgpu_attention::ops::HeadMoves;
+///
+/// assert!(HeadMoves::All.jumps());
+/// assert_eq!((HeadMoves::NoJump.n_directions(), HeadMoves::NoJump.n_actions()), (3, 9)); // two heads, and p
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HeadMoves {
