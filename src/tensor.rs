@@ -8,7 +8,7 @@ use std::sync::Arc;
 #[cfg(feature = "gpu")]
 use crate::device::gpu::{Buffer, Gpu};
 use crate::{
-    device::{Backend, Device},
+    device::{Backend, Cpu, Device},
     error::{Error, Result, check_limit},
 };
 #[cfg(feature = "gpu")]
@@ -45,7 +45,7 @@ impl std::fmt::Debug for Tensor {
 /// Where the numbers are.
 #[derive(Clone)]
 pub(crate) enum Storage {
-    Cpu(Arc<Vec<f32>>),
+    Cpu(Cpu, Arc<Vec<f32>>),
     #[cfg(feature = "gpu")]
     Gpu(Arc<Gpu>, Buffer),
 }
@@ -58,7 +58,7 @@ impl Tensor {
     pub fn new(device: &Device, shape: &[usize], data: &[f32]) -> Result<Self> {
         check_length(shape, data.len())?;
         let storage = match &device.0 {
-            Backend::Cpu => Storage::Cpu(Arc::new(data.to_vec())),
+            Backend::Cpu(cpu) => Storage::Cpu(*cpu, Arc::new(data.to_vec())),
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => Storage::Gpu(gpu.clone(), gpu.upload(data)?),
         };
@@ -72,14 +72,14 @@ impl Tensor {
     pub fn zeros(device: &Device, shape: &[usize]) -> Result<Self> {
         let n = n_elements(shape);
         match &device.0 {
-            Backend::Cpu => {
+            Backend::Cpu(cpu) => {
                 // No memory holds a shape that overflows.
                 check_limit("numbers of one tensor", n as u64, isize::MAX as u64 / 4)?;
                 // What finds no room is an error and not an abort.
                 if let Err(error) = Vec::<f32>::new().try_reserve_exact(n) {
                     return Err(Error::OutOfMemory { requested: Some(4 * n as u64), message: error.to_string() });
                 }
-                Ok(Self::from_cpu(shape.to_vec(), vec![0.0; n]))
+                Ok(Self::from_cpu(*cpu, shape.to_vec(), vec![0.0; n]))
             }
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => {
@@ -94,7 +94,7 @@ impl Tensor {
     #[cfg(feature = "gpu")]
     pub(crate) fn duplicate(&self) -> Result<Self> {
         match &self.storage {
-            Storage::Cpu(data) => Ok(Self::from_cpu(self.shape.clone(), data.to_vec())),
+            Storage::Cpu(cpu, data) => Ok(Self::from_cpu(*cpu, self.shape.clone(), data.to_vec())),
             Storage::Gpu(gpu, buffer) => {
                 let copy = gpu.allocate(self.len())?;
                 gpu.copy(buffer, 0, &copy, 0, self.len())?;
@@ -113,9 +113,9 @@ impl Tensor {
     }
 
     /// Wraps numbers that an operation computed on the CPU.
-    pub(crate) fn from_cpu(shape: Vec<usize>, data: Vec<f32>) -> Self {
+    pub(crate) fn from_cpu(cpu: Cpu, shape: Vec<usize>, data: Vec<f32>) -> Self {
         debug_assert_eq!(shape.iter().product::<usize>(), data.len());
-        Self { shape, storage: Storage::Cpu(Arc::new(data)) }
+        Self { shape, storage: Storage::Cpu(cpu, Arc::new(data)) }
     }
 
     /// Wraps a buffer that an operation writes on the GPU.
@@ -142,7 +142,7 @@ impl Tensor {
     /// The device that holds the numbers.
     pub fn device(&self) -> Device {
         match &self.storage {
-            Storage::Cpu(_) => Device(Backend::Cpu),
+            Storage::Cpu(cpu, _) => Device(Backend::Cpu(*cpu)),
             #[cfg(feature = "gpu")]
             Storage::Gpu(gpu, _) => Device(Backend::Gpu(gpu.clone())),
         }
@@ -155,7 +155,7 @@ impl Tensor {
     /// The numbers of a tensor that is known to be on the CPU.
     pub(crate) fn cpu(&self) -> &[f32] {
         match &self.storage {
-            Storage::Cpu(data) => data,
+            Storage::Cpu(_, data) => data,
             #[cfg(feature = "gpu")]
             Storage::Gpu(..) => unreachable!("operations check that their inputs share a device"), // infallible
         }
@@ -166,7 +166,7 @@ impl Tensor {
     pub(crate) fn gpu(&self) -> &Buffer {
         match &self.storage {
             Storage::Gpu(_, buffer) => buffer,
-            Storage::Cpu(_) => unreachable!("operations check that their inputs share a device"), // infallible
+            Storage::Cpu(..) => unreachable!("operations check that their inputs share a device"), // infallible
         }
     }
 
@@ -188,7 +188,7 @@ impl Tensor {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn read(&self) -> Result<Vec<f32>> {
         match &self.storage {
-            Storage::Cpu(data) => Ok(data.to_vec()),
+            Storage::Cpu(_, data) => Ok(data.to_vec()),
             #[cfg(feature = "gpu")]
             Storage::Gpu(gpu, buffer) => gpu.download(buffer, self.len())?.wait(),
         }
@@ -216,7 +216,7 @@ impl Tensor {
     /// Starts to copy the numbers to the host.
     pub(crate) fn start_read(&self) -> Result<PendingRead> {
         match &self.storage {
-            Storage::Cpu(data) => Ok(PendingRead::Cpu(data.clone())),
+            Storage::Cpu(_, data) => Ok(PendingRead::Cpu(data.clone())),
             #[cfg(feature = "gpu")]
             Storage::Gpu(gpu, buffer) => Ok(PendingRead::Gpu(gpu.download(buffer, self.len())?)),
         }

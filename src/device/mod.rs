@@ -1,6 +1,7 @@
 //! Where tensors live and operations run: the CPU, or a GPU through `wgpu`.
 
 mod capabilities;
+mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
 mod memory;
@@ -15,6 +16,7 @@ pub(crate) use capabilities::Work;
 #[cfg(feature = "gpu")]
 pub(crate) use capabilities::check_variants;
 pub use capabilities::{AdapterKind, Capabilities, Decision};
+pub(crate) use cpu::Cpu;
 #[cfg(feature = "gpu")]
 pub use gpu::{Adapter, GpuOptions};
 pub use memory::Memory;
@@ -42,21 +44,48 @@ pub struct Device(pub(crate) Backend);
 
 #[derive(Clone, Debug)]
 pub(crate) enum Backend {
-    Cpu,
+    Cpu(Cpu),
     #[cfg(feature = "gpu")]
     Gpu(Arc<gpu::Gpu>),
 }
 
 impl Device {
-    /// The CPU, on all its cores. Needs no GPU and no driver.
+    /// The CPU, on all its cores, with the best instructions that it has. Needs no GPU and no driver.
     pub fn cpu() -> Self {
-        Self(Backend::Cpu)
+        Self(Backend::Cpu(Cpu::best()))
+    }
+
+    /// The CPU with one of [`Device::cpu_instructions`]: to see on one machine the results of
+    /// another, whose sums are rounded otherwise. A device of its own, unless these are the
+    /// instructions of [`Device::cpu`].
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if this machine does not have them; it names those that it has.
+    ///
+    /// ```
+    /// use wgpu_attention::Device;
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let all = Device::cpu_instructions(); // for example ["avx2", "sse4.2", "sse2"]
+    /// assert_eq!(Device::cpu_with(all[0])?, Device::cpu());
+    /// assert!(Device::cpu_with("mmx").unwrap_err().to_string().contains(all[0]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cpu_with(instructions: &str) -> Result<Self> {
+        Cpu::named(instructions).map(|cpu| Self(Backend::Cpu(cpu)))
+    }
+
+    /// The instruction sets of this machine that operations are compiled for, the best first:
+    /// some of `avx512`, `avx2`, `sse4.2`, `sse2`, or one of `neon`, `simd128`, `scalar`.
+    pub fn cpu_instructions() -> Vec<&'static str> {
+        Cpu::all().into_iter().map(Cpu::name).collect()
     }
 
     /// The most bytes that one operand may have where it must be bound whole.
     pub(crate) fn max_binding(&self) -> usize {
         match &self.0 {
-            Backend::Cpu => usize::MAX,
+            Backend::Cpu(_) => usize::MAX,
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => gpu.capabilities().max_binding.try_into().unwrap_or(usize::MAX),
         }
@@ -65,7 +94,7 @@ impl Device {
     /// What the device is and allows: all that decides how an operation runs.
     pub fn capabilities(&self) -> Capabilities {
         match &self.0 {
-            Backend::Cpu => Capabilities::cpu(),
+            Backend::Cpu(_) => Capabilities::cpu(),
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => gpu.capabilities().clone(),
         }
@@ -75,7 +104,7 @@ impl Device {
     /// take more memory and no less time.
     pub(crate) fn busy_rows(&self) -> usize {
         match &self.0 {
-            Backend::Cpu => 4096,
+            Backend::Cpu(_) => 4096,
             #[cfg(feature = "gpu")]
             Backend::Gpu(_) => 16_384,
         }
@@ -151,7 +180,7 @@ impl Device {
     /// Memory taken on this device. The CPU does not count its own: all zeros.
     pub fn memory(&self) -> Memory {
         match &self.0 {
-            Backend::Cpu => Memory::default(),
+            Backend::Cpu(_) => Memory::default(),
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => gpu.memory(),
         }
@@ -160,7 +189,7 @@ impl Device {
     /// Gives the memory that is kept for reuse back to the driver.
     pub fn trim(&self) {
         match &self.0 {
-            Backend::Cpu => {}
+            Backend::Cpu(_) => {}
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => gpu.trim(),
         }
@@ -172,7 +201,7 @@ impl Device {
     /// The device refuses the commands or was lost.
     pub fn submit(&self) -> Result<()> {
         match &self.0 {
-            Backend::Cpu => Ok(()),
+            Backend::Cpu(_) => Ok(()),
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => gpu.submit(),
         }
@@ -185,7 +214,7 @@ impl Device {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn wait(&self) -> Result<()> {
         match &self.0 {
-            Backend::Cpu => Ok(()),
+            Backend::Cpu(_) => Ok(()),
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => gpu.wait(),
         }
@@ -197,7 +226,7 @@ impl Device {
     /// As [`Device::wait`].
     pub async fn wait_async(&self) -> Result<()> {
         match &self.0 {
-            Backend::Cpu => Ok(()),
+            Backend::Cpu(_) => Ok(()),
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => gpu.wait_async().await,
         }
@@ -206,7 +235,7 @@ impl Device {
     /// The device as it is told apart from others of its name.
     pub(crate) fn identity(&self) -> String {
         match &self.0 {
-            Backend::Cpu => self.to_string(),
+            Backend::Cpu(_) => self.to_string(),
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => gpu.identity(),
         }
@@ -283,7 +312,7 @@ impl Device {
     /// The limits that a GPU device was opened with; `None` on the CPU.
     pub fn limits(&self) -> Option<&wgpu::Limits> {
         match &self.0 {
-            Backend::Cpu => None,
+            Backend::Cpu(_) => None,
             Backend::Gpu(gpu) => Some(gpu.limits()),
         }
     }
@@ -296,7 +325,7 @@ impl Device {
     /// The file cannot be written.
     pub fn save_pipelines(&self) -> Result<()> {
         match &self.0 {
-            Backend::Cpu => Ok(()),
+            Backend::Cpu(_) => Ok(()),
             Backend::Gpu(gpu) => gpu.save_pipelines(),
         }
     }
@@ -342,7 +371,7 @@ impl Device {
     /// The CPU device has nothing to encode; a GPU device refuses a buffer.
     pub fn encode_into(&self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         match &self.0 {
-            Backend::Cpu => Err(Error::Unsupported {
+            Backend::Cpu(_) => Err(Error::Unsupported {
                 what: "Device::encode_into",
                 on: "the CPU device".into(),
                 why: "operations there run at once and leave nothing to encode",
@@ -355,7 +384,7 @@ impl Device {
 impl PartialEq for Device {
     fn eq(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
-            (Backend::Cpu, Backend::Cpu) => true,
+            (Backend::Cpu(a), Backend::Cpu(b)) => a == b,
             #[cfg(feature = "gpu")]
             (Backend::Gpu(a), Backend::Gpu(b)) => Arc::ptr_eq(a, b),
             #[cfg(feature = "gpu")]
@@ -367,10 +396,7 @@ impl PartialEq for Device {
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Backend::Cpu => {
-                let threads = std::thread::available_parallelism().map_or(1, usize::from);
-                write!(f, "CPU ({threads} threads)")
-            }
+            Backend::Cpu(cpu) => write!(f, "{cpu}"),
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => write!(f, "{gpu}"),
         }

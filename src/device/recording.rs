@@ -64,7 +64,7 @@ impl Device {
     /// [`Error::NotComputed`]: crate::Error::NotComputed
     pub fn record<T>(&self, operations: impl FnOnce() -> Result<T>) -> Result<(T, Recording)> {
         match &self.0 {
-            Backend::Cpu => Ok((operations()?, Recording::empty())),
+            Backend::Cpu(_) => Ok((operations()?, Recording::empty())),
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => {
                 let (result, recorded) = gpu.record(operations)?;

@@ -40,14 +40,5 @@ pub(crate) fn store_some<S: Simd>(vector: S::f32s, to: &mut [f32]) {
 /// Every instruction set of this machine, the best first.
 #[cfg(test)]
 pub(crate) fn levels() -> Vec<fearless_simd::Level> {
-    let best = fearless_simd::Level::new();
-    #[allow(unused_mut)]
-    let mut levels = vec![best];
-    #[cfg(target_arch = "x86_64")]
-    {
-        levels.extend(best.as_avx2().map(|token| token.level()));
-        levels.extend(best.as_sse4_2().map(|token| token.level()));
-        levels.extend(best.as_sse2().map(|token| token.level()));
-    }
-    levels
+    crate::device::Cpu::all().into_iter().map(|cpu| cpu.0).collect()
 }

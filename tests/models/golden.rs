@@ -1,6 +1,6 @@
 //! Golden cases from the papers' own code: every `.safetensors` file of `tests/fixtures`, or of
 //! the folder that `WGPU_ATTENTION_FIXTURES` names, is rebuilt from its metadata, run on the CPU
-//! and on every adapter, and compared with float64. A case that is not known is a failure.
+//! with every instruction set that it has and on every adapter, and compared with float64. A case that is not known is a failure.
 
 // One module for each system: how its cases are run.
 mod cmanp;
@@ -9,7 +9,7 @@ mod tnp_kr;
 
 use std::{collections::BTreeMap, path::Path};
 
-use crate::support::{bound, devices, error, fixture, fixture::Fixture};
+use crate::support::{bound, devices, error, fixture, fixture::Fixture, other_cpus};
 use wgpu_attention::Device;
 
 /// The outputs of a case on a device, by name.
@@ -25,8 +25,8 @@ fn golden_cases() {
         .collect();
     paths.sort();
     assert!(!paths.is_empty(), "no .safetensors file in {}", folder.display());
-    #[allow(unused_mut)]
     let mut devices = devices();
+    devices.extend(other_cpus());
     #[cfg(feature = "gpu")]
     devices.extend(crate::support::few_bindings());
     let mut failures = Vec::new();

@@ -22,6 +22,17 @@ pub fn devices() -> Vec<(String, Device)> {
     devices
 }
 
+/// The CPU with every instruction set that it has but the best, which is that of [`devices`].
+pub fn other_cpus() -> Vec<(String, Device)> {
+    let names = Device::cpu_instructions();
+    names[1..].iter().map(|name| (format!("CPU, {name}"), Device::cpu_with(name).unwrap())).collect()
+}
+
+/// Whether a device is the CPU, with any instructions.
+pub fn is_cpu(device: &Device) -> bool {
+    device.capabilities().adapter.is_none()
+}
+
 /// Every adapter with unchecked and with checked shaders, opened once.
 #[cfg(feature = "gpu")]
 pub fn gpus() -> Vec<(String, Device)> {
@@ -80,7 +91,7 @@ pub fn error(found: &[f32], truth: &[f64]) -> f64 {
 /// `exp` may be several units in the last place off; never asked to be below what rounding a
 /// few sums costs.
 pub fn bound(device: &Device, recorded: f64) -> f64 {
-    if *device == Device::cpu() { (4.0 * recorded).max(2e-6) } else { (10.0 * recorded).max(1e-5) }
+    if is_cpu(device) { (4.0 * recorded).max(2e-6) } else { (10.0 * recorded).max(1e-5) }
 }
 
 /// Reproducible random numbers.

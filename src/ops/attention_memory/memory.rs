@@ -132,9 +132,11 @@ impl AttentionMemory<'_> {
         let problem = Problem::new(self.layout, queries, v_dim);
         let shape = self.layout.shape(Sizes { dim: v_dim, ..queries });
         let values = match q.storage() {
-            Storage::Cpu(_) => {
-                Tensor::from_cpu(shape, cpu::read(&problem, state.memory.cpu(), q.cpu(), numbers(self.p_read)))
-            }
+            Storage::Cpu(cpu, _) => Tensor::from_cpu(
+                *cpu,
+                shape,
+                cpu::read(cpu.0, &problem, state.memory.cpu(), q.cpu(), numbers(self.p_read)),
+            ),
             #[cfg(feature = "gpu")]
             Storage::Gpu(gpu, _) => gpu::read(gpu, &problem, &state.memory, q, self.p_read, shape)?,
         };

@@ -105,7 +105,7 @@ fn run(
         None => vec![0],
     };
     let (values, memory) = match k.storage() {
-        Storage::Cpu(_) => {
+        Storage::Cpu(cpu, _) => {
             let form = plan::plan(problem, options.form, &Capabilities::cpu())?.form;
             let inputs = cpu::Inputs {
                 problem,
@@ -117,8 +117,11 @@ fn run(
                 p_write: numbers(options.p_write),
                 p_erase: numbers(options.p_erase),
             };
-            let (values, memory) = cpu::run(&inputs, form);
-            (Tensor::from_cpu(values_shape, values), Tensor::from_cpu(problem.memory_shape().to_vec(), memory))
+            let (values, memory) = cpu::run(cpu.0, &inputs, form);
+            (
+                Tensor::from_cpu(*cpu, values_shape, values),
+                Tensor::from_cpu(*cpu, problem.memory_shape().to_vec(), memory),
+            )
         }
         #[cfg(feature = "gpu")]
         Storage::Gpu(gpu, _) => gpu::run(gpu, problem, q, k, v, options, values_shape)?,

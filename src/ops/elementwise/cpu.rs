@@ -29,7 +29,7 @@ fn each(x: &[f32], f: impl Fn(f32) -> f32 + Sync + Send) -> Vec<f32> {
     x.par_iter().with_min_len(TASK).map(|&x| f(x)).collect()
 }
 
-pub(super) fn join(join: Join, rows: &Rows, a: &[f32], b: &[f32]) -> Vec<f32> {
+pub(super) fn join(level: Level, join: Join, rows: &Rows, a: &[f32], b: &[f32]) -> Vec<f32> {
     let Rows { scale, b_width, b_stride, .. } = *rows;
     let of_row = |row: usize| &b[row * b_stride..][..b_width];
     match join {
@@ -50,7 +50,7 @@ pub(super) fn join(join: Join, rows: &Rows, a: &[f32], b: &[f32]) -> Vec<f32> {
             left.copy_from_slice(a);
             right.copy_from_slice(of_row(row));
         }),
-        Join::Geglu => dispatch!(Level::new(), simd => {
+        Join::Geglu => dispatch!(level, simd => {
             let rows = Rows { a_used: rows.a_width, ..*rows };
             by_row(&rows, a, |_, a, y| simd.vectorize(
                 #[inline(always)]

@@ -34,7 +34,7 @@ use problem::{Join, Rows};
 /// ```
 pub fn map(x: &Tensor, map: Map) -> Result<Tensor> {
     match x.storage() {
-        Storage::Cpu(_) => Ok(Tensor::from_cpu(x.shape().to_vec(), cpu::map(map, x.cpu()))),
+        Storage::Cpu(cpu, _) => Ok(Tensor::from_cpu(*cpu, x.shape().to_vec(), cpu::map(map, x.cpu()))),
         #[cfg(feature = "gpu")]
         Storage::Gpu(gpu, _) => gpu::map(gpu, map, x),
     }
@@ -61,7 +61,9 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
 /// The result of a join, of a shape that the caller has checked.
 fn join(join: Join, rows: Rows, shape: Vec<usize>, a: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     match a.storage() {
-        Storage::Cpu(_) => Ok(Tensor::from_cpu(shape, cpu::join(join, &rows, a.cpu(), b.map_or(&[], Tensor::cpu)))),
+        Storage::Cpu(cpu, _) => {
+            Ok(Tensor::from_cpu(*cpu, shape, cpu::join(cpu.0, join, &rows, a.cpu(), b.map_or(&[], Tensor::cpu))))
+        }
         #[cfg(feature = "gpu")]
         Storage::Gpu(gpu, _) => gpu::join(gpu, join, rows, shape, a, b),
     }

@@ -16,9 +16,9 @@ use crate::{
 /// Rows of a task.
 const TASK: usize = 256;
 
-pub(super) fn feature_map(map: &FeatureMap, head_dim: usize, n_features: usize, x: &[f32]) -> Vec<f32> {
+pub(super) fn feature_map(level: Level, map: &FeatureMap, head_dim: usize, n_features: usize, x: &[f32]) -> Vec<f32> {
     let mut y = vec![0.0; x.len() / head_dim.max(1) * n_features];
-    dispatch!(Level::new(), simd => {
+    dispatch!(level, simd => {
         let map = &Map::new(simd, map, head_dim, n_features);
         y.par_chunks_mut((TASK * n_features).max(1)).enumerate().for_each_init(Vec::new, |scaled, (task, y)| {
             let rows = y.len() / n_features;

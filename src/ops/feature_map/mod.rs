@@ -46,7 +46,9 @@ pub fn feature_map(x: &Tensor, map: &FeatureMap) -> Result<Tensor> {
     let mut shape = rows.to_vec();
     shape.push(n_features);
     match x.storage() {
-        Storage::Cpu(_) => Ok(Tensor::from_cpu(shape, cpu::feature_map(map, head_dim, n_features, x.cpu()))),
+        Storage::Cpu(cpu, _) => {
+            Ok(Tensor::from_cpu(*cpu, shape, cpu::feature_map(cpu.0, map, head_dim, n_features, x.cpu())))
+        }
         #[cfg(feature = "gpu")]
         Storage::Gpu(gpu, _) => gpu::feature_map(gpu, map, head_dim, n_features, x, shape),
     }

@@ -10,6 +10,7 @@ use crate::simd::{load_some, store_some};
 const TASK: usize = 1 << 16;
 
 pub(super) fn layer_norm(
+    level: Level,
     x: &[f32],
     width: usize,
     scale: &[f32],
@@ -18,7 +19,7 @@ pub(super) fn layer_norm(
     residual: Option<&[f32]>,
 ) -> Vec<f32> {
     let norm = Norm { scale, bias, epsilon };
-    dispatch!(Level::new(), simd => norm.run(simd, x, width, residual))
+    dispatch!(level, simd => norm.run(simd, x, width, residual))
 }
 
 /// The mean and the variance of a row times `shrink`.

@@ -53,9 +53,10 @@ pub fn layer_norm(
     check_argument(is_allowed, OP, "epsilon", epsilon, "a finite number, 0 or more")?;
     check_same_device(OP, x, &[Some(scale), Some(bias), residual])?;
     match x.storage() {
-        Storage::Cpu(_) => {
-            let data = cpu::layer_norm(x.cpu(), width, scale.cpu(), bias.cpu(), epsilon, residual.map(Tensor::cpu));
-            Ok(Tensor::from_cpu(x.shape().to_vec(), data))
+        Storage::Cpu(cpu, _) => {
+            let data =
+                cpu::layer_norm(cpu.0, x.cpu(), width, scale.cpu(), bias.cpu(), epsilon, residual.map(Tensor::cpu));
+            Ok(Tensor::from_cpu(*cpu, x.shape().to_vec(), data))
         }
         #[cfg(feature = "gpu")]
         Storage::Gpu(gpu, _) => gpu::layer_norm(gpu, x, scale, bias, epsilon, residual),

@@ -17,6 +17,7 @@ use crate::simd::{
 const TASK: usize = 1 << 20;
 
 pub(super) fn linear(
+    level: Level,
     problem: &Problem,
     x: &[f32],
     weight: &[f32],
@@ -24,7 +25,7 @@ pub(super) fn linear(
     residual: Option<&[f32]>,
 ) -> Vec<f32> {
     let layer = Layer { problem, x, weight, bias, residual };
-    dispatch!(Level::new(), simd => layer.run(simd))
+    dispatch!(level, simd => layer.run(simd))
 }
 
 struct Layer<'a> {
@@ -202,6 +203,6 @@ mod tests {
     #[test]
     fn without_inputs_the_result_is_the_activated_bias() {
         let problem = Problem { rows: 3, n_in: 0, n_out: 2, activation: Activation::Relu };
-        assert_eq!(linear(&problem, &[], &[], Some(&[1.0, -1.0]), None), [1.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
+        assert_eq!(linear(Level::new(), &problem, &[], &[], Some(&[1.0, -1.0]), None), [1.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
     }
 }

@@ -36,10 +36,10 @@ pub use problem::{Activation, Linear};
 pub fn linear(x: &Tensor, layer: &Linear, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
     let (problem, shape) = check(x, layer, activation, residual)?;
     match x.storage() {
-        Storage::Cpu(_) => {
+        Storage::Cpu(cpu, _) => {
             let bias = layer.bias.as_ref().map(Tensor::cpu);
-            let data = cpu::linear(&problem, x.cpu(), layer.weight.cpu(), bias, residual.map(Tensor::cpu));
-            Ok(Tensor::from_cpu(shape, data))
+            let data = cpu::linear(cpu.0, &problem, x.cpu(), layer.weight.cpu(), bias, residual.map(Tensor::cpu));
+            Ok(Tensor::from_cpu(*cpu, shape, data))
         }
         #[cfg(feature = "gpu")]
         Storage::Gpu(gpu, _) => gpu::linear(gpu, &problem, shape, x, layer, residual),

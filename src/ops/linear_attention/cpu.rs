@@ -24,8 +24,15 @@ const KEYS: usize = 64;
 const PART: usize = 4 * KEYS;
 const MAX_PARTS: usize = 32;
 
-pub(super) fn write(problem: &Problem, map: &FeatureMap, k: &[f32], v: &[f32], keep: Option<&[f32]>) -> Vec<f32> {
-    dispatch!(Level::new(), simd => {
+pub(super) fn write(
+    level: Level,
+    problem: &Problem,
+    map: &FeatureMap,
+    k: &[f32],
+    v: &[f32],
+    keep: Option<&[f32]>,
+) -> Vec<f32> {
+    dispatch!(level, simd => {
         let map = &Map::new(simd, map, problem.head_dim, problem.n_features);
         let task = Write { problem, map, k, v, keep };
         // Parts do not depend on the number of threads, so neither do the bits.
@@ -142,13 +149,20 @@ fn outer_product<S: Simd, const C: usize>(
     }
 }
 
-pub(super) fn read(problem: &Problem, map: &FeatureMap, q: &[f32], sums: &[f32], n_keys: &[u64]) -> Vec<f32> {
+pub(super) fn read(
+    level: Level,
+    problem: &Problem,
+    map: &FeatureMap,
+    q: &[f32],
+    sums: &[f32],
+    n_keys: &[u64],
+) -> Vec<f32> {
     let Problem { outer, inner, n, v_dim, .. } = *problem;
     let mut y = vec![0.0; outer * n * inner * v_dim];
     if y.is_empty() {
         return y;
     }
-    dispatch!(Level::new(), simd => {
+    dispatch!(level, simd => {
         let map = &Map::new(simd, map, problem.head_dim, problem.n_features);
         let packed = pack(simd, problem, sums);
         let task = Read { problem, map, q, packed: &packed, n_keys };

@@ -74,9 +74,9 @@ impl LinearAttention {
             _ => vec![problem.n as u64; problem.batch],
         };
         let sums = match k.storage() {
-            Storage::Cpu(_) => {
-                let sums = cpu::write(&problem, &self.features, k.cpu(), v.cpu(), keep.map(Tensor::cpu));
-                Tensor::from_cpu(problem.state_shape().to_vec(), sums)
+            Storage::Cpu(cpu, _) => {
+                let sums = cpu::write(cpu.0, &problem, &self.features, k.cpu(), v.cpu(), keep.map(Tensor::cpu));
+                Tensor::from_cpu(*cpu, problem.state_shape().to_vec(), sums)
             }
             #[cfg(feature = "gpu")]
             Storage::Gpu(gpu, _) => gpu::write(gpu, &problem, &self.features, k, v, keep)?,
@@ -115,9 +115,9 @@ impl LinearAttention {
         check_same_device(READ, q, &[Some(&state.sums), self.features.projection.as_ref()])?;
         let shape = self.layout.shape(Sizes { dim: v_dim, ..sizes });
         let values = match q.storage() {
-            Storage::Cpu(_) => {
-                let y = cpu::read(&problem, &self.features, q.cpu(), state.sums.cpu(), &state.n_keys);
-                Tensor::from_cpu(shape, y)
+            Storage::Cpu(cpu, _) => {
+                let y = cpu::read(cpu.0, &problem, &self.features, q.cpu(), state.sums.cpu(), &state.n_keys);
+                Tensor::from_cpu(*cpu, shape, y)
             }
             #[cfg(feature = "gpu")]
             Storage::Gpu(gpu, _) => gpu::read(gpu, &problem, &self.features, q, state, shape)?,

@@ -14,6 +14,7 @@ use crate::{
 
 /// Every output, `[batch, n, d_model]`; `hidden` and `memory` become those after the last step.
 pub(super) fn lsam(
+    level: Level,
     problem: &Problem,
     z: &[f32],
     weight: &[f32],
@@ -26,7 +27,7 @@ pub(super) fn lsam(
     if values.is_empty() {
         return values;
     }
-    dispatch!(Level::new(), simd => {
+    dispatch!(level, simd => {
         let weight = &Packed::new(simd, weight, d_model, width);
         // Batch elements that share a pass over the weights.
         values

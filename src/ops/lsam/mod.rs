@@ -70,16 +70,16 @@ pub fn lsam(x: &Tensor, layer: &Lsam, state: Option<&LsamState>, direction: Dire
     let reverse = direction == Direction::Reverse;
     let z = linear(x, &layer.input, Activation::None, None)?;
     match x.storage() {
-        Storage::Cpu(_) => {
+        Storage::Cpu(cpu, _) => {
             let mut hidden = state.map_or_else(|| vec![0.0; batch * d_model], |state| state.hidden.cpu().to_vec());
             let len = problem.memory_shape().iter().product();
             let mut memory = state.map_or_else(|| vec![0.0; len], |state| state.memory.cpu().to_vec());
-            let values = cpu::lsam(&problem, z.cpu(), layer.hidden.cpu(), &mut hidden, &mut memory, reverse);
+            let values = cpu::lsam(cpu.0, &problem, z.cpu(), layer.hidden.cpu(), &mut hidden, &mut memory, reverse);
             let state = LsamState {
-                hidden: Tensor::from_cpu(vec![batch, d_model], hidden),
-                memory: Tensor::from_cpu(problem.memory_shape().to_vec(), memory),
+                hidden: Tensor::from_cpu(*cpu, vec![batch, d_model], hidden),
+                memory: Tensor::from_cpu(*cpu, problem.memory_shape().to_vec(), memory),
             };
-            Ok(LsamOutput { values: Tensor::from_cpu(vec![batch, n, d_model], values), state })
+            Ok(LsamOutput { values: Tensor::from_cpu(*cpu, vec![batch, n, d_model], values), state })
         }
         #[cfg(feature = "gpu")]
         Storage::Gpu(gpu, _) => gpu::lsam(gpu, &problem, &z, &layer.hidden, state, reverse),

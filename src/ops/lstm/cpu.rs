@@ -10,6 +10,7 @@ use crate::{
 
 /// The hidden states `[batch, n, hidden]` and the last state `[batch, 2, hidden]`.
 pub(super) fn lstm(
+    level: Level,
     [batch, n, hidden]: [usize; 3],
     gates: &[f32],
     weight: &[f32],
@@ -19,7 +20,7 @@ pub(super) fn lstm(
     if values.is_empty() {
         return (values, state);
     }
-    dispatch!(Level::new(), simd => {
+    dispatch!(level, simd => {
         let weight = &Packed::new(simd, weight, hidden, 4 * hidden);
         // Batch elements that share a pass over the weights.
         values

@@ -59,12 +59,12 @@ pub fn lstm(x: &Tensor, layer: &Lstm, state: Option<&Tensor>) -> Result<LstmOutp
     let gates = linear(x, &layer.input, Activation::None, None)?;
     let sizes = [batch, n, hidden];
     match x.storage() {
-        Storage::Cpu(_) => {
+        Storage::Cpu(cpu, _) => {
             let before = state.map_or_else(|| vec![0.0; batch * 2 * hidden], |state| state.cpu().to_vec());
-            let (values, state) = cpu::lstm(sizes, gates.cpu(), layer.hidden.cpu(), before);
+            let (values, state) = cpu::lstm(cpu.0, sizes, gates.cpu(), layer.hidden.cpu(), before);
             Ok(LstmOutput {
-                values: Tensor::from_cpu(sizes.to_vec(), values),
-                state: Tensor::from_cpu(vec![batch, 2, hidden], state),
+                values: Tensor::from_cpu(*cpu, sizes.to_vec(), values),
+                state: Tensor::from_cpu(*cpu, vec![batch, 2, hidden], state),
             })
         }
         #[cfg(feature = "gpu")]

@@ -59,11 +59,11 @@ pub fn merge_attention(values: &Tensor, log_sum_exp: &Tensor) -> Result<Attentio
     check_shapes(fit, OP, ("values", of_values), ("log_sum_exp", of_lse), rule)?;
     check_same_device(OP, values, &[Some(log_sum_exp)])?;
     match values.storage() {
-        Storage::Cpu(_) => {
+        Storage::Cpu(cpu, _) => {
             let (merged, lse) = cpu::merge_attention(n_parts, width, values.cpu(), log_sum_exp.cpu());
             Ok(Attention {
-                values: Tensor::from_cpu(values.shape()[1..].to_vec(), merged),
-                log_sum_exp: Tensor::from_cpu(log_sum_exp.shape()[1..].to_vec(), lse),
+                values: Tensor::from_cpu(*cpu, values.shape()[1..].to_vec(), merged),
+                log_sum_exp: Tensor::from_cpu(*cpu, log_sum_exp.shape()[1..].to_vec(), lse),
             })
         }
         #[cfg(feature = "gpu")]
@@ -79,10 +79,10 @@ pub(crate) fn merge_states(states: &[&Tensor], part: Option<&Attention>, shape: 
         return Err(Error::shape(OP, "states", &[0], "one or more"));
     };
     match first.storage() {
-        Storage::Cpu(_) => {
+        Storage::Cpu(cpu, _) => {
             let states: Vec<&[f32]> = states.iter().map(|state| state.cpu()).collect();
             let merged = cpu_inputs(&states, part, sizes).state();
-            Ok(Tensor::from_cpu(shape, merged))
+            Ok(Tensor::from_cpu(*cpu, shape, merged))
         }
         #[cfg(feature = "gpu")]
         Storage::Gpu(gpu, _) => Ok(Tensor::from_gpu(shape, gpu, gpu::merge_states(gpu, states, part, sizes)?)),
@@ -93,9 +93,9 @@ pub(crate) fn merge_states(states: &[&Tensor], part: Option<&Attention>, shape: 
 pub(crate) fn read_state(state: &Tensor, values_shape: Vec<usize>, lse_shape: Vec<usize>) -> Result<Attention> {
     let sizes = sizes(state.shape());
     let (values, log_sum_exp) = match state.storage() {
-        Storage::Cpu(_) => {
+        Storage::Cpu(cpu, _) => {
             let (values, lse) = cpu_inputs(&[state.cpu()], None, sizes).attention();
-            (Tensor::from_cpu(values_shape, values), Tensor::from_cpu(lse_shape, lse))
+            (Tensor::from_cpu(*cpu, values_shape, values), Tensor::from_cpu(*cpu, lse_shape, lse))
         }
         #[cfg(feature = "gpu")]
         Storage::Gpu(gpu, _) => {

@@ -79,7 +79,7 @@ pub(crate) fn attend(
     let mask = options.key_mask.map(Mask::tensor);
     check_same_device(OP, q, &[Some(k), Some(v), mask, bias.q_coords, bias.k_coords, bias.matrix])?;
     match q.storage() {
-        Storage::Cpu(_) => {
+        Storage::Cpu(cpu, _) => {
             let inputs = CpuInputs {
                 q: q.cpu(),
                 k: k.cpu(),
@@ -91,10 +91,10 @@ pub(crate) fn attend(
                 matrix: bias.matrix.map(Tensor::cpu),
                 n_splits: options.n_splits,
             };
-            let (values, log_sum_exp) = cpu::scan_attention(problem, &inputs);
+            let (values, log_sum_exp) = cpu::scan_attention(cpu.0, problem, &inputs);
             Ok(Attention {
-                values: Tensor::from_cpu(problem.out_shape(), values),
-                log_sum_exp: Tensor::from_cpu(problem.lse_shape(), log_sum_exp),
+                values: Tensor::from_cpu(*cpu, problem.out_shape(), values),
+                log_sum_exp: Tensor::from_cpu(*cpu, problem.lse_shape(), log_sum_exp),
             })
         }
         #[cfg(feature = "gpu")]

@@ -10,14 +10,14 @@ use crate::{
 };
 
 /// What is read, `[batch, n, n_tapes * mem]`; `state` becomes that after the last step.
-pub(super) fn tape(problem: &Problem, inputs: &TapeInputs<'_>, state: &mut [f32]) -> Vec<f32> {
+pub(super) fn tape(level: Level, problem: &Problem, inputs: &TapeInputs<'_>, state: &mut [f32]) -> Vec<f32> {
     let Problem { batch, n, n_tapes, mem, .. } = *problem;
     // Numbers and no tensors: those stay on their thread in a browser.
     let (value, action) = (inputs.value.cpu(), inputs.action.cpu());
     let key_and_query = inputs.key.zip(inputs.query).map(|(key, query)| (key.cpu(), query.cpu()));
     let tapes = state.par_chunks_mut(problem.state_len()).enumerate().map(|(i, state)| {
         let machine = Machine { problem, value, key_and_query, action, batch: i / n_tapes, tape: i % n_tapes };
-        dispatch!(Level::new(), simd => simd.vectorize(
+        dispatch!(level, simd => simd.vectorize(
             #[inline(always)]
             || machine.run(simd, state),
         ))

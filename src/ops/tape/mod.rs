@@ -61,11 +61,11 @@ pub fn tape(inputs: &TapeInputs<'_>, options: TapeOptions, tape: Option<&Tensor>
     let values_shape = vec![batch, n, n_tapes * mem];
     let state = begin(&problem, inputs.value, tape)?;
     let (values, state) = match inputs.value.storage() {
-        Storage::Cpu(_) => {
+        Storage::Cpu(cpu, _) => {
             let mut state = state.cpu().to_vec();
-            let values = cpu::tape(&problem, inputs, &mut state);
-            let state = Tensor::from_cpu(vec![batch, n_tapes, problem.state_len()], state);
-            (Tensor::from_cpu(values_shape, values), state)
+            let values = cpu::tape(cpu.0, &problem, inputs, &mut state);
+            let state = Tensor::from_cpu(*cpu, vec![batch, n_tapes, problem.state_len()], state);
+            (Tensor::from_cpu(*cpu, values_shape, values), state)
         }
         #[cfg(feature = "gpu")]
         Storage::Gpu(gpu, _) => (gpu::tape(gpu, &problem, inputs, &state, values_shape)?, state),

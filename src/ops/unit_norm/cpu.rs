@@ -11,10 +11,10 @@ pub(crate) const EPSILON: f32 = 1e-12;
 /// Numbers in a task: enough to be worth a thread.
 const TASK: usize = 1 << 16;
 
-pub(super) fn unit_norm(x: &[f32], width: usize) -> Vec<f32> {
+pub(super) fn unit_norm(level: Level, x: &[f32], width: usize) -> Vec<f32> {
     let mut y = vec![0.0; x.len()];
     let chunk = (TASK / width).max(1) * width;
-    dispatch!(Level::new(), simd => {
+    dispatch!(level, simd => {
         y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(y, x)| {
             simd.vectorize(
                 #[inline(always)]

@@ -16,14 +16,14 @@ use head::{Head, pack_memory, store_row};
 const TASK: usize = 64 * ROWS;
 
 /// What is read `[batch, n, n_heads * v_dim]` (nothing without queries) and the memory.
-pub(super) fn run(inputs: &Inputs<'_>, form: Form) -> (Vec<f32>, Vec<f32>) {
+pub(super) fn run(level: Level, inputs: &Inputs<'_>, form: Form) -> (Vec<f32>, Vec<f32>) {
     let problem = inputs.problem;
     let Problem { n, n_heads, head_dim, v_dim, .. } = *problem;
     let of_head = |i: usize| {
         let head = Head { inputs, batch: i / n_heads, head: i % n_heads };
         let len = head_dim * v_dim;
         let before = inputs.memory.map(|memory| &memory[i * len..][..len]);
-        dispatch!(Level::new(), simd => simd.vectorize(
+        dispatch!(level, simd => simd.vectorize(
             #[inline(always)]
             || match form {
                 Form::Recurrent => recurrent::run(simd, &head, before),
@@ -47,13 +47,13 @@ pub(super) fn run(inputs: &Inputs<'_>, form: Form) -> (Vec<f32>, Vec<f32>) {
 }
 
 /// `p_r M q` for every query.
-pub(super) fn read(problem: &Problem, memory: &[f32], q: &[f32], p_read: Option<&[f32]>) -> Vec<f32> {
+pub(super) fn read(level: Level, problem: &Problem, memory: &[f32], q: &[f32], p_read: Option<&[f32]>) -> Vec<f32> {
     let Problem { batch, n, n_heads, head_dim, v_dim } = *problem;
     let mut y = vec![0.0; batch * n * n_heads * v_dim];
     if y.is_empty() {
         return y;
     }
-    dispatch!(Level::new(), simd => {
+    dispatch!(level, simd => {
         let panels = Panels::new(simd, v_dim);
         let packed: Vec<Vec<f32>> =
             memory.chunks_exact(v_dim * head_dim).map(|memory| pack_memory(memory, head_dim, panels)).collect();

@@ -43,12 +43,7 @@ const THREAD_WORK: usize = 1 << 22;
 const THREAD_NUMBERS: usize = 1 << 16;
 
 /// Returns the values and the log-sum-exp, in the layout of the problem.
-pub(super) fn scan_attention(problem: &Problem, inputs: &CpuInputs<'_>) -> (Vec<f32>, Vec<f32>) {
-    scan_with(Level::new(), problem, inputs)
-}
-
-/// [`scan_attention`] with the instructions of `level`.
-fn scan_with(level: Level, problem: &Problem, inputs: &CpuInputs<'_>) -> (Vec<f32>, Vec<f32>) {
+pub(super) fn scan_attention(level: Level, problem: &Problem, inputs: &CpuInputs<'_>) -> (Vec<f32>, Vec<f32>) {
     dispatch!(level, simd => scan(simd, problem, inputs))
 }
 
