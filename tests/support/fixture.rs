@@ -9,9 +9,10 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use wgpu_attention::{Device, Mask, Tensor, checkpoint::Checkpoint};
 
-use super::error;
+use super::{Random, error};
 
 /// One file.
+#[derive(Clone)]
 pub struct Fixture {
     /// The file's name.
     pub name: String,
@@ -21,6 +22,8 @@ pub struct Fixture {
     /// Per output, how far the papers' own f32 and f64 code are apart.
     deviations: Value,
     tensors: BTreeMap<String, (Vec<usize>, Vec<f64>)>,
+    /// The names of those of f32.
+    singles: Vec<String>,
 }
 
 /// The folder of the golden cases.
@@ -37,6 +40,10 @@ impl Fixture {
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
         let metadata = header.metadata().as_ref().unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let is_single = |(name, view): (&str, safetensors::tensor::TensorView<'_>)| {
+            (view.dtype() == Dtype::F32).then(|| name.to_owned())
+        };
+        let singles = tensors.iter().filter_map(is_single).collect();
         let tensors = tensors.iter().map(|(name, view)| {
             let data = view.data();
             let numbers: Vec<f64> = match view.dtype() {
@@ -54,7 +61,21 @@ impl Fixture {
             config: serde_json::from_str(&metadata["config"]).unwrap(),
             deviations: metadata.get("f32_vs_f64").map_or(Value::Null, |text| serde_json::from_str(text).unwrap()),
             tensors: tensors.collect(),
+            singles,
         }
+    }
+
+    /// The same case with every f32 number of its inputs and parameters moved to a neighbour.
+    pub fn moved(&self, seed: u64) -> Self {
+        let (mut moved, mut random) = (self.clone(), Random::new(seed));
+        for name in self.singles.iter().filter(|name| name.starts_with("in.") || name.starts_with("param.")) {
+            let (_, numbers) = moved.tensors.get_mut(name).unwrap();
+            for (x, up) in numbers.iter_mut().zip(random.booleans(self.truth(name).len(), 0.5)) {
+                let single = *x as f32;
+                *x = f64::from(if up { single.next_up() } else { single.next_down() });
+            }
+        }
+        moved
     }
 
     pub fn shape(&self, name: &str) -> &[usize] {

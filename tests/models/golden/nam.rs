@@ -56,7 +56,7 @@ struct Case<'a> {
 }
 
 /// `[a, b, rest]` to `[b, a, rest]`.
-fn swap<T: Copy>(x: &[T], a: usize, b: usize) -> Vec<T> {
+pub fn swap<T: Copy>(x: &[T], a: usize, b: usize) -> Vec<T> {
     let rest = x.len() / (a * b).max(1);
     (0..b).flat_map(|j| (0..a).flat_map(move |i| &x[(i * b + j) * rest..][..rest])).copied().collect()
 }
@@ -80,6 +80,20 @@ fn tape_first(x: &Tensor) -> Result<Vec<f32>> {
     let at = |l: usize, b: usize, t: usize| &numbers[((b * n_tapes + t) * length + l) * mem..][..mem];
     let rows = (0..length).flat_map(|l| (0..batch).flat_map(move |b| (0..n_tapes).map(move |t| (l, b, t))));
     Ok(rows.flat_map(|(l, b, t)| at(l, b, t)).copied().collect())
+}
+
+/// What kind of Turing machine a case has.
+pub fn tape_options(fixture: &Fixture) -> TapeOptions {
+    let flag = |name: &str, other: bool| fixture.config[name].as_bool().unwrap_or(other);
+    let n_tapes = fixture.config["n_tapes"].as_u64().unwrap() as usize;
+    let n_actions = fixture.shape("param.actionlayer.bias")[0] / n_tapes;
+    let heads = [HeadMoves::All, HeadMoves::NoJump, HeadMoves::OnlyJump];
+    TapeOptions {
+        heads: heads.into_iter().find(|heads| heads.n_actions() == n_actions).expect("a known action vector"),
+        probabilities: if flag("rwprob", true) { TapeProbabilities::Actions } else { TapeProbabilities::One },
+        erase: if flag("noerase", false) { TapeErase::Never } else { TapeErase::Own },
+        ..Default::default()
+    }
 }
 
 fn outputs<const N: usize>(pairs: [(&str, Vec<f32>); N]) -> Outputs {
@@ -205,15 +219,7 @@ impl Case<'_> {
     fn nam_tm(&self) -> Result<Outputs> {
         let (dim, n_tapes, mem_size) = (self.size("dim"), self.size("n_tapes"), self.shape("param.valuelayer.bias")[0]);
         let mem_size = mem_size / n_tapes;
-        let heads = [HeadMoves::All, HeadMoves::NoJump, HeadMoves::OnlyJump];
-        let n_actions = self.shape("param.actionlayer.bias")[0] / n_tapes;
-        let has_probabilities = self.flag("rwprob", true);
-        let options = TapeOptions {
-            heads: heads.into_iter().find(|heads| heads.n_actions() == n_actions).expect("a known action vector"),
-            probabilities: if has_probabilities { TapeProbabilities::Actions } else { TapeProbabilities::One },
-            erase: if self.flag("noerase", false) { TapeErase::Never } else { TapeErase::Own },
-            ..Default::default()
-        };
+        let options = tape_options(self.fixture);
         let checkpoint = self.fixture.checkpoint();
         let machine = checkpoint.load(self.device, |p| NamTm::load(p, dim, n_tapes, mem_size, options))?;
         let length = self.size("default_tapelen");
