@@ -3,8 +3,8 @@
 //   x, residual, y [rows, width] · scale, bias [width]
 //
 // A workgroup of {{ rows * lanes }} threads takes {{ rows }} rows, {{ lanes }} threads a row, in two passes over the row: the
-// mean first, then the squares of what is left, which does not cancel. {{ 16 * rows * lanes }} bytes of workgroup
-// memory.
+// mean first, with the first number taken off, then what is left and its squares, so that no digit is lost to a
+// mean that is large beside the deviations. {{ 16 * rows * lanes }} bytes of workgroup memory.
 
 struct Params {
   rows: u32,
@@ -15,11 +15,14 @@ struct Params {
   x_base: u32,
   residual_base: u32,
   y_base: u32,
-  // A row is multiplied by `shrink` if its magnitudes, so multiplied, sum to more than `large`:
-  // squares of its numbers, or even their sum, may be beyond f32. `smallest` is the least
-  // variance of such a row, so that one and the same number does not divide by zero.
+  // A row is multiplied by `shrink` if the magnitudes of its deviations, so multiplied, sum to
+  // more than `large`, for squares, or even their sum, may be beyond f32. If they sum to less than
+  // `small`, squares may vanish, and the deviations are multiplied by `grow`. `smallest` is the
+  // least variance of such rows, so that one and the same number does not divide by zero.
   large: f32,
+  small: f32,
   shrink: f32,
+  grow: f32,
   smallest: f32,
 }
 
@@ -66,27 +69,37 @@ fn main(
   let x_row = params.x_base + row * params.width;
   let y_row = params.y_base + row * params.width;
 
-  // Of the row, of the shrunk row, and of its magnitudes.
+  // Deviations from the first number: of the row, of the shrunk row, and their magnitudes.
+  var first = 0.0;
+  if (width > 0u) {
+    first = x[x_row];
+  }
   var sum = vec3<f32>();
   for (var i = lane; i < width; i += {{ lanes }}u) {
     let number = x[x_row + i];
-    let small = number * params.shrink;
-    sum += vec3<f32>(number, small, abs(small));
+    let shrunk = number * params.shrink - first * params.shrink;
+    sum += vec3<f32>(number - first, shrunk, abs(shrunk));
   }
   sum = row_sum(thread, sum);
   let is_large = sum.z > params.large;
+  let is_small = sum.z < params.small;
   let shrink = select(1.0, params.shrink, is_large);
-  let mean = select(sum.x, sum.y, is_large) / f32(params.width);
-  var squares = 0.0;
+  let grow = select(1.0, params.grow, is_small);
+  let n = f32(params.width);
+  let mean = first * shrink + select(sum.x, sum.y, is_large) / n;
+  // The mean is rounded: what is left has one, too.
+  var left = vec3<f32>();
   for (var i = lane; i < width; i += {{ lanes }}u) {
-    let d = x[x_row + i] * shrink - mean;
-    squares += d * d;
+    let d = (x[x_row + i] * shrink - mean) * grow;
+    left += vec3<f32>(d, d * d, 0.0);
   }
-  var variance = row_sum(thread, vec3<f32>(squares, 0.0, 0.0)).x / f32(params.width);
-  variance = select(variance, max(variance, params.smallest), is_large);
-  let inverse = 1.0 / sqrt(variance + params.epsilon * shrink * shrink);
+  left = row_sum(thread, left) / n;
+  var variance = left.y - left.x * left.x;
+  variance = select(variance, max(variance, params.smallest), is_large || is_small);
+  let unit = shrink * grow;
+  let inverse = 1.0 / sqrt(variance + params.epsilon * unit * unit);
   for (var i = lane; i < width; i += {{ lanes }}u) {
-    var z = (x[x_row + i] * shrink - mean) * inverse * scale[i] + bias[i];
+    var z = ((x[x_row + i] * shrink - mean) * grow - left.x) * inverse * scale[i] + bias[i];
 //# if has_residual
     z += residual[params.residual_base + row * params.width + i];
 //# endif

@@ -7,7 +7,7 @@
 //   q, k unit; w, r sigmoids; M = M + w (v - M k) k^T, h = r M q
 //
 // A workgroup of {{ threads }} threads takes a batch element. A thread owns rows of the memory, so no other
-// reads what it writes. {{ 4 * (width + d_model + heads) }} bytes of workgroup memory.
+// reads what it writes. {{ 4 * (width + d_model) }} bytes of workgroup memory.
 
 struct Params {
   n: u32,
@@ -32,8 +32,6 @@ struct Params {
 
 var<workgroup> columns: array<f32, {{ width }}>;
 var<workgroup> hidden: array<f32, {{ d_model }}>;
-// What makes q, then k, of each head a unit vector.
-var<workgroup> inverse: array<f32, {{ heads }}>;
 
 //# include "lib/group.wgsl"
 //# include "lib/sigmoid.wgsl"
@@ -69,34 +67,41 @@ fn main(
     workgroupBarrier();
     for (var j = thread; j < 2u * params.n_heads; j += {{ threads }}u) {
       // q and k of all heads lie one after the other.
+      var largest = 0.0;
+      for (var d = 0u; d < dim; d++) {
+        largest = max(largest, abs(columns[j * dim + d]));
+      }
+      // A power of two, so that no square overflows.
+      let shrink = select(1.0, 0x1p-80, largest > 1e15);
       var squares = 0.0;
       for (var d = 0u; d < dim; d++) {
-        let x = columns[j * dim + d];
+        let x = columns[j * dim + d] * shrink;
         squares += x * x;
       }
-      inverse[j] = 1.0 / max(sqrt(squares), 1e-12);
+      let inverse = 1.0 / max(sqrt(squares), 1e-12 * shrink);
+      for (var d = 0u; d < dim; d++) {
+        columns[j * dim + d] = columns[j * dim + d] * shrink * inverse;
+      }
     }
     workgroupBarrier();
     for (var j = thread; j < d_model; j += {{ threads }}u) {
       let head = j / dim;
       let q0 = head * dim;
       let k0 = d_model + head * dim;
-      let q_scale = inverse[head];
-      let k_scale = inverse[params.n_heads + head];
       let m0 = (batch * d_model + j) * dim;
       var known = 0.0;
       for (var d = 0u; d < dim; d++) {
         known += memory[m0 + d] * columns[k0 + d];
       }
       let w = sigmoid(columns[3u * d_model + head]);
-      let x = w * (columns[2u * d_model + j] - known * k_scale) * k_scale;
+      let x = w * (columns[2u * d_model + j] - known);
       var sum = 0.0;
       for (var d = 0u; d < dim; d++) {
         let m = memory[m0 + d] + x * columns[k0 + d];
         memory[m0 + d] = m;
         sum += m * columns[q0 + d];
       }
-      let out = sigmoid(columns[3u * d_model + params.n_heads + head]) * q_scale * sum;
+      let out = sigmoid(columns[3u * d_model + params.n_heads + head]) * sum;
       hidden[j] = out;
       y[row * d_model + j] = out;
     }

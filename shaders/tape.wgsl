@@ -139,8 +139,21 @@ fn main(
       read_squares += read_head[before + l] * read_head[before + l];
       write_squares += write_head[before + l] * write_head[before + l];
     }
-    let read_scale = 1.0 / max(sqrt(read_squares), 1e-12);
-    let write_scale = 1.0 / max(sqrt(write_squares), 1e-12);
+    // Again with numbers so small that their squares fit, where they do not.
+    let read_shrink = select(1.0, 0x1p-80, read_squares > 1e37);
+    let write_shrink = select(1.0, 0x1p-80, write_squares > 1e37);
+    if (read_shrink < 1.0 || write_shrink < 1.0) {
+      read_squares = 0.0;
+      write_squares = 0.0;
+      for (var l = 0u; l < slots; l++) {
+        let r = read_head[before + l] * read_shrink;
+        let w = write_head[before + l] * write_shrink;
+        read_squares += r * r;
+        write_squares += w * w;
+      }
+    }
+    let read_scale = read_shrink / max(sqrt(read_squares), 1e-12 * read_shrink);
+    let write_scale = write_shrink / max(sqrt(write_squares), 1e-12 * write_shrink);
 //# else
     let read_scale = 1.0;
     let write_scale = 1.0;

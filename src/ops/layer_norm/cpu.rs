@@ -3,7 +3,7 @@
 use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
-use super::problem::{LARGE, SHRINK, SMALLEST};
+use super::problem::{LARGE, SHRINK, SMALL, SMALLEST};
 use crate::simd::{load_some, store_some};
 
 /// Numbers in a task: enough to be worth a thread.
@@ -22,23 +22,45 @@ pub(super) fn layer_norm(
     dispatch!(level, simd => norm.run(simd, x, width, residual))
 }
 
-/// The mean and the variance of a row times `shrink`.
-#[inline(always)]
-fn moments<S: Simd>(simd: S, x: &[f32], shrink: f32) -> (f32, f32) {
-    let width = x.len() as f32;
-    let mean = sum(
-        simd,
-        x,
-        #[inline(always)]
-        |x| x * shrink,
-    ) / width;
-    let variance = sum(
-        simd,
-        x,
-        #[inline(always)]
-        |x| (x * shrink - mean) * (x * shrink - mean),
-    ) / width;
-    (mean, variance)
+/// What the numbers of a row are subtracted from and multiplied by: a number becomes
+/// `(x shrink - mean) grow - rest`.
+struct Moments {
+    shrink: f32,
+    mean: f32,
+    grow: f32,
+    /// The mean of what is left, for the first one is rounded.
+    rest: f32,
+    /// Of what is left then.
+    variance: f32,
+}
+
+impl Moments {
+    /// The first number is taken off before any are added, and the mean before any are squared:
+    /// no digit of a deviation is lost to a mean that is large beside it, and rows of one and the
+    /// same number have no deviations at all.
+    #[inline(always)]
+    fn new<S: Simd>(simd: S, x: &[f32], shrink: f32, grow: f32) -> Self {
+        let n = x.len() as f32;
+        let first = x[0] * shrink;
+        let [sum] = sums(
+            simd,
+            x,
+            #[inline(always)]
+            |x| [x * shrink - first],
+        );
+        let mean = first + sum / n;
+        let [sum, squares] = sums(
+            simd,
+            x,
+            #[inline(always)]
+            |x| {
+                let d = (x * shrink - mean) * grow;
+                [d, d * d]
+            },
+        );
+        let rest = sum / n;
+        Self { shrink, mean, grow, rest, variance: squares / n - rest * rest }
+    }
 }
 
 struct Norm<'a> {
@@ -68,45 +90,57 @@ impl Norm<'_> {
     #[inline(always)]
     fn row<S: Simd>(&self, simd: S, x: &[f32], y: &mut [f32]) {
         let lanes = S::f32s::LEN;
-        let mut shrink = 1.0;
-        let (mut mean, mut variance) = moments(simd, x, shrink);
-        // Not a number if the mean overflowed.
-        if variance.is_nan() || variance > LARGE {
-            shrink = SHRINK;
-            (mean, variance) = moments(simd, x, shrink);
-            // A row of one and the same number has no variance, and its epsilon is lost.
-            variance = variance.max(SMALLEST);
+        let mut moments = Moments::new(simd, x, 1.0, 1.0);
+        let square = moments.variance + self.epsilon;
+        // Not a number if a sum overflowed.
+        if square.is_nan() || square > LARGE || square < SMALL {
+            moments = match square < SMALL {
+                true => Moments::new(simd, x, 1.0, 1.0 / SHRINK),
+                false => Moments::new(simd, x, SHRINK, 1.0),
+            };
+            moments.variance = moments.variance.max(SMALLEST);
         }
-        let factor = 1.0 / (variance + self.epsilon * shrink * shrink).sqrt();
+        let Moments { shrink, mean, grow, rest, variance } = moments;
+        let unit = shrink * grow;
+        let factor = 1.0 / (variance + self.epsilon * unit * unit).sqrt();
         for (i, y) in y.chunks_mut(lanes).enumerate() {
             let at = i * lanes..i * lanes + y.len();
             let scale = load_some(simd, &self.scale[at.clone()]) * factor;
             let bias = load_some(simd, &self.bias[at.clone()]);
-            let centred = load_some(simd, &x[at]) * shrink - mean;
+            let centred = (load_some(simd, &x[at]) * shrink - mean) * grow - rest;
             store_some::<S>(centred.mul_add(scale, bias) + load_some(simd, y), y);
         }
     }
 }
 
-/// `sum f(x)`, over several sums that do not wait for each other.
+/// `sum f(x)` for a few functions at once, over several sums that do not wait for each other.
 #[inline(always)]
-fn sum<S: Simd>(simd: S, x: &[f32], f: impl Fn(S::f32s) -> S::f32s) -> f32 {
+fn sums<S: Simd, const N: usize>(simd: S, x: &[f32], f: impl Fn(S::f32s) -> [S::f32s; N]) -> [f32; N] {
     const SUMS: usize = 4;
     let lanes = S::f32s::LEN;
-    let mut sums = [S::f32s::splat(simd, 0.0); SUMS];
+    let mut sums = [[S::f32s::splat(simd, 0.0); N]; SUMS];
     let mut blocks = x.chunks_exact(SUMS * lanes);
     for block in &mut blocks {
-        for (sum, x) in sums.iter_mut().zip(block.chunks_exact(lanes)) {
-            *sum += f(S::f32s::from_slice(simd, x));
+        for (sums, x) in sums.iter_mut().zip(block.chunks_exact(lanes)) {
+            add(sums, f(S::f32s::from_slice(simd, x)));
         }
     }
     let mut rest = blocks.remainder().chunks_exact(lanes);
-    for (sum, x) in sums.iter_mut().zip(&mut rest) {
-        *sum += f(S::f32s::from_slice(simd, x));
+    for (sums, x) in sums.iter_mut().zip(&mut rest) {
+        add(sums, f(S::f32s::from_slice(simd, x)));
     }
-    let mut total = ((sums[0] + sums[1]) + (sums[2] + sums[3])).reduce_sum();
+    let mut total = [0.0; N];
+    for (i, total) in total.iter_mut().enumerate() {
+        *total = ((sums[0][i] + sums[1][i]) + (sums[2][i] + sums[3][i])).reduce_sum();
+    }
     for &x in rest.remainder() {
-        total += f(S::f32s::splat(simd, x)).as_slice()[0];
+        let terms = f(S::f32s::splat(simd, x));
+        total.iter_mut().zip(terms).for_each(|(total, term)| *total += term.as_slice()[0]);
     }
     total
+}
+
+#[inline(always)]
+fn add<V: std::ops::AddAssign, const N: usize>(sums: &mut [V; N], terms: [V; N]) {
+    sums.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
 }

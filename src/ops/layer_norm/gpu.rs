@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::problem::{LARGE, SHRINK, SMALLEST};
+use super::problem::{LARGE, SHRINK, SMALL, SMALLEST};
 use crate::{
     device::gpu::{Gpu, Kernel, Shader, Work, params},
     error::Result,
@@ -34,7 +34,9 @@ params! {
         residual_base: u32,
         y_base: u32,
         large: f32,
+        small: f32,
         shrink: f32,
+        grow: f32,
         smallest: f32,
     }
 }
@@ -64,7 +66,10 @@ pub(super) fn layer_norm(
                 width: width as u32,
                 epsilon,
                 large: LARGE * SHRINK,
+                // Deviations as they are summed, shrunk.
+                small: if epsilon < SMALL { SHRINK * SMALL.sqrt() } else { 0.0 },
                 shrink: SHRINK,
+                grow: 1.0 / SHRINK,
                 smallest: SMALLEST,
                 ..Params::default()
             };

@@ -14,10 +14,12 @@ const OP: &str = "layer_norm";
 
 /// `(x - mean) / sqrt(variance + epsilon) * scale + bias + residual` over the last dimension of
 /// `x [.., width]`, with the biased variance; `scale` and `bias` are `[width]`, the residual has
-/// the shape of `x`. Any finite `x` will do: rows of up to the largest f32 are normalised, too.
+/// the shape of `x`. Any finite `x` will do: rows of up to the largest f32 are normalised, too, and
+/// so are those whose mean is a million times their spread. A row of one and the same number has no
+/// deviations: it becomes `bias + residual`, with an epsilon of 0, too.
 ///
 /// # Errors
-/// An empty last dimension, parameters or a residual of another shape, a negative epsilon,
+/// An empty last dimension, parameters or a residual of another shape, an epsilon that is negative or not finite,
 /// tensors on different devices.
 ///
 /// ```

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::problem::Problem;
 use crate::{
-    ops::{elementwise::cpu::sigmoid, unit_norm::cpu::EPSILON},
+    ops::{elementwise::cpu::sigmoid, unit_norm::cpu::unit},
     simd::{
         packed::{Packed, dot},
         tile::ROWS,
@@ -62,6 +62,7 @@ fn run<S: Simd>(
     let (d_model, width) = (problem.d_model(), problem.width());
     let batch = hidden.len() / d_model;
     let mut columns = vec![0.0; batch * width];
+    let (mut q, mut k) = (vec![0.0; dim], vec![0.0; dim]);
     for s in 0..n {
         let step = if reverse { n - 1 - s } else { s };
         for (b, columns) in columns.chunks_exact_mut(width).enumerate() {
@@ -72,16 +73,16 @@ fn run<S: Simd>(
             let hidden = &mut hidden[b * d_model..][..d_model];
             for head in 0..n_heads {
                 let part = |i: usize| &columns[i * d_model + head * dim..][..dim];
-                let (q, k, v) = (part(0), part(1), part(2));
-                let inverse = |x: &[f32]| 1.0 / dot(simd, x, x).sqrt().max(EPSILON);
-                let (q_scale, k_scale) = (inverse(q), inverse(k));
+                unit(simd, part(0), &mut q);
+                unit(simd, part(1), &mut k);
+                let v = part(2);
                 let w = sigmoid(columns[3 * d_model + head]);
                 let r = sigmoid(columns[3 * d_model + n_heads + head]);
                 let rows = &mut memory[(b * n_heads + head) * dim * dim..][..dim * dim];
                 for (i, row) in rows.chunks_exact_mut(dim).enumerate() {
-                    let x = w * (v[i] - dot(simd, row, k) * k_scale) * k_scale;
-                    row.iter_mut().zip(k).for_each(|(m, k)| *m += x * k);
-                    hidden[head * dim + i] = r * q_scale * dot(simd, row, q);
+                    let x = w * (v[i] - dot(simd, row, &k));
+                    row.iter_mut().zip(&k).for_each(|(m, k)| *m += x * k);
+                    hidden[head * dim + i] = r * dot(simd, row, &q);
                 }
             }
             values[(b * n + step) * d_model..][..d_model].copy_from_slice(hidden);

@@ -19,14 +19,13 @@ struct Constants {
     threads: usize,
     width: usize,
     d_model: usize,
-    heads: usize,
 }
 
 impl Constants {
     fn new(problem: &Problem) -> Self {
         let up = |n: usize| n.next_multiple_of(64);
         let d_model = up(problem.d_model());
-        Self { threads: d_model.min(256), width: up(problem.width()), d_model, heads: up(2 * problem.n_heads) }
+        Self { threads: d_model.min(256), width: up(problem.width()), d_model }
     }
 }
 
@@ -55,7 +54,7 @@ pub(super) fn lsam(
     let Problem { batch, n, n_heads, dim } = *problem;
     let d_model = problem.d_model();
     let constants = Constants::new(problem);
-    let bytes = 4 * (constants.width + constants.d_model + constants.heads);
+    let bytes = 4 * (constants.width + constants.d_model);
     let allowed = gpu.capabilities().workgroup_bytes;
     check_limit("bytes of workgroup memory for the state of lsam", bytes as u64, allowed.into())?;
     let device = z.device();
@@ -64,9 +63,9 @@ pub(super) fn lsam(
     let y = gpu.allocate(batch * n * d_model)?;
     let of_threads = |n: usize| n.div_ceil(constants.threads);
     let work = Work {
-        cost: (d_model * (2 * problem.width() + 6 * dim + 50)) as f64,
+        cost: (d_model * (2 * problem.width() + 6 * dim + 60)) as f64,
         iterations: of_threads(problem.width()) * (d_model + 1)
-            + of_threads(2 * n_heads) * (dim + 1)
+            + of_threads(2 * n_heads) * (3 * dim + 1)
             + of_threads(d_model) * (2 * dim + 1)
             + 1,
     };

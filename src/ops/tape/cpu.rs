@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::problem::{Problem, TapeInputs};
 use crate::{
-    ops::{elementwise::cpu::sigmoid, unit_norm::cpu::EPSILON},
+    ops::{elementwise::cpu::sigmoid, unit_norm::cpu::inverse_length},
     simd::packed::dot,
 };
 
@@ -70,7 +70,7 @@ impl Machine<'_> {
                 (true, false) => p(2),
             };
             // Heads that jump are not distributions; they touch the tape with length one.
-            let scale = |head: &[f32]| if jumps { 1.0 / dot(simd, head, head).sqrt().max(EPSILON) } else { 1.0 };
+            let scale = |head: &[f32]| if jumps { inverse_length(simd, head).into_iter().product() } else { 1.0 };
             let (read_scale, write_scale) = (scale(read_head), scale(write_head));
 
             x.fill(0.0);

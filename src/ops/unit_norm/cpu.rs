@@ -3,10 +3,14 @@
 use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
-use crate::simd::{load_some, store_some};
+use crate::simd::{load_some, packed::dot, store_some};
 
 /// Below this length a vector is divided by it instead: PyTorch's `F.normalize`.
-pub(crate) const EPSILON: f32 = 1e-12;
+const EPSILON: f32 = 1e-12;
+
+/// Squares beyond this are added up of numbers times [`SHRINK`], a power of two.
+const LARGE: f32 = 1e37;
+const SHRINK: f32 = 1.0 / (1u128 << 80) as f32;
 
 /// Numbers in a task: enough to be worth a thread.
 const TASK: usize = 1 << 16;
@@ -47,4 +51,24 @@ fn row<S: Simd>(simd: S, x: &[f32], y: &mut [f32]) {
         let x = load_some(simd, x);
         store_some::<S>(if is_short { x * (1.0 / EPSILON) } else { x / largest / length }, y);
     }
+}
+
+/// A vector that is short, where dividing costs: into `y`.
+#[inline(always)]
+pub(crate) fn unit<S: Simd>(simd: S, x: &[f32], y: &mut [f32]) {
+    let [shrink, inverse] = inverse_length(simd, x);
+    y.iter_mut().zip(x).for_each(|(y, x)| *y = x * shrink * inverse);
+}
+
+/// Two numbers by which a vector is multiplied to become one of length one, or, if it is shorter
+/// than [`EPSILON`], as much longer as one of that length would: so that no square overflows.
+#[inline(always)]
+pub(crate) fn inverse_length<S: Simd>(simd: S, x: &[f32]) -> [f32; 2] {
+    let square = dot(simd, x, x);
+    if square < LARGE {
+        return [1.0, 1.0 / square.sqrt().max(EPSILON)];
+    }
+    // Too large, or not a number.
+    let shrunk: Vec<f32> = x.iter().map(|x| x * SHRINK).collect();
+    [SHRINK, 1.0 / dot(simd, &shrunk, &shrunk).sqrt()]
 }
