@@ -10,10 +10,9 @@ fn feature(z: f32, half_norm: f32, n_features: u32) -> f32 {
   // This order of comparison keeps NaN, where the driver has any.
   return select(z, 0.0, z < 0.0);
 //# elif kind == "gelu"
-  // x/2 (1 + tanh u) = x / (1 + exp(-2u)), which is zero below -30.
-  let x = select(z, -30.0, z < -30.0);
-  let u = 0.7978845608 * (x + 0.044715 * x * x * x);
-  return x / (1.0 + exp(min(-2.0 * u, 87.0)));
+  // x/2 (1 + tanh u) = x / (1 + exp(-2u)), which is zero below -14.
+  let u = 0.7978845608 * (z + 0.044715 * z * z * z);
+  return select(z / (1.0 + exp(min(-2.0 * u, 87.0))), 0.0, z < -14.0);
 //# elif kind == "exp"
   return exp(z);
 //# elif kind == "elu"

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod activations;
 mod attention_memory;
 mod bad_input;
 mod bad_input_memories;

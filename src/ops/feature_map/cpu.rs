@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::problem::{FeatureKind, FeatureMap};
 use crate::{
-    ops::linear::cpu::gelu_tanh,
+    ops::linear::cpu::{gelu_tanh, relu},
     simd::{
         math::{exp, exp_unclamped},
         store_some,
@@ -134,10 +134,10 @@ impl Map {
         match self.kind {
             FeatureKind::Identity => z,
             FeatureKind::Softmax => exp_unclamped(simd, z - half_norm) * (self.n_features as f32).sqrt().recip(),
-            // These orders of comparison keep NaN.
-            FeatureKind::Relu => z.simd_lt(0.0).select(S::f32s::splat(simd, 0.0), z),
+            FeatureKind::Relu => relu(simd, z),
             FeatureKind::Gelu => gelu_tanh(simd, z),
             FeatureKind::Exp => exp_unclamped(simd, z),
+            // This order of comparison keeps NaN.
             FeatureKind::Elu => z.simd_lt(0.0).select(exp(simd, z) - 1.0, z),
         }
     }

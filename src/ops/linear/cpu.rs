@@ -118,16 +118,20 @@ impl Layer<'_> {
 fn activate<S: Simd>(simd: S, activation: Activation, x: S::f32s) -> S::f32s {
     match activation {
         Activation::None => x,
-        // This order of comparison keeps NaN, here and below.
-        Activation::Relu => x.simd_lt(0.0).select(S::f32s::splat(simd, 0.0), x),
+        Activation::Relu => relu(simd, x),
         Activation::GeluTanh => gelu_tanh(simd, x),
         Activation::GeluErf => gelu_erf(simd, x),
     }
 }
 
-/// Both forms are zero in f32 below this; without it what is large and negative would be
-/// multiplied by a clamped exponential that is not quite zero.
-const GELU_IS_ZERO: f32 = -30.0;
+/// `max(x, 0)`; this order of comparison keeps NaN, as those below do.
+#[inline(always)]
+pub(crate) fn relu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    x.simd_lt(0.0).select(S::f32s::splat(simd, 0.0), x)
+}
+
+/// Both forms are `max(x, 0)` in f32 beyond this and its opposite.
+const GELU_IS_RELU: f32 = 14.0;
 
 /// `x/2 (1 + tanh u) = x / (1 + exp(-2u))`.
 #[inline(always)]
@@ -135,22 +139,23 @@ pub(crate) fn gelu_tanh<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     // -2 sqrt(2/pi) (x + 0.044715 x^3)
     const FIRST: f32 = -2.0 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2;
     const THIRD: f32 = FIRST * 0.044_715;
-    let x = x.simd_lt(GELU_IS_ZERO).select(S::f32s::splat(simd, GELU_IS_ZERO), x);
     let exponent = x * (x * x).mul_add(THIRD, S::f32s::splat(simd, FIRST));
-    x / (exp(simd, exponent) + 1.0)
+    let y = x / (exp(simd, exponent) + 1.0);
+    // There the exponential, which is clamped, is not small enough.
+    x.simd_lt(-GELU_IS_RELU).select(S::f32s::splat(simd, 0.0), y)
 }
 
-/// `x/2 erfc(-x / sqrt 2)`, by way of `erfc(|x| / sqrt 2)`, which keeps its digits in both tails.
+/// `max(x, 0) - |x|/2 erfc(|x| / sqrt 2)`, which keeps its digits in both tails.
 #[inline(always)]
 pub(crate) fn gelu_erf<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    // Beyond these the tail is zero in f32, and the square would overflow.
-    let near = x.max(GELU_IS_ZERO).min(-GELU_IS_ZERO);
-    let square = near * near;
+    let size = x.abs();
+    let size = size.simd_gt(GELU_IS_RELU).select(S::f32s::splat(simd, 0.0), size);
+    let square = size * size;
     // What the rounding of the square left over; zero where multiply-adds are not fused.
-    let rest = near.mul_sub(near, square);
+    let rest = size.mul_sub(size, square);
     let density = exp(simd, square * -0.5) * rest.mul_add(-0.5, S::f32s::splat(simd, 1.0));
-    let tail = density * scaled_erfc(simd, near.abs() * FRAC_1_SQRT_2) * 0.5;
-    x.simd_lt(0.0).select(near * tail, x - x * tail)
+    let tail = density * scaled_erfc(simd, size * FRAC_1_SQRT_2) * 0.5;
+    relu(simd, x) - size * tail
 }
 
 #[cfg(test)]
