@@ -178,14 +178,8 @@ fn main(
     workgroupBarrier();
   }
 //# if is_chunked
-  // A step reads what it wrote itself and what came before.
-  let query = 4u * ty;
-  let key = 4u * tx;
 //# for c in range(4)
-  k_tile[(key + {{ c }}u) * {{ side }}u + ty] = select(
-    vec4(0.0),
-    vec4(s0[{{ c }}], s1[{{ c }}], s2[{{ c }}], s3[{{ c }}]),
-    vec4(key + {{ c }}u) <= vec4(query, query + 1u, query + 2u, query + 3u));
+  k_tile[(4u * tx + {{ c }}u) * {{ side }}u + ty] = vec4(s0[{{ c }}], s1[{{ c }}], s2[{{ c }}], s3[{{ c }}]);
 //# endfor
   let u_row0 = (head * params.n_tiles + tile) * {{ 4 * side }}u;
   for (var slot = thread; slot < {{ 4 * side * side }}u; slot += {{ side * side }}u) {
@@ -195,13 +189,24 @@ fn main(
       load_u(u_row0, i, column), load_u(u_row0, i, column + 1u), load_u(u_row0, i, column + 2u), load_u(u_row0, i, column + 3u));
   }
   workgroupBarrier();
-  for (var i = 0u; i < {{ 4 * side }}u; i++) {
+  // A step reads what it wrote itself and what came before: not even a zero may meet what a later
+  // one writes, which may be NaN.
+  for (var i = 0u; i < 4u * ty; i++) {
     let a = k_tile[i * {{ side }}u + ty];
     let b = m_tile[i * {{ side }}u + tx];
 //# for r in range(4)
     y{{ r }} += a[{{ r }}] * b;
 //# endfor
   }
+//# for c in range(4)
+  {
+    let a = k_tile[(4u * ty + {{ c }}u) * {{ side }}u + ty];
+    let b = m_tile[(4u * ty + {{ c }}u) * {{ side }}u + tx];
+//# for r in range(4) if r >= c
+    y{{ r }} += a[{{ r }}] * b;
+//# endfor
+  }
+//# endfor
 //# endif
   let step = step0 + 4u * ty;
   let column = column0 + 4u * tx;

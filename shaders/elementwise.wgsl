@@ -62,6 +62,8 @@ fn value(i: u32) -> f32 {
   return a_at(row, column) * b_at(row, column);
 //# elif operation == "gate"
   return a_at(row, column) * b_at(row, column / (params.width / params.b_width));
+//# elif operation == "keep"
+  return select(0.0, a_at(row, column), b_at(row, 0u) != 0.0);
 //# elif operation == "columns"
   return a_at(row, column);
 //# elif operation == "concat"

@@ -99,7 +99,8 @@ fn main(
 //# for r in range(queries)
   if (is_column && first + {{ r }}u < params.n) {
 //# if normalizer == "feature_sum"
-    let divisor = max(norms[{{ r }}], params.floor);
+    // This order of comparison keeps NaN, where the driver has any.
+    let divisor = select(norms[{{ r }}], params.floor, norms[{{ r }}] < params.floor);
 //# elif normalizer == "key_count"
     let divisor = max(n_keys[params.n_keys_base + outer / params.heads], 1.0);
 //# else

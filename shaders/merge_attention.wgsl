@@ -1,13 +1,18 @@
 // merge_attention: what attention read over disjoint keys becomes one, exactly.
 //
+//# if has_sums
+//   parts    values [n_parts, rows, width] · log_sum_exp [n_parts, 2, rows]: the largest logits, and
+//            the sums of e^(logit - largest)
+//# else
 //   parts    values [n_parts, rows, width] · log_sum_exp [n_parts, rows] (natural logarithms)
+//# endif
 //   states   up to two, [rows, 3 + 2 width]: the reference m, sum e^(l - m) as two numbers whose
 //            sum it is, sum e^(l - m) values likewise, all large halves before all small ones
 //   result   merged [rows, width] · merged_log_sum_exp [rows], or a state
 //
 // A thread for each merged number, {{ threads }} in a workgroup; no workgroup memory. States come before
-// parts, which are added in their order. What is at the sentinel has no keys; if all are, the row
-// is zeros.
+// parts, which are added in their order. What is at the sentinel has no keys and is not read, whatever
+// its values are; if all are, the row is zeros.
 
 struct Params {
   n_parts: u32,
@@ -44,6 +49,7 @@ struct Params {
 @group(1) @binding(0) var<uniform> params: Params;
 
 //# include "lib/element.wgsl"
+//# include "lib/finite.wgsl"
 
 // A number as the sum of a large and a small one: 48 bits.
 struct Pair {
@@ -84,14 +90,18 @@ fn main(
   let column = i % params.width;
   let state_width = 3u + 2u * params.width;
   var reference = params.masked;
+  var lost = false;
 //# for s in range(n_states)
   let l_{{ s }} = state_{{ s }}[row * state_width];
   reference = max(reference, l_{{ s }});
+  lost = lost || is_lost(l_{{ s }});
 //# endfor
 //# if has_parts
   var largest = params.masked;
   for (var part = 0u; part < params.n_parts; part++) {
-    largest = max(largest, log_sum_exp[part * params.rows + row]);
+    let l = log_sum_exp[part * {{ 2 if has_sums else 1 }}u * params.rows + row];
+    largest = max(largest, l);
+    lost = lost || is_lost(l);
   }
   reference = select(reference, largest, largest > reference + params.headroom);
 //# endif
@@ -104,25 +114,44 @@ fn main(
 //# endif
   var weights = Pair(0.0, 0.0);
   var sum = Pair(0.0, 0.0);
+//# if not to_state
+  // Pairs make NaN of an infinity.
+  var rough = 0.0;
+//# endif
 //# for s in range(n_states)
-  {
+  if (l_{{ s }} > 0.5 * params.masked) {
     let scale = weight(l_{{ s }}, reference);
     let at = row * state_width + 1u;
     weights = add(weights, Pair(rounded(scale * state_{{ s }}[at]), scale * state_{{ s }}[at + 1u]));
     let high = state_{{ s }}[at + 2u + column];
     let low = state_{{ s }}[at + 2u + params.width + column];
     sum = add(sum, Pair(rounded(scale * high), scale * low));
+//# if not to_state
+    rough += scale * high;
+//# endif
   }
 //# endfor
 //# if has_parts
   for (var part = 0u; part < params.n_parts; part++) {
-    let l = log_sum_exp[part * params.rows + row];
-    let w = select(weight(l, reference), 0.0, l <= 0.5 * params.masked);
-    weights = add(weights, Pair(w, 0.0));
-    sum = add(sum, Pair(rounded(w * values[part * params.rows * params.width + i]), 0.0));
+    let at = part * {{ 2 if has_sums else 1 }}u * params.rows + row;
+    let l = log_sum_exp[at];
+    if (l > 0.5 * params.masked) {
+      let w = weight(l, reference){% if has_sums %} * log_sum_exp[at + params.rows]{% endif %};
+      let x = w * values[part * params.rows * params.width + i];
+      weights = add(weights, Pair(w, 0.0));
+      sum = add(sum, Pair(rounded(x), 0.0));
+//# if not to_state
+      rough += x;
+//# endif
+    }
   }
 //# endif
 //# if to_state
+  if (lost) {
+    reference = not_a_number(i);
+    weights = Pair(reference, reference);
+    sum = weights;
+  }
   let to = row * state_width;
   merged[to + 3u + column] = sum.high;
   merged[to + 3u + params.width + column] = sum.low;
@@ -134,9 +163,12 @@ fn main(
 //# else
   // An empty row divides by one, not by zero.
   let total = select(weights.high + weights.low, 1.0, empty);
-  merged[params.merged_base + i] = (sum.high + sum.low) / total;
+  let nothing = not_a_number(i);
+  let mean = select(rough, sum.high + sum.low, finite(rough)) / total;
+  merged[params.merged_base + i] = select(mean, nothing, lost);
   if (column == 0u) {
-    merged_log_sum_exp[params.merged_log_sum_exp_base + row] = select(reference + log(total), params.masked, empty);
+    let l = select(reference + log(total), params.masked, empty);
+    merged_log_sum_exp[params.merged_log_sum_exp_base + row] = select(l, nothing, lost);
   }
 //# endif
 }

@@ -3,7 +3,8 @@
 //   q [batch, heads, n_queries, {{ head_dim }}] · k [.., n_keys, {{ head_dim }}] · v [.., n_keys, {{ v_dim }}],
 //   each by strides, so that the projected layout [batch, length, heads * dim] fits too;
 //   key_mask [batch, n_keys] · coords [batch, length, {{ n_columns }}] · matrix [batch, heads, n_queries, n_keys];
-//   values like q with v's width · log_sum_exp [.., n_queries], both for each split of the keys.
+//   values like q with v's width · log_sum_exp [.., n_queries], both for each split of the keys;
+//   several splits leave their largest logits instead, and their sums `lse_sums` numbers further.
 //
 // A workgroup of {{ side }} x {{ side }} threads owns {{ tile }} queries of one head and walks over its share of the keys,
 // {{ tile }} at a time. A thread makes 4 queries x 4 keys of the scores and 4 queries x 4 columns of the
@@ -43,6 +44,7 @@ struct Problem {
   lse_head: u32,
   lse_row: u32,
   log_sum_exp_base: u32,
+  lse_sums: u32,
   q_coords_batch: u32,
   q_coords_base: u32,
   k_coords_batch: u32,
@@ -82,11 +84,18 @@ var<workgroup> weights: array<vec4<f32>, {{ tile * side }}>;
 var<workgroup> shared_rows: array<vec4<f32>, {{ side * side }}>;
 
 //# include "lib/group.wgsl"
+//# include "lib/finite.wgsl"
 //# include "lib/bias.wgsl"
+//# if by_pair
 
+// Not zero if a value is not finite: then no weight of zero may meet it.
+var<workgroup> is_spoiled: atomic<u32>;
+//# endif
+
+// Scaled before it meets the keys, as on the CPU: both overflow at the same logits.
 fn load_q(base: u32, row: u32, d: u32) -> f32 {
   if (row < problem.n_queries && d < {{ head_dim }}u) {
-    return q[base + row * problem.q_row + d];
+    return problem.scale * q[base + row * problem.q_row + d];
   }
   return 0.0;
 }
@@ -142,8 +151,15 @@ fn fill_v_tile(thread: u32, batch: u32, base: u32, row0: u32, d0: u32) {
     let d = d0 + 4u * (slot % {{ side }}u);
     kv_tile[slot] = vec4(0.0);
     if (exists(batch, row)) {
-      kv_tile[slot] =
+      let x =
         vec4(load_v(base, row, d), load_v(base, row, d + 1u), load_v(base, row, d + 2u), load_v(base, row, d + 3u));
+      kv_tile[slot] = x;
+//# if by_pair
+      let bits = bitcast<vec4<u32>>(x) << vec4(1u);
+      if (max(max(bits.x, bits.y), max(bits.z, bits.w)) >= 0xff000000u) {
+        atomicStore(&is_spoiled, 1u);
+      }
+//# endif
     }
   }
 }
@@ -209,8 +225,16 @@ fn main(
 //# endfor
 //# endif
 
+//# if by_pair
+  if (thread == 0u) {
+    atomicStore(&is_spoiled, 0u);
+  }
+//# endif
   // Above every masked score, so that those get no weight.
   var largest = vec4(0.5 * MASKED);
+  // A sum of scores so small that it tells only what is not finite, which a maximum or an
+  // exponential may not keep.
+  var trace = vec4(0.0);
   // Over this thread's own keys; its row of threads is summed at the end.
   var sum = vec4(0.0);
 //# for chunk in range(n_v)
@@ -254,40 +278,53 @@ fn main(
     {
       let key = key0 + 4u * column_thread + {{ c }}u;
       var valid = key < key_end;
-      var s = score{{ c }} * problem.scale;
+//# if by_pair
+      var s = score{{ c }};
+      var pair = vec4(true);
+//# endif
       if (valid) {
         valid = exists(batch, key);
 //# if terms
+        pair = row_valid;
 //# for column in columns
         var k_column_{{ column }} = k_coords[k_coords_base + key * {{ n_columns }}u + {{ column }}u];
         valid = valid && finite(k_column_{{ column }});
         k_column_{{ column }} = select(0.0, k_column_{{ column }}, finite(k_column_{{ column }}));
 //# endfor
 //# for t in terms
+        {
 //# if t.kind == "great_circle"
-        let u_{{ t.index }} = unit_vector(k_column_{{ t.first }}, k_column_{{ t.first + 1 }});
-        s += term_{{ t.index }}(
-          problem.first_head + head,
-          q_x_{{ t.index }}, u_{{ t.index }}.x, q_y_{{ t.index }}, u_{{ t.index }}.y, q_z_{{ t.index }}, u_{{ t.index }}.z);
+          let u = unit_vector(k_column_{{ t.first }}, k_column_{{ t.first + 1 }});
+          let term = term_{{ t.index }}(
+            problem.first_head + head,
+            q_x_{{ t.index }}, u.x, q_y_{{ t.index }}, u.y, q_z_{{ t.index }}, u.z);
 //# else
-        s += term_{{ t.index }}(
-          problem.first_head + head,
+          let term = term_{{ t.index }}(
+            problem.first_head + head,
 {%- for i in range(t.width) %} q_column_{{ t.first + i }}, k_column_{{ t.first + i }},{% endfor %});
 //# endif
+          s += term.bias;
+          pair = pair & term.kept;
+        }
 //# endfor
-        s = select(vec4(MASKED), s, row_valid);
 //# endif
 //# if has_matrix
         for (var r = 0u; r < 4u; r++) {
           if (row + r < problem.n_queries) {
             let i = problem.matrix_base + batch * problem.matrix_batch + head * problem.matrix_head;
             let x = matrix[i + (row + r) * problem.matrix_row + key];
-            s[r] = select(MASKED, s[r] + x, finite(x) && x > 0.5 * MASKED);
+            s[r] += x;
+            pair[r] = pair[r] && finite(x) && x > 0.5 * MASKED;
           }
         }
 //# endif
       }
-      score{{ c }} = select(vec4(MASKED), s, valid);
+//# if by_pair
+      score{{ c }} = select(vec4(MASKED), s, pair & vec4(valid));
+//# else
+      score{{ c }} = select(vec4(MASKED), score{{ c }}, valid);
+//# endif
+      trace += 0x1p-70 * score{{ c }};
     }
 //# endfor
 
@@ -314,6 +351,17 @@ fn main(
 //# for r in range(4)
     out{{ r }}_{{ chunk }} *= decay[{{ r }}];
 //# endfor
+//# if by_pair
+    if (atomicLoad(&is_spoiled) != 0u) {
+      for (var j = 0u; j < {{ tile }}u; j++) {
+        let p = weights[j * {{ side }}u + row_thread];
+        let x = kv_tile[j * {{ side }}u + column_thread];
+//# for r in range(4)
+        out{{ r }}_{{ chunk }} += select(p[{{ r }}] * x, vec4(0.0), p[{{ r }}] == 0.0);
+//# endfor
+      }
+    } else {
+//# endif
     for (var j = 0u; j < {{ tile }}u; j += 4u) {
 //# for u in range(4)
       {
@@ -326,30 +374,43 @@ fn main(
       }
 //# endfor
     }
+//# if by_pair
+    }
+//# endif
     workgroupBarrier();
 //# endfor
   }
 
+  for (var r = 0u; r < 4u; r++) {
+    sum[r] = select(sum[r], not_a_number(thread), is_lost(trace[r]));
+  }
   shared_rows[thread] = sum;
   workgroupBarrier();
   var total = vec4(0.0);
   for (var i = 0u; i < {{ side }}u; i++) {
     total += shared_rows[row_thread * {{ side }}u + i];
   }
-  // A row without a valid key reads as zeros.
-  let empty = largest <= vec4(0.5 * MASKED);
-  let inverse = select(1.0 / max(total, vec4(1e-30)), vec4(0.0), empty);
-  let row_log_sum_exp = select(largest + log(max(total, vec4(1e-30))), vec4(MASKED), empty);
   let out_base = problem.values_base + split * problem.out_split + batch * problem.out_batch + head * problem.out_head;
   let lse_base = problem.log_sum_exp_base + split * problem.lse_split + batch * problem.lse_batch + head * problem.lse_head;
 //# for r in range(4)
   if (row + {{ r }}u < problem.n_queries) {
     let base = out_base + (row + {{ r }}u) * problem.out_row;
+    let is_lost = is_lost(total[{{ r }}]);
+    // A row without a valid key reads as zeros.
+    let is_empty = largest[{{ r }}] <= 0.5 * MASKED && !is_lost;
+    let inverse = select(1.0 / total[{{ r }}], total[{{ r }}], is_lost);
 //# for chunk in range(n_v)
-    store(base, {{ chunk * tile }}u + 4u * column_thread, out{{ r }}_{{ chunk }} * inverse[{{ r }}]);
+    store(base, {{ chunk * tile }}u + 4u * column_thread, select(out{{ r }}_{{ chunk }} * inverse, vec4(0.0), is_empty));
 //# endfor
     if (column_thread == 0u) {
-      log_sum_exp[lse_base + (row + {{ r }}u) * problem.lse_row] = row_log_sum_exp[{{ r }}];
+      let at = lse_base + (row + {{ r }}u) * problem.lse_row;
+      let first = select(select(largest[{{ r }}], MASKED, is_empty), total[{{ r }}], is_lost);
+      if (problem.lse_sums > 0u) {
+        log_sum_exp[at] = first;
+        log_sum_exp[at + problem.lse_sums] = total[{{ r }}];
+      } else {
+        log_sum_exp[at] = first + select(log(total[{{ r }}]), 0.0, is_empty || is_lost);
+      }
     }
   }
 //# endfor

@@ -1,13 +1,18 @@
 // The bias of one key for the four queries of a thread; twin: `src/ops/scan_attention/cpu`.
-// A function for each term; a lane holds a value at or below MASKED where the pair is masked.
-// `problem.bias` holds (a, -b log2 e, c) for each term, head and basis function.
+// A function for each term, which says what it adds and which pairs it keeps.
+// `problem.bias` holds (a, -b log2 e, c, largest exponent) for each term, head and basis function.
 
 const MASKED: f32 = {{ masked }};
 
-// By bits: shaders may assume that NaN and infinity do not exist.
-fn finite(x: f32) -> bool {
-  return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u;
+//# if terms
+// No distance, and no square of one, is larger: what is further counts as this far.
+const FAR: f32 = 0x1p127;
+
+struct Term {
+  bias: vec4<f32>,
+  kept: vec4<bool>,
 }
+//# endif
 
 //# if uses_geodesic
 //# include "lib/geodesic.wgsl"
@@ -40,40 +45,53 @@ fn term_{{ t.index }}(
   q{{ c }}: vec4<f32>,
   k{{ c }}: f32,
 //# endfor
-) -> vec4<f32> {
+) -> Term {
 //# if t.kind == "custom"
   custom_offset = {{ t.offset * 4 }}u;
   custom_length = {{ t.n_params }}u;
   let k = array<f32, {{ t.width }}>({% for c in range(width) %}k{{ c }}, {% endfor %});
   var value: vec4<f32>;
+  var kept: vec4<bool>;
 //# for r in range(4)
   value[{{ r }}] = custom_{{ t.index }}(
     array<f32, {{ t.width }}>({% for c in range(width) %}q{{ c }}[{{ r }}], {% endfor %}), k, head);
-  if (!finite(value[{{ r }}]) || value[{{ r }}] <= 0.5 * MASKED) {
-    value[{{ r }}] = MASKED;
-  }
+  kept[{{ r }}] = finite(value[{{ r }}]) && value[{{ r }}] > 0.5 * MASKED;
 //# endfor
-  return value;
+  return Term(value, kept);
 //# else
 //# if t.kind == "euclidean"
   var square = vec4(0.0);
 //# for c in range(width)
   square += (q{{ c }} - k{{ c }}) * (q{{ c }} - k{{ c }});
 //# endfor
-  let valid = square < vec4(3e38);
-//# if t.kernel != "rbf"
-  let d = sqrt(square);
+  let kept = vec4(true);
+//# if t.kernel == "rbf"
+  square = min(square, vec4(FAR));
+//# else
+  var d = sqrt(square);
+  if (any(square > vec4(FAR))) {
+    // Small enough that squares of any coordinates can be summed.
+    var small = vec4(0.0);
+//# for c in range(width)
+    {
+      let x = 0x1p-70 * q{{ c }} - 0x1p-70 * k{{ c }};
+      small += x * x;
+    }
+//# endfor
+    d = select(d, min(sqrt(small) * 0x1p70, vec4(FAR)), square > vec4(FAR));
+  }
 //# endif
 //# else
 //# if t.kind == "great_circle"
   let d = great_circle_degrees(q0, q1, q2, k0, k1, k2);
-  let valid = vec4(true);
+  let kept = vec4(true);
 //# else
-  let d = k0 - q0;
-  let valid = (d <= vec4(0.0)) & (d > vec4(-3e38));
+  let difference = k0 - q0;
+  let kept = difference <= vec4(0.0);
+  let d = max(difference, vec4(-FAR));
 //# endif
 //# if t.kernel == "rbf"
-  let square = d * d;
+  let square = min(d * d, vec4(FAR));
 //# endif
 //# endif
   var value = vec4(0.0);
@@ -86,7 +104,7 @@ fn term_{{ t.index }}(
   {
     let p = problem.bias[first + {{ f ~ "u" if unrolled else "f" }}];
 //# if t.kernel == "scalar"
-    value += p.x * d;
+    value += clamp(p.x * d, vec4(-0x1p113), vec4(0x1p113));
 //# else
 //# if t.kernel == "rbf"
     let exponent = p.y * square;
@@ -97,8 +115,8 @@ fn term_{{ t.index }}(
 //# else
     let exponent = p.y * d;
 //# endif
-    // A negative b grows without bound; 2^90 is still far below the sentinel.
-//# set saturated = "min(exponent, vec4(90.0))" if t.grows else "exponent"
+    // A negative b grows without bound.
+//# set saturated = "min(exponent, vec4(p.w))" if t.grows else "exponent"
 //# if t.kernel == "matern32"
     // From below too, lest zero meet an infinite factor.
     let power = max({{ saturated }}, vec4(-96.0));
@@ -113,7 +131,7 @@ fn term_{{ t.index }}(
 //# if not unrolled
   }
 //# endif
-  return select(vec4(MASKED), value, valid);
+  return Term(value, kept);
 //# endif
 }
 //# endfor

@@ -12,8 +12,23 @@ fn cos_near_zero(r: f32) -> f32 {
   return 1.0 - 0.5 * s + s * s * (0.04166664568298827 + s * (-0.001388731625493765 + s * 0.00002443315711809948));
 }
 
+// The same angle of less than two turns, exact at any size: a whole number of 24 bits times a power
+// of two, of which what fills a turn of 360 * 64 parts is taken off at every doubling.
+fn within_a_turn(degrees: f32) -> f32 {
+  let bits = bitcast<u32>(degrees);
+  var parts = ((bits & 0x7fffffu) | 0x800000u) % 23040u;
+  for (var exponent = (bits >> 23u) & 0xffu; exponent > 144u; exponent--) {
+    parts = (parts * 2u) % 23040u;
+  }
+  return select(1.0, -1.0, degrees < 0.0) * f32(parts) / 64.0;
+}
+
 // (cos, sin) of an angle in degrees: reduced to an eighth of a turn in degrees, where that is exact.
-fn cos_sin_degrees(degrees: f32) -> vec2<f32> {
+fn cos_sin_degrees(angle: f32) -> vec2<f32> {
+  var degrees = angle;
+  if (abs(angle) > 1e6) {
+    degrees = within_a_turn(angle);
+  }
   let quarter = round(degrees / 90.0);
   let r = (degrees - quarter * 90.0) * 0.017453293;
   let c = cos_near_zero(r);

@@ -5,6 +5,6 @@ fn sigmoid(x: f32) -> f32 {
 }
 
 fn tanh_safe(x: f32) -> f32 {
-  // So does this, where a clamp may not.
-  return tanh(select(select(x, -15.0, x < -15.0), 15.0, x > 15.0));
+  // As above.
+  return tanh(select(select(x, 15.0, x > 15.0), -15.0, x < -15.0));
 }

@@ -23,35 +23,36 @@ fn exp2_fraction<S: Simd>(simd: S, f: S::f32s) -> S::f32s {
 /// clear of subnormal numbers, which are slow.
 const LEAST_POWER: f32 = -96.0;
 
-/// `2^x` for `x <= 127`; exactly 0 below [`LEAST_POWER`].
+/// `2^x` for `x <= 127`; exactly 0 below [`LEAST_POWER`]; NaN stays.
 #[inline(always)]
 pub(crate) fn exp2<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    let kept = x.simd_ge(LEAST_POWER);
-    kept.select(exp2_in_range(simd, x), S::f32s::splat(simd, 0.0))
+    // This order of comparison keeps NaN.
+    let least = x.simd_lt(LEAST_POWER);
+    least.select(S::f32s::splat(simd, 0.0), exp2_in_range(simd, x))
 }
 
-/// `2^x` that saturates below at `2^-96` and above at `2^90`: cheaper than [`exp2`] where a
+/// `2^x` that saturates below at `2^-96` and above at `2^most`: cheaper than [`exp2`] where a
 /// tiny number does as well as zero.
 #[inline(always)]
-pub(crate) fn exp2_saturating<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    exp2_in_range(simd, saturated(simd, x))
+pub(crate) fn exp2_saturating<S: Simd>(simd: S, x: S::f32s, most: f32) -> S::f32s {
+    exp2_in_range(simd, saturated(simd, x, most))
 }
 
 /// The exponent that [`exp2_saturating`] takes instead of `x`.
 #[inline(always)]
-pub(crate) fn saturated<S: Simd>(_: S, x: S::f32s) -> S::f32s {
-    x.max(LEAST_POWER).min(90.0)
+pub(crate) fn saturated<S: Simd>(_: S, x: S::f32s, most: f32) -> S::f32s {
+    x.max(LEAST_POWER).min(most)
 }
 
-/// `2^x` for `x` in `[-126, 127]`; anything for others.
+/// `2^x` for `x` in `[-126, 127]`; NaN for NaN, whatever its bits; anything for others.
 #[inline(always)]
 fn exp2_in_range<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits, from where it goes to
-    // the exponent.
-    const ROUND: f32 = 12_582_912.0;
+    // the exponent, whose bias is added too.
+    const ROUND: f32 = 12_582_912.0 + 127.0;
     let rounded = x + ROUND;
-    let power = exp2_fraction(simd, x - (rounded - ROUND));
-    (power.bitcast::<S::u32s>() + (rounded.bitcast::<S::u32s>() << 23)).bitcast()
+    let scale: S::f32s = (rounded.bitcast::<S::u32s>() << 23).bitcast();
+    exp2_fraction(simd, x - (rounded - ROUND)) * scale
 }
 
 /// `e^x` for `x` in `[-87, 87]`, clamped to that.
@@ -136,6 +137,11 @@ mod tests {
         }};
     }
 
+    #[inline(always)]
+    fn exp2_up_to_90<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+        exp2_saturating(simd, x, 90.0)
+    }
+
     /// From `low` to `high`, both included.
     fn grid(low: f32, high: f32) -> Vec<f32> {
         const N: usize = 20_000;
@@ -155,7 +161,7 @@ mod tests {
             let x = grid(-96.0, 0.0);
             assert!(relative_error(&x, &map!(level, &x, exp2), f64::exp2) < ALLOWED);
             let x = grid(-96.0, 90.0);
-            assert!(relative_error(&x, &map!(level, &x, exp2_saturating), f64::exp2) < ALLOWED);
+            assert!(relative_error(&x, &map!(level, &x, exp2_up_to_90), f64::exp2) < ALLOWED);
             let x = grid(-87.0, 87.0);
             assert!(relative_error(&x, &map!(level, &x, exp), f64::exp) < ALLOWED);
             let x = grid(-87.0, 88.72);
@@ -172,7 +178,10 @@ mod tests {
     fn functions_saturate() {
         for level in levels() {
             assert_eq!(map!(level, &[0.0, -96.5, -1e4, -1e30, f32::NEG_INFINITY], exp2), [1.0, 0.0, 0.0, 0.0, 0.0]);
-            let found = map!(level, &[0.0, 90.0, 1e30, f32::INFINITY, -1e30, f32::NEG_INFINITY], exp2_saturating);
+            // Of either sign and of any payload.
+            let nans = [0x7fc0_0000, 0xffc0_0000, 0x7fc0_0001, 0x7fff_ffff, 0x7f80_0001].map(f32::from_bits);
+            assert!(map!(level, &nans, exp2).iter().all(|x| x.is_nan()));
+            let found = map!(level, &[0.0, 90.0, 1e30, f32::INFINITY, -1e30, f32::NEG_INFINITY], exp2_up_to_90);
             let (most, least) = (90f32.exp2(), LEAST_POWER.exp2());
             assert_eq!(found, [1.0, most, most, most, least, least]);
             let found = map!(level, &[f32::INFINITY, f32::NEG_INFINITY], exp);

@@ -19,6 +19,7 @@ const LIBRARY: &[(&str, &str)] = &[
     ("lib/bias.wgsl", include_str!("../../../shaders/lib/bias.wgsl")),
     ("lib/element.wgsl", include_str!("../../../shaders/lib/element.wgsl")),
     ("lib/feature_map.wgsl", include_str!("../../../shaders/lib/feature_map.wgsl")),
+    ("lib/finite.wgsl", include_str!("../../../shaders/lib/finite.wgsl")),
     ("lib/geodesic.wgsl", include_str!("../../../shaders/lib/geodesic.wgsl")),
     ("lib/group.wgsl", include_str!("../../../shaders/lib/group.wgsl")),
     ("lib/sigmoid.wgsl", include_str!("../../../shaders/lib/sigmoid.wgsl")),

@@ -10,7 +10,9 @@ use super::{
 use crate::{
     error::{Result, check_argument, check_shapes},
     ops::{
-        FeatureMap, LinearAttention, Normalizer, Probabilities, add, concat, gate,
+        FeatureMap, LinearAttention, Normalizer, Probabilities, add, concat,
+        elementwise::keep,
+        gate,
         layout::{Read, Sizes, check_mask},
     },
     tensor::{Mask, Storage, Tensor, check_same_device},
@@ -22,9 +24,8 @@ const MERGE: &str = "MemoryState::merge";
 
 impl AttentionMemory<'_> {
     /// `WR` for every key in turn: writes keys and their values to a state, and erases; without a
-    /// state, begins one. Masked keys, `mask [batch, n]`, write and erase nothing; where there is
-    /// a [`p_erase`](AttentionMemory::p_erase) they and their values must be finite, for they are
-    /// multiplied by zero. The state that is given stays as it is.
+    /// state, begins one. Masked keys, `mask [batch, n]`, write and erase nothing, whatever they and
+    /// their values hold. The state that is given stays as it is.
     ///
     /// Unit keys `[batch, n, n_heads * head_dim]` and `v [batch, n, n_heads * v_dim]`, or in the
     /// other [`Layout`](crate::ops::Layout).
@@ -64,23 +65,39 @@ impl AttentionMemory<'_> {
         if options.p_erase.is_none() {
             return options.add(keys, k, v, mask);
         }
-        let kept = mask.map(|mask| self.keep(keys, k, mask)).transpose()?;
-        run((keys, v_dim), None, kept.as_ref().unwrap_or(k), v, &options).map(|(_, state)| state)
+        let Some(mask) = mask else {
+            return run((keys, v_dim), None, k, v, &options).map(|(_, state)| state);
+        };
+        // Keys of zero write and erase nothing.
+        let mask = self.of_rows(keys, mask)?;
+        let (k, v) = (keep(k, &mask)?, keep(v, &mask)?);
+        let p = |p: Option<&Probabilities>| p.map(|p| self.kept(keys, p, &mask)).transpose();
+        let (p_write, p_erase) = (p(options.p_write)?, p(options.p_erase)?);
+        let options = AttentionMemory { p_write: p_write.as_ref(), p_erase: p_erase.as_ref(), ..options };
+        run((keys, v_dim), None, &k, &v, &options).map(|(_, state)| state)
     }
 
-    /// Keys of zero where a mask is: they write and erase nothing.
-    fn keep(&self, Sizes { batch, n_heads, n, .. }: Sizes, k: &Tensor, mask: &Mask) -> Result<Tensor> {
+    /// A mask as the rows of keys and values lie, one number each.
+    fn of_rows(&self, Sizes { batch, n_heads, n, .. }: Sizes, mask: &Mask) -> Result<Tensor> {
         let mask = mask.tensor();
-        let mask = if self.layout.is_head_major() {
-            let mut of_heads = mask.clone();
-            for head in 1..n_heads {
-                of_heads = concat(&of_heads, 0..head * n, mask)?;
-            }
-            of_heads.reshape(&[batch, n_heads, n, 1])?
-        } else {
-            mask.reshape(&[batch, n, 1])?
-        };
-        gate(k, &Probabilities::computed(mask))
+        if !self.layout.is_head_major() {
+            return mask.reshape(&[batch, n, 1]);
+        }
+        let mut of_heads = mask.clone();
+        for head in 1..n_heads {
+            of_heads = concat(&of_heads, 0..head * n, mask)?;
+        }
+        of_heads.reshape(&[batch, n_heads, n, 1])
+    }
+
+    /// Probabilities, zero where a mask of rows is.
+    fn kept(&self, Sizes { batch, n_heads, n, .. }: Sizes, p: &Probabilities, mask: &Tensor) -> Result<Probabilities> {
+        let width = if self.layout.is_head_major() { 1 } else { n_heads };
+        let p = p.tensor().reshape(&[batch * n_heads * n / width, width])?;
+        let mask = mask.reshape(&[batch * n_heads * n / width, 1])?;
+        keep(&p, &mask)?
+            .reshape(&self.layout.row_shape(Sizes { batch, n_heads, n, dim: 1 }))
+            .map(Probabilities::computed)
     }
 
     /// A write that erases nothing is a sum, in any order.

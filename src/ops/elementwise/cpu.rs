@@ -44,6 +44,11 @@ pub(super) fn join(level: Level, join: Join, rows: &Rows, a: &[f32], b: &[f32]) 
             let heads = y.chunks_mut(dim).zip(a.chunks(dim)).zip(of_row(row));
             heads.for_each(|((y, a), b)| y.iter_mut().zip(a).for_each(|(y, a)| *y = a * b));
         }),
+        Join::Keep => by_row(rows, a, |row, a, y| {
+            if of_row(row)[0] != 0.0 {
+                y.copy_from_slice(a);
+            }
+        }),
         Join::Columns => by_row(rows, a, |_, a, y| y.copy_from_slice(a)),
         Join::Concat => by_row(rows, a, |row, a, y| {
             let (left, right) = y.split_at_mut(a.len());

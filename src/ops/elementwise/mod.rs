@@ -207,6 +207,13 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
     join(Join::Geglu, rows, with_last(x, both / 2), x, None)
 }
 
+/// `x` where a mask of its rows, one number each, is not zero; else zeros, whatever `x` is. The
+/// caller has checked that they fit.
+pub(crate) fn keep(x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    let rows = Rows { b_stride: 1, ..whole(mask.len(), x.len() / mask.len().max(1), 1) };
+    join(Join::Keep, rows, x.shape().to_vec(), x, Some(mask))
+}
+
 /// Rows of `a` and of the result alike.
 fn whole(rows: usize, width: usize, b_width: usize) -> Rows {
     Rows { rows, width, a_width: width, b_width, b_stride: 0, a_first: 0, a_used: width, scale: 1.0 }

@@ -23,6 +23,8 @@ pub(crate) enum Join {
     ScaleColumns,
     /// `a b`, a number of `b` for each head of a row.
     Gate,
+    /// `a` where `b` is not zero, else zero, whatever `a` is: a number of `b` for each row.
+    Keep,
     /// Some columns of `a`.
     Columns,
     /// Some columns of `a`, then all of `b`.
@@ -39,8 +41,8 @@ impl Map {
 impl Join {
     /// All of them.
     #[cfg(feature = "gpu")]
-    pub(crate) const ALL: [Self; 6] =
-        [Self::AddScaled, Self::ScaleColumns, Self::Gate, Self::Columns, Self::Concat, Self::Geglu];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::AddScaled, Self::ScaleColumns, Self::Gate, Self::Keep, Self::Columns, Self::Concat, Self::Geglu];
 
     /// Whether there is a `b`.
     #[cfg(feature = "gpu")]

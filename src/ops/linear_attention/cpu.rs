@@ -239,7 +239,9 @@ impl Read<'_> {
                     let divisor = match normalizer {
                         Normalizer::None => 1.0,
                         Normalizer::KeyCount => count,
-                        Normalizer::FeatureSum { floor } => values[v_dim].max(floor),
+                        // This order of comparison keeps NaN.
+                        Normalizer::FeatureSum { floor } if values[v_dim] < floor => floor,
+                        Normalizer::FeatureSum { .. } => values[v_dim],
                     };
                     let y = &mut y[((i + r) * inner + head) * v_dim..][..v_dim];
                     y.iter_mut().zip(values).for_each(|(y, value)| *y = value / divisor);

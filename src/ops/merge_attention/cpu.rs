@@ -107,7 +107,7 @@ impl Inputs<'_> {
         if to_state {
             sum.reference = on_grid(sum.reference);
         }
-        for state in states {
+        for state in states.filter(|state| !is_empty(state[0])) {
             let scale = if state[0] == sum.reference { 1.0 } else { f64::from(state[0] - sum.reference).exp() };
             sum.weights += scale * whole(state[1], state[2]);
             let (high, low) = state[3..].split_at(width);
@@ -119,13 +119,14 @@ impl Inputs<'_> {
             return;
         }
         for (part, lse) in parts().enumerate() {
-            // What is empty is far below any other, so that its weight is zero.
-            let weight = f64::from((lse - sum.reference).exp());
-            if weight != 0.0 {
-                sum.weights += weight;
-                let values = &self.values[(part * rows + row) * width..][..width];
-                sum.sums.iter_mut().zip(values).for_each(|(sum, &x)| *sum += weight * f64::from(x));
+            // What is empty is not read, whatever its values are.
+            if is_empty(lse) {
+                continue;
             }
+            let weight = f64::from((lse - sum.reference).exp());
+            sum.weights += weight;
+            let values = &self.values[(part * rows + row) * width..][..width];
+            sum.sums.iter_mut().zip(values).for_each(|(sum, &x)| *sum += weight * f64::from(x));
         }
     }
 }
@@ -137,8 +138,13 @@ impl Row {
 
     /// Whether there was no key; a reference that is not a number comes from one.
     fn is_empty(&self) -> bool {
-        self.reference <= 0.5 * MASKED
+        is_empty(self.reference)
     }
+}
+
+/// Whether a log-sum-exp is one of no key.
+fn is_empty(log_sum_exp: f32) -> bool {
+    log_sum_exp <= 0.5 * MASKED
 }
 
 /// The larger of two, or the one that is not a number: what is wrong must not get lost.

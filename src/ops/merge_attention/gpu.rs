@@ -22,9 +22,15 @@ const THREADS: usize = 64;
 struct Constants {
     n_states: usize,
     has_parts: bool,
+    /// Whether a part has its largest logit and its sum instead of its log-sum-exp.
+    has_sums: bool,
     to_state: bool,
     threads: usize,
 }
+
+const PARTS: Constants = Constants::new(0, true, false);
+
+const SPLITS: Constants = Constants { has_sums: true, ..PARTS };
 
 params! {
     Params {
@@ -43,7 +49,7 @@ params! {
 
 impl Constants {
     const fn new(n_states: usize, has_parts: bool, to_state: bool) -> Self {
-        Self { n_states, has_parts, to_state, threads: THREADS }
+        Self { n_states, has_parts, has_sums: false, to_state, threads: THREADS }
     }
 }
 
@@ -59,6 +65,7 @@ pub(super) fn merge_attention(
     let merged_lse = gpu.allocate(rows)?;
     merge_into(
         gpu,
+        &PARTS,
         [n_parts, rows, width],
         [values.into(), log_sum_exp.into()],
         [(&merged).into(), (&merged_lse).into()],
@@ -69,16 +76,26 @@ pub(super) fn merge_attention(
     })
 }
 
-/// Merges values `[n_parts, rows, width]` and log-sum-exps `[n_parts, rows]` into parts of two
-/// buffers.
-pub(crate) fn merge_into<'a>(
+/// Merges values `[n_parts, rows, width]` and, for each part, its largest logits and its sums,
+/// `[n_parts, 2, rows]`, into parts of two buffers.
+pub(crate) fn merge_splits<'a>(
     gpu: &Gpu,
+    sizes: [usize; 3],
+    parts: [Part<'a>; 2],
+    merged: [Part<'a>; 2],
+) -> Result<()> {
+    merge_into(gpu, &SPLITS, sizes, parts, merged)
+}
+
+fn merge_into<'a>(
+    gpu: &Gpu,
+    constants: &Constants,
     sizes: [usize; 3],
     [values, log_sum_exp]: [Part<'a>; 2],
     [merged, merged_log_sum_exp]: [Part<'a>; 2],
 ) -> Result<()> {
     let [n_parts, rows, width] = sizes;
-    gpu.kernel(&KERNEL, &Constants::new(0, true, false))?
+    gpu.kernel(&KERNEL, constants)?
         .read("values", values)
         .read("log_sum_exp", log_sum_exp)
         .write("merged", merged)
@@ -138,7 +155,8 @@ fn params([n_parts, rows, width]: [usize; 3]) -> Params {
 /// Every text that this operation may compile.
 pub(crate) fn shaders() -> Result<Vec<Shader>> {
     KERNEL.shaders([
-        ("parts".into(), Constants::new(0, true, false)),
+        ("parts".into(), PARTS),
+        ("splits".into(), SPLITS),
         ("first write".into(), Constants::new(0, true, true)),
         ("write".into(), Constants::new(1, true, true)),
         ("states".into(), Constants::new(2, false, true)),

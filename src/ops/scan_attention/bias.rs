@@ -4,7 +4,7 @@
 //! query and of a key, measures a distance and turns it into a number for each head, so
 //! the `n_queries x n_keys` matrix never exists (BSA-TNP, arXiv 2506.09163, section 3).
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{f32::consts::LOG2_E, fmt, ops::Range, sync::Arc};
 
 use crate::{
     error::{Error, Result, check_argument, check_limit, check_shape},
@@ -17,7 +17,15 @@ const OP: &str = "scan_attention";
 /// The most coordinates that one Euclidean distance or custom bias may look at.
 pub const MAX_COORDINATES: usize = 16;
 
-/// How far a key is from a query. A distance that is not finite masks the pair.
+/// No built-in term adds more to a logit, or less; polynomials of an exponent of 100 included, sums
+/// of many are finite.
+pub(super) const LARGEST: f32 = (1_u128 << 113) as f32;
+
+/// No center of a kernel is further out: its distance to the largest distance is still finite.
+const LARGEST_CENTER: f32 = (1_u128 << 126) as f32;
+
+/// How far a key is from a query. A coordinate that is not finite masks its pairs. Distances of
+/// finite ones are finite: those beyond `2^127`, and squares beyond it, count as `2^127`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -36,8 +44,11 @@ pub enum Distance {
 /// `a`, `b`, `c` of shape `[n_heads, n_basis]`.
 ///
 /// A negative `b` makes a bias that grows with the distance. An exponential stops growing at
-/// `2^90`, about `1e27`, and so does what a polynomial makes of it, so that no bias can pass for
-/// [`MASKED`] or undo it: pairs beyond that are told apart no more.
+/// `2^90`, about `1e27`, and so does what a polynomial makes of it; and no term adds more than
+/// `2^113`, about `1e34`, or less than minus that: pairs beyond are told apart no more. So a bias is
+/// finite whatever its parameters, also where they are of both signs, and none undoes a mask; one
+/// below half of [`MASKED`] leaves a pair without weight. Where `a` is zero, all is as if there were
+/// no bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -89,8 +100,9 @@ pub type BiasFn = dyn Fn(&[f32], &[f32], usize, &[f32]) -> f32 + Send + Sync;
 ///
 /// The WGSL is the body of
 /// `fn(q_coord: array<f32, C>, k_coord: array<f32, C>, head: u32) -> f32`, where `C` is the
-/// number of columns the term looks at; `params(i)` reads parameter `i: u32` (past the end it
-/// is `MASKED`, where the Rust twin would panic). Return `MASKED` to mask the pair. The snippet
+/// number of columns the term looks at; `params(i)` reads parameter `i: u32`. To read one past the
+/// end is a mistake: the Rust twin panics, which the call returns as an error, and WGSL, which cannot,
+/// reads `MASKED`. Return `MASKED` to mask the pair. The snippet
 /// is checked by naga before use, compiled with all run-time checks on, and may not declare
 /// functions or wait at barriers.
 ///
@@ -123,7 +135,8 @@ pub struct CustomBias {
     pub name: String,
     /// The body of the WGSL function.
     pub wgsl: String,
-    /// The same function in Rust; [`MASKED`] or anything not finite masks the pair.
+    /// The same function in Rust; [`MASKED`] or anything not finite masks the pair. If it panics,
+    /// the call returns an error.
     pub cpu: Arc<BiasFn>,
     /// Numbers that both read.
     pub params: Vec<f32>,
@@ -232,6 +245,33 @@ impl BiasTerm {
         Self { columns, kind: self.kind.clone() }
     }
 
+    /// What a built-in term computes with, `[n_heads, n_basis]` of `a`, `-b log2 e`, `c` and the
+    /// exponent at which its exponential stops growing. All are finite, and no sum of them
+    /// overflows.
+    pub(super) fn coefficients(&self, n_heads: usize) -> impl Iterator<Item = [f32; 4]> + '_ {
+        let (a, b, c) = match &self.kind {
+            TermKind::Distance { a, b, c, .. } => (&a[..], &b[..], &c[..]),
+            TermKind::Custom(_) => (&[][..], &[][..], &[][..]),
+        };
+        let at = |values: &[f32], i: usize| values.get(i).copied().unwrap_or(0.0);
+        let largest = LARGEST / self.n_basis(n_heads).max(1) as f32;
+        a.iter().enumerate().map(move |(i, a)| {
+            let a = a.clamp(-largest, largest);
+            // `a` times the exponential is at most `largest`.
+            let most = (largest / a.abs()).log2().min(90.0);
+            let b = (-at(b, i) * LOG2_E).clamp(f32::MIN, f32::MAX);
+            [a, b, at(c, i).clamp(-LARGEST_CENTER, LARGEST_CENTER), most]
+        })
+    }
+
+    /// The name of a custom term.
+    pub(super) fn custom_name(&self) -> Option<&str> {
+        match &self.kind {
+            TermKind::Custom(custom) => Some(&custom.name),
+            TermKind::Distance { .. } => None,
+        }
+    }
+
     /// The number of basis functions, or 0 for a custom term.
     pub(crate) fn n_basis(&self, n_heads: usize) -> usize {
         match &self.kind {
@@ -300,7 +340,8 @@ pub struct Bias<'a> {
     /// The terms, summed.
     pub terms: &'a [BiasTerm],
     /// A materialised bias `[batch, n_heads, n_queries, n_keys]` that is added too. It
-    /// costs the quadratic memory that the terms avoid.
+    /// costs the quadratic memory that the terms avoid. A number that is not finite, or is below
+    /// half of [`MASKED`], masks the pair.
     pub matrix: Option<&'a Tensor>,
 }
 

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     device::gpu::{Buffer, Gpu, Kernel, Part, Shader, Work, params},
     error::Result,
-    ops::{merge_attention::gpu::merge_into, softmax::Attention},
+    ops::{merge_attention::gpu::merge_splits, softmax::Attention},
     tensor::Tensor,
 };
 
@@ -51,6 +51,7 @@ params! {
         lse_head: u32,
         lse_row: u32,
         log_sum_exp_base: u32,
+        lse_sums: u32,
         q_coords_batch: u32,
         q_coords_base: u32,
         k_coords_batch: u32,
@@ -62,7 +63,7 @@ params! {
         matrix_row: u32,
         matrix_base: u32,
         /// The bias vectors that follow begin at a multiple of 16 bytes.
-        padding: [u32; 3],
+        padding: [u32; 2],
     }
 }
 
@@ -86,6 +87,9 @@ struct Target<'a> {
     values: Part<'a>,
     log_sum_exp: Part<'a>,
     split_strides: [usize; 2],
+    /// From the largest logit of a row of a split to its sum; 0 if there is one split, of which
+    /// the log-sum-exp is asked.
+    lse_sums: usize,
 }
 
 pub(super) fn scan_attention(
@@ -111,18 +115,18 @@ pub(super) fn scan_attention(
         ];
         if n_parts == 1 {
             let [values, log_sum_exp] = to;
-            call.launch(piece, &keys[0], Target { values, log_sum_exp, split_strides: [0, 0] })?;
+            call.launch(piece, &keys[0], Target { values, log_sum_exp, split_strides: [0, 0], lse_sums: 0 })?;
             continue;
         }
-        let strides = [rows.len() * problem.v_dim, rows.len()];
+        let strides = [rows.len() * problem.v_dim, 2 * rows.len()];
         let parts = [gpu.allocate(n_parts * strides[0])?, gpu.allocate(n_parts * strides[1])?];
         for (i, keys) in keys.iter().enumerate() {
             let splits = i * n_splits..(i + 1) * n_splits;
             let [values, log_sum_exp] = [0, 1]
                 .map(|i| Part { buffer: &parts[i], elements: splits.start * strides[i]..splits.end * strides[i] });
-            call.launch(piece, keys, Target { values, log_sum_exp, split_strides: strides })?;
+            call.launch(piece, keys, Target { values, log_sum_exp, split_strides: strides, lse_sums: rows.len() })?;
         }
-        merge_into(gpu, [n_parts, rows.len(), problem.v_dim], parts.each_ref().map(Part::from), to)?;
+        merge_splits(gpu, [n_parts, rows.len(), problem.v_dim], parts.each_ref().map(Part::from), to)?;
     }
     Ok(Attention {
         values: Tensor::from_gpu(problem.out_shape(), gpu, values),
@@ -198,6 +202,7 @@ impl Call<'_> {
             lse_batch,
             lse_head,
             lse_row,
+            lse_sums: target.lse_sums as u32,
             q_coords_batch: (n_queries * n_columns) as u32,
             k_coords_batch: (n_keys * n_columns) as u32,
             mask_batch: n_keys as u32,

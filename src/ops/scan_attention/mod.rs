@@ -18,8 +18,10 @@ pub use memory::{Placed, ScanMemory, ScanState};
 pub(crate) use problem::Problem;
 pub use problem::{MAX_HEAD_DIM, ScanAttention};
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use crate::{
-    error::Result,
+    error::{Error, Result},
     tensor::{Mask, Storage, Tensor, check_same_device},
 };
 use problem::{CpuInputs, OP};
@@ -36,8 +38,11 @@ use problem::{CpuInputs, OP};
 /// are all far below zero decay to zero, because its running maximum starts at `-1e-6`;
 /// such rows differ here (they are a weighted mean of `v`, as everywhere else).
 ///
-/// Numbers must be finite: what a NaN or an infinity in `q`
-/// or `k` reads as is not promised, and differs between devices.
+/// A NaN in a query spoils what it reads, values and log-sum-exp; one in a key, what every query
+/// reads that does not mask it; one in a value, its column of that. An infinite logit, or one that
+/// overflows f32 (beyond `2e38`), spoils its row if it is positive and has no weight if it is
+/// negative, as one below half of [`MASKED`] has none. All devices agree on this, see [What is not
+/// finite](crate::ops#what-is-not-finite).
 ///
 /// To keep keys and values and read them again and again, see [`ScanMemory`].
 ///
@@ -67,6 +72,18 @@ pub fn scan_attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &ScanAttentio
     attend(&problem, q, k, v, options)
 }
 
+/// Runs what calls the user's functions: one that panics is an error.
+fn caught<T>(terms: &[BiasTerm], run: impl FnOnce() -> T) -> Result<T> {
+    let Some(name) = terms.iter().find_map(BiasTerm::custom_name) else {
+        return Ok(run());
+    };
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        let message = format!("the function for the CPU panicked: {}", words.unwrap_or("no message"));
+        Error::BiasShader { name: name.to_owned(), message }
+    })
+}
+
 /// [`scan_attention`] of a problem that has been checked.
 pub(crate) fn attend(
     problem: &Problem,
@@ -91,7 +108,7 @@ pub(crate) fn attend(
                 matrix: bias.matrix.map(Tensor::cpu),
                 n_splits: options.n_splits,
             };
-            let (values, log_sum_exp) = cpu::scan_attention(cpu.0, problem, &inputs);
+            let (values, log_sum_exp) = caught(bias.terms, || cpu::scan_attention(cpu.0, problem, &inputs))?;
             Ok(Attention {
                 values: Tensor::from_cpu(*cpu, problem.out_shape(), values),
                 log_sum_exp: Tensor::from_cpu(*cpu, problem.lse_shape(), log_sum_exp),

@@ -1,7 +1,5 @@
 //! What the text of `shaders/scan_attention.wgsl` depends on.
 
-use std::f32::consts::LOG2_E;
-
 use serde::Serialize;
 
 use super::{
@@ -62,6 +60,8 @@ pub(super) struct Constants {
     kv_quads: usize,
     has_mask: bool,
     has_matrix: bool,
+    /// Whether a key may be masked for some queries alone.
+    by_pair: bool,
     n_columns: usize,
     /// The columns that some term looks at.
     columns: Vec<usize>,
@@ -102,6 +102,7 @@ impl Constants {
             kv_quads: SIDE * depth.max(TILE),
             has_mask,
             has_matrix: problem.has_matrix,
+            by_pair: problem.has_matrix || !terms.is_empty(),
             n_columns: problem.n_columns,
             columns,
             n_bias: offset.max(1),
@@ -136,7 +137,8 @@ fn describe(index: usize, offset: usize, term: &BiasTerm, n_heads: usize) -> Ter
     Term { index, kind, kernel, first, width, n_basis, offset, grows, body, n_params }
 }
 
-/// The parameters of all terms as the shader reads them: `(a, -b log2 e, c, 0)`, all finite.
+/// The parameters of all terms as the shader reads them: for a built-in one its
+/// [coefficients](BiasTerm::coefficients).
 pub(super) fn pack(terms: &[BiasTerm], n_heads: usize) -> Vec<[f32; 4]> {
     let mut packed = Vec::new();
     for term in terms {
@@ -148,11 +150,7 @@ pub(super) fn pack(terms: &[BiasTerm], n_heads: usize) -> Vec<[f32; 4]> {
                     vector
                 }));
             }
-            TermKind::Distance { a, b, c, .. } => {
-                let at = |values: &[f32], i: usize| values.get(i).copied().unwrap_or(0.0);
-                let n = n_heads * term.n_basis(n_heads);
-                packed.extend((0..n).map(|i| [a[i], (-at(b, i) * LOG2_E).clamp(f32::MIN, f32::MAX), at(c, i), 0.0]));
-            }
+            TermKind::Distance { .. } => packed.extend(term.coefficients(n_heads)),
         }
     }
     if packed.is_empty() { vec![[0.0; 4]] } else { packed }

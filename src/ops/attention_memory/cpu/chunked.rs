@@ -48,7 +48,7 @@ struct Chunk<'a> {
     packed_keys: Vec<f32>,
     /// `p_e (k_t . k_i)`, row t; valid below the diagonal.
     products: Vec<f32>,
-    /// `q_t . k_i`, row t, zero above the diagonal.
+    /// `q_t . k_i`, row t; valid up to the diagonal.
     scores: Vec<f32>,
     /// What the steps write to a panel of columns, `[CHUNK, width]`.
     written: Vec<f32>,
@@ -134,9 +134,7 @@ impl<'a> Chunk<'a> {
         if has_query {
             let tile = product::<S, ROWS, C>(simd, self.rows(i, |step| self.head.q(step)), keys);
             for (r, tile) in tile.iter().enumerate().take(used) {
-                let row = &mut self.scores[(i + r) * CHUNK..][..CHUNK];
-                store_row::<S, C>(tile, 1.0, panel, &mut row[panel.first..]);
-                row[i + r + 1..CHUNK.min(i + ROWS)].fill(0.0);
+                store_row::<S, C>(tile, 1.0, panel, &mut self.scores[(i + r) * CHUNK + panel.first..]);
             }
         }
     }
@@ -155,12 +153,19 @@ impl<'a> Chunk<'a> {
                 let before = product::<S, ROWS, C>(simd, self.rows(i, |step| self.head.q(step)), memory);
                 let mut scores = [&self.scores[..]; ROWS];
                 for (r, row) in scores.iter_mut().enumerate() {
-                    *row = &self.scores[(i + r.min(used - 1)) * CHUNK..][..i + used];
+                    *row = &self.scores[(i + r.min(used - 1)) * CHUNK..][..CHUNK];
                 }
-                let own = product::<S, ROWS, C>(simd, scores, &self.written[..(i + used) * C * lanes]);
+                let earlier = product::<S, ROWS, C>(simd, scores, &self.written[..i * C * lanes]);
                 for r in 0..used {
                     let mut row = before[r];
-                    row.iter_mut().zip(own[r]).for_each(|(sum, own)| *sum += own);
+                    row.iter_mut().zip(earlier[r]).for_each(|(sum, earlier)| *sum += earlier);
+                    // Up to its own step: not even a zero may meet what a later one writes.
+                    for s in i..=i + r {
+                        let written = &self.written[s * C * lanes..][..C * lanes];
+                        for (sum, written) in row.iter_mut().zip(written.chunks_exact(lanes)) {
+                            *sum = S::f32s::from_slice(simd, written).mul_add(scores[r][s], *sum);
+                        }
+                    }
                     let p = self.head.p(self.head.inputs.p_read, self.first + i + r);
                     store_row::<S, C>(&row, p, panel, &mut y[(i + r) * v_dim + panel.first..]);
                 }

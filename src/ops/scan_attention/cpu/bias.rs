@@ -11,8 +11,8 @@ use super::{
         problem::{CpuInputs, Problem},
     },
     distance::{self, Packed},
-    kernel::{LARGEST, Term, base_2},
-    softmax::MASKED_2,
+    kernel::{Term, base_2},
+    softmax::NONE,
 };
 use crate::simd::tile::{ROWS, VECTORS};
 
@@ -43,7 +43,7 @@ pub(super) struct PairBias<'a> {
     k_points: Vec<f32>,
     /// Whether a query has coordinates: `[batch, n_queries]`, empty without terms.
     has_query: Vec<bool>,
-    /// 0 for a key that takes part, [`MASKED_2`] for one that does not: `[batch, block, block_keys]`.
+    /// 0 for a key that takes part, [`NONE`] for one that does not: `[batch, block, block_keys]`.
     key_bias: Vec<f32>,
     /// `[batch, block]`.
     keep: Vec<Keep>,
@@ -75,10 +75,10 @@ impl<'a> PairBias<'a> {
         for term in inputs.terms {
             match &term.kind {
                 TermKind::Custom(bias) => custom.push((bias, term.columns.clone())),
-                TermKind::Distance { distance, kernel, a, b, c } => {
+                TermKind::Distance { distance, kernel, .. } => {
                     let columns = Packed::new(*distance, &term.columns);
-                    let at = |values: &[f32], i: usize| values.get(i).copied().unwrap_or(0.0);
-                    let coefficients = (0..a.len()).map(|i| [base_2(a[i]), base_2(-at(b, i)), at(c, i)]).collect();
+                    let in_base_2 = |[a, b, c, most]: [f32; 4]| [base_2(a), b, c, most];
+                    let coefficients = term.coefficients(n_heads).map(in_base_2).collect();
                     terms.push(Term {
                         distance: *distance,
                         kernel: *kernel,
@@ -97,7 +97,7 @@ impl<'a> PairBias<'a> {
         let by_point = distance::pack(inputs.k_coords, n_columns, &has_key, &packed);
 
         let mut k_points = vec![0.0; batch * n_blocks * width * block_keys];
-        let mut key_bias = vec![MASKED_2; batch * n_blocks * block_keys];
+        let mut key_bias = vec![NONE; batch * n_blocks * block_keys];
         let mut keep = Vec::with_capacity(batch * n_blocks);
         for b in 0..batch {
             for block in 0..n_blocks {
@@ -140,6 +140,11 @@ impl<'a> PairBias<'a> {
         }
     }
 
+    /// Whether a key may be masked for some queries alone.
+    pub fn is_by_pair(&self) -> bool {
+        !self.inputs.terms.is_empty() || self.inputs.matrix.is_some()
+    }
+
     /// Whether there are distances, which heads share.
     pub fn has_distances(&self) -> bool {
         !self.terms.is_empty()
@@ -161,7 +166,7 @@ impl<'a> PairBias<'a> {
         self.keep[batch * self.n_blocks + block]
     }
 
-    /// 0 or [`MASKED_2`] for each key of a block.
+    /// 0 or [`NONE`] for each key of a block.
     pub fn key_bias(&self, batch: usize, block: usize) -> &[f32] {
         &self.key_bias[(batch * self.n_blocks + block) * self.block_keys..][..self.block_keys]
     }
@@ -223,13 +228,14 @@ impl<'a> PairBias<'a> {
         let width = region.n_keys.next_multiple_of(VECTORS * S::f32s::LEN);
         for (r, query) in region.queries.clone().enumerate() {
             let scores = &mut scores[r * stride..][..width];
-            match keep {
-                Keep::All | Keep::None => scores.fill(0.0),
-                Keep::Keys => scores.copy_from_slice(&self.key_bias(region.batch, region.block)[..width]),
-                Keep::Pairs => scores.copy_from_slice(&tiles.mask[r * stride..][..width]),
-            }
+            scores.fill(0.0);
             for (term, tile) in self.terms.iter().zip(tiles.distances.chunks_exact(ROWS * stride)) {
                 term.add(simd, head, &tile[r * stride..][..width], scores);
+            }
+            match keep {
+                Keep::All | Keep::None => {}
+                Keep::Keys => mask(simd, &self.key_bias(region.batch, region.block)[..width], scores),
+                Keep::Pairs => mask(simd, &tiles.mask[r * stride..][..width], scores),
             }
             let scores = &mut scores[..region.n_keys];
             self.add_custom(region, head, query, scores);
@@ -248,9 +254,9 @@ impl<'a> PairBias<'a> {
             let q = &self.inputs.q_coords[(region.batch * n_queries + query) * n_columns..][columns.clone()];
             for (j, score) in scores.iter_mut().enumerate() {
                 // What is masked already may have coordinates that are not numbers.
-                if *score > 0.5 * MASKED_2 {
+                if *score != NONE {
                     let k = &self.inputs.k_coords[(first_key + j) * n_columns..][columns.clone()];
-                    *score += given((bias.cpu)(q, k, head, &bias.params));
+                    *score = given((bias.cpu)(q, k, head, &bias.params), *score);
                 }
             }
         }
@@ -263,7 +269,7 @@ impl<'a> PairBias<'a> {
             let row = (region.batch * n_heads + head) * n_queries + query;
             let biases = &matrix[row * n_keys + region.block * self.block_keys..];
             for (score, &bias) in scores.iter_mut().zip(biases) {
-                *score += given(bias);
+                *score = given(bias, *score);
             }
         }
     }
@@ -279,15 +285,24 @@ fn mask_infinite<S: Simd>(simd: S, distances: &mut [f32], mask: &mut [f32]) -> b
         let kept = d.abs().simd_le(f32::MAX);
         any |= kept.any_true();
         kept.select(d, zero).store_slice(distances);
-        kept.select(S::f32s::from_slice(simd, mask), S::f32s::splat(simd, MASKED_2)).store_slice(mask);
+        kept.select(S::f32s::from_slice(simd, mask), S::f32s::splat(simd, NONE)).store_slice(mask);
     }
     any
 }
 
-/// A bias that somebody else computed, in base 2.
+/// Masks some scores of a row.
 #[inline(always)]
-fn given(bias: f32) -> f32 {
-    if is_masked(bias) { MASKED_2 } else { base_2(bias.min(LARGEST)) }
+fn mask<S: Simd>(simd: S, mask: &[f32], scores: &mut [f32]) {
+    for (scores, mask) in scores.chunks_exact_mut(S::f32s::LEN).zip(mask.chunks_exact(S::f32s::LEN)) {
+        let mask = S::f32s::from_slice(simd, mask);
+        mask.simd_lt(0.0).select(mask, S::f32s::from_slice(simd, scores)).store_slice(scores);
+    }
+}
+
+/// A score with a bias that somebody else computed.
+#[inline(always)]
+fn given(bias: f32, score: f32) -> f32 {
+    if is_masked(bias) || score == NONE { NONE } else { score + base_2(bias) }
 }
 
 /// Which points are finite in every column that a term looks at.

@@ -91,9 +91,12 @@ fn sin_cos_degrees(degrees: f32) -> (f64, f64) {
     }
 }
 
+/// No distance, and no square of one, is larger: what is further counts as this far.
+pub(super) const FAR: f32 = (1_u128 << 127) as f32;
+
 /// Distances of one query to keys `k [width, stride]`, or their squares for
-/// [`BiasKernel::Rbf`]; infinite where the pair is masked. Returns the largest magnitude, lane by
-/// lane.
+/// [`BiasKernel::Rbf`]; infinite where the pair is masked, else [`FAR`] at most. Returns the largest
+/// magnitude, lane by lane.
 #[inline(always)]
 pub(super) fn distances<S: Simd>(
     simd: S,
@@ -106,23 +109,27 @@ pub(super) fn distances<S: Simd>(
 ) -> S::f32s {
     let lanes = S::f32s::LEN;
     let infinity = S::f32s::splat(simd, f32::INFINITY);
-    let finite = S::f32s::splat(simd, f32::MAX);
     let mut largest = S::f32s::splat(simd, 0.0);
     for (i, out) in out.chunks_exact_mut(lanes).enumerate() {
         let column = |c: usize| S::f32s::from_slice(simd, &k[c * stride + i * lanes..][..lanes]);
         let d = match distance {
             Distance::Euclidean => {
-                let mut square = S::f32s::splat(simd, 0.0);
-                for (c, &q) in q.iter().enumerate() {
-                    let difference = column(c) - q;
-                    square = difference.mul_add(difference, square);
+                let square = square(simd, q, column, 1.0);
+                if kernel == BiasKernel::Rbf {
+                    square.min(FAR)
+                } else if square.simd_gt(FAR).any_true() {
+                    // Small enough that squares of any coordinates can be summed.
+                    const UNIT: f32 = 1.0 / (1_u128 << 70) as f32;
+                    let far = (self::square(simd, q, column, UNIT).sqrt() * (1.0 / UNIT)).min(FAR);
+                    square.simd_gt(FAR).select(far, square.sqrt())
+                } else {
+                    square.sqrt()
                 }
-                if kernel == BiasKernel::Rbf { square } else { square.sqrt() }
             }
             Distance::CausalTime => {
                 let d = column(0) - q[0];
-                let kept = d.simd_le(0.0) & d.simd_ge(-f32::MAX);
-                let d = if kernel == BiasKernel::Rbf { (d * d).min(finite) } else { d };
+                let kept = d.simd_le(0.0);
+                let d = if kernel == BiasKernel::Rbf { (d * d).min(FAR) } else { d.max(-FAR) };
                 kept.select(d, infinity)
             }
             Distance::GreatCircle => {
@@ -135,6 +142,17 @@ pub(super) fn distances<S: Simd>(
         d.store_slice(out);
     }
     largest
+}
+
+/// The squared distance, in units of which one is `unit` of those of the coordinates.
+#[inline(always)]
+fn square<S: Simd>(simd: S, q: &[f32], column: impl Fn(usize) -> S::f32s, unit: f32) -> S::f32s {
+    let mut square = S::f32s::splat(simd, 0.0);
+    for (c, &q) in q.iter().enumerate() {
+        let difference = if unit == 1.0 { column(c) - q } else { column(c) * unit - q * unit };
+        square = difference.mul_add(difference, square);
+    }
+    square
 }
 
 /// The central angle in degrees of points packed by [`unit_vector`]: `2 atan(|u - v| / |u + v|)`,

@@ -7,19 +7,13 @@ use std::{
 
 use fearless_simd::prelude::*;
 
-use super::{
-    super::bias::{BiasKernel, Distance},
-    softmax::MASKED_2,
-};
+use super::super::bias::{BiasKernel, Distance, LARGEST};
 use crate::simd::{
     math::{exp2_saturating, saturated},
     tile::VECTORS,
 };
 
-/// No bias leaves this range: beyond the sentinel, and far enough from overflow to add up.
-pub(super) const LARGEST: f32 = -4.0 * MASKED_2;
-
-/// What [`exp2_saturating`] stops at.
+/// What a growing exponential stops at.
 const LARGEST_POWER: f32 = (1_u128 << 90) as f32;
 
 const SQRT_3: f32 = 1.732_050_8;
@@ -31,8 +25,8 @@ pub(super) struct Term {
     /// Its packed columns.
     pub columns: Range<usize>,
     pub n_basis: usize,
-    /// `[n_heads, n_basis]` of `a log2 e`, `-b log2 e` and `c`.
-    pub coefficients: Vec<[f32; 3]>,
+    /// `[n_heads, n_basis]` of `a log2 e`, `-b log2 e`, `c` and the largest exponent.
+    pub coefficients: Vec<[f32; 4]>,
 }
 
 /// A coefficient in base 2; still finite if it was.
@@ -52,7 +46,7 @@ impl Term {
                 distances,
                 scores,
                 #[inline(always)]
-                |d, [a, ..], sum| d.mul_add(a, sum),
+                |d, [a, ..], sum| sum + (d * a).max(-LARGEST).min(LARGEST),
             ),
             BiasKernel::Rbf | BiasKernel::Exponential => add_sum(
                 simd,
@@ -60,7 +54,7 @@ impl Term {
                 distances,
                 scores,
                 #[inline(always)]
-                |d, [a, b, _], sum| exp2_saturating(simd, d * b).mul_add(a, sum),
+                |d, [a, b, _, most], sum| exp2_saturating(simd, d * b, most).mul_add(a, sum),
             ),
             BiasKernel::Tisa => add_sum(
                 simd,
@@ -68,10 +62,10 @@ impl Term {
                 distances,
                 scores,
                 #[inline(always)]
-                |d, [a, b, c], sum| {
+                |d, [a, b, c, most], sum| {
                     let d = d - c;
-                    // In this order an infinite product keeps its sign and 0 stays 0.
-                    exp2_saturating(simd, d * b * d).mul_add(a, sum)
+                    // In this order an infinite product keeps its sign and 0 stays 0; d is finite.
+                    exp2_saturating(simd, d * b * d, most).mul_add(a, sum)
                 },
             ),
             BiasKernel::Matern32 => add_sum(
@@ -80,11 +74,11 @@ impl Term {
                 distances,
                 scores,
                 #[inline(always)]
-                |d, [a, b, _], sum| {
+                |d, [a, b, _, most], sum| {
                     // In this order 0 stays 0; of the saturated exponent no infinity meets a zero.
                     let exponent = d * b * SQRT_3;
-                    let linear = saturated(simd, exponent).mul_add(-LN_2, S::f32s::splat(simd, 1.0));
-                    (linear * exp2_saturating(simd, exponent)).max(-LARGEST_POWER).mul_add(a, sum)
+                    let linear = saturated(simd, exponent, most).mul_add(-LN_2, S::f32s::splat(simd, 1.0));
+                    (linear * exp2_saturating(simd, exponent, most)).max(-LARGEST_POWER).mul_add(a, sum)
                 },
             ),
         }
@@ -95,10 +89,10 @@ impl Term {
 #[inline(always)]
 fn add_sum<S: Simd>(
     simd: S,
-    coefficients: &[[f32; 3]],
+    coefficients: &[[f32; 4]],
     distances: &[f32],
     scores: &mut [f32],
-    basis: impl Fn(S::f32s, [f32; 3], S::f32s) -> S::f32s,
+    basis: impl Fn(S::f32s, [f32; 4], S::f32s) -> S::f32s,
 ) {
     let lanes = S::f32s::LEN;
     let pairs = scores.chunks_exact_mut(VECTORS * lanes).zip(distances.chunks_exact(VECTORS * lanes));
@@ -112,7 +106,7 @@ fn add_sum<S: Simd>(
         }
         for (v, sum) in sums.iter().enumerate() {
             let scores = &mut scores[v * lanes..(v + 1) * lanes];
-            (S::f32s::from_slice(simd, scores) + sum.max(-LARGEST).min(LARGEST)).store_slice(scores);
+            (S::f32s::from_slice(simd, scores) + *sum).store_slice(scores);
         }
     }
 }

@@ -11,7 +11,6 @@ mod softmax;
 mod tests;
 
 use std::{
-    f32::consts::LOG2_E,
     ops::Range,
     sync::{Mutex, PoisonError},
 };
@@ -21,11 +20,12 @@ use rayon::prelude::*;
 
 use self::{
     bias::{Keep, PairBias, Region, Tiles},
+    kernel::base_2,
     pack::{Packing, Unpacked},
-    softmax::{State, Step},
+    softmax::{Row, State, Step},
 };
 use super::problem::{CpuInputs, Problem};
-use crate::{ops::merge_attention::cpu::merge_attention, simd::tile::ROWS};
+use crate::simd::tile::ROWS;
 
 /// Queries in a task: whole tiles.
 const BLOCK_QUERIES: usize = 8 * ROWS;
@@ -74,7 +74,10 @@ struct Scan<'a> {
 /// What was read: one part for each split of the keys, in the layout of the problem.
 struct Output {
     values: Vec<f32>,
+    /// The log-sum-exp; of several parts the largest logit of each, in base 2.
     log_sum_exp: Vec<f32>,
+    /// The sums by which several parts are divided when they are one.
+    sums: Vec<f32>,
 }
 
 /// Memory that a thread uses again for its next task.
@@ -93,6 +96,7 @@ fn scan<S: Simd>(simd: S, problem: &Problem, inputs: &CpuInputs<'_>) -> (Vec<f32
     let output = Mutex::new(Output {
         values: vec![0.0; scan.n_splits() * rows * problem.v_dim],
         log_sum_exp: vec![0.0; scan.n_splits() * rows],
+        sums: vec![0.0; if scan.n_splits() > 1 { scan.n_splits() * rows } else { 0 }],
     });
     let tasks = tasks.par_iter().with_min_len(THREAD_WORK.div_ceil(scan.work_of_task()));
     tasks.for_each_init(
@@ -102,14 +106,28 @@ fn scan<S: Simd>(simd: S, problem: &Problem, inputs: &CpuInputs<'_>) -> (Vec<f32
                 #[inline(always)]
                 || scan.run(simd, task, scratch),
             );
-            scan.finish(task, S::f32s::LEN, &mut scratch.states, &output);
+            scan.finish(task, S::f32s::LEN, &scratch.states, &output);
         },
     );
-    let Output { values, log_sum_exp } = output.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if scan.n_splits() == 1 {
-        return (values, log_sum_exp);
+    let output = output.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if scan.n_splits() == 1 { (output.values, output.log_sum_exp) } else { output.merged(rows, problem.v_dim) }
+}
+
+impl Output {
+    /// Of all the keys.
+    fn merged(&self, rows: usize, v_dim: usize) -> (Vec<f32>, Vec<f32>) {
+        let (mut values, mut log_sum_exp) = (vec![0.0; rows * v_dim], vec![0.0; rows]);
+        let merged = values.par_chunks_exact_mut(v_dim).zip(&mut log_sum_exp).enumerate();
+        merged.with_min_len(THREAD_NUMBERS.div_ceil(v_dim)).for_each(|(row, (values, log_sum_exp))| {
+            let parts = (row..self.sums.len()).step_by(rows).map(|i| Row {
+                largest: self.log_sum_exp[i],
+                sum: self.sums[i],
+                values: &self.values[i * v_dim..][..v_dim],
+            });
+            *log_sum_exp = Row::finish(parts, values);
+        });
+        (values, log_sum_exp)
     }
-    merge_attention(scan.n_splits(), problem.v_dim, &values, &log_sum_exp)
 }
 
 impl<'a> Scan<'a> {
@@ -218,6 +236,7 @@ impl<'a> Scan<'a> {
             k: self.inputs.k_rows(self.problem, at, keys.clone()),
             v: self.inputs.v_rows(self.problem, at, keys),
             keep: self.bias.key_bias(at[0], block),
+            by_pair: self.bias.is_by_pair(),
         }
     }
 
@@ -263,11 +282,11 @@ impl<'a> Scan<'a> {
                     let q = &scratch.q[(i * padded + first_row) * head_dim..];
                     let step = Step { packing: &self.packing, q, n_keys, biased, first_row, n_rows };
                     let (scores, state) = (&mut scratch.scores, &mut scratch.states[i]);
+                    let unpacked = self.unpacked([batch, head], block);
                     if self.is_single() {
-                        let block = self.unpacked([batch, head], block);
                         simd.vectorize(
                             #[inline(always)]
-                            || step.run_single(simd, &block, scores, state),
+                            || step.run_single(simd, &unpacked, scores, state),
                         );
                     } else {
                         let len = self.packing.block_len();
@@ -279,7 +298,7 @@ impl<'a> Scan<'a> {
                         };
                         simd.vectorize(
                             #[inline(always)]
-                            || step.run(simd, packed, scores, state),
+                            || step.run(simd, packed, &unpacked, scores, state),
                         );
                     }
                 }
@@ -289,7 +308,7 @@ impl<'a> Scan<'a> {
 
     /// The task's queries, `[head, padded, head_dim]`, in base 2.
     fn pack_queries(&self, task: &Task, padded: usize, packed: &mut Vec<f32>) {
-        let scale = self.problem.scale * LOG2_E;
+        let scale = base_2(self.problem.scale);
         let head_dim = self.packing.head_dim;
         packed.clear();
         for head in task.heads.clone() {
@@ -301,24 +320,24 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Divides what a task read by its sums, and puts it in place.
-    fn finish(&self, task: &Task, lanes: usize, states: &mut [State], output: &Mutex<Output>) {
+    /// Puts what a task read in place, divided by its sums if it read all keys.
+    fn finish(&self, task: &Task, lanes: usize, states: &[State], output: &Mutex<Output>) {
         let Problem { batch, n_heads, n_queries, v_dim, .. } = *self.problem;
-        for state in &mut *states {
-            for (row, query) in task.queries.clone().enumerate() {
-                state.finish(row, lanes, self.bias.has_query(task.batch, query));
-            }
-        }
         let strides = self.problem.strides(n_queries, 1);
         let first = task.split * batch * n_heads * n_queries + task.batch * strides[0];
         // A copy, short against the rest of the task.
-        let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
+        let output = &mut *output.lock().unwrap_or_else(PoisonError::into_inner);
         for (head, state) in task.heads.clone().zip(states) {
             for (row, query) in task.queries.clone().enumerate() {
                 let to = first + head * strides[1] + query * strides[2];
-                let from = row * self.packing.v_panels.width;
-                output.values[to * v_dim..][..v_dim].copy_from_slice(&state.values[from..][..v_dim]);
-                output.log_sum_exp[to] = state.largest[row];
+                let read = state.row(row, lanes, self.bias.has_query(task.batch, query));
+                let values = &mut output.values[to * v_dim..][..v_dim];
+                if output.sums.is_empty() {
+                    output.log_sum_exp[to] = Row::finish([read].into_iter(), values);
+                } else {
+                    values.copy_from_slice(&read.values[..v_dim]);
+                    (output.log_sum_exp[to], output.sums[to]) = (read.largest, read.sum);
+                }
             }
         }
     }

@@ -40,22 +40,28 @@ impl Packing {
         }
     }
 
-    /// Numbers in a packed block: the keys, then the values.
+    /// Numbers in a packed block: the keys, the values, and whether some values were set aside.
     pub fn block_len(&self) -> usize {
-        self.block_keys * (self.head_dim + self.v_panels.width)
+        self.block_keys * (self.head_dim + self.v_panels.width) + 1
     }
 
-    /// The two parts of a packed block.
-    pub fn split<'a>(&self, block: &'a [f32]) -> (&'a [f32], &'a [f32]) {
-        block.split_at(self.block_keys * self.head_dim)
+    /// The parts of a packed block.
+    pub fn split<'a>(&self, block: &'a [f32]) -> (&'a [f32], &'a [f32], bool) {
+        let (k, rest) = block.split_at(self.block_keys * self.head_dim);
+        let (v, is_set_aside) = rest.split_at(rest.len() - 1);
+        (k, v, is_set_aside[0] != 0.0)
     }
 
     /// Packs the keys of one head as `[panel, head_dim, keys of the panel]`, and the values as
     /// `[panel, key, columns of the panel]`. Keys that do not take part become zeros, so that
-    /// whatever they hold cannot spread.
+    /// whatever they hold cannot spread; so do values that are [set aside](Unpacked::sets_aside).
     #[inline(always)]
     pub fn pack<S: Simd>(&self, simd: S, block: &Unpacked<'_>, packed: &mut [f32]) {
         let (packed_k, packed_v) = packed.split_at_mut(self.block_keys * self.head_dim);
+        let is_set_aside = (0..block.v.n).any(|key| block.sets_aside(key));
+        if let Some(last) = packed_v.last_mut() {
+            *last = f32::from(u8::from(is_set_aside));
+        }
         for (p, packed) in packed_k.chunks_exact_mut(self.panel * self.head_dim).enumerate() {
             for first in (0..self.panel).step_by(S::f32s::LEN) {
                 let row = |r: usize| block.k_row(p * self.panel + first + r);
@@ -64,23 +70,38 @@ impl Packing {
         }
         for panel in self.v_panels.iter() {
             let packed = &mut packed_v[panel.first * self.block_keys..][..panel.width * block.v.n];
-            panel.pack(simd, |key| block.v_row(key), packed);
+            if is_set_aside {
+                let row = |key| if block.sets_aside(key) { &ZEROS[..block.v.dim] } else { block.v_row(key) };
+                panel.pack(simd, row, packed);
+            } else {
+                panel.pack(simd, |key| block.v_row(key), packed);
+            }
         }
     }
 }
 
 /// The keys and values of a block, as they are.
+#[derive(Clone, Copy)]
 pub(super) struct Unpacked<'a> {
     pub k: Rows<'a>,
     pub v: Rows<'a>,
     /// 0 for a key that takes part.
     pub keep: &'a [f32],
+    /// Whether a key may be masked for some queries alone.
+    pub by_pair: bool,
 }
 
 impl<'a> Unpacked<'a> {
     #[inline(always)]
     fn has(&self, key: usize) -> bool {
         key < self.k.n && self.keep[key] == 0.0
+    }
+
+    /// Whether the value of a key is not finite, and must not meet the weight of zero of a query
+    /// for which the key is masked.
+    pub fn sets_aside(&self, key: usize) -> bool {
+        // Without a way out, so that it takes vectors.
+        self.by_pair && self.v_row(key).iter().fold(false, |any, x| any | !x.is_finite())
     }
 
     /// A key, or zeros if it does not take part.

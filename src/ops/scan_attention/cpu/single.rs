@@ -7,7 +7,7 @@ use fearless_simd::prelude::*;
 
 use super::{
     pack::Unpacked,
-    softmax::{MASKED_2, State, Step},
+    softmax::{MASKED_2, NONE, State, Step, add_bias},
 };
 use crate::simd::{MOST_LANES, load_some, tile::with_vectors};
 
@@ -19,12 +19,20 @@ impl Step<'_> {
     #[inline(always)]
     pub fn run_single<S: Simd>(&self, simd: S, block: &Unpacked<'_>, scores: &mut [f32], state: &mut State) {
         let largest = self.score_single(simd, block, scores);
+        // Of the rows of scores one is used.
+        let (scores, keep) = scores.split_at_mut(self.packing.block_keys);
+        let mut block = *block;
+        if block.by_pair {
+            let masked = |score: f32| if score <= 0.5 * MASKED_2 { NONE } else { 0.0 };
+            keep.iter_mut().zip(&*scores).for_each(|(keep, &score)| *keep = masked(score));
+            block.keep = keep;
+        }
         let [decay] = self.weigh::<S, 1>(simd, &[largest], scores, state);
         for panel in self.packing.v_panels.iter() {
             let columns = panel.first..panel.first + panel.used;
             let values = &mut state.values[self.first_row * self.packing.v_panels.width + panel.first..];
             with_vectors!(panel, C => {
-                let sums = read::<S, C>(simd, block, columns, &scores[..self.n_keys]);
+                let sums = read::<S, C>(simd, &block, columns, &scores[..self.n_keys]);
                 accumulate(simd, decay, &sums, values);
             });
         }
@@ -47,7 +55,7 @@ impl Step<'_> {
             }
             let mut score = sum_each::<S>(products);
             if self.biased {
-                score += S::f32s::from_slice(simd, scores);
+                score = add_bias(simd, score, scores);
             }
             score.store_slice(scores);
             largest = largest.max(score);

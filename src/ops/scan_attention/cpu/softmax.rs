@@ -4,7 +4,7 @@ use std::f32::consts::LOG2_E;
 
 use fearless_simd::prelude::*;
 
-use super::pack::Packing;
+use super::pack::{Packing, Unpacked};
 use crate::{
     ops::softmax::MASKED,
     simd::{
@@ -13,8 +13,11 @@ use crate::{
     },
 };
 
-/// The score of a masked pair in base 2.
+/// [`MASKED`] in base 2. Scores below half of it have no weight.
 pub(super) const MASKED_2: f32 = MASKED * LOG2_E;
+
+/// The bias of a masked pair: nothing that is added brings it back.
+pub(super) const NONE: f32 = f32::NEG_INFINITY;
 
 /// What the running softmax keeps for the queries of one head.
 pub(super) struct State {
@@ -42,21 +45,68 @@ impl State {
         self.values.resize(rows * v_width, 0.0);
     }
 
-    /// Turns sums into the values that were read, and `largest` into the natural log-sum-exp.
-    pub fn finish(&mut self, row: usize, lanes: usize, exists: bool) {
+    /// The sums of a row; of a query without coordinates, as if there were no key.
+    pub fn row(&self, row: usize, lanes: usize, exists: bool) -> Row<'_> {
         let v_width = self.values.len() / self.largest.len();
-        let values = &mut self.values[row * v_width..][..v_width];
-        let largest = self.largest[row];
-        if !exists || largest <= 0.5 * MASKED_2 {
-            values.fill(0.0);
-            self.largest[row] = MASKED;
-            return;
-        }
         let sum: f32 = self.sums[row * lanes..][..lanes].iter().sum();
-        values.iter_mut().for_each(|x| *x /= sum);
-        let log = f64::from(largest) + f64::from(sum).log2();
-        self.largest[row] = (log * std::f64::consts::LN_2) as f32;
+        // A maximum does not keep NaN, the sum does.
+        let is_empty = !exists || (self.largest[row] <= 0.5 * MASKED_2 && !sum.is_nan());
+        let largest = if is_empty { MASKED_2 } else { self.largest[row] };
+        Row { largest, sum: if is_empty { 0.0 } else { sum }, values: &self.values[row * v_width..][..v_width] }
     }
+}
+
+/// What one query has read.
+#[derive(Clone, Copy)]
+pub(super) struct Row<'a> {
+    /// [`MASKED_2`] if there was no key.
+    pub largest: f32,
+    pub sum: f32,
+    /// With gaps at the end; anything if there was no key.
+    pub values: &'a [f32],
+}
+
+impl Row<'_> {
+    fn is_empty(&self) -> bool {
+        self.largest == MASKED_2
+    }
+
+    /// Writes the values and returns the natural log-sum-exp of the parts of a row.
+    ///
+    /// Their maxima and sums, and not their log-sum-exps, say what they weigh: at large logits a
+    /// log-sum-exp in f32 does not tell one key from a thousand.
+    pub fn finish<'a>(parts: impl Iterator<Item = Row<'a>> + Clone, values: &mut [f32]) -> f32 {
+        values.fill(0.0);
+        let mut parts = parts.filter(|part| !part.is_empty());
+        let Some(first) = parts.next() else {
+            return MASKED;
+        };
+        let Some(second) = parts.next() else {
+            values.iter_mut().zip(first.values).for_each(|(y, x)| *y = x / first.sum);
+            return log_sum_exp(first.largest, f64::from(first.sum));
+        };
+        let parts = [first, second].into_iter().chain(parts);
+        let largest = parts.clone().map(|part| part.largest).fold(MASKED_2, f32::max);
+        let (mut sum, mut sums) = (0.0, vec![0.0; values.len()]);
+        for part in parts {
+            let weight = (f64::from(part.largest) - f64::from(largest)).exp2();
+            sum += weight * f64::from(part.sum);
+            sums.iter_mut().zip(part.values).for_each(|(y, &x)| *y += weight * f64::from(x));
+        }
+        values.iter_mut().zip(sums).for_each(|(y, x)| *y = (x / sum) as f32);
+        log_sum_exp(largest, sum)
+    }
+}
+
+fn log_sum_exp(largest: f32, sum: f64) -> f32 {
+    ((f64::from(largest) + sum.log2()) * std::f64::consts::LN_2) as f32
+}
+
+/// A score with its bias; that of a masked pair is [`NONE`], whatever its key holds.
+#[inline(always)]
+pub(super) fn add_bias<S: Simd>(simd: S, score: S::f32s, bias: &[f32]) -> S::f32s {
+    let bias = S::f32s::from_slice(simd, bias);
+    bias.simd_lt(f32::MIN).select(bias, score + bias)
 }
 
 /// Some rows of one head against one block of keys.
@@ -78,20 +128,41 @@ impl Step<'_> {
     /// Reads a packed block. `scores` is `[ROWS, block_keys]`: the bias on entry, if there is
     /// one, and weights afterwards.
     #[inline(always)]
-    pub fn run<S: Simd>(&self, simd: S, block: &[f32], scores: &mut [f32], state: &mut State) {
+    pub fn run<S: Simd>(&self, simd: S, packed: &[f32], block: &Unpacked<'_>, scores: &mut [f32], state: &mut State) {
         if self.n_rows == 1 {
-            self.run_tile::<S, 1>(simd, block, scores, state);
+            self.run_tile::<S, 1>(simd, packed, block, scores, state);
         } else {
-            self.run_tile::<S, ROWS>(simd, block, scores, state);
+            self.run_tile::<S, ROWS>(simd, packed, block, scores, state);
         }
     }
 
     #[inline(always)]
-    fn run_tile<S: Simd, const R: usize>(&self, simd: S, block: &[f32], scores: &mut [f32], state: &mut State) {
-        let (k, v) = self.packing.split(block);
+    fn run_tile<S: Simd, const R: usize>(
+        &self,
+        simd: S,
+        packed: &[f32],
+        block: &Unpacked<'_>,
+        scores: &mut [f32],
+        state: &mut State,
+    ) {
+        let (k, v, is_set_aside) = self.packing.split(packed);
         let largest = self.score::<S, R>(simd, k, scores);
+        let pairs = if is_set_aside { self.pairs_set_aside(block, scores) } else { Vec::new() };
         let decay = self.weigh::<S, R>(simd, &largest, scores, state);
         self.read::<S, R>(simd, v, &decay, scores, state);
+        for [row, key] in pairs {
+            let weight = scores[row * self.packing.block_keys + key];
+            let values = &mut state.values[(self.first_row + row) * self.packing.v_panels.width..];
+            values.iter_mut().zip(block.v_row(key)).for_each(|(y, x)| *y += weight * x);
+        }
+    }
+
+    /// Rows and the keys that they read although their values were set aside.
+    fn pairs_set_aside(&self, block: &Unpacked<'_>, scores: &[f32]) -> Vec<[usize; 2]> {
+        let keys = (0..self.n_keys).filter(|&key| block.sets_aside(key));
+        let is_masked = |row: usize, key: usize| scores[row * self.packing.block_keys + key] <= 0.5 * MASKED_2;
+        keys.flat_map(|key| (0..self.n_rows).filter(move |&row| !is_masked(row, key)).map(move |row| [row, key]))
+            .collect()
     }
 
     /// `scores += q k^T`; returns the largest of each row, lane by lane.
@@ -111,7 +182,7 @@ impl Step<'_> {
                 for (c, scores) in row.chunks_exact_mut(S::f32s::LEN).enumerate() {
                     let mut score = tile[r][c];
                     if self.biased {
-                        score += S::f32s::from_slice(simd, scores);
+                        score = add_bias(simd, score, scores);
                     }
                     score.store_slice(scores);
                     largest[r] = largest[r].max(score);
