@@ -18,6 +18,8 @@ struct Params {
   v_dim: u32,
   width: u32,
   floor: f32,
+  // Heads of queries that read one head of the sums.
+  kv_group: u32,
   n_groups: u32,
   // Where the first element is in each binding.
   x_base: u32,
@@ -61,6 +63,7 @@ fn main(
   let head = group / (column_tiles * query_tiles);
   let outer = head / params.inner;
   let inner = head % params.inner;
+  let kv_head = head / params.kv_group;
   let is_column = column < params.v_dim;
 
   var totals: array<f32, {{ queries }}>;
@@ -79,7 +82,7 @@ fn main(
     }
     workgroupBarrier();
     for (var i = 0u; i < min({{ tile }}u, params.n_features - f0); i++) {
-      let row = params.sums_base + (head * params.n_features + f0 + i) * params.width;
+      let row = params.sums_base + (kv_head * params.n_features + f0 + i) * params.width;
       var s = 0.0;
       if (is_column) {
         s = sums[row + column];

@@ -55,6 +55,8 @@ struct Problem {
   matrix_head: u32,
   matrix_row: u32,
   matrix_base: u32,
+  // Heads of queries that share a head of keys and values.
+  kv_group: u32,
   bias: array<vec4<f32>, {{ n_bias }}>,
 }
 
@@ -193,8 +195,9 @@ fn main(
   let key_end = min(key_begin + problem.keys_per_split, problem.n_keys);
 
   let q_base = problem.q_base + batch * problem.q_batch + head * problem.q_head;
-  let k_base = problem.k_base + batch * problem.k_batch + head * problem.k_head;
-  let v_base = problem.v_base + batch * problem.v_batch + head * problem.v_head;
+  let kv_head = (problem.first_head + head) / problem.kv_group - problem.first_head / problem.kv_group;
+  let k_base = problem.k_base + batch * problem.k_batch + kv_head * problem.k_head;
+  let v_base = problem.v_base + batch * problem.v_batch + kv_head * problem.v_head;
   let row = row0 + 4u * row_thread;
 
 //# if terms

@@ -37,6 +37,16 @@ pub enum Layout {
         /// The number of heads, which the shape does not say.
         n_heads: usize,
     },
+    /// As [`Layout::Projected`], with fewer heads of keys and values than of queries: each is read
+    /// by `n_heads / n_kv_heads` of them, side by side (grouped-query attention, arXiv 2305.13245).
+    /// Head-major shapes say so themselves. An [`AttentionMemory`](super::AttentionMemory) has a
+    /// key for every query and refuses it.
+    Grouped {
+        /// Heads of queries, and of what is read.
+        n_heads: usize,
+        /// Heads of keys and values, of which `n_heads` is a multiple.
+        n_kv_heads: usize,
+    },
 }
 
 /// What a memory returns to queries.
@@ -65,18 +75,51 @@ pub(crate) struct Sizes {
 }
 
 /// More than any memory holds.
-const MAX_ELEMENTS: usize = isize::MAX as usize / size_of::<f32>();
+pub(crate) const MAX_ELEMENTS: usize = isize::MAX as usize / size_of::<f32>();
 
 impl Layout {
     pub(crate) fn is_head_major(self) -> bool {
         self == Self::HeadMajor
     }
 
-    /// The sizes of a tensor in this layout; it may have no rows and no batch elements.
+    /// Heads of queries, which lie side by side; head-major shapes say it themselves.
+    pub(crate) fn n_heads(self) -> Option<usize> {
+        match self {
+            Self::HeadMajor => None,
+            Self::Projected { n_heads } | Self::Grouped { n_heads, .. } => Some(n_heads),
+        }
+    }
+
+    /// Whether queries of this layout may read keys of so many heads.
+    pub(crate) fn allows(self, kv_heads: usize) -> bool {
+        match self {
+            Self::HeadMajor => true,
+            Self::Projected { n_heads } => n_heads == kv_heads,
+            Self::Grouped { n_kv_heads, .. } => n_kv_heads == kv_heads,
+        }
+    }
+
+    /// How the heads of keys and values lie.
+    fn of_keys(self, op: &'static str) -> Result<Self> {
+        let Self::Grouped { n_heads, n_kv_heads } = self else { return Ok(self) };
+        let (fits, allowed) =
+            (is_grouped(n_heads, n_kv_heads), format_args!("1 or more that divide n_heads = {n_heads}"));
+        check_argument(fits, op, "n_kv_heads", n_kv_heads, allowed)?;
+        Ok(Self::Projected { n_heads: n_kv_heads })
+    }
+
+    /// Refuses heads of keys that several heads of queries share.
+    pub(crate) fn check_not_grouped(self, op: &'static str) -> Result<()> {
+        let Self::Grouped { n_heads, n_kv_heads } = self else { return Ok(()) };
+        let allowed = format_args!("n_heads = {n_heads}: this memory has a key for every query");
+        check_argument(n_kv_heads == n_heads, op, "n_kv_heads", n_kv_heads, allowed)
+    }
+
+    /// The sizes of queries in this layout; there may be no rows and no batch elements.
     pub(crate) fn sizes(self, op: &'static str, name: &'static str, x: &Tensor) -> Result<Sizes> {
-        let sizes = match (self, x.shape()) {
-            (Self::HeadMajor, &[batch, n_heads, n, dim]) => Sizes { batch, n_heads, n, dim },
-            (Self::Projected { n_heads }, &[batch, n, width]) if n_heads > 0 && width.is_multiple_of(n_heads) => {
+        let sizes = match (self.n_heads(), x.shape()) {
+            (None, &[batch, n_heads, n, dim]) => Sizes { batch, n_heads, n, dim },
+            (Some(n_heads), &[batch, n, width]) if n_heads > 0 && width.is_multiple_of(n_heads) => {
                 Sizes { batch, n_heads, n, dim: width / n_heads }
             }
             _ => return Err(self.refused(op, name, x)),
@@ -96,7 +139,7 @@ impl Layout {
                                 Layout::HeadMajor; [batch, length, n_heads * head_dim] is Layout::Projected with a \
                                 positive n_heads"
                 .into(),
-            Self::Projected { n_heads } => format!(
+            Self::Projected { n_heads } | Self::Grouped { n_heads, .. } => format!(
                 "[batch, length, {n_heads} * dim] for Layout::Projected with {n_heads} heads: a positive n_heads, \
                  and a last dimension that is a multiple of n_heads = {n_heads}"
             ),
@@ -106,7 +149,8 @@ impl Layout {
 
     /// The sizes of keys, and the width of their values.
     pub(crate) fn keys_values(self, op: &'static str, k: &Tensor, v: &Tensor) -> Result<(Sizes, usize)> {
-        let (keys, values) = (self.sizes(op, "k", k)?, self.sizes(op, "v", v)?);
+        let of_keys = self.of_keys(op)?;
+        let (keys, values) = (of_keys.sizes(op, "k", k)?, of_keys.sizes(op, "v", v)?);
         let fit = Sizes { dim: keys.dim, ..values } == keys;
         let rule = "keys and values must have the same length, and all sizes but the width of a head must be equal";
         check_shapes(fit, op, ("k", k.shape()), ("v", v.shape()), rule)?;
@@ -117,7 +161,7 @@ impl Layout {
     pub(crate) fn shape(self, Sizes { batch, n_heads, n, dim }: Sizes) -> Vec<usize> {
         match self {
             Self::HeadMajor => vec![batch, n_heads, n, dim],
-            Self::Projected { .. } => vec![batch, n, n_heads * dim],
+            Self::Projected { .. } | Self::Grouped { .. } => vec![batch, n, n_heads * dim],
         }
     }
 
@@ -125,7 +169,7 @@ impl Layout {
     pub(crate) fn row_shape(self, Sizes { batch, n_heads, n, .. }: Sizes) -> Vec<usize> {
         match self {
             Self::HeadMajor => vec![batch, n_heads, n],
-            Self::Projected { .. } => vec![batch, n, n_heads],
+            Self::Projected { .. } | Self::Grouped { .. } => vec![batch, n, n_heads],
         }
     }
 
@@ -133,7 +177,7 @@ impl Layout {
     pub(crate) fn strides(self, Sizes { n_heads, n, dim, .. }: Sizes) -> [usize; 3] {
         match self {
             Self::HeadMajor => [n_heads * n * dim, n * dim, dim],
-            Self::Projected { .. } => [n * n_heads * dim, dim, n_heads * dim],
+            Self::Projected { .. } | Self::Grouped { .. } => [n * n_heads * dim, dim, n_heads * dim],
         }
     }
 
@@ -144,10 +188,17 @@ impl Layout {
     }
 }
 
+/// Whether heads of keys may be shared by as many heads of queries each.
+pub(crate) fn is_grouped(n_heads: usize, n_kv_heads: usize) -> bool {
+    n_kv_heads > 0 && n_heads > 0 && n_heads.is_multiple_of(n_kv_heads)
+}
+
 /// Refuses queries and keys that cannot be multiplied.
 pub(crate) fn check_queries(op: &'static str, q: (&Tensor, Sizes), k: (&Tensor, Sizes)) -> Result<()> {
-    let fit = Sizes { n: q.1.n, ..k.1 } == q.1;
-    let rule = "batch and heads must agree, and queries and keys must have the same width (last dimension)";
+    let alike = Sizes { n: q.1.n, n_heads: q.1.n_heads, ..k.1 } == q.1;
+    let rule = "batch and heads must agree (the heads of queries may be a multiple of those of keys), and queries \
+                and keys must have the same width (last dimension)";
+    let fit = alike && is_grouped(q.1.n_heads, k.1.n_heads);
     check_shapes(fit, op, ("q", q.0.shape()), ("k", k.0.shape()), rule)
 }
 

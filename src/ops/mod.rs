@@ -62,7 +62,9 @@ pub use scan_attention::{
     Bias, BiasKernel, BiasTerm, CustomBias, Distance, Placed, ScanAttention, ScanMemory, ScanState, scan_attention,
 };
 pub use softmax::Attention;
-pub use tape::{HeadMoves, KeyErase, TapeErase, TapeInputs, TapeOptions, TapeOutput, TapeProbabilities, tape};
+pub use tape::{
+    HeadMoves, KeyErase, TapeErase, TapeInputs, TapeOptions, TapeOutput, TapeProbabilities, TapeState, tape,
+};
 pub use unit_norm::unit_norm;
 
 /// Every text that an operation may compile.

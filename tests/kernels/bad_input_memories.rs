@@ -5,7 +5,7 @@ use wgpu_attention::{
     Device, Tensor,
     ops::{
         AttentionMemory, Direction, Form, HeadMoves, Layout, Linear, Lsam, LsamState, Lstm, MemoryState, Probabilities,
-        TapeInputs, TapeOptions, add, attention_memory, gate, lsam, lstm, tape, unit_norm,
+        TapeInputs, TapeOptions, TapeState, add, attention_memory, gate, lsam, lstm, tape, unit_norm,
     },
 };
 
@@ -77,11 +77,12 @@ fn recurrences() {
         refused(lsam(&t(&[1, 4, 3]), &cell(2, 4), Some(&state), Direction::Forward), &["state.memory", "[1, 2, 2, 2]"]);
 
         let value = t(&[1, 4, 6]);
-        let run = |heads: HeadMoves, key: Option<&Tensor>, n_actions, n_tapes, tape_length, start: Option<&Tensor>| {
-            let action = t(&[1, 4, n_actions]);
-            let inputs = TapeInputs { value: &value, key, query: key, action: &action, n_tapes, tape_length };
-            tape(&inputs, TapeOptions { heads, ..Default::default() }, start)
-        };
+        let run =
+            |heads: HeadMoves, key: Option<&Tensor>, n_actions, n_tapes, tape_length, start: Option<&TapeState>| {
+                let action = t(&[1, 4, n_actions]);
+                let inputs = TapeInputs { value: &value, key, query: key, action: &action, n_tapes, tape_length };
+                tape(&inputs, TapeOptions { heads, ..Default::default() }, start)
+            };
         let (all, none) = (HeadMoves::All, HeadMoves::NoJump);
         refused(run(all, Some(&value), 22, 2, 0, None), &["tape_length", "0", "1 or more"]);
         refused(run(all, Some(&value), 22, 2, usize::MAX, None), &["numbers in all tapes"]);
@@ -89,7 +90,15 @@ fn recurrences() {
         refused(run(all, None, 22, 2, 5, None), &["key", "none"]);
         refused(run(none, Some(&value), 18, 2, 5, None), &["key", "do not jump"]);
         refused(run(all, Some(&value), 18, 2, 5, None), &["action", "[1, 4, 22]"]);
-        refused(run(all, Some(&value), 22, 2, 5, Some(&t(&[1, 2, 4, 3]))), &["tape", "[1, 2, 5, 3]"]);
+        let start = |tape: &[usize]| TapeState::new(t(tape));
+        let with = |state: TapeState| run(all, Some(&value), 22, 2, 5, Some(&state));
+        refused(with(start(&[1, 2, 4, 3])), &["state.tape", "[1, 2, 5, 3]"]);
+        let heads = TapeState { heads: Some(t(&[1, 2, 5, 2])), ..start(&[1, 2, 5, 3]) };
+        refused(with(heads), &["state.heads", "[1, 2, 2, 5]"]);
+        let keys = TapeState { keys: Some(t(&[1, 2, 5, 4])), ..start(&[1, 2, 5, 3]) };
+        refused(with(keys), &["state.keys", "[1, 2, 5, 3]"]);
+        let keys = TapeState { keys: Some(t(&[1, 2, 5, 3])), ..start(&[1, 2, 5, 3]) };
+        refused(run(none, None, 18, 2, 5, Some(&keys)), &["state.keys", "do not jump"]);
         if device != Device::cpu() {
             refused(run(all, Some(&value), 22, 2, 1025, None), &["slots", "1025", "1024"]);
             let wide = Lstm { input: dense(3, 8192), hidden: t(&[2048, 8192]) };

@@ -20,5 +20,6 @@ mod recurrences;
 mod rolling_attention;
 mod scan_attention;
 mod shaders;
+mod states;
 mod tape;
 mod twins;

@@ -2,6 +2,7 @@
 //! masks, biases, splits.
 
 mod custom_bias;
+mod shapes;
 
 use std::sync::Arc;
 

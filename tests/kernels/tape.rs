@@ -3,7 +3,7 @@
 use crate::support::{Random, bound, devices, error, oracle_tape::tapes, poison, wide};
 use wgpu_attention::{
     Device, Tensor,
-    ops::{HeadMoves, KeyErase, TapeErase, TapeInputs, TapeOptions, TapeProbabilities, tape, unit_norm},
+    ops::{HeadMoves, KeyErase, TapeErase, TapeInputs, TapeOptions, TapeProbabilities, TapeState, tape, unit_norm},
 };
 
 #[test]
@@ -48,10 +48,10 @@ fn tapes_agree_with_float64() {
                 n_tapes,
                 tape_length: slots,
             };
-            let start = Tensor::new(&device, &[batch, n_tapes, slots, mem], &start).unwrap();
+            let start = TapeState::new(Tensor::new(&device, &[batch, n_tapes, slots, mem], &start).unwrap());
             poison(&device, &[values.len(), end.len(), 2 * end.len() + 2 * batch * n_tapes * slots]);
             let output = tape(&inputs, options, Some(&start)).unwrap();
-            for (found, truth) in [(&output.values, &values), (&output.tape, &end)] {
+            for (found, truth) in [(&output.values, &values), (&output.state.tape, &end)] {
                 // Heads are divided by their length at every step, which magnifies rounding where
                 // one has come close to zero.
                 let error = error(&found.read().unwrap(), truth);

@@ -8,10 +8,10 @@ use wgpu_attention::{
     Device, Mask, Tensor,
     ops::{
         Activation, AttentionMemory, Bias, BiasKernel, BiasTerm, Direction, Distance, FeatureKind, FeatureMap, Form,
-        HeadMoves, KeyErase, Linear, LinearAttention, Lsam, Lstm, Map, Normalizer, Probabilities, ProjectionRows,
-        RollingAttention, ScanAttention, TapeErase, TapeInputs, TapeOptions, TapeProbabilities, add, attention_memory,
-        columns, concat, feature_map, gate, geglu, layer_norm, linear, lsam, lstm, map, merge_attention,
-        random_features, relu, scale_columns, scan_attention, tape, unit_norm,
+        HeadMoves, KeyErase, Layout, Linear, LinearAttention, Lsam, Lstm, Map, Normalizer, Probabilities,
+        ProjectionRows, RollingAttention, ScanAttention, TapeErase, TapeInputs, TapeOptions, TapeProbabilities, add,
+        attention_memory, columns, concat, feature_map, gate, geglu, layer_norm, linear, lsam, lstm, map,
+        merge_attention, random_features, relu, scale_columns, scan_attention, tape, unit_norm,
     },
 };
 
@@ -42,6 +42,10 @@ fn assert_twins(run: impl Fn(&Device) -> Outputs) {
 #[derive(Clone, Debug)]
 struct Shape {
     sizes: [usize; 6],
+    /// Heads of queries that share one of keys.
+    kv_group: usize,
+    /// Bits of the dimensions along which a matrix, or the coordinates, are the same.
+    shared: usize,
     head_major: bool,
     has_mask: bool,
     has_matrix: bool,
@@ -60,35 +64,43 @@ fn shapes() -> impl Strategy<Value = Shape> {
         Just(Some(Distance::CausalTime)),
     ];
     let kernel = proptest::sample::select(&BiasKernel::ALL[..]);
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), 0..8usize, 1..4usize);
     (sizes, flags, distance, kernel, proptest::option::of(1..9usize), any::<u64>()).prop_map(
-        |((b, h, q, k, d, v), (head_major, has_mask, has_matrix), distance, kernel, n_splits, seed)| Shape {
-            sizes: [b, h, q, k, d, v],
+        |(sizes, (head_major, has_mask, has_matrix, shared, kv_group), distance, kernel, n_splits, seed)| Shape {
+            sizes: sizes.into(),
+            kv_group,
+            shared,
             head_major,
             has_mask,
             has_matrix: has_matrix && distance.is_none(),
             distance,
             kernel,
-            n_splits: n_splits.map(|n| n.min(k)),
+            n_splits: n_splits.map(|n| n.min(sizes.3)),
             seed,
         },
     )
 }
 
 fn attend(device: &Device, shape: &Shape) -> Outputs {
-    let [batch, heads, n_queries, n_keys, head_dim, v_dim] = shape.sizes;
+    let [batch, kv_heads, n_queries, n_keys, head_dim, v_dim] = shape.sizes;
+    let heads = kv_heads * shape.kv_group;
     let mut random = Random::new(shape.seed);
-    let mut tensor = |length: usize, dim: usize| {
+    let mut tensor = |heads: usize, length: usize, dim: usize| {
         let sizes = if shape.head_major { vec![batch, heads, length, dim] } else { vec![batch, length, heads * dim] };
         Tensor::new(device, &sizes, &random.numbers(batch * heads * length * dim)).unwrap()
     };
-    let (q, k, v) = (tensor(n_queries, head_dim), tensor(n_keys, head_dim), tensor(n_keys, v_dim));
+    let q = tensor(heads, n_queries, head_dim);
+    let (k, v) = (tensor(kv_heads, n_keys, head_dim), tensor(kv_heads, n_keys, v_dim));
     let mask = Mask::new(device, &[batch, n_keys], &random.booleans(batch * n_keys, 0.7)).unwrap();
-    let matrix = random.numbers(batch * heads * n_queries * n_keys);
-    let matrix = Tensor::new(device, &[batch, heads, n_queries, n_keys], &matrix).unwrap();
-    let mut coords =
-        |length: usize| Tensor::new(device, &[batch, length, 2], &random.scaled(batch * length * 2, 2.0)).unwrap();
-    let (q_coords, k_coords) = (coords(n_queries), coords(n_keys));
+    let is_shared = |bit: usize| shape.shared >> bit & 1 == 1;
+    let full = [batch, heads, n_queries, n_keys];
+    let of_matrix = [0, 1, 2, 3].map(|d| if is_shared(d) { 1 } else { full[d] });
+    let matrix = Tensor::new(device, &of_matrix, &random.numbers(of_matrix.iter().product())).unwrap();
+    let mut coords = |length: usize, is_shared: bool| {
+        let batch = if is_shared { 1 } else { batch };
+        Tensor::new(device, &[batch, length, 2], &random.scaled(batch * length * 2, 2.0)).unwrap()
+    };
+    let (q_coords, k_coords) = (coords(n_queries, is_shared(0)), coords(n_keys, is_shared(1)));
     let n = if shape.kernel == BiasKernel::Scalar { heads } else { 2 * heads };
     let (a, b, c) = (random.numbers(n), random.numbers(n), random.numbers(n));
     // Back in time this one would reach logits of thousands, which f32 does not tell apart.
@@ -100,7 +112,8 @@ fn attend(device: &Device, shape: &Shape) -> Outputs {
         shape.distance.iter().map(|d| BiasTerm::built_in(columns.clone(), *d, shape.kernel, parameters)).collect();
     let mut bias = Bias::new(&q_coords, &k_coords, &terms);
     bias.matrix = shape.has_matrix.then_some(&matrix);
-    let mut options = ScanAttention::new(layout(shape.head_major, heads)).bias(bias);
+    let grouped = Layout::Grouped { n_heads: heads, n_kv_heads: kv_heads };
+    let mut options = ScanAttention::new(if shape.head_major { Layout::HeadMajor } else { grouped }).bias(bias);
     options.key_mask = shape.has_mask.then_some(&mask);
     options.n_splits = shape.n_splits;
     let read = scan_attention(&q, &k, &v, &options).unwrap();
@@ -108,13 +121,15 @@ fn attend(device: &Device, shape: &Shape) -> Outputs {
 }
 
 fn linear_attention(device: &Device, sizes: [usize; 7], head_major: bool, kind: usize, seed: u64) -> Outputs {
-    let [batch, n_heads, n_queries, n_keys, head_dim, v_dim, n_features] = sizes;
+    let [batch, kv_heads, n_queries, n_keys, head_dim, v_dim, n_features] = sizes;
+    let n_heads = kv_heads * (1 + seed as usize % 3);
     let mut random = Random::new(seed);
-    let mut tensor = |length: usize, dim: usize| {
+    let mut tensor = |n_heads: usize, length: usize, dim: usize| {
         let shape = if head_major { vec![batch, n_heads, length, dim] } else { vec![batch, length, n_heads * dim] };
         Tensor::new(device, &shape, &random.numbers(batch * n_heads * length * dim)).unwrap()
     };
-    let (q, k, v) = (tensor(n_queries, head_dim), tensor(n_keys, head_dim), tensor(n_keys, v_dim));
+    let q = tensor(n_heads, n_queries, head_dim);
+    let (k, v) = (tensor(kv_heads, n_keys, head_dim), tensor(kv_heads, n_keys, v_dim));
     let mask = Mask::new(device, &[batch, n_keys], &random.booleans(batch * n_keys, 0.7)).unwrap();
     let kinds = [FeatureKind::Identity, FeatureKind::Softmax, FeatureKind::Relu, FeatureKind::Exp];
     let projection = random_features(device, seed, n_features, head_dim, ProjectionRows::Orthogonal).unwrap();
@@ -123,7 +138,9 @@ fn linear_attention(device: &Device, sizes: [usize; 7], head_major: bool, kind: 
         kind => FeatureMap { kind, ..FeatureMap::softmax(projection) },
     };
     let normalizer = if kind.is_multiple_of(2) { Normalizer::KeyCount } else { Normalizer::FeatureSum { floor: 1e-6 } };
-    let attention = LinearAttention::new(layout(head_major, n_heads), features, normalizer);
+    let grouped = Layout::Grouped { n_heads, n_kv_heads: kv_heads };
+    let layout = if head_major { Layout::HeadMajor } else { grouped };
+    let attention = LinearAttention::new(layout, features, normalizer);
     let state = attention.write(None, &k, &v, seed.is_multiple_of(2).then_some(&mask)).unwrap();
     let read = attention.read(&q, &state.merge(&state).unwrap()).unwrap().values;
     let rows = q.reshape(&[q.len() / head_dim, head_dim]).unwrap();
@@ -310,7 +327,8 @@ proptest! {
                 ("lstm", long.state),
                 ("lsam", short.state.memory),
                 ("gate of a tape", gate(&output.values, &p).unwrap()),
-                ("tape", output.tape),
+                ("tape", output.state.tape),
+                ("heads of a tape", output.state.heads.unwrap()),
             ]
         });
     }

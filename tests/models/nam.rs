@@ -6,9 +6,9 @@ use wgpu_attention::{
     checkpoint::Checkpoint,
     models::nam::{
         AttentionGates, Classifier, ClassifierType, EmbeddingConfig, Episode, FewShot, FewShotConfig, Generator,
-        NamAttention, NamTmAe, NamTmConfig, TuringOption,
+        NamAttention, NamTmAe, NamTmConfig, TuringOption, TuringState,
     },
-    ops::{Activation, Form, Probabilities, unit_norm},
+    ops::{Activation, Form, Probabilities, TapeState, unit_norm},
 };
 
 fn random<T>(seed: u64, build: impl Fn(&Checkpoint) -> Result<T, Error>) -> (T, Checkpoint) {
@@ -67,6 +67,43 @@ fn what_comes_later_does_not_matter() {
             let on_cpu = NamTmAe::new(&Device::cpu(), &config, &checkpoint).unwrap();
             let error = error(&long, &wide(&on_cpu.forward(1, &[1, 5, 2, 6, 3, 0]).unwrap().read().unwrap()));
             assert!(error < 2e-5, "{name} {option:?}: {error:.2e}");
+        }
+    }
+}
+
+/// A machine kept its tapes alone: keys, heads and the controller began afresh.
+#[test]
+fn c5_a_turing_machine_goes_on_from_its_state() {
+    let options = [
+        TuringOption::Default,
+        TuringOption::NoJump,
+        TuringOption::OnlyJump,
+        TuringOption::NoRwProb,
+        TuringOption::NoErase,
+        TuringOption::Paper,
+    ];
+    let tokens = [1, 5, 2, 6, 3, 0, /* the second of the batch */ 4, 4, 0, 1, 2, 5];
+    for (name, device) in devices() {
+        for option in options {
+            let config = NamTmConfig { dim: 12, vocab_size: 7, n_heads: 3, mem_size: 4, tape_length: 5, option };
+            let (model, _) = random(3, |c| NamTmAe::new(&device, &config, c));
+            let whole = model.forward(2, &tokens).unwrap().read().unwrap();
+            let (mut state, mut logits): (Option<TuringState>, _) = (None, vec![vec![]; 2]);
+            for steps in [0..1, 1..4, 4..6] {
+                let part: Vec<usize> = tokens.chunks(6).flat_map(|tokens| &tokens[steps.clone()]).copied().collect();
+                let (read, after) = model.run(2, &part, state.as_ref()).unwrap();
+                let read = read.read().unwrap();
+                read.chunks(read.len() / 2).zip(&mut logits).for_each(|(read, logits)| logits.extend_from_slice(read));
+                // By way of the host.
+                let again = |x: &Tensor| Tensor::new(&device, x.shape(), &x.read().unwrap()).unwrap();
+                let TapeState { tape, keys, heads } = &after.tape;
+                let tape =
+                    TapeState { tape: again(tape), keys: keys.as_ref().map(again), heads: heads.as_ref().map(again) };
+                state = Some(TuringState { controller: after.controller.as_ref().map(again), tape });
+            }
+            // The same steps; products of matrices have other shapes.
+            let e = error(&logits.concat(), &wide(&whole));
+            assert!(e < 1e-5, "{name} {option:?}: {e:.2e}");
         }
     }
 }

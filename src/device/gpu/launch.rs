@@ -125,6 +125,14 @@ impl<'a, P: Params> Launch<'a, P> {
         self.bind(name, part.into(), Some(width), false)
     }
 
+    /// As [`Launch::read_rows`], if there is such a thing.
+    pub(crate) fn read_rows_some(self, name: &'static str, part: Option<impl Into<Part<'a>>>, width: usize) -> Self {
+        match part {
+            Some(part) => self.read_rows(name, part, width),
+            None => self,
+        }
+    }
+
     /// As [`Launch::read_rows`], for what the kernel writes.
     pub(crate) fn write_rows(self, name: &'static str, part: impl Into<Part<'a>>, width: usize) -> Self {
         self.bind(name, part.into(), Some(width), true)

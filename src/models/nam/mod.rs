@@ -25,4 +25,4 @@ pub use config::{
 pub use few_shot::{Episode, FewShot};
 pub use lsam::{Blsam, LsamAe, LsamCell, LsamDecoder, LsamEncoderLayer};
 pub use transformer::{NamTransformer, TransformerOutput};
-pub use turing::{NamTm, NamTmAe, TuringOutput, torch_lstm};
+pub use turing::{NamTm, NamTmAe, TuringOutput, TuringState, torch_lstm};

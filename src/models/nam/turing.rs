@@ -15,7 +15,7 @@ use crate::{
         layers::{LayerNorm, torch_linear, transposed},
         open::{self, About},
     },
-    ops::{self, Activation, Linear, Lstm, TapeInputs, TapeOptions, linear, lstm},
+    ops::{self, Activation, Linear, Lstm, TapeInputs, TapeOptions, TapeState, linear, lstm},
     tensor::Tensor,
 };
 
@@ -33,8 +33,10 @@ const MODEL: &str = "nam_tm";
 ///     checkpoint.load(&device, |parameters| NamTm::load(parameters, 8, 2, 4, TapeOptions::default()))
 /// };
 /// let machine = load(&Checkpoint::random(0, load)?)?;
-/// let output = machine.forward(&Tensor::new(&device, &[1, 5, 8], &[0.1; 40])?, 16, None)?;
-/// assert_eq!((output.values.shape(), output.tape.shape()), (&[1, 5, 8][..], &[1, 2, 16, 4][..]));
+/// let x = Tensor::new(&device, &[1, 5, 8], &[0.1; 40])?;
+/// let output = machine.forward(&x, 16, None)?;
+/// assert_eq!((output.values.shape(), output.state.tape.tape.shape()), (&[1, 5, 8][..], &[1, 2, 16, 4][..]));
+/// let more = machine.forward(&x, 16, Some(&output.state))?; // what follows in the same sequence
 /// # Ok(())
 /// # }
 /// ```
@@ -55,14 +57,32 @@ pub struct NamTm {
 pub struct TuringOutput {
     /// `[batch, n, dim]`.
     pub values: Tensor,
-    /// `[batch, n_tapes, tape_length, mem_size]`.
-    pub tape: Tensor,
+    /// After the last step.
+    pub state: TuringState,
     /// The controller's hidden states, `[batch, n, dim]`.
     pub controller: Tensor,
     /// The action vectors, `[batch, n, n_tapes * n_actions]`.
     pub actions: Tensor,
     /// What was read from the tapes, `[batch, n, n_tapes * mem_size]`.
     pub reads: Tensor,
+}
+
+/// All that a machine keeps from step to step: plain data.
+#[derive(Clone, Debug)]
+pub struct TuringState {
+    /// That of the controller, `[batch, 2, dim]`, see [`LstmOutput`](crate::ops::LstmOutput); zeros
+    /// if not given.
+    pub controller: Option<Tensor>,
+    /// Tapes, keys and heads.
+    pub tape: TapeState,
+}
+
+impl TuringState {
+    /// What was written on the tapes, `[batch, n_tapes, tape_length, mem_size]`; all else begins
+    /// afresh.
+    pub fn new(tape: Tensor) -> Self {
+        Self { controller: None, tape: TapeState::new(tape) }
+    }
 }
 
 impl NamTm {
@@ -93,15 +113,15 @@ impl NamTm {
         })
     }
 
-    /// Runs over `x [batch, n, dim]`, beginning with
-    /// `tape [batch, n_tapes, tape_length, mem_size]` or with zeros; the controller, the keys and
-    /// the heads always begin afresh.
+    /// Runs over `x [batch, n, dim]`, beginning with a state or with empty tapes. A sequence in parts,
+    /// each with the state that the one before returned, is the sequence at once.
     ///
     /// # Errors
     /// Shapes that do not fit; a tape of length 0.
-    pub fn forward(&self, x: &Tensor, tape_length: usize, tape: Option<&Tensor>) -> Result<TuringOutput> {
+    pub fn forward(&self, x: &Tensor, tape_length: usize, state: Option<&TuringState>) -> Result<TuringOutput> {
         let dense = |x: &Tensor, layer: &Linear| linear(x, layer, Activation::None, None);
-        let controller = lstm(x, &self.controller, None)?.values;
+        let lstm = lstm(x, &self.controller, state.and_then(|state| state.controller.as_ref()))?;
+        let controller = lstm.values;
         let actions = dense(&controller, &self.action)?;
         let value = dense(x, &self.value)?;
         let jump = match &self.jump {
@@ -119,9 +139,10 @@ impl NamTm {
             n_tapes: self.n_tapes,
             tape_length,
         };
-        let output = ops::tape(&inputs, self.options, tape)?;
+        let output = ops::tape(&inputs, self.options, state.map(|state| &state.tape))?;
         let values = dense(&output.values, &self.out)?;
-        Ok(TuringOutput { values, tape: output.tape, controller, actions, reads: output.values })
+        let state = TuringState { controller: Some(lstm.state), tape: output.state };
+        Ok(TuringOutput { values, state, controller, actions, reads: output.values })
     }
 }
 
@@ -247,11 +268,19 @@ impl NamTmAe {
     /// # Errors
     /// Sequences of different lengths; tokens that do not exist.
     pub fn forward(&self, batch: usize, tokens: &[usize]) -> Result<Tensor> {
+        Ok(self.run(batch, tokens, None)?.0)
+    }
+
+    /// [`NamTmAe::forward`] of what follows on the tokens that left a state, and the state after it.
+    ///
+    /// # Errors
+    /// As there; a state of another batch or model.
+    pub fn run(&self, batch: usize, tokens: &[usize], state: Option<&TuringState>) -> Result<(Tensor, TuringState)> {
         let n = self.embedding.length(batch, tokens)?;
         let x = Tensor::new(self.device(), &[batch, n, self.embedding.dim], &self.embedding.rows(tokens)?)?;
         let x = self.norm.forward(&linear(&x, &self.project, Activation::None, None)?, None)?;
-        let y = self.machine.forward(&x, self.config().tape_length, None)?.values;
-        let y = ops::relu(&self.fc_norm.forward(&y, None)?)?;
-        linear(&y, &self.fc, Activation::None, None)
+        let output = self.machine.forward(&x, self.config().tape_length, state)?;
+        let y = ops::relu(&self.fc_norm.forward(&output.values, None)?)?;
+        Ok((linear(&y, &self.fc, Activation::None, None)?, output.state))
     }
 }

@@ -141,6 +141,7 @@ impl AttentionMemory<'_> {
     /// # }
     /// ```
     pub fn read(&self, q: &Tensor, state: &MemoryState) -> Result<Read> {
+        self.layout.check_not_grouped(READ)?;
         let queries = self.layout.sizes(READ, "q", q)?;
         let v_dim = state.memory.shape().get(2).copied().unwrap_or(0).max(1);
         state.check(READ, queries, v_dim)?;

@@ -175,6 +175,7 @@ pub(super) fn check(
     v: &Tensor,
     options: &AttentionMemory<'_>,
 ) -> Result<(Sizes, usize)> {
+    options.layout.check_not_grouped(op)?;
     let (keys, v_dim) = options.layout.keys_values(op, k, v)?;
     if let Some(q) = q.map(Tensor::shape) {
         let rule = "every step has a query and a key, of equal width";

@@ -183,7 +183,8 @@ pub(super) fn read(
 fn pack<S: Simd>(simd: S, problem: &Problem, sums: &[f32]) -> Vec<f32> {
     let Problem { n_features, width, .. } = *problem;
     let panels = Panels::new(simd, width);
-    let mut packed = vec![0.0; problem.outer * problem.inner * n_features * panels.width];
+    let n_heads = problem.outer * problem.inner / problem.kv_group;
+    let mut packed = vec![0.0; n_heads * n_features * panels.width];
     let heads = packed.chunks_exact_mut(n_features * panels.width);
     for (packed, sums) in heads.zip(sums.chunks_exact(n_features * width)) {
         for panel in panels.iter() {
@@ -206,7 +207,7 @@ impl Read<'_> {
     /// All heads of some queries, which begin at `first`.
     #[inline(always)]
     fn run<S: Simd>(&self, simd: S, outer: usize, first: usize, y: &mut [f32]) {
-        let Problem { inner, n, head_dim, n_features, v_dim, width, normalizer, .. } = *self.problem;
+        let Problem { inner, kv_group, n, head_dim, n_features, v_dim, width, normalizer, .. } = *self.problem;
         let panels = Panels::new(simd, width);
         let len = y.len() / (inner * v_dim);
         let mut features = vec![0.0; QUERIES * n_features];
@@ -216,7 +217,7 @@ impl Read<'_> {
         for head in 0..inner {
             let row = |i: usize| Some(&self.q[((outer * n + first + i) * inner + head) * head_dim..][..head_dim]);
             self.map.apply(simd, row, len, n_features, &mut scaled, &mut features);
-            let packed = &self.packed[(outer * inner + head) * n_features * panels.width..];
+            let packed = &self.packed[(outer * inner + head) / kv_group * n_features * panels.width..];
             for i in (0..len).step_by(ROWS) {
                 let used = ROWS.min(len - i);
                 let mut rows = [&features[..]; ROWS];

@@ -110,6 +110,7 @@ params! {
         v_dim: u32,
         width: u32,
         floor: f32,
+        kv_group: u32,
         n_groups: u32,
         x_base: u32,
         projection_base: u32,
@@ -220,6 +221,7 @@ pub(super) fn read(
         v_dim: problem.v_dim as u32,
         width: problem.width as u32,
         floor,
+        kv_group: problem.kv_group as u32,
         ..ReadParams::default()
     };
     let tiles = problem.n.div_ceil(QUERIES) * problem.v_dim.div_ceil(READ_THREADS);

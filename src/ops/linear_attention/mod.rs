@@ -12,7 +12,7 @@ mod problem;
 
 use super::{
     add,
-    layout::{Read, Sizes, check_mask},
+    layout::{Read, Sizes, check_mask, is_grouped},
 };
 use crate::{
     error::{Result, check_shapes},
@@ -89,7 +89,8 @@ impl LinearAttention {
     }
 
     /// Reads with queries: `phi(q)` times the sums, divided as the normaliser says, in the layout
-    /// of the queries. There is no log-sum-exp.
+    /// of the queries. There is no log-sum-exp. The keys may have had
+    /// [fewer heads](crate::ops::Layout::Grouped) than the queries.
     ///
     /// # Errors
     /// A state of another batch, number of heads or features, or one that lacks the sums of the
@@ -110,7 +111,12 @@ impl LinearAttention {
     pub fn read(&self, q: &Tensor, state: &LinearState) -> Result<Read> {
         let sizes = self.layout.sizes(READ, "q", q)?;
         let v_dim = state.v_dim;
-        let problem = self.problem(READ, sizes, v_dim)?;
+        let mut problem = self.problem(READ, sizes, v_dim)?;
+        // Several heads of queries may share one of the state; other numbers of heads are refused.
+        let kv_heads = state.sums.shape().get(1).copied().unwrap_or(0);
+        if is_grouped(problem.n_heads, kv_heads) && self.layout.allows(kv_heads) {
+            problem.kv_group = problem.n_heads / kv_heads;
+        }
         self.check_state(READ, &problem, state)?;
         check_same_device(READ, q, &[Some(&state.sums), self.features.projection.as_ref()])?;
         let shape = self.layout.shape(Sizes { dim: v_dim, ..sizes });

@@ -62,7 +62,7 @@ pub struct LinearAttention {
 /// What was written: plain data of constant size.
 #[derive(Clone, Debug)]
 pub struct LinearState {
-    /// `sum_j phi(k_j) v_j^T`, `[batch, n_heads, n_features, width]`. With
+    /// `sum_j phi(k_j) v_j^T`, `[batch, n_heads, n_features, width]`, of the heads of the keys. With
     /// [`Normalizer::FeatureSum`] the width is `v_dim + 1` and the last column `sum_j phi(k_j)`,
     /// else `v_dim`.
     pub sums: Tensor,
@@ -77,6 +77,8 @@ pub struct LinearState {
 pub(crate) struct Problem {
     pub batch: usize,
     pub n_heads: usize,
+    /// Heads of queries that read one head of the state.
+    pub kv_group: usize,
     pub outer: usize,
     pub inner: usize,
     pub n: usize,
@@ -96,7 +98,7 @@ impl Problem {
     }
 
     pub fn state_shape(&self) -> [usize; 4] {
-        [self.batch, self.n_heads, self.n_features, self.width]
+        [self.batch, self.n_heads / self.kv_group, self.n_features, self.width]
     }
 
     /// Multiply-adds, about.
@@ -136,7 +138,20 @@ impl LinearAttention {
         let n_features = self.features.n_features(op, head_dim)?;
         let width = v_dim + usize::from(matches!(self.normalizer, Normalizer::FeatureSum { .. }));
         let (normalizer, is_projected) = (self.normalizer, self.features.projection.is_some());
-        Ok(Problem { batch, n_heads, outer, inner, n, head_dim, n_features, is_projected, v_dim, width, normalizer })
+        Ok(Problem {
+            batch,
+            n_heads,
+            kv_group: 1,
+            outer,
+            inner,
+            n,
+            head_dim,
+            n_features,
+            is_projected,
+            v_dim,
+            width,
+            normalizer,
+        })
     }
 
     pub(super) fn check_state(&self, op: &'static str, problem: &Problem, state: &LinearState) -> Result<()> {

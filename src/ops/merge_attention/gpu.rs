@@ -113,12 +113,12 @@ pub(super) fn merge_states(
     let state = gpu.allocate(rows * state_width(width))?;
     let n_parts = usize::from(part.is_some());
     gpu.kernel(&KERNEL, &Constants::new(states.len(), part.is_some(), true))?
-        .read_some("state_0", states.first().copied())
-        .read_some("state_1", states.get(1).copied())
-        .read_some("values", part.map(|part| &part.values))
-        .read_some("log_sum_exp", part.map(|part| &part.log_sum_exp))
-        .write("merged", &state)
-        .groups((rows * width).div_ceil(THREADS), work(n_parts + 2), params([n_parts, rows, width]))?;
+        .read_rows_some("state_0", states.first().copied(), state_width(width))
+        .read_rows_some("state_1", states.get(1).copied(), state_width(width))
+        .read_rows_some("values", part.map(|part| &part.values), width)
+        .read_rows_some("log_sum_exp", part.map(|part| &part.log_sum_exp), 1)
+        .write_rows("merged", &state, state_width(width))
+        .rows(rows, work_of_row(n_parts + 2, width), |rows| of_rows(n_parts, rows, width))?;
     Ok(state)
 }
 
@@ -126,16 +126,26 @@ pub(super) fn merge_states(
 pub(super) fn read_state(gpu: &Arc<Gpu>, state: &Tensor, [rows, width]: [usize; 2]) -> Result<[Buffer; 2]> {
     let (values, log_sum_exp) = (gpu.allocate(rows * width)?, gpu.allocate(rows)?);
     gpu.kernel(&KERNEL, &Constants::new(1, false, false))?
-        .read("state_0", state)
-        .write("merged", &values)
-        .write("merged_log_sum_exp", &log_sum_exp)
-        .groups((rows * width).div_ceil(THREADS), work(1), params([0, rows, width]))?;
+        .read_rows("state_0", state, state_width(width))
+        .write_rows("merged", &values, width)
+        .write_rows("merged_log_sum_exp", &log_sum_exp, 1)
+        .rows(rows, work_of_row(1, width), |rows| of_rows(0, rows, width))?;
     Ok([values, log_sum_exp])
 }
 
 /// That of a workgroup: a pass for the largest and a pass for the sums.
 fn work(n_parts: usize) -> Work {
     Work { cost: 16.0 * (n_parts * THREADS) as f64, iterations: 2 * n_parts }
+}
+
+/// That of a row, where there is no more than one part.
+fn work_of_row(n_parts: usize, width: usize) -> Work {
+    Work { cost: 16.0 * (n_parts * width) as f64, iterations: 2 }
+}
+
+/// The uniform and the workgroups for some rows.
+fn of_rows(n_parts: usize, rows: usize, width: usize) -> (Params, usize) {
+    (params([n_parts, rows, width]), (rows * width).div_ceil(THREADS))
 }
 
 fn params([n_parts, rows, width]: [usize; 3]) -> Params {

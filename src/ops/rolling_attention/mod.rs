@@ -31,11 +31,11 @@ use crate::{
     error::{Error, Result, check_shape, check_shapes},
     ops::{
         Attention, ScanAttention,
-        layout::{Layout, Read, Sizes, check_mask, check_queries},
+        layout::{Layout, MAX_ELEMENTS, Read, Sizes, check_mask, check_queries},
         merge_attention::{merge_states, read_state, state_width},
         scan_attention::{Problem, attend},
     },
-    tensor::{Mask, Tensor, check_same_device},
+    tensor::{Mask, Tensor, check_same_device, n_elements},
 };
 
 const WRITE: &str = "RollingAttention::write";
@@ -94,18 +94,19 @@ impl RollingAttention {
         self
     }
 
-    /// Adds keys and their values, of the layout of the queries, to what was read before; without
+    /// Adds keys and their values, of the layout of the queries (and perhaps
+    /// [fewer heads](Layout::Grouped)), to what was read before; without
     /// a state, begins one. Masked keys, `mask [batch, n_keys]`, are not read.
     ///
     /// The state that is given stays as it is. Any cut of the same keys into writes gives the
     /// same state up to rounding, see the [module](self). A value that is not finite and not
     /// masked makes what its head reads not finite for good; such a key may do so, or have no
     /// weight. Check what comes from outside. Values near the limit of f32 overflow in the sums,
-    /// see [Values](self#values). A write of no keys leaves a state as it is and cannot begin one.
+    /// see [Values](self#values). A write of no keys leaves a state as it is, or begins one that reads
+    /// as zeros.
     ///
     /// # Errors
-    /// As [`scan_attention`](crate::ops::scan_attention()); a state of another shape or layout; on
-    /// a GPU, a state larger than one binding.
+    /// As [`scan_attention`](crate::ops::scan_attention()); a state of another shape or layout.
     ///
     /// ```
     /// use wgpu_attention::{Device, Mask, Tensor, ops::{Layout, RollingAttention}};
@@ -243,20 +244,23 @@ impl RollingState {
 
     /// The sizes of what it reads; a state may come from outside.
     fn sizes(&self, op: &'static str) -> Result<Sizes> {
-        let is_state = |width| width >= state_width(1) && width % 2 == 1;
-        match (self.layout, self.rows.shape()) {
-            (Layout::HeadMajor, &[batch, n_heads, n, width]) if !self.rows.is_empty() && is_state(width) => {
+        // Without queries a small tensor can have any sizes.
+        let is_state = |batch: usize, n_heads: usize, width: usize| {
+            let is_row = width >= state_width(1) && width % 2 == 1;
+            n_heads > 0 && is_row && n_elements(&[batch, n_heads, width]) <= MAX_ELEMENTS
+        };
+        match (self.layout.n_heads(), self.rows.shape()) {
+            (None, &[batch, n_heads, n, width]) if is_state(batch, n_heads, width) => {
                 Ok(Sizes { batch, n_heads, n, dim: (width - 3) / 2 })
             }
-            (Layout::Projected { n_heads }, &[batch, n, heads, width])
-                if !self.rows.is_empty() && is_state(width) && heads == n_heads =>
-            {
+            (Some(n_heads), &[batch, n, heads, width]) if heads == n_heads && is_state(batch, n_heads, width) => {
                 Ok(Sizes { batch, n_heads, n, dim: (width - 3) / 2 })
             }
-            (layout, found) => {
+            (_, found) => {
                 let expected = format!(
                     "[batch, n_heads, n_queries, 3 + 2 v_dim] or [batch, n_queries, n_heads, 3 + 2 v_dim] with the \
-                     heads of {layout:?}, nothing empty"
+                     heads of {:?}",
+                    self.layout
                 );
                 Err(Error::shape(op, "rows", found, expected))
             }

@@ -6,13 +6,12 @@
 
 use std::{f32::consts::LOG2_E, fmt, ops::Range, sync::Arc};
 
+use super::problem::{BiasStrides, OP};
 use crate::{
     error::{Error, Result, check_argument, check_limit, check_shape},
     ops::softmax::MASKED,
     tensor::{Tensor, check_finite},
 };
-
-const OP: &str = "scan_attention";
 
 /// The most coordinates that one Euclidean distance or custom bias may look at.
 pub const MAX_COORDINATES: usize = 16;
@@ -333,15 +332,18 @@ impl BiasTerm {
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Bias<'a> {
-    /// `[batch, n_queries, n_columns]`; needed where there are terms.
+    /// `[batch, n_queries, n_columns]`, or `[n_queries, n_columns]` where all batch elements have
+    /// the same; needed where there are terms.
     pub q_coords: Option<&'a Tensor>,
-    /// `[batch, n_keys, n_columns]`; needed where there are terms.
+    /// `[batch, n_keys, n_columns]` or `[n_keys, n_columns]`; needed where there are terms.
     pub k_coords: Option<&'a Tensor>,
     /// The terms, summed.
     pub terms: &'a [BiasTerm],
     /// A materialised bias `[batch, n_heads, n_queries, n_keys]` that is added too. It
-    /// costs the quadratic memory that the terms avoid. A number that is not finite, or is below
-    /// half of [`MASKED`], masks the pair.
+    /// costs the quadratic memory that the terms avoid. Each of the first three dimensions may be
+    /// 1 for numbers that are the same along it, and `[n_queries, n_keys]` is the same for all
+    /// batch elements and heads; nothing is copied for that. A number that is not finite, or is
+    /// below half of [`MASKED`], masks the pair.
     pub matrix: Option<&'a Tensor>,
 }
 
@@ -351,7 +353,8 @@ impl<'a> Bias<'a> {
         Self { q_coords: Some(q_coords), k_coords: Some(k_coords), terms, matrix: None }
     }
 
-    /// A bias that the caller has already computed, `[batch, n_heads, n_queries, n_keys]`.
+    /// A bias that the caller has already computed, `[batch, n_heads, n_queries, n_keys]` or what
+    /// stands for that, see [`Bias::matrix`](struct@Bias#structfield.matrix).
     pub fn matrix(matrix: &'a Tensor) -> Self {
         Self::default().with_matrix(matrix)
     }
@@ -363,30 +366,58 @@ impl<'a> Bias<'a> {
     }
 
     /// Checks everything against the sizes of the attention; returns the number of
-    /// coordinate columns.
-    pub(super) fn check(&self, batch: usize, n_heads: usize, n_queries: usize, n_keys: usize) -> Result<usize> {
+    /// coordinate columns, and where the numbers are.
+    pub(super) fn check(
+        &self,
+        batch: usize,
+        n_heads: usize,
+        n_queries: usize,
+        n_keys: usize,
+    ) -> Result<(usize, BiasStrides)> {
+        let mut strides = BiasStrides::default();
         if let Some(found) = self.matrix.map(Tensor::shape) {
             let shape = [batch, n_heads, n_queries, n_keys];
-            let expected = format_args!("{shape:?} ([batch, n_heads, n_queries, n_keys])");
-            check_shape(*found == shape, OP, "bias.matrix", found, expected)?;
+            strides.matrix = matrix_strides(found, shape).ok_or_else(|| {
+                let expected = format!(
+                    "{shape:?} ([batch, n_heads, n_queries, n_keys], of which the first three may be 1), or \
+                     [n_queries, n_keys]"
+                );
+                Error::shape(OP, "bias.matrix", found, expected)
+            })?;
         }
         let (q_coords, k_coords) = match (self.q_coords, self.k_coords) {
             (Some(q), Some(k)) => (q, k),
-            _ if self.terms.is_empty() => return Ok(0),
+            _ if self.terms.is_empty() => return Ok((0, strides)),
             _ => {
                 let allowed = "q_coords and k_coords where the bias has terms";
                 return Err(Error::argument(OP, "bias coordinates", "none", allowed));
             }
         };
         let n_columns = q_coords.shape().last().copied().unwrap_or(0);
-        for (name, coords, length) in [("bias.q_coords", q_coords, n_queries), ("bias.k_coords", k_coords, n_keys)] {
+        for (name, coords, length, stride) in [
+            ("bias.q_coords", q_coords, n_queries, &mut strides.q_coords),
+            ("bias.k_coords", k_coords, n_keys, &mut strides.k_coords),
+        ] {
             let (found, shape) = (coords.shape(), [batch, length, n_columns]);
-            let expected = format_args!("{shape:?} ([batch, length, n_columns])");
-            check_shape(*found == shape, OP, name, found, expected)?;
+            let is_shared = *found == shape[1..] || *found == [1, length, n_columns];
+            let expected = format_args!("{shape:?} ([batch, length, n_columns]) or {:?}", &shape[1..]);
+            check_shape(is_shared || *found == shape, OP, name, found, expected)?;
+            *stride = if is_shared { 0 } else { length };
         }
         self.terms.iter().try_for_each(|term| term.check(n_heads, n_columns))?;
-        Ok(n_columns)
+        Ok((n_columns, strides))
     }
+}
+
+/// The strides of (batch, head, query) of a matrix that stands for one of this shape.
+fn matrix_strides(found: &[usize], shape: [usize; 4]) -> Option<[usize; 3]> {
+    let found = match *found {
+        [n_queries, n_keys] => [1, 1, n_queries, n_keys],
+        _ => found.try_into().ok()?,
+    };
+    let fits = found[3] == shape[3] && (0..3).all(|i| found[i] == shape[i] || found[i] == 1);
+    let stride = |i: usize| if found[i] == 1 { 0 } else { found[i + 1..].iter().product() };
+    fits.then(|| [0, 1, 2].map(stride))
 }
 
 /// Whether a logit marks a masked pair: the sentinel, or anything not finite.

@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use super::{
     bias::{Bias, BiasKernel, BiasTerm, CustomBias, Distance, TermKind},
     plan::{self, Piece, Plan, TILE},
-    problem::Problem,
+    problem::{BiasStrides, Problem},
     text::{Constants, check_custom, pack},
 };
 use crate::{
@@ -62,6 +62,7 @@ params! {
         matrix_head: u32,
         matrix_row: u32,
         matrix_base: u32,
+        kv_group: u32,
         /// The bias vectors that follow begin at a multiple of 16 bytes.
         padding: [u32; 2],
     }
@@ -153,25 +154,24 @@ fn cover<'a>(buffer: &'a Buffer, strides: [usize; 3], columns: Range<usize>, ran
 impl Call<'_> {
     fn launch(&self, piece: &Piece, keys: &Range<usize>, target: Target<'_>) -> Result<()> {
         let Self { problem, bias, .. } = self;
-        let Problem { n_queries, n_keys, head_dim, v_dim, n_columns, .. } = **problem;
+        let Problem { n_queries, n_keys, head_dim, v_dim, n_columns, kv_group, bias: strides, .. } = **problem;
         let Piece { batch, heads, queries } = piece;
         let as_u32 = |strides: [usize; 3]| strides.map(|stride| stride as u32);
-        let [of_q, of_k] = [n_queries, n_keys].map(|n| problem.strides(n, head_dim));
-        let of_v = problem.strides(n_keys, v_dim);
+        let of_q = problem.strides(n_queries, head_dim);
+        let [of_k, of_v] = [head_dim, v_dim].map(|dim| problem.kv_strides(dim));
+        let kv_heads = &(heads.start / kv_group..heads.end.div_ceil(kv_group));
         let [mut of_out, mut of_lse] = [v_dim, 1].map(|dim| problem.strides(queries.len(), dim));
         // A piece of whole batch elements or heads keeps the strides of all of them.
         if problem.head_major {
             of_out[0] = heads.len() * queries.len() * v_dim;
             of_lse[0] = heads.len() * queries.len();
         }
-        let of_matrix = [problem.n_heads * n_queries * n_keys, n_queries * n_keys, n_keys];
         let [q_batch, q_head, q_row] = as_u32(of_q);
         let [k_batch, k_head, k_row] = as_u32(of_k);
         let [v_batch, v_head, v_row] = as_u32(of_v);
         let [out_batch, out_head, out_row] = as_u32(of_out);
         let [lse_batch, lse_head, lse_row] = as_u32(of_lse);
-        // Zero where there is no matrix, for one may not be possible.
-        let [matrix_batch, matrix_head, matrix_row] = as_u32(if problem.has_matrix { of_matrix } else { [0; 3] });
+        let [matrix_batch, matrix_head, matrix_row] = as_u32(strides.matrix);
         let [out_split, lse_split] = target.split_strides.map(|stride| stride as u32);
         let q_tiles = queries.len().div_ceil(TILE);
         let n_groups = batch.len() * heads.len() * q_tiles * self.n_splits;
@@ -184,6 +184,7 @@ impl Call<'_> {
             q_tiles: q_tiles as u32,
             keys_per_split: keys_per_split as u32,
             first_head: heads.start as u32,
+            kv_group: kv_group as u32,
             scale: problem.scale,
             q_batch,
             q_head,
@@ -203,8 +204,8 @@ impl Call<'_> {
             lse_head,
             lse_row,
             lse_sums: target.lse_sums as u32,
-            q_coords_batch: (n_queries * n_columns) as u32,
-            k_coords_batch: (n_keys * n_columns) as u32,
+            q_coords_batch: (strides.q_coords * n_columns) as u32,
+            k_coords_batch: (strides.k_coords * n_columns) as u32,
             mask_batch: n_keys as u32,
             matrix_batch,
             matrix_head,
@@ -214,13 +215,15 @@ impl Call<'_> {
         let none = 0..1;
         let [q_coords, k_coords] = match bias.terms.is_empty() {
             true => [None, None],
-            false => [(bias.q_coords, n_queries, queries), (bias.k_coords, n_keys, keys)].map(|(coords, n, range)| {
-                let strides = [n * n_columns, 0, n_columns];
-                coords.map(|coords| cover(coords.gpu(), strides, 0..n_columns, [batch, &none, range]))
-            }),
+            false => [(bias.q_coords, strides.q_coords, queries), (bias.k_coords, strides.k_coords, keys)].map(
+                |(coords, points, range)| {
+                    let strides = [points * n_columns, 0, n_columns];
+                    coords.map(|coords| cover(coords.gpu(), strides, 0..n_columns, [batch, &none, range]))
+                },
+            ),
         };
         let mask = self.mask.map(|mask| cover(mask.gpu(), [n_keys, 0, 1], 0..1, [batch, &none, keys]));
-        let matrix = bias.matrix.map(|m| cover(m.gpu(), of_matrix, keys.clone(), [batch, heads, queries]));
+        let matrix = bias.matrix.map(|m| cover(m.gpu(), strides.matrix, keys.clone(), [batch, heads, queries]));
         let share = |part: usize, of: usize| part as f64 / of as f64;
         let share = share(batch.len() * heads.len(), problem.batch * problem.n_heads)
             * share(queries.len(), n_queries)
@@ -236,8 +239,8 @@ impl Call<'_> {
         };
         launch
             .read("q", cover(self.q.gpu(), of_q, 0..head_dim, [batch, heads, queries]))
-            .read("k", cover(self.k.gpu(), of_k, 0..head_dim, [batch, heads, keys]))
-            .read("v", cover(self.v.gpu(), of_v, 0..v_dim, [batch, heads, keys]))
+            .read("k", cover(self.k.gpu(), of_k, 0..head_dim, [batch, kv_heads, keys]))
+            .read("v", cover(self.v.gpu(), of_v, 0..v_dim, [batch, kv_heads, keys]))
             .read_some("key_mask", mask)
             .read_some("q_coords", q_coords)
             .read_some("k_coords", k_coords)
@@ -299,6 +302,7 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
                 let problem = Problem {
                     batch: 1,
                     n_heads: 2,
+                    kv_group: 1,
                     n_queries: 1,
                     n_keys: 1,
                     head_dim,
@@ -308,6 +312,7 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
                     n_columns: if terms.is_empty() { 0 } else { 3 },
                     n_basis: 0,
                     has_matrix,
+                    bias: BiasStrides::default(),
                     n_operands: 5,
                     n_splits: None,
                 };

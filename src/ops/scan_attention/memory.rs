@@ -69,15 +69,16 @@ pub struct ScanMemory {
     pub scale: Option<f32>,
     /// Biases that are computed from coordinates, summed.
     pub terms: Vec<BiasTerm>,
-    /// A bias `[batch, n_heads, n_queries, n_keys]` that a read adds. It costs the quadratic
-    /// memory that the terms avoid.
+    /// A bias `[batch, n_heads, n_queries, n_keys]`, or what stands for that, that a read adds, see
+    /// [`Bias::matrix`](struct@Bias#structfield.matrix).
     pub matrix: Option<Tensor>,
 }
 
 /// The keys that were written and their values: plain data.
 #[derive(Clone, Debug)]
 pub struct ScanState {
-    /// `[batch, n_heads, n, head_dim]` or `[batch, n, n_heads * head_dim]`.
+    /// `[batch, n_heads, n, head_dim]` or `[batch, n, n_heads * head_dim]`; they may have fewer heads
+    /// than the queries that read them, see [`Layout::Grouped`].
     pub keys: Tensor,
     /// The same sizes, of width `v_dim`.
     pub values: Tensor,
@@ -117,7 +118,7 @@ impl ScanMemory {
     /// without a state, begins one. Masked keys, `mask [batch, n]`, are kept but never read.
     ///
     /// The state that is given stays as it is. A write to a state copies what it holds: collect
-    /// small writes. A write of no keys leaves a state as it is and cannot begin one.
+    /// small writes. A write of no keys leaves a state as it is, or begins one that reads as zeros.
     ///
     /// # Errors
     /// Shapes that do not fit each other, the layout or the state; coordinates that are missing
@@ -159,10 +160,6 @@ impl ScanMemory {
         }
         match state {
             Some(state) => state.join(WRITE, ["the state", "what is written"], &written),
-            None if k.is_empty() => {
-                let expected = "nothing empty where there is no state";
-                Err(Error::shape(WRITE, "k", k.shape(), expected))
-            }
             None => Ok(written),
         }
     }

@@ -22,7 +22,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::{
     error::{Error, Result},
-    tensor::{Mask, Storage, Tensor, check_same_device},
+    tensor::{Mask, Storage, Tensor, check_same_device, n_elements},
 };
 use problem::{CpuInputs, OP};
 
@@ -30,11 +30,12 @@ use problem::{CpuInputs, OP};
 /// mask keeps.
 ///
 /// `q [batch, n_heads, n_queries, head_dim]`, `k [.., n_keys, head_dim]` and `v [.., n_keys,
-/// v_dim]`, or in the other [`Layout`](crate::ops::Layout); the result has the layout of `q`. `head_dim` and `v_dim`
-/// may differ and go up to [`MAX_HEAD_DIM`].
+/// v_dim]`, or in the other [`Layout`](crate::ops::Layout)s; the result has the layout of `q`. `head_dim` and `v_dim`
+/// may differ and go up to [`MAX_HEAD_DIM`]. Keys and values may have fewer heads than queries, `n_heads` a multiple
+/// of theirs: then each of them is read by as many heads of queries, side by side (grouped-query attention).
 ///
-/// Nothing of size `n_queries x n_keys` is ever stored. A row without a valid key reads as
-/// zeros. This is the textbook softmax: upstream's `scan_attention` lets rows whose logits
+/// Nothing of size `n_queries x n_keys` is ever stored. A row without a valid key, or where there are no keys at all,
+/// reads as zeros. This is the textbook softmax: upstream's `scan_attention` lets rows whose logits
 /// are all far below zero decay to zero, because its running maximum starts at `-1e-6`;
 /// such rows differ here (they are a weighted mean of `v`, as everywhere else).
 ///
@@ -95,6 +96,13 @@ pub(crate) fn attend(
     let bias = options.bias.unwrap_or_default();
     let mask = options.key_mask.map(Mask::tensor);
     check_same_device(OP, q, &[Some(k), Some(v), mask, bias.q_coords, bias.k_coords, bias.matrix])?;
+    if problem.is_empty() {
+        let (values, lse, device) = (problem.out_shape(), problem.lse_shape(), q.device());
+        return Ok(Attention {
+            values: Tensor::zeros(&device, &values)?,
+            log_sum_exp: Tensor::new(&device, &lse, &vec![MASKED; n_elements(&lse)])?,
+        });
+    }
     match q.storage() {
         Storage::Cpu(cpu, _) => {
             let inputs = CpuInputs {

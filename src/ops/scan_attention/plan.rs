@@ -61,6 +61,9 @@ impl ScanAttention<'_> {
     pub fn decision(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Decision> {
         let problem = Problem::new(q, k, v, self)?;
         let capabilities = q.device().capabilities();
+        if problem.is_empty() {
+            return Ok(Decision { op: OP, variant: "none", launches: 0, why: "there is nothing to read".into() });
+        }
         if capabilities.adapter.is_none() {
             return Ok(Decision::on_cpu(OP, "cpu", "the tensors are there; blocks of keys stay in the cache"));
         }
@@ -118,13 +121,20 @@ pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Plan {
     let by_iterations = (capabilities.max_iterations / iterations(problem)).saturating_mul(TILE);
     let fits = fitting(row, cost_of_key).min(by_iterations);
     let keys = ranges(n_keys, if fits >= n_keys { n_keys } else { (fits / 64 * 64).max(64) });
-    // A matrix has a number for every pair.
-    let of_head = (length * width).max(if has_matrix { n_queries * n_keys } else { 0 });
-    let of_batch = n_heads * of_head;
-    let batch_step = fitting(of_batch, cost / batch as f64);
-    let head_step = fitting(of_head, cost / (batch * n_heads) as f64);
-    // Each range of keys leaves a partial result, and all of them are merged from one binding.
-    let of_query = (row * keys.len()).max(if has_matrix { n_keys } else { 0 });
+    // A matrix has a number for every pair, but for those along which it is the same.
+    let [matrix_batch, matrix_head, matrix_row] = problem.bias.matrix;
+    let matrix_of_head = if has_matrix { (n_queries - 1) * matrix_row + n_keys } else { 0 };
+    let matrix_of_batch = if has_matrix { (n_heads - 1) * matrix_head + matrix_of_head } else { 0 };
+    let steps = |own: usize, matrix: usize, stride: usize, cost: f64| {
+        if matrix > per_binding { 0 } else { fitting(own.max(stride), cost) }
+    };
+    // Each range of keys, and each split of them, leaves a partial result, and all of them are merged
+    // from one binding.
+    let parts = keys.len() * problem.n_splits.unwrap_or(1);
+    let of_head = (length * width).max(n_queries * problem.v_dim * parts);
+    let batch_step = steps(n_heads * of_head, matrix_of_batch, matrix_batch, cost / batch as f64);
+    let head_step = steps(of_head, matrix_of_head, matrix_head, cost / (batch * n_heads) as f64);
+    let of_query = (row * parts).max(matrix_row);
     let query_step = (fitting(of_query, cost_of_query / keys.len() as f64) / TILE * TILE).max(TILE);
 
     let mut pieces = Vec::new();
@@ -167,7 +177,7 @@ pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Plan {
 mod tests {
     use std::fmt::Write;
 
-    use super::*;
+    use super::{super::problem::BiasStrides, *};
     use crate::device::AdapterKind;
 
     fn device(max_binding: u64, submit_budget: f64) -> Capabilities {
@@ -182,6 +192,7 @@ mod tests {
         Problem {
             batch,
             n_heads,
+            kv_group: 1,
             n_queries,
             n_keys,
             head_dim,
@@ -191,6 +202,7 @@ mod tests {
             n_columns: 2,
             n_basis: 5,
             has_matrix: false,
+            bias: BiasStrides { q_coords: n_queries, k_coords: n_keys, matrix: [0; 3] },
             n_operands: 7,
             n_splits: None,
         }

@@ -2,7 +2,7 @@
 
 use super::bias::{Bias, BiasTerm};
 use crate::{
-    error::{Error, Result, check_argument, check_limit, check_shape},
+    error::{Error, Result, check_argument, check_limit},
     ops::layout::{Layout, Sizes, check_mask, check_queries},
     tensor::{Mask, Tensor},
 };
@@ -79,6 +79,8 @@ impl<'a> ScanAttention<'a> {
 pub(crate) struct Problem {
     pub batch: usize,
     pub n_heads: usize,
+    /// Heads of queries that share a head of keys and values.
+    pub kv_group: usize,
     pub n_queries: usize,
     pub n_keys: usize,
     pub head_dim: usize,
@@ -92,10 +94,22 @@ pub(crate) struct Problem {
     pub n_basis: usize,
     /// Whether the bias has a matrix.
     pub has_matrix: bool,
+    /// Where the numbers of the bias are.
+    pub bias: BiasStrides,
     /// Tensors that are read or written.
     pub n_operands: usize,
     /// Into how many parts the caller wishes the keys to be split.
     pub n_splits: Option<usize>,
+}
+
+/// How far apart the numbers of a bias are; 0 where they are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BiasStrides {
+    /// From one batch element to the next, in points.
+    pub q_coords: usize,
+    pub k_coords: usize,
+    /// Of (batch, head, query), in numbers.
+    pub matrix: [usize; 3],
 }
 
 impl Problem {
@@ -106,10 +120,21 @@ impl Problem {
         (layout, Sizes { batch, n_heads, n, dim })
     }
 
-    /// Strides in elements of (batch, head, row) for a tensor of this layout.
+    /// Strides in elements of (batch, head, row) for queries, and for what they read.
     pub fn strides(&self, length: usize, dim: usize) -> [usize; 3] {
         let (layout, sizes) = self.sizes(length, dim);
         layout.strides(sizes)
+    }
+
+    /// Strides in elements of (batch, head, row) for keys or values of this width.
+    pub fn kv_strides(&self, dim: usize) -> [usize; 3] {
+        let (layout, sizes) = self.sizes(self.n_keys, dim);
+        layout.strides(Sizes { n_heads: self.n_heads / self.kv_group, ..sizes })
+    }
+
+    /// Whether there is no key to read, or nothing that reads.
+    pub fn is_empty(&self) -> bool {
+        self.batch * self.n_queries * self.n_keys == 0
     }
 
     /// Shape of the values that are read.
@@ -127,9 +152,6 @@ impl Problem {
     pub fn new(q: &Tensor, k: &Tensor, v: &Tensor, options: &ScanAttention<'_>) -> Result<Self> {
         let queries = options.layout.sizes(OP, "q", q)?;
         let (keys, v_dim) = options.layout.keys_values(OP, k, v)?;
-        for (name, tensor) in [("q", q), ("k", k), ("v", v)] {
-            check_shape(!tensor.is_empty(), OP, name, tensor.shape(), "nothing empty")?;
-        }
         check_queries(OP, (q, queries), (k, keys))?;
         let Sizes { batch, n_heads, n: n_queries, dim: head_dim } = queries;
         check_limit("head_dim of scan_attention", head_dim.max(v_dim) as u64, MAX_HEAD_DIM as u64)?;
@@ -139,20 +161,23 @@ impl Problem {
         }
         check_mask(OP, options.key_mask, batch, keys.n)?;
         let (mut n_columns, mut n_basis, mut has_matrix) = (0, 0, false);
+        let mut strides = BiasStrides::default();
         let mut n_operands = 5 + usize::from(options.key_mask.is_some());
         if let Some(bias) = &options.bias {
-            n_columns = bias.check(batch, n_heads, n_queries, keys.n)?;
+            (n_columns, strides) = bias.check(batch, n_heads, n_queries, keys.n)?;
             n_basis = bias.terms.iter().map(|term| term.n_basis(n_heads).max(1)).sum();
             has_matrix = bias.matrix.is_some();
             n_operands += 2 * usize::from(!bias.terms.is_empty()) + usize::from(has_matrix);
         }
         if let Some(n) = options.n_splits {
-            check_argument(n > 0 && n <= keys.n, OP, "n_splits", n, format_args!("1 to n_keys = {}", keys.n))?;
+            let allowed = format_args!("1 to n_keys = {}", keys.n);
+            check_argument(n > 0 && n <= keys.n.max(1), OP, "n_splits", n, allowed)?;
         }
         let head_major = options.layout.is_head_major();
         Ok(Self {
             batch,
             n_heads,
+            kv_group: n_heads / keys.n_heads,
             n_queries,
             n_keys: keys.n,
             head_dim,
@@ -162,6 +187,7 @@ impl Problem {
             n_columns,
             n_basis,
             has_matrix,
+            bias: strides,
             n_operands,
             n_splits: options.n_splits,
         })
@@ -175,7 +201,7 @@ pub(crate) struct CpuInputs<'a> {
     pub v: &'a [f32],
     /// `[batch, n_keys]`, zero where the key does not exist.
     pub key_mask: Option<&'a [f32]>,
-    /// `[batch, n_queries, n_columns]`.
+    /// `[batch, n_queries, n_columns]`, see [`BiasStrides`].
     pub q_coords: &'a [f32],
     /// `[batch, n_keys, n_columns]`.
     pub k_coords: &'a [f32],

@@ -9,17 +9,17 @@ mod options;
 mod plan;
 mod problem;
 
-use super::concat;
+use super::{columns, concat};
 use crate::{
     error::Result,
     tensor::{Storage, Tensor},
 };
 pub use options::{HeadMoves, KeyErase, TapeErase, TapeOptions, TapeProbabilities};
-pub use problem::{MAX_TAPE_LENGTH, TapeInputs, TapeOutput};
+pub use problem::{MAX_TAPE_LENGTH, TapeInputs, TapeOutput, TapeState};
 use problem::{Problem, check};
 
-/// All steps of all tapes, beginning with `tape [batch, n_tapes, tape_length, mem_size]` or with
-/// zeros. Keys are zero and both heads on slot 0 at the beginning, always.
+/// All steps of all tapes, beginning with a state or with zeros and both heads on slot 0. What it
+/// returns goes on where it ended: a sequence in parts is the sequence at once.
 ///
 /// With `^` for division by the length over the slots (not without jumps), one step is
 ///
@@ -51,15 +51,15 @@ use problem::{Problem, check};
 /// let inputs = TapeInputs { value: &value, key: None, query: None, action: &action, n_tapes: 1, tape_length: 2 };
 /// let output = tape(&inputs, TapeOptions { heads: HeadMoves::NoJump, ..Default::default() }, None)?;
 /// let near = |a: Vec<f32>, b: [f32; 2]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
-/// assert!(near(output.values.read()?, [5.0, 5.0]) && near(output.tape.read()?, [5.0, 7.0]));
+/// assert!(near(output.values.read()?, [5.0, 5.0]) && near(output.state.tape.read()?, [5.0, 7.0]));
 /// # Ok(())
 /// # }
 /// ```
-pub fn tape(inputs: &TapeInputs<'_>, options: TapeOptions, tape: Option<&Tensor>) -> Result<TapeOutput> {
-    let problem = check(inputs, options, tape)?;
+pub fn tape(inputs: &TapeInputs<'_>, options: TapeOptions, state: Option<&TapeState>) -> Result<TapeOutput> {
+    let problem = check(inputs, options, state)?;
     let Problem { batch, n, n_tapes, slots, mem, .. } = problem;
     let values_shape = vec![batch, n, n_tapes * mem];
-    let state = begin(&problem, inputs.value, tape)?;
+    let state = begin(&problem, inputs.value, state)?;
     let (values, state) = match inputs.value.storage() {
         Storage::Cpu(cpu, _) => {
             let mut state = state.cpu().to_vec();
@@ -70,24 +70,41 @@ pub fn tape(inputs: &TapeInputs<'_>, options: TapeOptions, tape: Option<&Tensor>
         #[cfg(feature = "gpu")]
         Storage::Gpu(gpu, _) => (gpu::tape(gpu, &problem, inputs, &state, values_shape)?, state),
     };
-    let nothing = Tensor::new(&state.device(), &[batch, n_tapes, 0], &[])?;
-    let tape = concat(&state, 0..slots * mem, &nothing)?.reshape(&[batch, n_tapes, slots, mem])?;
-    Ok(TapeOutput { values, tape })
+    let part = |range, shape: [usize; 2]| columns(&state, range)?.reshape(&[batch, n_tapes, shape[0], shape[1]]);
+    let (of_tape, of_cells) = (slots * mem, problem.n_cells());
+    let state = TapeState {
+        tape: part(0..of_tape, [slots, mem])?,
+        keys: options.heads.jumps().then(|| part(of_tape..of_cells, [slots, mem])).transpose()?,
+        heads: Some(part(of_cells..problem.state_len(), [2, slots])?),
+    };
+    Ok(TapeOutput { values, state })
 }
 
 /// The state before the first step, `[batch, n_tapes, state_len]`, in a tensor of its own.
-fn begin(problem: &Problem, value: &Tensor, tape: Option<&Tensor>) -> Result<Tensor> {
-    let Problem { batch, n_tapes, slots, mem, .. } = *problem;
-    let given = if tape.is_some() { slots * mem } else { 0 };
-    let len = problem.state_len() - given;
-    let mut rest = vec![0.0; batch * n_tapes * len];
-    for state in rest.chunks_exact_mut(len) {
-        state[len - 2 * slots] = 1.0;
-        state[len - slots] = 1.0;
-    }
-    let rest = Tensor::new(&value.device(), &[batch, n_tapes, len], &rest)?;
-    match tape {
-        Some(tape) => concat(&tape.reshape(&[batch, n_tapes, given])?, 0..given, &rest),
-        None => Ok(rest),
-    }
+fn begin(problem: &Problem, value: &Tensor, state: Option<&TapeState>) -> Result<Tensor> {
+    let Problem { batch, n_tapes, slots, mem, options, .. } = *problem;
+    let device = value.device();
+    // Zeros, and behind them both heads on slot 0.
+    let fresh = |zeros: usize| {
+        let len = zeros + 2 * slots;
+        let mut numbers = vec![0.0; batch * n_tapes * len];
+        for numbers in numbers.chunks_exact_mut(len) {
+            numbers[len - 2 * slots] = 1.0;
+            numbers[len - slots] = 1.0;
+        }
+        Tensor::new(&device, &[batch, n_tapes, len], &numbers)
+    };
+    let Some(TapeState { tape, keys, heads }) = state else { return fresh(problem.n_cells()) };
+    let row = |x: &Tensor| x.reshape(&[batch, n_tapes, if x.is_empty() { 0 } else { x.len() / (batch * n_tapes) }]);
+    let of_keys = if options.heads.jumps() { slots * mem } else { 0 };
+    let rest = match (keys, heads) {
+        (None, None) => fresh(of_keys)?,
+        (keys, heads) => {
+            let heads = heads.as_ref().map_or_else(|| fresh(0), row)?;
+            let zeros = || Tensor::zeros(&device, &[batch, n_tapes, of_keys]);
+            let keys = keys.as_ref().map_or_else(zeros, row)?;
+            concat(&keys, 0..of_keys, &heads)?
+        }
+    };
+    concat(&row(tape)?, 0..slots * mem, &rest)
 }

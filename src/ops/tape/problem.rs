@@ -31,13 +31,65 @@ pub struct TapeInputs<'a> {
     pub tape_length: usize,
 }
 
-/// What was read, and the tapes after the last step.
+/// What was read, and what to go on with.
 #[derive(Clone, Debug)]
 pub struct TapeOutput {
     /// `[batch, n, n_tapes * mem_size]`.
     pub values: Tensor,
+    /// After the last step.
+    pub state: TapeState,
+}
+
+/// All that a machine keeps from step to step: plain data.
+///
+/// ```
+/// use wgpu_attention::{Device, Tensor, ops::{HeadMoves, TapeInputs, TapeOptions, TapeState, tape}};
+///
+/// # fn main() -> wgpu_attention::Result<()> {
+/// let tensor = |shape: &[usize], x: &[f32]| Tensor::new(&Device::cpu(), shape, x);
+/// // Heads of one slot; nothing is erased, so the tape counts.
+/// let (value, action) = (tensor(&[1, 1, 1], &[1.0])?, tensor(&[1, 1, 9], &[99.0, 99.0, 99.0, 99.0, 99.0, 99.0, 99.0, 99.0, -99.0])?);
+/// let inputs = TapeInputs { value: &value, key: None, query: None, action: &action, n_tapes: 1, tape_length: 1 };
+/// let options = TapeOptions { heads: HeadMoves::NoJump, ..Default::default() };
+/// let first = tape(&inputs, options, Some(&TapeState::new(tensor(&[1, 1, 1, 1], &[40.0])?)))?;
+/// let second = tape(&inputs, options, Some(&first.state))?; // goes on
+/// assert_eq!(second.state.tape.read()?, [42.0]);
+/// assert_eq!(second.state.heads.unwrap().shape(), [1, 1, 2, 1]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct TapeState {
     /// `[batch, n_tapes, tape_length, mem_size]`.
     pub tape: Tensor,
+    /// The table of keys, of the shape of the tape; zeros if not given. None for heads that do not
+    /// jump.
+    pub keys: Option<Tensor>,
+    /// `[batch, n_tapes, 2, tape_length]`: the read head and the write head; both on slot 0 if not
+    /// given.
+    pub heads: Option<Tensor>,
+}
+
+impl TapeState {
+    /// What was written on the tapes, with heads on slot 0 and without keys.
+    pub fn new(tape: Tensor) -> Self {
+        Self { tape, keys: None, heads: None }
+    }
+
+    fn check(&self, Problem { batch, n_tapes, slots, mem, options, .. }: Problem) -> Result<()> {
+        let (cells, heads) = ([batch, n_tapes, slots, mem], [batch, n_tapes, 2, slots]);
+        let expected = format_args!("[batch, n_tapes, tape_length, mem_size] = {cells:?}");
+        check_shape(*self.tape.shape() == cells, OP, "state.tape", self.tape.shape(), expected)?;
+        if let Some(found) = self.keys.as_ref().map(Tensor::shape) {
+            check_shape(options.heads.jumps(), OP, "state.keys", found, "none: the heads do not jump")?;
+            check_shape(*found == cells, OP, "state.keys", found, expected)?;
+        }
+        if let Some(found) = self.heads.as_ref().map(Tensor::shape) {
+            let expected = format_args!("[batch, n_tapes, 2, tape_length] = {heads:?}");
+            check_shape(*found == heads, OP, "state.heads", found, expected)?;
+        }
+        Ok(())
+    }
 }
 
 /// The sizes of one call, checked.
@@ -63,7 +115,7 @@ impl Problem {
     }
 }
 
-pub(super) fn check(inputs: &TapeInputs<'_>, options: TapeOptions, tape: Option<&Tensor>) -> Result<Problem> {
+pub(super) fn check(inputs: &TapeInputs<'_>, options: TapeOptions, state: Option<&TapeState>) -> Result<Problem> {
     let (n_tapes, value, jumps) = (inputs.n_tapes, inputs.value.shape(), options.heads.jumps());
     let (batch, n, mem) = match *value {
         [batch, n, width] if n_tapes > 0 && width > 0 && width.is_multiple_of(n_tapes) => (batch, n, width / n_tapes),
@@ -90,11 +142,11 @@ pub(super) fn check(inputs: &TapeInputs<'_>, options: TapeOptions, tape: Option<
     let kinds = if jumps { 2 } else { 1 };
     let numbers = n_elements(&[batch, n_tapes, slots, mem + 1, kinds]);
     check_limit("numbers in all tapes", numbers as u64, MAX_NUMBERS as u64)?;
-    if let Some(found) = tape.map(Tensor::shape) {
-        let shape = [batch, n_tapes, slots, mem];
-        let expected = format_args!("[batch, n_tapes, tape_length, mem_size] = {shape:?}");
-        check_shape(*found == shape, OP, "tape", found, expected)?;
+    let problem = Problem { batch, n, n_tapes, slots, mem, options: options.into() };
+    check_same_device(OP, inputs.value, &[inputs.key, inputs.query, Some(inputs.action)])?;
+    if let Some(state) = state {
+        state.check(problem)?;
+        check_same_device(OP, inputs.value, &[Some(&state.tape), state.keys.as_ref(), state.heads.as_ref()])?;
     }
-    check_same_device(OP, inputs.value, &[inputs.key, inputs.query, Some(inputs.action), tape])?;
-    Ok(Problem { batch, n, n_tapes, slots, mem, options: options.into() })
+    Ok(problem)
 }

@@ -11,7 +11,7 @@ use wgpu_attention::{
     models::nam::{
         AttentionGates, Blsam, Classifier, ClassifierType, EmbeddingConfig, Episode, FewShot, FewShotConfig, LsamAe,
         LsamAeConfig, LsamCell, LsamDecoder, LsamEncoderLayer, NamAttention, NamTm, NamTmAe, NamTmConfig,
-        NamTransformer, TransformerConfig, TuringOption, torch_lstm,
+        NamTransformer, TransformerConfig, TuringOption, TuringState, torch_lstm,
     },
     ops::{
         Activation, AttentionMemory, Direction, Form, HeadMoves, Layout, LsamOutput, LsamState, MemoryState,
@@ -226,25 +226,33 @@ impl Case<'_> {
         let x = self.batch_first("in.x");
         let output = machine.forward(&x, length, None)?;
         let second = match self.fixture.has("in.x2") {
-            true => Some(machine.forward(&self.batch_first("in.x2"), length, Some(&output.tape))?),
+            true => Some(machine.forward(
+                &self.batch_first("in.x2"),
+                length,
+                Some(&TuringState::new(output.state.tape.tape.clone())),
+            )?),
             false => None,
         };
         let mut found = Outputs::new();
         for name in self.fixture.outputs() {
             let numbers = match (name.as_str(), &second) {
                 ("y", _) => sequence_first(&output.values)?,
-                ("tape", _) => tape_first(&output.tape)?,
+                ("tape", _) => tape_first(&output.state.tape.tape)?,
                 ("mid.controller", _) => sequence_first(&output.controller)?,
                 ("mid.actionlayer", _) => sequence_first(&output.actions)?,
                 ("mid.read_outs", _) => sequence_first(&output.reads)?,
                 ("y_tape_in", Some(second)) => sequence_first(&second.values)?,
-                ("tape_tape_in", Some(second)) => tape_first(&second.tape)?,
+                ("tape_tape_in", Some(second)) => tape_first(&second.state.tape.tape)?,
                 _ => {
                     let Some(length) = name.rsplit_once("_len").and_then(|(_, length)| length.parse().ok()) else {
                         continue;
                     };
                     let output = machine.forward(&x, length, None)?;
-                    if name.starts_with('y') { sequence_first(&output.values)? } else { tape_first(&output.tape)? }
+                    if name.starts_with('y') {
+                        sequence_first(&output.values)?
+                    } else {
+                        tape_first(&output.state.tape.tape)?
+                    }
                 }
             };
             found.insert(name, numbers);

@@ -37,7 +37,7 @@ pub(super) struct PairBias<'a> {
     custom: Vec<(&'a CustomBias, Range<usize>)>,
     /// Packed columns of all terms.
     width: usize,
-    /// `[batch, n_queries, width]`.
+    /// `[batch, n_queries, width]`, see [`BiasStrides`](super::super::problem::BiasStrides).
     q_points: Vec<f32>,
     /// `[batch, block, width, block_keys]`.
     k_points: Vec<f32>,
@@ -102,17 +102,18 @@ impl<'a> PairBias<'a> {
         for b in 0..batch {
             for block in 0..n_blocks {
                 let first = b * n_keys + block * block_keys;
+                let point = b * problem.bias.k_coords + block * block_keys;
                 let n = block_keys.min(n_keys - block * block_keys);
                 let at = (b * n_blocks + block) * block_keys;
                 for (j, bias) in key_bias[at..at + n].iter_mut().enumerate() {
                     let exists = inputs.key_mask.is_none_or(|mask| mask[first + j] != 0.0);
-                    if exists && has_key.get(first + j).copied().unwrap_or(true) {
+                    if exists && has_key.get(point + j).copied().unwrap_or(true) {
                         *bias = 0.0;
                     }
                 }
                 for c in 0..width {
                     for j in 0..n {
-                        k_points[at * width + c * block_keys + j] = by_point[(first + j) * width + c];
+                        k_points[at * width + c * block_keys + j] = by_point[(point + j) * width + c];
                     }
                 }
                 let kept = key_bias[at..at + n].iter().filter(|&&bias| bias == 0.0).count();
@@ -158,7 +159,7 @@ impl<'a> PairBias<'a> {
 
     /// Whether a query takes part at all.
     pub fn has_query(&self, batch: usize, query: usize) -> bool {
-        self.has_query.get(batch * self.problem.n_queries + query).copied().unwrap_or(true)
+        self.has_query.get(batch * self.problem.bias.q_coords + query).copied().unwrap_or(true)
     }
 
     /// Which keys of a block take part.
@@ -188,7 +189,7 @@ impl<'a> PairBias<'a> {
             let k = &k_points[term.columns.start * stride..];
             let mut largest = S::f32s::splat(simd, 0.0);
             for (query, row) in region.queries.clone().zip(tile.chunks_exact_mut(stride)) {
-                let q = &self.q_points[(batch * self.problem.n_queries + query) * self.width..];
+                let q = &self.q_points[(batch * self.problem.bias.q_coords + query) * self.width..];
                 let q = &q[term.columns.clone()];
                 let row = &mut row[..width];
                 largest = largest.max(distance::distances(simd, term.distance, term.kernel, q, k, stride, row));
@@ -245,13 +246,13 @@ impl<'a> PairBias<'a> {
     }
 
     fn add_custom(&self, region: &Region, head: usize, query: usize, scores: &mut [f32]) {
-        let Problem { n_queries, n_keys, n_columns, .. } = *self.problem;
+        let Problem { n_columns, bias: strides, .. } = *self.problem;
         if !self.has_query(region.batch, query) {
             return;
         }
-        let first_key = region.batch * n_keys + region.block * self.block_keys;
+        let first_key = region.batch * strides.k_coords + region.block * self.block_keys;
         for (bias, columns) in &self.custom {
-            let q = &self.inputs.q_coords[(region.batch * n_queries + query) * n_columns..][columns.clone()];
+            let q = &self.inputs.q_coords[(region.batch * strides.q_coords + query) * n_columns..][columns.clone()];
             for (j, score) in scores.iter_mut().enumerate() {
                 // What is masked already may have coordinates that are not numbers.
                 if *score != NONE {
@@ -264,10 +265,10 @@ impl<'a> PairBias<'a> {
 
     #[inline(always)]
     fn add_matrix(&self, region: &Region, head: usize, query: usize, scores: &mut [f32]) {
-        let Problem { n_heads, n_queries, n_keys, .. } = *self.problem;
         if let Some(matrix) = self.inputs.matrix {
-            let row = (region.batch * n_heads + head) * n_queries + query;
-            let biases = &matrix[row * n_keys + region.block * self.block_keys..];
+            let [of_batch, of_head, of_query] = self.problem.bias.matrix;
+            let row = region.batch * of_batch + head * of_head + query * of_query;
+            let biases = &matrix[row + region.block * self.block_keys..];
             for (score, &bias) in scores.iter_mut().zip(biases) {
                 *score = given(bias, *score);
             }

@@ -67,7 +67,7 @@ struct Scan<'a> {
     blocks_of_task: usize,
     heads_of_task: usize,
     bias: PairBias<'a>,
-    /// All packed blocks, `[batch, head, block]`; empty if the tasks pack for themselves.
+    /// All packed blocks, `[batch, head of keys, block]`; empty if the tasks pack for themselves.
     packed: Vec<f32>,
 }
 
@@ -145,7 +145,8 @@ impl<'a> Scan<'a> {
         let blocks_of_task = n_blocks.div_ceil(n_splits.max(1));
         let packed = Vec::new();
         let mut scan = Self { problem, inputs, packing, n_blocks, blocks_of_task, heads_of_task, bias, packed };
-        if q_blocks > 1 {
+        // Several tasks read the same blocks.
+        if q_blocks > 1 || (problem.kv_group > 1 && !scan.is_single()) {
             scan.packed = scan.pack(simd);
         }
         scan
@@ -210,7 +211,8 @@ impl<'a> Scan<'a> {
 
     /// Packs every block of every head.
     fn pack<S: Simd>(&self, simd: S) -> Vec<f32> {
-        let Problem { batch, n_heads, .. } = *self.problem;
+        let Problem { batch, n_heads, kv_group, .. } = *self.problem;
+        let n_heads = n_heads / kv_group;
         let len = self.packing.block_len();
         let mut packed = vec![0.0; batch * n_heads * self.n_blocks * len];
         let blocks = packed.par_chunks_mut(len).enumerate().with_min_len(THREAD_NUMBERS.div_ceil(len));
@@ -229,7 +231,7 @@ impl<'a> Scan<'a> {
         self.packing.pack(simd, &self.unpacked(at, block), packed);
     }
 
-    /// The keys and values of one block of one head.
+    /// The keys and values of one block of one of their heads.
     fn unpacked(&self, at: [usize; 2], block: usize) -> Unpacked<'_> {
         let keys = self.keys(block);
         Unpacked {
@@ -244,6 +246,7 @@ impl<'a> Scan<'a> {
     #[inline(always)]
     fn run<S: Simd>(&self, simd: S, task: &Task, scratch: &mut Scratch) {
         let Task { batch, ref heads, ref queries, .. } = *task;
+        let Problem { n_heads, kv_group, .. } = *self.problem;
         let Packing { head_dim, v_panels, .. } = self.packing;
         let padded = if self.is_single() { 1 } else { queries.len().next_multiple_of(ROWS) };
         self.pack_queries(task, padded, &mut scratch.q);
@@ -258,7 +261,7 @@ impl<'a> Scan<'a> {
             if self.packs_itself() {
                 let blocks = scratch.block.chunks_exact_mut(self.packing.block_len());
                 for (head, packed) in heads.clone().zip(blocks) {
-                    self.pack_block(simd, [batch, head], block, packed);
+                    self.pack_block(simd, [batch, head / kv_group], block, packed);
                 }
             }
             for first_row in (0..queries.len()).step_by(ROWS) {
@@ -282,7 +285,7 @@ impl<'a> Scan<'a> {
                     let q = &scratch.q[(i * padded + first_row) * head_dim..];
                     let step = Step { packing: &self.packing, q, n_keys, biased, first_row, n_rows };
                     let (scores, state) = (&mut scratch.scores, &mut scratch.states[i]);
-                    let unpacked = self.unpacked([batch, head], block);
+                    let unpacked = self.unpacked([batch, head / kv_group], block);
                     if self.is_single() {
                         simd.vectorize(
                             #[inline(always)]
@@ -293,7 +296,7 @@ impl<'a> Scan<'a> {
                         let packed = if self.packs_itself() {
                             &scratch.block[i * len..][..len]
                         } else {
-                            let at = (batch * self.problem.n_heads + head) * self.n_blocks + block;
+                            let at = (batch * (n_heads / kv_group) + head / kv_group) * self.n_blocks + block;
                             &self.packed[at * len..][..len]
                         };
                         simd.vectorize(

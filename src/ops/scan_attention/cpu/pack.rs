@@ -153,10 +153,10 @@ impl<'a> CpuInputs<'a> {
     }
 
     pub(super) fn k_rows(&self, problem: &Problem, at: [usize; 2], range: Range<usize>) -> Rows<'a> {
-        rows(self.k, problem.strides(problem.n_keys, problem.head_dim), problem.head_dim, at, range)
+        rows(self.k, problem.kv_strides(problem.head_dim), problem.head_dim, at, range)
     }
 
     pub(super) fn v_rows(&self, problem: &Problem, at: [usize; 2], range: Range<usize>) -> Rows<'a> {
-        rows(self.v, problem.strides(problem.n_keys, problem.v_dim), problem.v_dim, at, range)
+        rows(self.v, problem.kv_strides(problem.v_dim), problem.v_dim, at, range)
     }
 }

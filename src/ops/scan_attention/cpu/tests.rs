@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{
     super::{
         bias::{BiasKernel, BiasTerm, CustomBias, Distance, TermKind},
-        problem::{CpuInputs, Problem},
+        problem::{BiasStrides, CpuInputs, Problem},
     },
     distance::{self, Packed, distances},
     scan_attention,
@@ -54,6 +54,7 @@ impl Case {
             problem: Problem {
                 batch,
                 n_heads,
+                kv_group: 1,
                 n_queries,
                 n_keys,
                 head_dim,
@@ -63,6 +64,11 @@ impl Case {
                 n_columns,
                 n_basis: 0,
                 has_matrix: false,
+                bias: BiasStrides {
+                    q_coords: n_queries,
+                    k_coords: n_keys,
+                    matrix: [n_heads * n_queries * n_keys, n_queries * n_keys, n_keys],
+                },
                 n_operands: 5,
                 n_splits: None,
             },
