@@ -9,7 +9,8 @@ use std::sync::Arc;
 use crate::device::gpu::{Buffer, Gpu};
 use crate::{
     device::{Backend, Device},
-    error::{Error, Result, check_limit},
+    error::{Error, Result},
+    host,
 };
 #[cfg(feature = "gpu")]
 pub use buffer::TensorBuffer;
@@ -58,7 +59,7 @@ impl Tensor {
     pub fn new(device: &Device, shape: &[usize], data: &[f32]) -> Result<Self> {
         check_length(shape, data.len())?;
         let storage = match &device.0 {
-            Backend::Cpu => Storage::Cpu(Arc::new(data.to_vec())),
+            Backend::Cpu => Storage::Cpu(Arc::new(host::copy(data)?)),
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => Storage::Gpu(gpu.clone(), gpu.upload(data)?),
         };
@@ -70,19 +71,12 @@ impl Tensor {
     /// # Errors
     /// The device has no room.
     pub fn zeros(device: &Device, shape: &[usize]) -> Result<Self> {
-        let n = n_elements(shape);
+        check_size(shape)?;
         match &device.0 {
-            Backend::Cpu => {
-                // No memory holds a shape that overflows.
-                check_limit("numbers of one tensor", n as u64, isize::MAX as u64 / 4)?;
-                // What finds no room is an error and not an abort.
-                if let Err(error) = Vec::<f32>::new().try_reserve_exact(n) {
-                    return Err(Error::OutOfMemory { requested: Some(4 * n as u64), message: error.to_string() });
-                }
-                Ok(Self::from_cpu(shape.to_vec(), vec![0.0; n]))
-            }
+            Backend::Cpu => Ok(Self::from_cpu(shape.to_vec(), host::zeros(shape)?)),
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => {
+                let n = n_elements(shape);
                 let buffer = gpu.allocate(n)?;
                 gpu.zero(&buffer, 0, n)?;
                 Ok(Self::from_gpu(shape.to_vec(), gpu, buffer))
@@ -94,7 +88,7 @@ impl Tensor {
     #[cfg(feature = "gpu")]
     pub(crate) fn duplicate(&self) -> Result<Self> {
         match &self.storage {
-            Storage::Cpu(data) => Ok(Self::from_cpu(self.shape.clone(), data.to_vec())),
+            Storage::Cpu(data) => Ok(Self::from_cpu(self.shape.clone(), host::copy(data)?)),
             Storage::Gpu(gpu, buffer) => {
                 let copy = gpu.allocate(self.len())?;
                 gpu.copy(buffer, 0, &copy, 0, self.len())?;
@@ -188,7 +182,7 @@ impl Tensor {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn read(&self) -> Result<Vec<f32>> {
         match &self.storage {
-            Storage::Cpu(data) => Ok(data.to_vec()),
+            Storage::Cpu(data) => host::copy(data),
             #[cfg(feature = "gpu")]
             Storage::Gpu(gpu, buffer) => gpu.download(buffer, self.len())?.wait(),
         }
@@ -254,7 +248,7 @@ pub(crate) enum PendingRead {
 impl PendingRead {
     pub(crate) async fn finish(self) -> Result<Vec<f32>> {
         match self {
-            Self::Cpu(data) => Ok(Arc::unwrap_or_clone(data)),
+            Self::Cpu(data) => Arc::try_unwrap(data).or_else(|data| host::copy(&data)),
             #[cfg(feature = "gpu")]
             Self::Gpu(download) => download.arrive().await,
         }
@@ -285,11 +279,18 @@ impl Mask {
     /// # Errors
     /// `keep` does not fill the shape; the device has no room.
     pub fn new(device: &Device, shape: &[usize], keep: &[bool]) -> Result<Self> {
-        let numbers: Vec<f32> = keep.iter().map(|&keep| f32::from(u8::from(keep))).collect();
+        check_length(shape, keep.len())?;
+        let numbers = host::collect(keep.len(), keep.iter().map(|&keep| f32::from(u8::from(keep))))?;
         let tensor = Tensor::new(device, shape, &numbers)?;
         let row = shape.last().copied().unwrap_or(1).max(1);
-        let counts = numbers.chunks(row).map(|row| row.iter().filter(|keep| **keep > 0.0).count() as u64);
-        Ok(Self(tensor, Arc::new(counts.collect())))
+        let counts = keep.chunks(row).map(|row| row.iter().filter(|keep| **keep).count() as u64);
+        Ok(Self(tensor, Arc::new(host::collect(keep.len() / row, counts)?)))
+    }
+
+    /// A mask `[batch, n]` that keeps all keys.
+    pub(crate) fn full(device: &Device, batch: usize, n: usize) -> Result<Self> {
+        let len = host::count(&[batch, n])?;
+        Self::new(device, &[batch, n], &host::collect(len, std::iter::repeat_n(true, len))?)
     }
 
     /// A mask of zeros and ones that an operation computed, and [`Mask::counts`] of it.
@@ -321,7 +322,15 @@ pub(crate) fn n_elements(shape: &[usize]) -> usize {
     shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX)
 }
 
+/// Refuses a shape that no memory holds, or would hold if its empty dimensions were not: so the
+/// product of any of its sizes is one that can be counted.
+pub(crate) fn check_size(shape: &[usize]) -> Result<()> {
+    let sizes = shape.iter().filter(|&&size| size > 0);
+    host::count(&sizes.copied().collect::<Vec<_>>()).map(drop)
+}
+
 fn check_length(shape: &[usize], found: usize) -> Result<()> {
+    check_size(shape)?;
     let expected = n_elements(shape);
     if expected == found { Ok(()) } else { Err(Error::Length { shape: shape.to_vec(), expected, found }) }
 }

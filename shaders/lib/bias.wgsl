@@ -46,13 +46,12 @@ fn term_{{ t.index }}(
   custom_length = {{ t.n_params }}u;
   let k = array<f32, {{ t.width }}>({% for c in range(width) %}k{{ c }}, {% endfor %});
   var value: vec4<f32>;
-//# for r in range(4)
-  value[{{ r }}] = custom_{{ t.index }}(
-    array<f32, {{ t.width }}>({% for c in range(width) %}q{{ c }}[{{ r }}], {% endfor %}), k, head);
-  if (!finite(value[{{ r }}]) || value[{{ r }}] <= 0.5 * MASKED) {
-    value[{{ r }}] = MASKED;
+  // A loop, so that the snippet is compiled into the kernel four times and not sixteen.
+  for (var r = 0u; r < 4u; r++) {
+    let bias = custom_{{ t.index }}(
+      array<f32, {{ t.width }}>({% for c in range(width) %}q{{ c }}[r], {% endfor %}), k, head);
+    value[r] = select(MASKED, bias, finite(bias) && bias > 0.5 * MASKED);
   }
-//# endfor
   return value;
 //# else
 //# if t.kind == "euclidean"

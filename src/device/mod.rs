@@ -157,7 +157,9 @@ impl Device {
         }
     }
 
-    /// Gives the memory that is kept for reuse back to the driver.
+    /// Gives the memory that is kept for reuse back to the driver, and the compiled pipelines of custom
+    /// biases. (A device keeps the last 256 pipelines that were used, 16 of them with a
+    /// [`CustomBias`](crate::ops::CustomBias).)
     pub fn trim(&self) {
         match &self.0 {
             Backend::Cpu => {}

@@ -11,6 +11,7 @@ mod device;
 mod linear_attention;
 mod memories;
 mod memories_refuse;
+mod no_room;
 mod ops;
 mod plans;
 mod recording;

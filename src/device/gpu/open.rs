@@ -3,7 +3,6 @@
 #[cfg(not(target_arch = "wasm32"))]
 use std::sync::mpsc;
 use std::{
-    collections::HashMap,
     fmt,
     sync::{
         Arc, Mutex, OnceLock,
@@ -19,7 +18,7 @@ use super::{
     buffer::Pool,
     lock::lock,
     own::Own,
-    pipeline::{Pipeline, PipelineFile},
+    pipeline::{PipelineFile, Pipelines},
 };
 use crate::{
     device::{Capabilities, check_variants},
@@ -38,7 +37,7 @@ pub(crate) struct Gpu {
     pub(super) checked: bool,
     pub(super) pool: Arc<Pool>,
     pub(super) pipeline_file: Option<PipelineFile>,
-    pub(super) pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
+    pub(super) pipelines: Mutex<Pipelines>,
     pub(super) own: Mutex<Own>,
     /// Bytes uploaded since the last submit.
     pub(super) uploaded: AtomicU64,

@@ -58,7 +58,7 @@ impl AttentionMemory<'_> {
         check_same_device(WRITE, k, &[mask.map(Mask::tensor)])?;
         if keys.n == 0 {
             let shape = memory_shape(keys, v_dim);
-            let zeros = || Tensor::new(&k.device(), &shape, &vec![0.0; shape.iter().product()]).map(MemoryState::new);
+            let zeros = || Tensor::zeros(&k.device(), &shape).map(MemoryState::new);
             return options.state.cloned().map_or_else(zeros, Ok);
         }
         if options.p_erase.is_none() {
@@ -70,6 +70,9 @@ impl AttentionMemory<'_> {
 
     /// Keys of zero where a mask is: they write and erase nothing.
     fn keep(&self, Sizes { batch, n_heads, n, .. }: Sizes, k: &Tensor, mask: &Mask) -> Result<Tensor> {
+        if k.is_empty() {
+            return Ok(k.clone());
+        }
         let mask = mask.tensor();
         let mask = if self.layout.is_head_major() {
             let mut of_heads = mask.clone();
@@ -133,7 +136,7 @@ impl AttentionMemory<'_> {
         let shape = self.layout.shape(Sizes { dim: v_dim, ..queries });
         let values = match q.storage() {
             Storage::Cpu(_) => {
-                Tensor::from_cpu(shape, cpu::read(&problem, state.memory.cpu(), q.cpu(), numbers(self.p_read)))
+                Tensor::from_cpu(shape, cpu::read(&problem, state.memory.cpu(), q.cpu(), numbers(self.p_read))?)
             }
             #[cfg(feature = "gpu")]
             Storage::Gpu(gpu, _) => gpu::read(gpu, &problem, &state.memory, q, self.p_read, shape)?,

@@ -54,7 +54,7 @@ pub fn layer_norm(
     check_same_device(OP, x, &[Some(scale), Some(bias), residual])?;
     match x.storage() {
         Storage::Cpu(_) => {
-            let data = cpu::layer_norm(x.cpu(), width, scale.cpu(), bias.cpu(), epsilon, residual.map(Tensor::cpu));
+            let data = cpu::layer_norm(x.cpu(), width, scale.cpu(), bias.cpu(), epsilon, residual.map(Tensor::cpu))?;
             Ok(Tensor::from_cpu(x.shape().to_vec(), data))
         }
         #[cfg(feature = "gpu")]

@@ -12,6 +12,7 @@ mod problem;
 use super::concat;
 use crate::{
     error::Result,
+    host::{copy, zeros},
     tensor::{Storage, Tensor},
 };
 pub use options::{HeadMoves, KeyErase, TapeErase, TapeOptions, TapeProbabilities};
@@ -62,8 +63,8 @@ pub fn tape(inputs: &TapeInputs<'_>, options: TapeOptions, tape: Option<&Tensor>
     let state = begin(&problem, inputs.value, tape)?;
     let (values, state) = match inputs.value.storage() {
         Storage::Cpu(_) => {
-            let mut state = state.cpu().to_vec();
-            let values = cpu::tape(&problem, inputs, &mut state);
+            let mut state = copy(state.cpu())?;
+            let values = cpu::tape(&problem, inputs, &mut state)?;
             let state = Tensor::from_cpu(vec![batch, n_tapes, problem.state_len()], state);
             (Tensor::from_cpu(values_shape, values), state)
         }
@@ -80,7 +81,7 @@ fn begin(problem: &Problem, value: &Tensor, tape: Option<&Tensor>) -> Result<Ten
     let Problem { batch, n_tapes, slots, mem, .. } = *problem;
     let given = if tape.is_some() { slots * mem } else { 0 };
     let len = problem.state_len() - given;
-    let mut rest = vec![0.0; batch * n_tapes * len];
+    let mut rest = zeros(&[batch, n_tapes, len])?;
     for state in rest.chunks_exact_mut(len) {
         state[len - 2 * slots] = 1.0;
         state[len - slots] = 1.0;

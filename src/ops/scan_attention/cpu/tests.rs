@@ -62,6 +62,7 @@ impl Case {
                 scale,
                 n_columns,
                 n_basis: 0,
+                iterations: 0,
                 has_matrix: false,
                 n_operands: 5,
                 n_splits: None,
@@ -118,7 +119,7 @@ impl Case {
     fn check(&self, what: &str) {
         let Problem { batch, n_heads, n_queries, n_keys, v_dim, .. } = self.problem;
         let runs: Vec<_> =
-            levels().iter().map(|&level| (level, scan_with(level, &self.problem, &self.inputs()))).collect();
+            levels().iter().map(|&level| (level, scan_with(level, &self.problem, &self.inputs()).unwrap())).collect();
         let at = |[b, h, row]: [usize; 3], s: [usize; 3]| b * s[0] + h * s[1] + row * s[2];
         for row in 0..batch * n_heads * n_queries {
             let (b, h, i) = (row / n_queries / n_heads, row / n_queries % n_heads, row % n_queries);
@@ -270,7 +271,7 @@ fn extreme_biases_stay_finite() {
                 };
                 case.terms = BiasKernel::ALL.into_iter().enumerate().map(term).collect();
                 for level in levels() {
-                    let (values, lse) = scan_with(level, &case.problem, &case.inputs());
+                    let (values, lse) = scan_with(level, &case.problem, &case.inputs()).unwrap();
                     assert!(
                         values.iter().chain(&lse).all(|x| x.is_finite()),
                         "{level:?}, {distance:?}, a {a:?}, b {b:?}"
@@ -289,7 +290,7 @@ fn threads_do_not_change_a_bit() {
         case.terms.push(BiasTerm::rbf(0..3, &[1.0, 2.0, 3.0], &[1.0, 0.5, 0.2]));
         let run = |n_threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
-            pool.install(|| scan_with(levels()[0], &case.problem, &case.inputs()))
+            pool.install(|| scan_with(levels()[0], &case.problem, &case.inputs()).unwrap())
         };
         let one = run(1);
         assert!(run(2) == one && run(7) == one);
