@@ -103,7 +103,7 @@ impl Device {
     /// adapter's name or backend, in any case.
     ///
     /// # Errors
-    /// No adapter has such a name, or it gives no device.
+    /// The name is empty, no adapter has such a name, or it gives no device.
     ///
     /// ```
     /// use wgpu_attention::{Device, Error};
@@ -124,9 +124,16 @@ impl Device {
     /// # Errors
     /// As [`Device::by_name`].
     pub async fn by_name_async(name: &str) -> Result<Self> {
-        match name.to_lowercase().as_str() {
+        match name.trim().to_lowercase().as_str() {
             "cpu" => Ok(Self::cpu()),
             "best" => Ok(Self::best_async().await),
+            // Part of every name.
+            "" => Err(Error::argument(
+                "Device::by_name",
+                "name",
+                "empty",
+                "cpu, gpu, best, or a part of an adapter's name",
+            )),
             #[cfg(feature = "gpu")]
             "gpu" => Self::gpu_async().await,
             #[cfg(feature = "gpu")]

@@ -9,6 +9,8 @@ mod bad_input;
 mod bad_input_memories;
 mod device;
 mod linear_attention;
+mod long_loops;
+mod lost;
 mod memories;
 mod memories_refuse;
 mod no_room;

@@ -86,10 +86,16 @@ impl BiasKernel {
 pub const MAX_SNIPPET_BYTES: usize = 4096;
 
 /// Operators and brackets in one statement of the snippet of a [`CustomBias`].
-pub const MAX_SNIPPET_OPERATORS: usize = 128;
+pub const MAX_SNIPPET_OPERATORS: usize = 80;
 
 /// Blocks in the snippet of a [`CustomBias`].
 pub const MAX_SNIPPET_BLOCKS: usize = 64;
+
+/// Blocks in each other in the snippet of a [`CustomBias`]; an `else if` is within the `if` before it.
+pub const MAX_SNIPPET_NESTING: usize = 10;
+
+/// Brackets in each other in the snippet of a [`CustomBias`].
+pub const MAX_SNIPPET_BRACKETS: usize = 16;
 
 /// Bytes of an array in the snippet of a [`CustomBias`].
 pub const MAX_SNIPPET_ARRAY: u32 = 1024;
@@ -120,7 +126,8 @@ pub type BiasFn = dyn Fn(&[f32], &[f32], usize, &[f32]) -> f32 + Send + Sync;
 ///   60,000: there the keys are cut into shorter launches, and what does not fit for 32 keys
 ///   (about 3,700 turns a pair) is [`Error::LimitExceeded`];
 /// * it is at most [`MAX_SNIPPET_BYTES`] long, with [`MAX_SNIPPET_OPERATORS`] operators and brackets
-///   in a statement, [`MAX_SNIPPET_BLOCKS`] blocks in all, and arrays of [`MAX_SNIPPET_ARRAY`] bytes,
+///   in a statement, [`MAX_SNIPPET_BLOCKS`] blocks, at most [`MAX_SNIPPET_NESTING`] of them and
+///   [`MAX_SNIPPET_BRACKETS`] brackets in each other, and arrays of [`MAX_SNIPPET_ARRAY`] bytes,
 ///   whose lengths are literals.
 ///
 /// A device keeps the pipelines of a few such texts, see [`Device::trim`](crate::Device::trim);

@@ -17,7 +17,7 @@ mod text;
 pub use super::softmax::{Attention, MASKED};
 pub use bias::{
     Bias, BiasFn, BiasKernel, BiasTerm, CustomBias, Distance, MAX_COORDINATES, MAX_SNIPPET_ARRAY, MAX_SNIPPET_BLOCKS,
-    MAX_SNIPPET_BYTES, MAX_SNIPPET_ITERATIONS, MAX_SNIPPET_OPERATORS,
+    MAX_SNIPPET_BRACKETS, MAX_SNIPPET_BYTES, MAX_SNIPPET_ITERATIONS, MAX_SNIPPET_NESTING, MAX_SNIPPET_OPERATORS,
 };
 pub use memory::{Placed, ScanMemory, ScanState};
 pub(crate) use problem::Problem;

@@ -92,7 +92,7 @@ pub(crate) fn cost(problem: &Problem) -> f64 {
 /// Loop iterations of an invocation for a tile of keys, no fewer.
 pub(crate) fn iterations(problem: &Problem) -> usize {
     // Four keys for four queries.
-    problem.iterations.saturating_mul(16).saturating_add(24 + problem.head_dim + problem.v_dim)
+    problem.iterations.saturating_mul(16).saturating_add(40 + problem.head_dim + problem.v_dim)
 }
 
 /// Cuts a call.

@@ -161,10 +161,12 @@ fn r5_a_snippet_is_small_and_ends() {
         for (text, wanted) in [
             (sum(4000), "bytes"),
             (sum(1000), "operators"),
-            (deep(100), "operators"),
+            (deep(20), "brackets"),
+            (deep(100), "brackets"),
             (minus(1000), "operators"),
-            (blocks(100), "blocks"),
-            (chain(80), "blocks"),
+            (blocks(11), "in each other"),
+            (chain(11), "in each other"),
+            ("{}".repeat(65) + "return 0.0;", "blocks"),
             ("loop {} return 0.0;".into(), "constant bound"),
             ("while (true) {} return 0.0;".into(), "while"),
             ("for (;;) {} return 0.0;".into(), "constant bound"),
@@ -191,7 +193,7 @@ fn r5_a_snippet_is_small_and_ends() {
         // At the limits.
         let zero = |_: &[f32], _: &[f32], _: usize, _: &[f32]| 0.0;
         for (name, device) in devices() {
-            for text in [sum(100), deep(60), minus(120), blocks(60), chain(50)] {
+            for text in [sum(80), deep(15), minus(75), blocks(10), chain(9), "{}".repeat(60) + "return 0.0;"] {
                 with_snippet(&device, &text, zero).unwrap_or_else(|error| panic!("{name}: {text}: {error}"));
             }
         }

@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
-use super::super::bias::{MAX_SNIPPET_ARRAY, MAX_SNIPPET_BLOCKS, MAX_SNIPPET_BYTES, MAX_SNIPPET_OPERATORS};
+use super::super::bias::{
+    MAX_SNIPPET_ARRAY, MAX_SNIPPET_BLOCKS, MAX_SNIPPET_BRACKETS, MAX_SNIPPET_BYTES, MAX_SNIPPET_NESTING,
+    MAX_SNIPPET_OPERATORS,
+};
 
 /// Words that declare something beside the function, or ask for something of the device.
 const FORBIDDEN: [&str; 9] =
@@ -25,12 +28,29 @@ pub(super) fn check(text: &str) -> Result<(), (String, Option<Range<usize>>)> {
     }
     let text = without_comments(text);
     let tokens = tokens(&text);
-    let (mut depth, mut blocks, mut operators) = (0usize, 0, 0);
+    // For each open block, the `else if`s of the chain that is being read in it: each is nested in
+    // the one before.
+    let mut chains = vec![0usize];
+    let (mut brackets, mut blocks, mut operators) = (0usize, 0, 0);
     for (i, &(index, token)) in tokens.iter().enumerate() {
+        let next = tokens.get(i + 1).map_or("", |(_, next)| *next);
         match token {
-            "{" => (depth, blocks, operators) = (depth + 1, blocks + 1, 0),
-            "}" if depth == 0 => return at(index, "the snippet ends here, and may not declare anything behind".into()),
-            "}" => (depth, operators) = (depth - 1, 0),
+            "{" => {
+                chains.push(0);
+                (blocks, operators) = (blocks + 1, 0);
+            }
+            "}" if chains.len() == 1 => {
+                return at(index, "the snippet ends here, and may not declare anything behind".into());
+            }
+            "}" => {
+                chains.pop();
+                match (next, chains.last_mut()) {
+                    ("else", _) | (_, None) => {}
+                    (_, Some(chain)) => *chain = 0,
+                }
+                operators = 0;
+            }
+            "else" if next == "if" => *chains.last_mut().unwrap_or(&mut 0) += 1,
             ";" => operators = 0,
             "@" => return at(index, "a snippet has no attributes".into()),
             "array" if !has_small_length(&tokens[i + 1..]) => {
@@ -38,17 +58,29 @@ pub(super) fn check(text: &str) -> Result<(), (String, Option<Range<usize>>)> {
             }
             word if FORBIDDEN.contains(&word) => return at(index, format!("a snippet may not use `{word}`")),
             word if word.starts_with(is_word) => {}
-            _ => operators += 1,
+            _ => {
+                operators += 1;
+                brackets = match token {
+                    "(" | "[" => brackets + 1,
+                    ")" | "]" => brackets.saturating_sub(1),
+                    _ => brackets,
+                };
+            }
         }
         if operators > MAX_SNIPPET_OPERATORS {
             return at(index, format!("a statement of more than {MAX_SNIPPET_OPERATORS} operators and brackets"));
         }
-        if blocks > MAX_SNIPPET_BLOCKS {
-            return at(index, format!("more than {MAX_SNIPPET_BLOCKS} blocks"));
+        let depth = chains.len() - 1 + chains.iter().sum::<usize>();
+        if blocks > MAX_SNIPPET_BLOCKS || depth > MAX_SNIPPET_NESTING {
+            let what = format!("more than {MAX_SNIPPET_BLOCKS} blocks, or {MAX_SNIPPET_NESTING} in each other");
+            return at(index, what);
+        }
+        if brackets > MAX_SNIPPET_BRACKETS {
+            return at(index, format!("more than {MAX_SNIPPET_BRACKETS} brackets in each other"));
         }
     }
-    match depth {
-        0 => Ok(()),
+    match chains.len() {
+        1 => Ok(()),
         _ => Err(("a block of the snippet is not closed".into(), Some(text.len()..text.len()))),
     }
 }
