@@ -53,6 +53,7 @@
 pub mod checkpoint;
 pub mod device;
 pub mod error;
+mod host;
 pub mod models;
 pub mod ops;
 #[cfg(feature = "gpu")]

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use crate::device::gpu::{Buffer, Gpu};
 use crate::{
     device::{Backend, Cpu, Device},
-    error::{Error, Result, check_limit},
+    error::{Error, Result},
+    host,
 };
 #[cfg(feature = "gpu")]
 pub use buffer::TensorBuffer;
@@ -60,7 +61,7 @@ impl Tensor {
     pub fn new(device: &Device, shape: &[usize], data: &[f32]) -> Result<Self> {
         check_length(shape, data.len())?;
         let storage = match &device.0 {
-            Backend::Cpu(cpu) => Storage::Cpu(*cpu, Arc::new(data.to_vec())),
+            Backend::Cpu(cpu) => Storage::Cpu(*cpu, Arc::new(host::copy(data)?)),
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => Storage::Gpu(gpu.clone(), gpu.upload(data)?),
         };
@@ -72,19 +73,12 @@ impl Tensor {
     /// # Errors
     /// The device has no room.
     pub fn zeros(device: &Device, shape: &[usize]) -> Result<Self> {
-        let n = n_elements(shape);
+        check_size(shape)?;
         match &device.0 {
-            Backend::Cpu(cpu) => {
-                // No memory holds a shape that overflows.
-                check_limit("numbers of one tensor", n as u64, isize::MAX as u64 / 4)?;
-                // What finds no room is an error and not an abort.
-                if let Err(error) = Vec::<f32>::new().try_reserve_exact(n) {
-                    return Err(Error::OutOfMemory { requested: Some(4 * n as u64), message: error.to_string() });
-                }
-                Ok(Self::from_cpu(*cpu, shape.to_vec(), vec![0.0; n]))
-            }
+            Backend::Cpu(cpu) => Ok(Self::from_cpu(*cpu, shape.to_vec(), host::zeros(shape)?)),
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => {
+                let n = n_elements(shape);
                 let buffer = gpu.allocate(n)?;
                 gpu.zero(&buffer, 0, n)?;
                 Ok(Self::from_gpu(shape.to_vec(), gpu, buffer))
@@ -96,7 +90,7 @@ impl Tensor {
     #[cfg(feature = "gpu")]
     pub(crate) fn duplicate(&self) -> Result<Self> {
         match &self.storage {
-            Storage::Cpu(cpu, data) => Ok(Self::from_cpu(*cpu, self.shape.clone(), data.to_vec())),
+            Storage::Cpu(cpu, data) => Ok(Self::from_cpu(*cpu, self.shape.clone(), host::copy(data)?)),
             Storage::Gpu(gpu, buffer) => {
                 let copy = gpu.allocate(self.len())?;
                 gpu.copy(buffer, 0, &copy, 0, self.len())?;
@@ -190,7 +184,7 @@ impl Tensor {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn read(&self) -> Result<Vec<f32>> {
         match &self.storage {
-            Storage::Cpu(_, data) => Ok(data.to_vec()),
+            Storage::Cpu(_, data) => host::copy(data),
             #[cfg(feature = "gpu")]
             Storage::Gpu(gpu, buffer) => gpu.download(buffer, self.len())?.wait(),
         }
@@ -256,7 +250,7 @@ pub(crate) enum PendingRead {
 impl PendingRead {
     pub(crate) async fn finish(self) -> Result<Vec<f32>> {
         match self {
-            Self::Cpu(data) => Ok(Arc::unwrap_or_clone(data)),
+            Self::Cpu(data) => Arc::try_unwrap(data).or_else(|data| host::copy(&data)),
             #[cfg(feature = "gpu")]
             Self::Gpu(download) => download.arrive().await,
         }
@@ -271,7 +265,15 @@ pub(crate) fn n_elements(shape: &[usize]) -> usize {
     shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).unwrap_or(usize::MAX)
 }
 
+/// Refuses a shape that no memory holds, or would hold if its empty dimensions were not: so the
+/// product of any of its sizes is one that can be counted.
+pub(crate) fn check_size(shape: &[usize]) -> Result<()> {
+    let sizes = shape.iter().filter(|&&size| size > 0);
+    host::count(&sizes.copied().collect::<Vec<_>>()).map(drop)
+}
+
 fn check_length(shape: &[usize], found: usize) -> Result<()> {
+    check_size(shape)?;
     let expected = n_elements(shape);
     if expected == found { Ok(()) } else { Err(Error::Length { shape: shape.to_vec(), expected, found }) }
 }

@@ -10,8 +10,17 @@ use std::{
 };
 
 /// The layers, the highest first. A file imports from its own layer and from those below.
-const LAYERS: &[&[&str]] =
-    &[&["lib"], &["models", "shaders"], &["checkpoint"], &["ops"], &["simd"], &["tensor"], &["device"], &["error"]];
+const LAYERS: &[&[&str]] = &[
+    &["lib"],
+    &["models", "shaders"],
+    &["checkpoint"],
+    &["ops"],
+    &["simd"],
+    &["tensor"],
+    &["device"],
+    &["host"],
+    &["error"],
+];
 
 /// Names of modules from the root of the crate, or segments of a path.
 type Names = Vec<String>;

@@ -52,11 +52,13 @@ fn term_{{ t.index }}(
   let k = array<f32, {{ t.width }}>({% for c in range(width) %}k{{ c }}, {% endfor %});
   var value: vec4<f32>;
   var kept: vec4<bool>;
-//# for r in range(4)
-  value[{{ r }}] = custom_{{ t.index }}(
-    array<f32, {{ t.width }}>({% for c in range(width) %}q{{ c }}[{{ r }}], {% endfor %}), k, head);
-  kept[{{ r }}] = finite(value[{{ r }}]) && value[{{ r }}] > 0.5 * MASKED;
-//# endfor
+  // A loop, so that the snippet is compiled into the kernel four times and not sixteen.
+  for (var r = 0u; r < 4u; r++) {
+    let bias = custom_{{ t.index }}(
+      array<f32, {{ t.width }}>({% for c in range(width) %}q{{ c }}[r], {% endfor %}), k, head);
+    value[r] = bias;
+    kept[r] = finite(bias) && bias > 0.5 * MASKED;
+  }
   return Term(value, kept);
 //# else
 //# if t.kind == "euclidean"

@@ -50,17 +50,27 @@ pub struct Capabilities {
     pub forced: BTreeMap<String, String>,
 }
 
-/// The operations that have more than one variant.
+/// The operations that have more than one variant, and those.
 #[cfg(feature = "gpu")]
-const OPERATIONS: [&str; 3] = ["attention_memory", "linear", "tape"];
+const OPERATIONS: [(&str, [&str; 2]); 3] = [
+    ("attention_memory", ["recurrent", "chunked"]),
+    ("linear", ["tile 32", "tile 64"]),
+    ("tape", ["workgroup memory", "storage"]),
+];
 
-/// Refuses variants of operations that do not exist, or have no choice.
+/// Refuses variants that do not exist, and operations that do not or have no choice.
 #[cfg(feature = "gpu")]
 pub(crate) fn check_variants(variants: &BTreeMap<String, String>) -> Result<()> {
-    match variants.keys().find(|operation| !OPERATIONS.contains(&operation.as_str())) {
-        None => Ok(()),
-        Some(unknown) => Err(Error::argument("GpuOptions::variant", "operation", unknown, OPERATIONS.join(", "))),
+    const OP: &str = "GpuOptions::variant";
+    for (operation, variant) in variants {
+        let Some((_, known)) = OPERATIONS.iter().find(|(name, _)| name == operation) else {
+            return Err(Error::argument(OP, "operation", operation, OPERATIONS.map(|(name, _)| name).join(", ")));
+        };
+        if !known.contains(&variant.as_str()) {
+            return Err(Error::argument(OP, "variant", format_args!("{variant:?} of {operation}"), known.join(", ")));
+        }
     }
+    Ok(())
 }
 
 /// What an adapter is made of. The order is the order of preference.

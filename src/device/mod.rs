@@ -132,7 +132,7 @@ impl Device {
     /// adapter's name or backend, in any case.
     ///
     /// # Errors
-    /// No adapter has such a name, or it gives no device.
+    /// The name is empty, no adapter has such a name, or it gives no device.
     ///
     /// ```
     /// use wgpu_attention::{Device, Error};
@@ -153,9 +153,16 @@ impl Device {
     /// # Errors
     /// As [`Device::by_name`].
     pub async fn by_name_async(name: &str) -> Result<Self> {
-        match name.to_lowercase().as_str() {
+        match name.trim().to_lowercase().as_str() {
             "cpu" => Ok(Self::cpu()),
             "best" => Ok(Self::best_async().await),
+            // Part of every name.
+            "" => Err(Error::argument(
+                "Device::by_name",
+                "name",
+                "empty",
+                "cpu, gpu, best, or a part of an adapter's name",
+            )),
             #[cfg(feature = "gpu")]
             "gpu" => Self::gpu_async().await,
             #[cfg(feature = "gpu")]
@@ -186,7 +193,9 @@ impl Device {
         }
     }
 
-    /// Gives the memory that is kept for reuse back to the driver.
+    /// Gives the memory that is kept for reuse back to the driver, and the compiled pipelines of custom
+    /// biases. (A device keeps the last 256 pipelines that were used, 16 of them with a
+    /// [`CustomBias`](crate::ops::CustomBias).)
     pub fn trim(&self) {
         match &self.0 {
             Backend::Cpu(_) => {}

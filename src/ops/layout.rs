@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Attention;
 use crate::{
-    error::{Error, Result, check_argument, check_limit, check_shape, check_shapes},
-    tensor::{Mask, Tensor, n_elements},
+    error::{Error, Result, check_argument, check_shape, check_shapes},
+    tensor::{Mask, Tensor},
 };
 
 /// How heads lie in queries, keys, values and what is read.
@@ -74,9 +74,6 @@ pub(crate) struct Sizes {
     pub dim: usize,
 }
 
-/// More than any memory holds.
-pub(crate) const MAX_ELEMENTS: usize = isize::MAX as usize / size_of::<f32>();
-
 impl Layout {
     pub(crate) fn is_head_major(self) -> bool {
         self == Self::HeadMajor
@@ -127,9 +124,6 @@ impl Layout {
         if sizes.n_heads == 0 || sizes.dim == 0 {
             return Err(self.refused(op, name, x));
         }
-        // Without rows a small tensor can ask for a large state.
-        let of_row = n_elements(&[sizes.batch, sizes.n_heads, sizes.dim]);
-        check_limit("numbers in a row of all heads", of_row as u64, MAX_ELEMENTS as u64)?;
         Ok(sizes)
     }
 

@@ -6,6 +6,7 @@ use super::{
     load_some, store_some,
     tile::{Panels, ROWS, product, with_vectors},
 };
+use crate::{error::Result, host::zeros};
 
 /// `[depth, columns]` in panels, as [`product`] reads them.
 pub(crate) struct Packed {
@@ -16,14 +17,14 @@ pub(crate) struct Packed {
 
 impl Packed {
     #[inline(always)]
-    pub fn new<S: Simd>(simd: S, matrix: &[f32], depth: usize, columns: usize) -> Self {
+    pub fn new<S: Simd>(simd: S, matrix: &[f32], depth: usize, columns: usize) -> Result<Self> {
         let panels = Panels::new(simd, columns);
-        let mut data = vec![0.0; depth * panels.width];
+        let mut data = zeros(&[depth, panels.width])?;
         for panel in panels.iter() {
             let packed = &mut data[panel.first * depth..][..panel.width * depth];
             panel.pack(simd, |i| &matrix[i * columns..][..columns], packed);
         }
-        Self { depth, panels, data }
+        Ok(Self { depth, panels, data })
     }
 
     /// `y += x W` for up to [`ROWS`] rows of `x [rows, depth]` and `y [rows, columns]`.

@@ -1,6 +1,6 @@
 //! The way of GPU memory out to an application's own passes, and in.
 
-use super::{Storage, Tensor, n_elements};
+use super::{Storage, Tensor, check_size, n_elements};
 use crate::{
     device::{
         Backend, Device,
@@ -107,6 +107,7 @@ impl Tensor {
             });
         };
         let available = (buffer.size() / 4) as usize;
+        check_size(shape)?;
         let wanted = n_elements(shape);
         if wanted > available {
             return Err(Error::Length { shape: shape.to_vec(), expected: wanted, found: available });

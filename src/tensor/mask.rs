@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::Tensor;
-use crate::{device::Device, error::Result};
+use super::{Tensor, check_length};
+use crate::{device::Device, error::Result, host};
 
 /// Which of some keys exist: booleans of any shape, on a device.
 ///
@@ -29,11 +29,18 @@ impl Mask {
     /// # Errors
     /// `keep` does not fill the shape; the device has no room.
     pub fn new(device: &Device, shape: &[usize], keep: &[bool]) -> Result<Self> {
-        let numbers: Vec<f32> = keep.iter().map(|&keep| f32::from(u8::from(keep))).collect();
+        check_length(shape, keep.len())?;
+        let numbers = host::collect(keep.len(), keep.iter().map(|&keep| f32::from(u8::from(keep))))?;
         let tensor = Tensor::new(device, shape, &numbers)?;
         let row = shape.last().copied().unwrap_or(1).max(1);
-        let counts = numbers.chunks(row).map(|row| row.iter().filter(|keep| **keep > 0.0).count() as u64);
-        Ok(Self(tensor, Arc::new(counts.collect())))
+        let counts = keep.chunks(row).map(|row| row.iter().filter(|keep| **keep).count() as u64);
+        Ok(Self(tensor, Arc::new(host::collect(keep.len() / row, counts)?)))
+    }
+
+    /// A mask `[batch, n]` that keeps all keys.
+    pub(crate) fn full(device: &Device, batch: usize, n: usize) -> Result<Self> {
+        let len = host::count(&[batch, n])?;
+        Self::new(device, &[batch, n], &host::collect(len, std::iter::repeat_n(true, len))?)
     }
 
     /// A mask of zeros and ones that an operation computed, and [`Mask::counts`] of it.

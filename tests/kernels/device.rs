@@ -148,7 +148,7 @@ fn long_recordings_are_submitted_in_parts() {
 }
 
 /// A device as an application opens it, with nothing of this crate's.
-fn applications_device() -> Option<(wgpu::Device, wgpu::Queue)> {
+pub fn applications_device() -> Option<(wgpu::Device, wgpu::Queue)> {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     pollster::block_on(async {
         let adapters = instance.enumerate_adapters(wgpu::Backends::PRIMARY).await;
@@ -203,14 +203,22 @@ fn an_applications_device_and_encoder() {
 }
 
 #[test]
-fn a_device_that_is_lost_is_an_error() {
-    let Some((device, queue)) = applications_device() else {
-        println!("no adapter: this test did not run");
-        return;
-    };
-    let ours = Device::from_wgpu(device.clone(), queue);
-    let t = Tensor::new(&ours, &[4], &[1.0; 4]).unwrap();
-    device.destroy();
-    assert!(t.read().is_err());
-    assert!(Tensor::new(&ours, &[400], &[1.0; 400]).is_err());
+fn names_that_are_empty_or_unknown_are_refused() {
+    for name in ["", "  "] {
+        let refused = Device::by_name(name).unwrap_err();
+        assert!(matches!(refused, Error::Argument { .. }) && refused.to_string().contains("best"), "{refused}");
+    }
+    for adapter in Device::adapters() {
+        let open =
+            |operation, variant| Device::on_adapter(&adapter, &GpuOptions::default().variant(operation, variant));
+        for (operation, variant, wanted) in [
+            ("linear", "tile64", "tile 32, tile 64"),
+            ("tape", "", "workgroup memory, storage"),
+            ("layer_norm", "fast", "attention_memory, linear, tape"),
+        ] {
+            let refused = open(operation, variant).unwrap_err().to_string();
+            assert!(refused.contains(wanted), "{refused}");
+        }
+        assert!(open("attention_memory", "chunked").is_ok());
+    }
 }

@@ -19,7 +19,7 @@ use crate::device::{AdapterKind, Capabilities};
 /// ```
 #[derive(Clone)]
 pub struct Adapter {
-    /// What the driver calls it.
+    /// What the driver calls it; of several adapters that are alike the second is `.. #2`, and so on.
     pub name: String,
     /// What it is.
     pub kind: AdapterKind,
@@ -78,8 +78,8 @@ impl GpuOptions {
         self
     }
 
-    /// Adds to [`GpuOptions::variants`]: of `operation`, run `variant`. An operation that has no
-    /// such variant says which it has.
+    /// Adds to [`GpuOptions::variants`]: of `operation`, run `variant`. A device does not open
+    /// with one that does not exist.
     pub fn variant(mut self, operation: impl Into<String>, variant: impl Into<String>) -> Self {
         self.variants.insert(operation.into(), variant.into());
         self
@@ -140,7 +140,21 @@ pub(crate) async fn adapters() -> Vec<Adapter> {
     let raw = instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await;
     let mut adapters: Vec<Adapter> = raw.into_iter().map(Adapter::new).collect();
     adapters.sort_by_key(|adapter| adapter.kind);
+    number(adapters.iter().map(ToString::to_string).collect(), |i, number| {
+        adapters[i].name += &format!(" #{number}");
+    });
     adapters
+}
+
+/// Calls `rename` for each name that was there before, with how often it is there by then: two cards
+/// of one kind can be told apart, and asked for.
+fn number(names: Vec<String>, mut rename: impl FnMut(usize, usize)) {
+    for (i, name) in names.iter().enumerate() {
+        let before = names[..i].iter().filter(|other| *other == name).count();
+        if before > 0 {
+            rename(i, before + 1);
+        }
+    }
 }
 
 /// What kernels have a use for and an adapter may offer: asked for where it is there, never
@@ -152,6 +166,12 @@ pub(super) fn wanted_features() -> wgpu::Features {
         | wgpu::Features::PIPELINE_CACHE
 }
 
+/// The bytes that one binding may cover, of those that a device allows: kernels count elements in u32,
+/// and this is the one place that keeps every cast of a launch from truncating.
+fn clamped(max_binding: u64) -> u64 {
+    (max_binding - max_binding % 256).min(1 << 32)
+}
+
 /// What an open device is and allows.
 pub(super) fn capabilities(device: &wgpu::Device, variants: &BTreeMap<String, String>) -> Capabilities {
     let (info, limits, features) = (device.adapter_info(), device.limits(), device.features());
@@ -159,8 +179,7 @@ pub(super) fn capabilities(device: &wgpu::Device, variants: &BTreeMap<String, St
     let has = |feature| features.contains(feature);
     Capabilities {
         driver: format!("{} {} {}", info.name, info.driver, info.driver_info).trim().to_owned(),
-        // Elements are counted in u32.
-        max_binding: (max_binding - max_binding % 256).min(1 << 32),
+        max_binding: clamped(max_binding),
         storage_buffers: limits.max_storage_buffers_per_shader_stage,
         workgroup_bytes: limits.max_compute_workgroup_storage_size,
         threads: limits.max_compute_invocations_per_workgroup,
@@ -170,5 +189,23 @@ pub(super) fn capabilities(device: &wgpu::Device, variants: &BTreeMap<String, St
         timestamps: has(wgpu::Features::TIMESTAMP_QUERY),
         forced: variants.clone(),
         ..Capabilities::webgpu(info.device_type.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r14_elements_of_a_binding_fit_u32() {
+        assert_eq!([clamped(u64::MAX), clamped(16 << 30), clamped((128 << 20) + 100)], [1 << 32, 1 << 32, 128 << 20]);
+        assert!(clamped(u64::MAX) / 4 <= u64::from(u32::MAX));
+    }
+
+    #[test]
+    fn f11_adapters_of_one_name_are_numbered() {
+        let mut renamed = Vec::new();
+        number(["a", "b", "a", "a", "b"].map(String::from).to_vec(), |i, number| renamed.push((i, number)));
+        assert_eq!(renamed, [(2, 2), (3, 3), (4, 2)]);
     }
 }

@@ -15,23 +15,20 @@ use super::{
 use crate::error::{Error, Result, check_limit};
 
 impl Gpu {
-    /// The pipeline of a text, compiled the first time that it is asked for. `check` is there
-    /// where a snippet of the user's is part of the text: what must hold before that is compiled.
+    /// The pipeline of a text, compiled where it is not kept. A text that has a snippet of the
+    /// user's is compiled with all checks.
     pub(crate) fn pipeline<C: Serialize, P: Params>(
         &self,
         kernel: &Kernel<C, P>,
         constants: &C,
-        check: Option<&dyn Fn() -> Result<()>>,
+        has_snippet: bool,
     ) -> Result<Arc<Pipeline>> {
         let name = kernel.name;
         let key = serde_json::to_string(constants)
             .map(|constants| format!("{name} {constants}"))
             .map_err(|error| Error::Validation { what: name.into(), message: error.to_string() })?;
         if let Some(pipeline) = lock(&self.pipelines).get(&key) {
-            return Ok(pipeline.clone());
-        }
-        if let Some(check) = check {
-            check()?;
+            return Ok(pipeline);
         }
         let mut source = kernel.text(constants)?;
         let module = parse(name, &source)?;
@@ -41,10 +38,10 @@ impl Gpu {
             source = share(name, module, &interface)?;
         }
         self.check_needs(&interface.needs, is_shared)?;
-        let checked = self.checked || check.is_some();
+        let checked = self.checked || has_snippet;
         let pipeline = self.guarded(name, || self.compile(name, source, &interface, is_shared, checked))?;
         let pipeline = Arc::new(pipeline);
-        lock(&self.pipelines).insert(key, pipeline.clone());
+        lock(&self.pipelines).insert(key, pipeline.clone(), has_snippet);
         Ok(pipeline)
     }
 

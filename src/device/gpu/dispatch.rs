@@ -18,7 +18,7 @@ impl Gpu {
         check_limit("parameters of one kernel in bytes", params.len() as u64, MAX_PARAMS)?;
         check_limit("workgroups of one kernel", n_groups, per_dimension * per_dimension)?;
         for view in buffers {
-            check_limit("bytes in one binding", view.size, self.limits.max_storage_buffer_binding_size)?;
+            check_limit("bytes in one binding", view.size, self.capabilities.max_binding)?;
         }
         let width = n_groups.min(per_dimension);
         let entries: Vec<wgpu::BindGroupEntry<'_>> = pipeline
@@ -50,6 +50,7 @@ impl Gpu {
 
     /// Records a copy of `len` numbers from one buffer to another, bit for bit.
     pub(crate) fn copy(&self, from: &Buffer, first: usize, to: &Buffer, to_first: usize, len: usize) -> Result<()> {
+        self.check_alive()?;
         from.check_copied("a copy on the device")?;
         check_range(from, first, len)?;
         check_range(to, to_first, len)?;
@@ -64,6 +65,7 @@ impl Gpu {
 
     /// Records zeros for `len` numbers of a buffer.
     pub(crate) fn zero(&self, buffer: &Buffer, first: usize, len: usize) -> Result<()> {
+        self.check_alive()?;
         check_range(buffer, first, len)?;
         if len == 0 {
             return Ok(());

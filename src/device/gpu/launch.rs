@@ -63,18 +63,17 @@ impl Gpu {
         kernel: &Kernel<C, P>,
         constants: &C,
     ) -> Result<Launch<'_, P>> {
-        Ok(self.launch(self.pipeline(kernel, constants, None)?))
+        Ok(self.launch(self.pipeline(kernel, constants, false)?))
     }
 
     /// [`Gpu::kernel`] of a text that holds a snippet of the user's: it is compiled with all
-    /// checks, and `check` must pass before that happens for the first time.
+    /// checks, and few such are kept.
     pub(crate) fn kernel_with_snippet<C: Serialize, P: Params>(
         &self,
         kernel: &Kernel<C, P>,
         constants: &C,
-        check: &dyn Fn() -> Result<()>,
     ) -> Result<Launch<'_, P>> {
-        Ok(self.launch(self.pipeline(kernel, constants, Some(check))?))
+        Ok(self.launch(self.pipeline(kernel, constants, true)?))
     }
 
     fn launch<P>(&self, pipeline: Arc<Pipeline>) -> Launch<'_, P> {
@@ -141,7 +140,7 @@ impl<'a, P: Params> Launch<'a, P> {
     /// Launches over rows, cut so that no binding and no submit gets too large; `work` is that of
     /// a row. For some rows `params` gives the uniform and the number of workgroups.
     pub(crate) fn rows(self, rows: usize, work: Work, params: impl Fn(usize) -> (P, usize)) -> Result<()> {
-        let bound = self.complete()?;
+        let Some(bound) = self.complete()? else { return Ok(()) };
         let widest = self.widest(&bound);
         self.check(&bound, Some(widest))?;
         self.check_iterations(work)?;
@@ -168,7 +167,7 @@ impl<'a, P: Params> Launch<'a, P> {
 
     /// [`Launch::groups`] with numbers behind the fixed fields of the uniform.
     pub(crate) fn groups_with(self, n_groups: usize, work: Work, params: P, tail: &[[f32; 4]]) -> Result<()> {
-        let bound = self.complete()?;
+        let Some(bound) = self.complete()? else { return Ok(()) };
         self.check(&bound, None)?;
         self.check_iterations(work)?;
         let parts: Vec<_> = bound.into_iter().map(|bound| bound.part).collect();
@@ -186,7 +185,7 @@ impl<'a, P: Params> Launch<'a, P> {
     /// take; `work` is that of a step in one of `n_groups` workgroups, which share the device or
     /// leave most of it idle.
     pub(crate) fn steps(self, n: usize, n_groups: usize, work: Work, params: impl Fn(Range<usize>) -> P) -> Result<()> {
-        let bound = self.complete()?;
+        let Some(bound) = self.complete()? else { return Ok(()) };
         self.check(&bound, None)?;
         self.check_iterations(work)?;
         let parts: Vec<_> = bound.into_iter().map(|bound| bound.part).collect();
@@ -207,14 +206,19 @@ impl<'a, P: Params> Launch<'a, P> {
         widths.into_iter().max().unwrap_or(0)
     }
 
-    /// Everything that the text declares, bound.
-    fn complete(&self) -> Result<Vec<Bound<'a>>> {
+    /// Everything that the text declares, bound; none where nothing is written, so that nothing need
+    /// run, whatever the sizes of empty operands are.
+    fn complete(&self) -> Result<Option<Vec<Bound<'a>>>> {
         let defect = |message: String| Error::Validation { what: self.pipeline.name.into(), message };
         if let Some(name) = self.unknown {
             return Err(defect(format!("the text has no operand {name}")));
         }
         let all = self.bound.iter().zip(&self.pipeline.slots);
-        all.map(|(bound, slot)| bound.clone().ok_or_else(|| defect(format!("{} is not bound", slot.name)))).collect()
+        let bound = all.map(|(bound, slot)| bound.clone().ok_or_else(|| defect(format!("{} is not bound", slot.name))));
+        let bound = bound.collect::<Result<Vec<_>>>()?;
+        let written = self.pipeline.slots.iter().zip(&bound).filter(|(slot, _)| slot.is_written);
+        let is_empty = written.map(|(_, bound)| bound.part.elements.len()).all(|n| n == 0);
+        Ok((!is_empty).then_some(bound))
     }
 
     /// Refuses operands that must be bound whole, or rows, that are larger than one binding.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{buffer::Buffer, open::Gpu, promise::Promise, scope};
+use super::{buffer::Buffer, lock::lock, open::Gpu, promise::Promise, scope};
 use crate::{
     device::Memory,
     error::{Error, Result, check_limit},
@@ -131,9 +131,10 @@ impl Gpu {
         self.pool.memory()
     }
 
-    /// Gives the pooled memory back to the driver.
+    /// Gives the pooled memory back to the driver, and the pipelines of the user's snippets.
     pub(crate) fn trim(&self) {
         self.pool.clear();
+        lock(&self.pipelines).forget_snippets();
     }
 }
 

@@ -3,7 +3,6 @@
 #[cfg(not(target_arch = "wasm32"))]
 use std::sync::mpsc;
 use std::{
-    collections::HashMap,
     fmt,
     sync::{
         Arc, Mutex, OnceLock,
@@ -19,7 +18,7 @@ use super::{
     buffer::Pool,
     lock::lock,
     own::Own,
-    pipeline::{Pipeline, PipelineFile},
+    pipeline::{PipelineFile, Pipelines},
 };
 use crate::{
     device::{Capabilities, check_variants},
@@ -36,9 +35,11 @@ pub(crate) struct Gpu {
     pub(super) limits: wgpu::Limits,
     pub(super) capabilities: Capabilities,
     pub(super) checked: bool,
+    /// Whether the application made the device, and has its callbacks.
+    pub(super) is_shared: bool,
     pub(super) pool: Arc<Pool>,
     pub(super) pipeline_file: Option<PipelineFile>,
-    pub(super) pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
+    pub(super) pipelines: Mutex<Pipelines>,
     pub(super) own: Mutex<Own>,
     /// Bytes uploaded since the last submit.
     pub(super) uploaded: AtomicU64,
@@ -91,19 +92,16 @@ impl Gpu {
             lock(&late).get_or_insert(LateError::Uncaptured(error.to_string()));
         }));
         let late = gpu.late_error.clone();
-        gpu.device.set_device_lost_callback(move |reason, message| {
-            // Dropping the device is no loss.
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                *lock(&late) = Some(LateError::Lost(message));
-            }
-        });
+        gpu.device.set_device_lost_callback(move |_, message| *lock(&late) = Some(LateError::Lost(message)));
         Ok(gpu)
     }
 
     pub(super) fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         let info = device.adapter_info();
         let name = format!("{} ({}, shared by the application)", info.name, info.backend);
-        Self::new(device, queue, name, &GpuOptions::default())
+        let mut gpu = Self::new(device, queue, name, &GpuOptions::default());
+        gpu.is_shared = true;
+        gpu
     }
 
     fn new(device: wgpu::Device, queue: wgpu::Queue, name: String, options: &GpuOptions) -> Self {
@@ -114,6 +112,7 @@ impl Gpu {
             limits: device.limits(),
             capabilities: adapter::capabilities(&device, &options.variants),
             checked: options.checked,
+            is_shared: false,
             pipeline_file: options.pipeline_folder.clone().and_then(|at| PipelineFile::open(&device, at)),
             pool: Arc::default(),
             pipelines: Mutex::default(),
@@ -171,9 +170,25 @@ impl Gpu {
         }
     }
 
+    /// Whether a device of the application's is gone, whose own callback hears of that. What comes
+    /// of a lost device is no error, so one that must come is provoked.
+    fn is_gone(&self) -> bool {
+        if !self.is_shared || cfg!(target_arch = "wasm32") {
+            return false;
+        }
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let usage = wgpu::BufferUsages::empty();
+        let refused = wgpu::BufferDescriptor { label: None, size: 4, usage, mapped_at_creation: false };
+        drop(self.device.create_buffer(&refused));
+        pollster::block_on(scope.pop()).is_none()
+    }
+
     /// Returns an error that came after the call that caused it.
     pub(super) fn check_alive(&self) -> Result<()> {
         let mut late = lock(&self.late_error);
+        if late.is_none() && self.is_gone() {
+            *late = Some(LateError::Lost("the application destroyed it, or its driver stopped".into()));
+        }
         match &*late {
             None => Ok(()),
             Some(LateError::Lost(message)) => Err(Error::DeviceLost { message: message.clone() }),

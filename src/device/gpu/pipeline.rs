@@ -1,9 +1,13 @@
 //! Compiled pipelines, and the file that they are kept in.
 
 use std::{
+    collections::HashMap,
     io::Write,
     path::PathBuf,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::shader::Interface;
@@ -32,6 +36,61 @@ pub(crate) struct Slot {
     pub is_shared: bool,
     /// Where the uniform says at which element it begins, in bytes.
     pub base: Option<usize>,
+}
+
+/// Pipelines that are kept, and texts with a snippet of the user's among them.
+const MAX_PIPELINES: usize = 256;
+const MAX_SNIPPETS: usize = 16;
+
+/// What was compiled: the last that were used.
+pub(super) struct Pipelines<T = Pipeline> {
+    kept: HashMap<String, Kept<T>>,
+    /// Counts the uses.
+    now: u64,
+}
+
+struct Kept<T> {
+    pipeline: Arc<T>,
+    has_snippet: bool,
+    last_use: u64,
+}
+
+impl<T> Default for Pipelines<T> {
+    fn default() -> Self {
+        Self { kept: HashMap::new(), now: 0 }
+    }
+}
+
+impl<T> Pipelines<T> {
+    pub(super) fn get(&mut self, key: &str) -> Option<Arc<T>> {
+        self.now += 1;
+        let kept = self.kept.get_mut(key)?;
+        kept.last_use = self.now;
+        Some(kept.pipeline.clone())
+    }
+
+    /// Keeps a pipeline, and forgets the one that was not used for longest where there are too many.
+    pub(super) fn insert(&mut self, key: String, pipeline: Arc<T>, has_snippet: bool) {
+        self.now += 1;
+        self.kept.insert(key, Kept { pipeline, has_snippet, last_use: self.now });
+        if has_snippet {
+            self.limit(MAX_SNIPPETS, |kept| kept.has_snippet);
+        }
+        self.limit(MAX_PIPELINES, |_| true);
+    }
+
+    pub(super) fn forget_snippets(&mut self) {
+        self.kept.retain(|_, kept| !kept.has_snippet);
+    }
+
+    fn limit(&mut self, most: usize, counts: impl Fn(&Kept<T>) -> bool) {
+        let all = || self.kept.iter().filter(|(_, kept)| counts(kept));
+        if all().count() > most
+            && let Some(oldest) = all().min_by_key(|(_, kept)| kept.last_use).map(|(key, _)| key.clone())
+        {
+            self.kept.remove(&oldest);
+        }
+    }
 }
 
 /// Pipelines that the driver keeps as a file.
@@ -113,5 +172,25 @@ pub(super) fn layout_entry(
         visibility: wgpu::ShaderStages::COMPUTE,
         ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset, min_binding_size: None },
         count: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r6_few_texts_of_snippets_are_kept_and_they_are_given_back() {
+        let mut pipelines = Pipelines::<usize>::default();
+        pipelines.insert("ours".into(), Arc::new(0), false);
+        for i in 0..400 {
+            pipelines.insert(format!("snippet {i}"), Arc::new(i), true);
+            assert!(pipelines.get("snippet 0").is_some(), "the last that was used");
+        }
+        assert_eq!(pipelines.kept.len(), 1 + MAX_SNIPPETS);
+        pipelines.forget_snippets();
+        assert_eq!(pipelines.kept.len(), 1);
+        (0..400).for_each(|i| pipelines.insert(format!("ours {i}"), Arc::new(i), false));
+        assert_eq!(pipelines.kept.len(), MAX_PIPELINES);
     }
 }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use futures_channel::oneshot;
 
 use super::{buffer::Buffer, open::Gpu};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    host::zeros,
+};
 
 /// A copy to the host that is under way.
 pub(crate) struct Download {
@@ -60,8 +63,8 @@ impl Download {
         self.gpu.check_alive()?;
         mapped.map_err(|error| lost(error.to_string()))?;
         let view = self.staging.slice(..).get_mapped_range().map_err(|error| lost(error.to_string()))?;
-        let mut numbers: Vec<f32> = bytemuck::pod_collect_to_vec(&view[..]);
-        numbers.truncate(self.len);
+        let mut numbers = zeros(&[self.len])?;
+        bytemuck::cast_slice_mut(&mut numbers).copy_from_slice(&view[..4 * self.len]);
         drop(view);
         self.staging.unmap();
         Ok(numbers)

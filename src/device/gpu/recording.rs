@@ -51,12 +51,14 @@ impl Gpu {
 
     /// Runs what is recorded.
     pub(crate) fn submit(&self) -> Result<()> {
+        self.check_alive()?;
         self.flush(&mut lock(&self.own))?;
         self.throttle()
     }
 
     /// Submits what computes a buffer, if that is not the application's to submit.
     pub(crate) fn submit_for(&self, buffer: &Buffer) -> Result<()> {
+        self.check_alive()?;
         let Some(promise) = buffer.promise() else { return Ok(()) };
         match promise.state() {
             State::Broken(_) => Err(promise.unmet()),
@@ -142,6 +144,7 @@ impl Gpu {
 
     /// Moves what is recorded into an encoder of the application's.
     pub(crate) fn encode_into(&self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        self.check_alive()?;
         // Held to the end, so that no other thread records or submits in between.
         let mut own = lock(&self.own);
         if own.segment.is_empty() {

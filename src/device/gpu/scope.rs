@@ -165,8 +165,10 @@ impl Pledge {
         self.pool.settle(&self.promise, state);
     }
 
-    fn fail(self, error: &Error) {
-        self.pool.settle(&self.promise, State::refused(error));
+    /// They never will be: who needs the work hears why.
+    fn fail(self, error: Error) -> Error {
+        self.pool.settle(&self.promise, State::refused(&error));
+        error
     }
 
     /// Leaves it to an encoder that holds the commands now.
@@ -198,33 +200,40 @@ impl Recorded {
 
     pub(crate) fn submit(self) -> Result<()> {
         let Self { gpu, segments, pledge } = self;
-        let mut own = lock(&gpu.own);
-        // Those hear of its refusal who need its work.
-        let _ = gpu.flush(&mut own);
-        if let Some(need) = pledge.needs.iter().find(|need| !need.is_kept()) {
-            return Err(need.unmet());
-        }
-        for segment in &segments {
-            if let Err(error) = gpu.run(&mut own, segment, |_| ()) {
-                pledge.fail(&error);
-                return Err(error);
+        let run = || {
+            gpu.check_alive()?;
+            let mut own = lock(&gpu.own);
+            // Those hear of its refusal who need its work.
+            let _ = gpu.flush(&mut own);
+            if let Some(need) = pledge.needs.iter().find(|need| !need.is_kept()) {
+                return Err(need.unmet());
             }
+            segments.iter().try_for_each(|segment| gpu.run(&mut own, segment, |_| ()).map(drop))
+        };
+        match run() {
+            Ok(()) => pledge.keep(),
+            Err(error) => return Err(pledge.fail(error)),
         }
-        pledge.keep();
-        drop(own);
         gpu.throttle()
     }
 
     pub(crate) fn encode_into(self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         let Self { gpu, segments, pledge } = self;
-        // As above.
-        let _ = gpu.flush(&mut lock(&gpu.own));
-        let waits = |need: &&Arc<Promise>| !matches!(need.state(), State::Kept | State::Encoded);
-        if let Some(need) = pledge.needs.iter().find(waits) {
-            return Err(need.unmet());
-        }
-        let signal = gpu.signal()?;
-        let params = segments.iter().map(|segment| gpu.params_of(segment)).collect::<Result<Vec<_>>>()?;
+        let prepare = || {
+            gpu.check_alive()?;
+            // As above.
+            let _ = gpu.flush(&mut lock(&gpu.own));
+            let waits = |need: &&Arc<Promise>| !matches!(need.state(), State::Kept | State::Encoded);
+            if let Some(need) = pledge.needs.iter().find(waits) {
+                return Err(need.unmet());
+            }
+            let params = segments.iter().map(|segment| gpu.params_of(segment)).collect::<Result<Vec<_>>>()?;
+            Ok((gpu.signal()?, params))
+        };
+        let (signal, params) = match prepare() {
+            Ok(prepared) => prepared,
+            Err(error) => return Err(pledge.fail(error)),
+        };
         for (segment, params) in segments.iter().zip(&params) {
             segment.encode(encoder, params);
         }

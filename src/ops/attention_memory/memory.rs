@@ -59,7 +59,7 @@ impl AttentionMemory<'_> {
         check_same_device(WRITE, k, &[mask.map(Mask::tensor)])?;
         if keys.n == 0 {
             let shape = memory_shape(keys, v_dim);
-            let zeros = || Tensor::new(&k.device(), &shape, &vec![0.0; shape.iter().product()]).map(MemoryState::new);
+            let zeros = || Tensor::zeros(&k.device(), &shape).map(MemoryState::new);
             return options.state.cloned().map_or_else(zeros, Ok);
         }
         if options.p_erase.is_none() {
@@ -153,7 +153,7 @@ impl AttentionMemory<'_> {
             Storage::Cpu(cpu, _) => Tensor::from_cpu(
                 *cpu,
                 shape,
-                cpu::read(cpu.0, &problem, state.memory.cpu(), q.cpu(), numbers(self.p_read)),
+                cpu::read(cpu.0, &problem, state.memory.cpu(), q.cpu(), numbers(self.p_read))?,
             ),
             #[cfg(feature = "gpu")]
             Storage::Gpu(gpu, _) => gpu::read(gpu, &problem, &state.memory, q, self.p_read, shape)?,

@@ -117,7 +117,7 @@ fn run(
                 p_write: numbers(options.p_write),
                 p_erase: numbers(options.p_erase),
             };
-            let (values, memory) = cpu::run(cpu.0, &inputs, form);
+            let (values, memory) = cpu::run(cpu.0, &inputs, form)?;
             (
                 Tensor::from_cpu(*cpu, values_shape, values),
                 Tensor::from_cpu(*cpu, problem.memory_shape().to_vec(), memory),

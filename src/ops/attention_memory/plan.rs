@@ -67,14 +67,16 @@ pub(crate) fn plan(problem: &Problem, form: Option<Form>, capabilities: &Capabil
     }
     let by_budget = (capabilities.submit_budget / cost_of_step(problem).max(1.0)) as usize;
     // A chunk keeps the memory before it, and two rows a step.
-    let of_chunk = problem.heads() * (problem.v_dim + CHUNK) * (problem.head_dim + CHUNK);
+    let of_chunk = problem.heads().saturating_mul((problem.v_dim + CHUNK).saturating_mul(problem.head_dim + CHUNK));
     let by_scratch = match form {
         Form::Recurrent => usize::MAX,
         Form::Chunked => (MAX_SCRATCH / of_chunk.max(1)).saturating_mul(CHUNK),
     };
     let by_iterations = capabilities.max_iterations / iterations_of_step(problem, form);
     let step = (by_budget.min(by_scratch).min(by_iterations) / CHUNK * CHUNK).max(CHUNK);
-    let pieces = (0..problem.n).step_by(step).map(|first| first..problem.n.min(first.saturating_add(step))).collect();
+    // Without heads the steps do nothing, however many they are.
+    let n = if problem.heads() == 0 { 0 } else { problem.n };
+    let pieces = (0..n).step_by(step).map(|first| first..n.min(first.saturating_add(step))).collect();
     Ok(Plan { form, why, pieces })
 }
 

@@ -6,7 +6,7 @@ use crate::{
         Probabilities,
         layout::{Layout, Sizes},
     },
-    tensor::{Tensor, check_same_device},
+    tensor::{Tensor, check_same_device, check_size},
 };
 
 pub(super) const OP: &str = "attention_memory";
@@ -177,6 +177,8 @@ pub(super) fn check(
 ) -> Result<(Sizes, usize)> {
     options.layout.check_not_grouped(op)?;
     let (keys, v_dim) = options.layout.keys_values(op, k, v)?;
+    // Without tokens small tensors can ask for a large memory.
+    check_size(&memory_shape(keys, v_dim))?;
     if let Some(q) = q.map(Tensor::shape) {
         let rule = "every step has a query and a key, of equal width";
         check_shapes(q == k.shape(), op, ("q", q), ("k", k.shape()), rule)?;

@@ -5,6 +5,8 @@ use rayon::prelude::*;
 
 use super::problem::{Join, Map, Rows};
 use crate::{
+    error::Result,
+    host::zeros,
     ops::linear::cpu::gelu_erf,
     simd::{load_some, store_some},
 };
@@ -17,7 +19,7 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
 }
 
-pub(super) fn map(map: Map, x: &[f32]) -> Vec<f32> {
+pub(super) fn map(map: Map, x: &[f32]) -> Result<Vec<f32>> {
     match map {
         // This order of comparison keeps NaN.
         Map::Relu => each(x, |x| if x < 0.0 { 0.0 } else { x }),
@@ -25,11 +27,14 @@ pub(super) fn map(map: Map, x: &[f32]) -> Vec<f32> {
     }
 }
 
-fn each(x: &[f32], f: impl Fn(f32) -> f32 + Sync + Send) -> Vec<f32> {
-    x.par_iter().with_min_len(TASK).map(|&x| f(x)).collect()
+fn each(x: &[f32], f: impl Fn(f32) -> f32 + Sync + Send) -> Result<Vec<f32>> {
+    let mut y = zeros(&[x.len()])?;
+    let tasks = y.par_chunks_mut(TASK).zip(x.par_chunks(TASK));
+    tasks.for_each(|(y, x)| y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)));
+    Ok(y)
 }
 
-pub(super) fn join(level: Level, join: Join, rows: &Rows, a: &[f32], b: &[f32]) -> Vec<f32> {
+pub(super) fn join(level: Level, join: Join, rows: &Rows, a: &[f32], b: &[f32]) -> Result<Vec<f32>> {
     let Rows { scale, b_width, b_stride, .. } = *rows;
     let of_row = |row: usize| &b[row * b_stride..][..b_width];
     match join {
@@ -75,10 +80,10 @@ fn geglu<S: Simd>(simd: S, a: &[f32], y: &mut [f32]) {
 }
 
 /// Every row of the result, from its index and the columns of `a` that count.
-fn by_row(rows: &Rows, a: &[f32], f: impl Fn(usize, &[f32], &mut [f32]) + Sync + Send) -> Vec<f32> {
-    let mut y = vec![0.0; rows.rows * rows.width];
+fn by_row(rows: &Rows, a: &[f32], f: impl Fn(usize, &[f32], &mut [f32]) + Sync + Send) -> Result<Vec<f32>> {
+    let mut y = zeros(&[rows.rows, rows.width])?;
     if y.is_empty() {
-        return y;
+        return Ok(y);
     }
     let of_task = (TASK / rows.width).max(1);
     y.par_chunks_mut(of_task * rows.width).enumerate().for_each(|(task, y)| {
@@ -87,5 +92,5 @@ fn by_row(rows: &Rows, a: &[f32], f: impl Fn(usize, &[f32], &mut [f32]) + Sync +
             f(row, &a[row * rows.a_width + rows.a_first..][..rows.a_used], y);
         }
     });
-    y
+    Ok(y)
 }

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use crate::{
     error::{Error, Result, check_argument, check_shape, check_shapes},
-    tensor::{Storage, Tensor, check_same_device, n_elements},
+    tensor::{Storage, Tensor, check_same_device, check_size, n_elements},
 };
 pub use probabilities::{Probabilities, gate};
 pub use problem::Map;
@@ -34,7 +34,7 @@ use problem::{Join, Rows};
 /// ```
 pub fn map(x: &Tensor, map: Map) -> Result<Tensor> {
     match x.storage() {
-        Storage::Cpu(cpu, _) => Ok(Tensor::from_cpu(*cpu, x.shape().to_vec(), cpu::map(map, x.cpu()))),
+        Storage::Cpu(cpu, _) => Ok(Tensor::from_cpu(*cpu, x.shape().to_vec(), cpu::map(map, x.cpu())?)),
         #[cfg(feature = "gpu")]
         Storage::Gpu(gpu, _) => gpu::map(gpu, map, x),
     }
@@ -62,7 +62,7 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
 fn join(join: Join, rows: Rows, shape: Vec<usize>, a: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     match a.storage() {
         Storage::Cpu(cpu, _) => {
-            Ok(Tensor::from_cpu(*cpu, shape, cpu::join(cpu.0, join, &rows, a.cpu(), b.map_or(&[], Tensor::cpu))))
+            Ok(Tensor::from_cpu(*cpu, shape, cpu::join(cpu.0, join, &rows, a.cpu(), b.map_or(&[], Tensor::cpu))?))
         }
         #[cfg(feature = "gpu")]
         Storage::Gpu(gpu, _) => gpu::join(gpu, join, rows, shape, a, b),
@@ -180,7 +180,9 @@ pub fn concat(left: &Tensor, columns: Range<usize>, right: &Tensor) -> Result<Te
     check_shapes(fit, OP, ("left", of_left), ("right", of_right), rule)?;
     check_same_device(OP, left, &[Some(right)])?;
     let rows = Rows { width: rows.width + m, b_width: m, b_stride: m, ..rows };
-    join(Join::Concat, rows, with_last(left, rows.width), left, Some(right))
+    let shape = with_last(left, rows.width);
+    check_size(&shape)?;
+    join(Join::Concat, rows, shape, left, Some(right))
 }
 
 /// `a gelu(g)` for `x = [a, g]`, `[.., 2 width]` to `[.., width]`: the first half of a row is the

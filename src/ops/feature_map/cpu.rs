@@ -5,6 +5,8 @@ use rayon::prelude::*;
 
 use super::problem::{FeatureKind, FeatureMap};
 use crate::{
+    error::Result,
+    host::zeros,
     ops::linear::cpu::{gelu_tanh, relu},
     simd::{
         math::{exp, exp_unclamped},
@@ -16,10 +18,16 @@ use crate::{
 /// Rows of a task.
 const TASK: usize = 256;
 
-pub(super) fn feature_map(level: Level, map: &FeatureMap, head_dim: usize, n_features: usize, x: &[f32]) -> Vec<f32> {
-    let mut y = vec![0.0; x.len() / head_dim.max(1) * n_features];
+pub(super) fn feature_map(
+    level: Level,
+    map: &FeatureMap,
+    head_dim: usize,
+    n_features: usize,
+    x: &[f32],
+) -> Result<Vec<f32>> {
+    let mut y = zeros(&[x.len() / head_dim.max(1), n_features])?;
     dispatch!(level, simd => {
-        let map = &Map::new(simd, map, head_dim, n_features);
+        let map = &Map::new(simd, map, head_dim, n_features)?;
         y.par_chunks_mut((TASK * n_features).max(1)).enumerate().for_each_init(Vec::new, |scaled, (task, y)| {
             let rows = y.len() / n_features;
             simd.vectorize(
@@ -27,8 +35,8 @@ pub(super) fn feature_map(level: Level, map: &FeatureMap, head_dim: usize, n_fea
                 || map.apply(simd, |i| Some(&x[(task * TASK + i) * head_dim..][..head_dim]), rows, n_features, scaled, y),
             );
         });
-    });
-    y
+        Ok(y)
+    })
 }
 
 /// A feature map with its projection packed.
@@ -43,11 +51,11 @@ pub(crate) struct Map {
 }
 
 impl Map {
-    pub fn new<S: Simd>(simd: S, map: &FeatureMap, head_dim: usize, n_features: usize) -> Self {
+    pub fn new<S: Simd>(simd: S, map: &FeatureMap, head_dim: usize, n_features: usize) -> Result<Self> {
         let panels = Panels::new(simd, n_features);
         let mut packed = Vec::new();
         if let Some(projection) = &map.projection {
-            packed.resize(head_dim * panels.width, 0.0);
+            packed = zeros(&[head_dim, panels.width])?;
             for panel in panels.iter() {
                 let packed = &mut packed[panel.first * head_dim..][..panel.width * head_dim];
                 for (d, row) in packed.chunks_exact_mut(panel.width).enumerate() {
@@ -57,7 +65,7 @@ impl Map {
                 }
             }
         }
-        Self { kind: map.kind, scale: map.scale, head_dim, n_features, panels, packed }
+        Ok(Self { kind: map.kind, scale: map.scale, head_dim, n_features, panels, packed })
     }
 
     /// Writes the features of some rows to `y`, whose rows are `stride` apart; those of a row

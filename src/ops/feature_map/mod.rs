@@ -9,7 +9,7 @@ mod random;
 
 use crate::{
     error::{Error, Result, check_shape},
-    tensor::{Storage, Tensor, check_same_device},
+    tensor::{Storage, Tensor, check_same_device, check_size},
 };
 use problem::OP;
 pub use problem::{FeatureKind, FeatureMap};
@@ -45,9 +45,10 @@ pub fn feature_map(x: &Tensor, map: &FeatureMap) -> Result<Tensor> {
     check_same_device(OP, x, &[map.projection.as_ref()])?;
     let mut shape = rows.to_vec();
     shape.push(n_features);
+    check_size(&shape)?;
     match x.storage() {
         Storage::Cpu(cpu, _) => {
-            Ok(Tensor::from_cpu(*cpu, shape, cpu::feature_map(cpu.0, map, head_dim, n_features, x.cpu())))
+            Ok(Tensor::from_cpu(*cpu, shape, cpu::feature_map(cpu.0, map, head_dim, n_features, x.cpu())?))
         }
         #[cfg(feature = "gpu")]
         Storage::Gpu(gpu, _) => gpu::feature_map(gpu, map, head_dim, n_features, x, shape),

@@ -4,7 +4,11 @@ use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
 use super::problem::{LARGE, SHRINK, SMALL, SMALLEST};
-use crate::simd::{load_some, store_some};
+use crate::{
+    error::Result,
+    host::{copy, zeros},
+    simd::{load_some, store_some},
+};
 
 /// Numbers in a task: enough to be worth a thread.
 const TASK: usize = 1 << 16;
@@ -17,7 +21,7 @@ pub(super) fn layer_norm(
     bias: &[f32],
     epsilon: f32,
     residual: Option<&[f32]>,
-) -> Vec<f32> {
+) -> Result<Vec<f32>> {
     let norm = Norm { scale, bias, epsilon };
     dispatch!(level, simd => norm.run(simd, x, width, residual))
 }
@@ -70,8 +74,8 @@ struct Norm<'a> {
 }
 
 impl Norm<'_> {
-    fn run<S: Simd>(&self, simd: S, x: &[f32], width: usize, residual: Option<&[f32]>) -> Vec<f32> {
-        let mut y = residual.map_or_else(|| vec![0.0; x.len()], <[f32]>::to_vec);
+    fn run<S: Simd>(&self, simd: S, x: &[f32], width: usize, residual: Option<&[f32]>) -> Result<Vec<f32>> {
+        let mut y = residual.map_or_else(|| zeros(&[x.len()]), copy)?;
         let chunk = (TASK / width).max(1) * width;
         y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(y, x)| {
             simd.vectorize(
@@ -83,7 +87,7 @@ impl Norm<'_> {
                 },
             );
         });
-        y
+        Ok(y)
     }
 
     /// Adds the normalised row to `y`.

@@ -57,7 +57,7 @@ pub fn layer_norm(
     match x.storage() {
         Storage::Cpu(cpu, _) => {
             let data =
-                cpu::layer_norm(cpu.0, x.cpu(), width, scale.cpu(), bias.cpu(), epsilon, residual.map(Tensor::cpu));
+                cpu::layer_norm(cpu.0, x.cpu(), width, scale.cpu(), bias.cpu(), epsilon, residual.map(Tensor::cpu))?;
             Ok(Tensor::from_cpu(*cpu, x.shape().to_vec(), data))
         }
         #[cfg(feature = "gpu")]

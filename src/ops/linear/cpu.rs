@@ -6,11 +6,15 @@ use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
 use super::problem::{Activation, Problem};
-use crate::simd::{
-    load_some,
-    math::{exp, scaled_erfc},
-    store_some,
-    tile::{Panel, Panels, ROWS, VECTORS, product, with_vectors},
+use crate::{
+    error::Result,
+    host::zeros,
+    simd::{
+        load_some,
+        math::{exp, scaled_erfc},
+        store_some,
+        tile::{Panel, Panels, ROWS, VECTORS, product, with_vectors},
+    },
 };
 
 /// Multiply-adds in a task: enough to be worth a thread.
@@ -23,7 +27,7 @@ pub(super) fn linear(
     weight: &[f32],
     bias: Option<&[f32]>,
     residual: Option<&[f32]>,
-) -> Vec<f32> {
+) -> Result<Vec<f32>> {
     let layer = Layer { problem, x, weight, bias, residual };
     dispatch!(level, simd => layer.run(simd))
 }
@@ -37,14 +41,14 @@ struct Layer<'a> {
 }
 
 impl Layer<'_> {
-    fn run<S: Simd>(&self, simd: S) -> Vec<f32> {
+    fn run<S: Simd>(&self, simd: S) -> Result<Vec<f32>> {
         let Problem { rows, n_in, n_out, .. } = *self.problem;
-        let mut y = vec![0.0; rows * n_out];
+        let mut y = zeros(&[rows, n_out])?;
         if y.is_empty() {
-            return y;
+            return Ok(y);
         }
         let panels = Panels::new(simd, n_out);
-        let packed = self.pack(simd, panels);
+        let packed = self.pack(simd, panels)?;
         let rows_of_task = (TASK / (n_in * n_out).max(1)).next_multiple_of(ROWS).max(4 * ROWS);
         y.par_chunks_mut(rows_of_task * n_out).enumerate().for_each(|(task, y)| {
             simd.vectorize(
@@ -52,13 +56,13 @@ impl Layer<'_> {
                 || self.block(simd, panels, &packed, task * rows_of_task, y),
             );
         });
-        y
+        Ok(y)
     }
 
     /// The weights, panel after panel.
-    fn pack<S: Simd>(&self, simd: S, panels: Panels) -> Vec<f32> {
+    fn pack<S: Simd>(&self, simd: S, panels: Panels) -> Result<Vec<f32>> {
         let Problem { n_in, n_out, .. } = *self.problem;
-        let mut packed = vec![0.0; n_in * panels.width];
+        let mut packed = zeros(&[n_in, panels.width])?;
         let len = (VECTORS * S::f32s::LEN * n_in).max(1);
         let of_panel = packed.par_chunks_mut(len).with_min_len(TASK / 16 / len + 1);
         of_panel.enumerate().for_each(|(i, packed)| {
@@ -67,7 +71,7 @@ impl Layer<'_> {
                 || panels.get(i).pack(simd, |row| &self.weight[row * n_out..][..n_out], packed),
             );
         });
-        packed
+        Ok(packed)
     }
 
     /// The rows of `y`, which begin at `first`.
@@ -208,6 +212,6 @@ mod tests {
     #[test]
     fn without_inputs_the_result_is_the_activated_bias() {
         let problem = Problem { rows: 3, n_in: 0, n_out: 2, activation: Activation::Relu };
-        assert_eq!(linear(Level::new(), &problem, &[], &[], Some(&[1.0, -1.0]), None), [1.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
+        assert_eq!(linear(&problem, &[], &[], Some(&[1.0, -1.0]), None).unwrap(), [1.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
     }
 }

@@ -38,7 +38,7 @@ pub fn linear(x: &Tensor, layer: &Linear, activation: Activation, residual: Opti
     match x.storage() {
         Storage::Cpu(cpu, _) => {
             let bias = layer.bias.as_ref().map(Tensor::cpu);
-            let data = cpu::linear(cpu.0, &problem, x.cpu(), layer.weight.cpu(), bias, residual.map(Tensor::cpu));
+            let data = cpu::linear(cpu.0, &problem, x.cpu(), layer.weight.cpu(), bias, residual.map(Tensor::cpu))?;
             Ok(Tensor::from_cpu(*cpu, shape, data))
         }
         #[cfg(feature = "gpu")]

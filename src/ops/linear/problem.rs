@@ -1,15 +1,13 @@
 //! A dense layer, and the sizes of a call of one.
 
 use crate::{
-    error::{Error, Result, check_limit, check_shape, check_shapes},
-    tensor::{Tensor, check_same_device, n_elements},
+    error::{Error, Result, check_shape, check_shapes},
+    tensor::{Tensor, check_same_device, check_size, n_elements},
 };
 
 pub(super) const OP: &str = "linear";
 
 /// More than any memory holds.
-const MAX_ELEMENTS: usize = isize::MAX as usize / size_of::<f32>();
-
 /// What follows the product of a dense layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -78,6 +76,6 @@ pub(super) fn check(
     check_same_device(OP, x, &[Some(&layer.weight), layer.bias.as_ref(), residual])?;
     // Without inputs a small tensor can ask for a large result.
     let rows = n_elements(&shape[..shape.len() - 1]);
-    check_limit("elements in the result of linear", n_elements(&shape).max(rows) as u64, MAX_ELEMENTS as u64)?;
+    check_size(&shape)?;
     Ok((Problem { rows, n_in, n_out, activation }, shape))
 }

@@ -7,6 +7,8 @@ use rayon::prelude::*;
 
 use super::problem::{Normalizer, Problem};
 use crate::{
+    error::Result,
+    host::{check_room, count, zeros},
     ops::feature_map::{FeatureMap, cpu::Map},
     simd::{
         store_some,
@@ -31,33 +33,40 @@ pub(super) fn write(
     k: &[f32],
     v: &[f32],
     keep: Option<&[f32]>,
-) -> Vec<f32> {
+) -> Result<Vec<f32>> {
     dispatch!(level, simd => {
-        let map = &Map::new(simd, map, problem.head_dim, problem.n_features);
+        let map = &Map::new(simd, map, problem.head_dim, problem.n_features)?;
         let task = Write { problem, map, k, v, keep };
         // Parts do not depend on the number of threads, so neither do the bits.
         let part_len = problem.n.div_ceil(MAX_PARTS).max(PART);
         let parts = problem.n.div_ceil(part_len);
-        let all: Vec<(usize, usize)> = (0..problem.outer * problem.inner)
-            .flat_map(|head| (0..parts).map(move |part| (head, part * part_len)))
-            .collect();
-        let sums: Vec<Vec<f64>> = all
-            .par_iter()
-            .map(|&(head, first)| simd.vectorize(
-                #[inline(always)]
-                || task.run(simd, head, first..problem.n.min(first + part_len)),
-            ))
-            .collect();
-        let len = problem.n_features * problem.width;
-        let mut state = vec![0.0; problem.outer * problem.inner * len];
+        let heads = count(&[problem.outer, problem.inner])?;
+        let len = count(&[problem.n_features, problem.width])?;
+        let mut state = zeros(&[heads, len])?;
+        if parts == 0 {
+            return Ok(state);
+        }
+        // Parts of all heads are there before they are added.
+        check_room(size_of::<f64>() as u64 * count(&[heads, parts, len])? as u64)?;
+        let sums = (0..heads * parts)
+            .into_par_iter()
+            .map(|i| {
+                let first = i % parts * part_len;
+                simd.vectorize(
+                    #[inline(always)]
+                    || task.run(simd, i / parts, first..problem.n.min(first + part_len)),
+                )
+            })
+            .collect::<Result<Vec<Vec<f64>>>>()?;
+        let mut total = zeros::<f64>(&[len])?;
         for (head, state) in state.chunks_exact_mut(len.max(1)).enumerate() {
-            let mut total = vec![0.0f64; len];
+            total.fill(0.0);
             for sums in &sums[head * parts..][..parts] {
                 total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
             }
-            state.iter_mut().zip(total).for_each(|(state, total)| *state = total as f32);
+            state.iter_mut().zip(&total).for_each(|(state, &total)| *state = total as f32);
         }
-        state
+        Ok(state)
     })
 }
 
@@ -72,17 +81,17 @@ struct Write<'a> {
 impl Write<'_> {
     /// The sums of one head over some keys, `[n_features, width]`.
     #[inline(always)]
-    fn run<S: Simd>(&self, simd: S, head: usize, keys: Range<usize>) -> Vec<f64> {
+    fn run<S: Simd>(&self, simd: S, head: usize, keys: Range<usize>) -> Result<Vec<f64>> {
         let Problem { inner, n, head_dim, n_features, v_dim, width, .. } = *self.problem;
         let (outer, inner_index) = (head / inner, head % inner);
         let stride = n_features.next_multiple_of(ROWS);
         let panels = Panels::new(simd, width);
-        let mut sums = vec![0.0; n_features * width];
-        let mut features = vec![0.0; KEYS * stride];
+        let mut sums = zeros::<f32>(&[n_features, width])?;
+        let mut features = zeros(&[KEYS, stride])?;
         let mut scaled = Vec::new();
-        let mut values = vec![0.0; KEYS * width];
-        let mut packed = vec![0.0; KEYS * panels.width];
-        let mut total = vec![0.0f64; sums.len()];
+        let mut values = zeros::<f32>(&[KEYS, width])?;
+        let mut packed = zeros(&[KEYS, panels.width])?;
+        let mut total = zeros(&[sums.len()])?;
         for first in keys.clone().step_by(KEYS) {
             let len = KEYS.min(keys.end - first);
             let row = |i: usize| (outer * n + first + i) * inner + inner_index;
@@ -111,7 +120,7 @@ impl Write<'_> {
             }
             total.iter_mut().zip(&mut sums).for_each(|(total, sum)| *total += f64::from(std::mem::take(sum)));
         }
-        total
+        Ok(total)
     }
 }
 
@@ -156,15 +165,15 @@ pub(super) fn read(
     q: &[f32],
     sums: &[f32],
     n_keys: &[u64],
-) -> Vec<f32> {
+) -> Result<Vec<f32>> {
     let Problem { outer, inner, n, v_dim, .. } = *problem;
-    let mut y = vec![0.0; outer * n * inner * v_dim];
+    let mut y = zeros(&[outer, n, inner, v_dim])?;
     if y.is_empty() {
-        return y;
+        return Ok(y);
     }
     dispatch!(level, simd => {
-        let map = &Map::new(simd, map, problem.head_dim, problem.n_features);
-        let packed = pack(simd, problem, sums);
+        let map = &Map::new(simd, map, problem.head_dim, problem.n_features)?;
+        let packed = pack(simd, problem, sums)?;
         let task = Read { problem, map, q, packed: &packed, n_keys };
         y.par_chunks_mut(n * inner * v_dim).enumerate().for_each(|(outer, y)| {
             y.par_chunks_mut(QUERIES * inner * v_dim).enumerate().for_each(|(block, y)| {
@@ -174,17 +183,16 @@ pub(super) fn read(
                 );
             });
         });
-    });
-    y
+        Ok(y)
+    })
 }
 
 /// The sums of every head, panel after panel.
 #[inline(always)]
-fn pack<S: Simd>(simd: S, problem: &Problem, sums: &[f32]) -> Vec<f32> {
+fn pack<S: Simd>(simd: S, problem: &Problem, sums: &[f32]) -> Result<Vec<f32>> {
     let Problem { n_features, width, .. } = *problem;
     let panels = Panels::new(simd, width);
-    let n_heads = problem.outer * problem.inner / problem.kv_group;
-    let mut packed = vec![0.0; n_heads * n_features * panels.width];
+    let mut packed = zeros(&[problem.outer, problem.inner, n_features, panels.width])?;
     let heads = packed.chunks_exact_mut(n_features * panels.width);
     for (packed, sums) in heads.zip(sums.chunks_exact(n_features * width)) {
         for panel in panels.iter() {
@@ -192,7 +200,7 @@ fn pack<S: Simd>(simd: S, problem: &Problem, sums: &[f32]) -> Vec<f32> {
             panel.pack(simd, |f| &sums[f * width..][..width], packed);
         }
     }
-    packed
+    Ok(packed)
 }
 
 struct Read<'a> {

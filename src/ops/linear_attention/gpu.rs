@@ -11,6 +11,7 @@ use super::{
 use crate::{
     device::gpu::{Buffer, Gpu, Kernel, Shader, Work, params},
     error::Result,
+    host::count,
     ops::feature_map::{FeatureKind, FeatureMap, gpu::KINDS},
     tensor::{Tensor, n_elements},
 };
@@ -136,12 +137,12 @@ pub(super) fn write(
     keep: Option<&Tensor>,
 ) -> Result<Tensor> {
     let shape = problem.state_shape().to_vec();
-    let len = n_elements(&shape);
+    let len = count(&shape)?;
     if problem.n == 0 || len == 0 {
-        return Tensor::new(&k.device(), &shape, &vec![0.0; len]);
+        return Tensor::zeros(&k.device(), &shape);
     }
     let plan = plan::plan(problem, gpu.capabilities());
-    let partial = gpu.allocate(plan.n_parts * len)?;
+    let partial = gpu.allocate(count(&[plan.n_parts, len])?)?;
     let params = WriteParams {
         n: problem.n as u32,
         n_features: problem.n_features as u32,

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     error::{Result, check_shapes},
+    host::{collect, copy},
     tensor::{Mask, Storage, Tensor, check_same_device},
 };
 pub use problem::{LinearAttention, LinearState, Normalizer};
@@ -70,12 +71,12 @@ impl LinearAttention {
             return Ok(state.clone());
         }
         let n_keys = match mask {
-            Some(mask) if problem.n > 0 => mask.counts().to_vec(),
-            _ => vec![problem.n as u64; problem.batch],
+            Some(mask) if problem.n > 0 => copy(mask.counts())?,
+            _ => collect(problem.batch, std::iter::repeat_n(problem.n as u64, problem.batch))?,
         };
         let sums = match k.storage() {
             Storage::Cpu(cpu, _) => {
-                let sums = cpu::write(cpu.0, &problem, &self.features, k.cpu(), v.cpu(), keep.map(Tensor::cpu));
+                let sums = cpu::write(cpu.0, &problem, &self.features, k.cpu(), v.cpu(), keep.map(Tensor::cpu))?;
                 Tensor::from_cpu(*cpu, problem.state_shape().to_vec(), sums)
             }
             #[cfg(feature = "gpu")]
@@ -122,7 +123,7 @@ impl LinearAttention {
         let shape = self.layout.shape(Sizes { dim: v_dim, ..sizes });
         let values = match q.storage() {
             Storage::Cpu(cpu, _) => {
-                let y = cpu::read(cpu.0, &problem, &self.features, q.cpu(), state.sums.cpu(), &state.n_keys);
+                let y = cpu::read(cpu.0, &problem, &self.features, q.cpu(), state.sums.cpu(), &state.n_keys)?;
                 Tensor::from_cpu(*cpu, shape, y)
             }
             #[cfg(feature = "gpu")]

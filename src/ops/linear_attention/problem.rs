@@ -8,7 +8,7 @@ use crate::{
         feature_map::FeatureMap,
         layout::{Layout, Sizes},
     },
-    tensor::Tensor,
+    tensor::{Tensor, check_size},
 };
 
 /// What a read is divided by.
@@ -138,7 +138,7 @@ impl LinearAttention {
         let n_features = self.features.n_features(op, head_dim)?;
         let width = v_dim + usize::from(matches!(self.normalizer, Normalizer::FeatureSum { .. }));
         let (normalizer, is_projected) = (self.normalizer, self.features.projection.is_some());
-        Ok(Problem {
+        let problem = Problem {
             batch,
             n_heads,
             kv_group: 1,
@@ -151,7 +151,10 @@ impl LinearAttention {
             v_dim,
             width,
             normalizer,
-        })
+        };
+        // Without tokens small tensors can ask for a large state.
+        check_size(&problem.state_shape())?;
+        Ok(problem)
     }
 
     pub(super) fn check_state(&self, op: &'static str, problem: &Problem, state: &LinearState) -> Result<()> {

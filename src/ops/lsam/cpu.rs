@@ -5,6 +5,8 @@ use rayon::prelude::*;
 
 use super::problem::Problem;
 use crate::{
+    error::Result,
+    host::zeros,
     ops::{elementwise::cpu::sigmoid, unit_norm::cpu::unit},
     simd::{
         packed::{Packed, dot},
@@ -21,14 +23,14 @@ pub(super) fn lsam(
     hidden: &mut [f32],
     memory: &mut [f32],
     reverse: bool,
-) -> Vec<f32> {
+) -> Result<Vec<f32>> {
     let (d_model, width) = (problem.d_model(), problem.width());
-    let mut values = vec![0.0; problem.batch * problem.n * d_model];
+    let mut values = zeros(&[problem.batch, problem.n, d_model])?;
     if values.is_empty() {
-        return values;
+        return Ok(values);
     }
     dispatch!(level, simd => {
-        let weight = &Packed::new(simd, weight, d_model, width);
+        let weight = &Packed::new(simd, weight, d_model, width)?;
         // Batch elements that share a pass over the weights.
         values
             .par_chunks_mut(ROWS * problem.n * d_model)
@@ -41,8 +43,8 @@ pub(super) fn lsam(
                     || run(simd, problem, z, weight, hidden, memory, reverse, values),
                 );
             });
-    });
-    values
+        Ok(values)
+    })
 }
 
 /// Up to [`ROWS`] batch elements.

@@ -9,7 +9,8 @@ mod problem;
 use super::{Activation, linear};
 use crate::{
     error::{Error, Result, check_shape, check_shapes},
-    tensor::{Storage, Tensor, check_same_device},
+    host::{copy, zeros},
+    tensor::{Storage, Tensor, check_same_device, check_size},
 };
 use problem::Problem;
 pub use problem::{Direction, Lsam, LsamOutput, LsamState};
@@ -59,6 +60,7 @@ pub fn lsam(x: &Tensor, layer: &Lsam, state: Option<&LsamState>, direction: Dire
     let rule = "they must be [d_model, 3 d_model + 2 n_heads] and [n_in, 3 d_model + 2 n_heads], d_model a multiple of n_heads";
     check_shapes(fit, OP, ("hidden", hidden), ("input.weight", input), rule)?;
     let problem = Problem { batch, n, n_heads, dim: d_model / n_heads };
+    check_size(&problem.memory_shape())?;
     if let Some(state) = state {
         let (hidden, memory) = (state.hidden.shape(), state.memory.shape());
         let (of_hidden, of_memory) = ([batch, d_model], problem.memory_shape());
@@ -71,10 +73,10 @@ pub fn lsam(x: &Tensor, layer: &Lsam, state: Option<&LsamState>, direction: Dire
     let z = linear(x, &layer.input, Activation::None, None)?;
     match x.storage() {
         Storage::Cpu(cpu, _) => {
-            let mut hidden = state.map_or_else(|| vec![0.0; batch * d_model], |state| state.hidden.cpu().to_vec());
-            let len = problem.memory_shape().iter().product();
-            let mut memory = state.map_or_else(|| vec![0.0; len], |state| state.memory.cpu().to_vec());
-            let values = cpu::lsam(cpu.0, &problem, z.cpu(), layer.hidden.cpu(), &mut hidden, &mut memory, reverse);
+            let mut hidden = state.map_or_else(|| zeros(&[batch, d_model]), |state| copy(state.hidden.cpu()))?;
+            let shape = problem.memory_shape();
+            let mut memory = state.map_or_else(|| zeros(&shape), |state| copy(state.memory.cpu()))?;
+            let values = cpu::lsam(cpu.0, &problem, z.cpu(), layer.hidden.cpu(), &mut hidden, &mut memory, reverse)?;
             let state = LsamState {
                 hidden: Tensor::from_cpu(*cpu, vec![batch, d_model], hidden),
                 memory: Tensor::from_cpu(*cpu, problem.memory_shape().to_vec(), memory),

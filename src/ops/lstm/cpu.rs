@@ -4,6 +4,8 @@ use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
 use crate::{
+    error::Result,
+    host::zeros,
     ops::elementwise::cpu::sigmoid,
     simd::{packed::Packed, tile::ROWS},
 };
@@ -15,13 +17,13 @@ pub(super) fn lstm(
     gates: &[f32],
     weight: &[f32],
     mut state: Vec<f32>,
-) -> (Vec<f32>, Vec<f32>) {
-    let mut values = vec![0.0; batch * n * hidden];
+) -> Result<(Vec<f32>, Vec<f32>)> {
+    let mut values = zeros(&[batch, n, hidden])?;
     if values.is_empty() {
-        return (values, state);
+        return Ok((values, state));
     }
     dispatch!(level, simd => {
-        let weight = &Packed::new(simd, weight, hidden, 4 * hidden);
+        let weight = &Packed::new(simd, weight, hidden, 4 * hidden)?;
         // Batch elements that share a pass over the weights.
         values
             .par_chunks_mut(ROWS * n * hidden)
@@ -33,8 +35,8 @@ pub(super) fn lstm(
                     || run(simd, [n, hidden], gates, weight, state, values),
                 );
             });
-    });
-    (values, state)
+        Ok((values, state))
+    })
 }
 
 /// Up to [`ROWS`] batch elements.

@@ -9,7 +9,8 @@ mod problem;
 use super::{Activation, linear};
 use crate::{
     error::{Error, Result, check_shape, check_shapes},
-    tensor::{Storage, Tensor, check_same_device},
+    host::{copy, zeros},
+    tensor::{Storage, Tensor, check_same_device, check_size},
 };
 pub use problem::{Lstm, LstmOutput, MAX_HIDDEN};
 
@@ -51,6 +52,7 @@ pub fn lstm(x: &Tensor, layer: &Lstm, state: Option<&Tensor>) -> Result<LstmOutp
     let &[batch, n, _] = x.shape() else {
         return Err(Error::shape(OP, "x", x.shape(), "[batch, n, n_in]"));
     };
+    check_size(&[batch, n, 4, hidden])?;
     if let Some(found) = state.map(Tensor::shape) {
         let expected = format_args!("[batch, 2, hidden] = [{batch}, 2, {hidden}]");
         check_shape(*found == [batch, 2, hidden], OP, "state", found, expected)?;
@@ -60,8 +62,8 @@ pub fn lstm(x: &Tensor, layer: &Lstm, state: Option<&Tensor>) -> Result<LstmOutp
     let sizes = [batch, n, hidden];
     match x.storage() {
         Storage::Cpu(cpu, _) => {
-            let before = state.map_or_else(|| vec![0.0; batch * 2 * hidden], |state| state.cpu().to_vec());
-            let (values, state) = cpu::lstm(cpu.0, sizes, gates.cpu(), layer.hidden.cpu(), before);
+            let before = state.map_or_else(|| zeros(&[batch, 2, hidden]), |state| copy(state.cpu()))?;
+            let (values, state) = cpu::lstm(cpu.0, sizes, gates.cpu(), layer.hidden.cpu(), before)?;
             Ok(LstmOutput {
                 values: Tensor::from_cpu(*cpu, sizes.to_vec(), values),
                 state: Tensor::from_cpu(*cpu, vec![batch, 2, hidden], state),

@@ -3,7 +3,11 @@
 use rayon::prelude::*;
 
 use super::problem::{HEADROOM, REFERENCE_STEP, state_width};
-use crate::ops::softmax::MASKED;
+use crate::{
+    error::Result,
+    host::{collect, zeros},
+    ops::softmax::MASKED,
+};
 
 /// Numbers in a task: enough to be worth a thread.
 const TASK: usize = 1 << 16;
@@ -34,17 +38,17 @@ pub(crate) fn merge_attention(
     width: usize,
     values: &[f32],
     log_sum_exp: &[f32],
-) -> (Vec<f32>, Vec<f32>) {
+) -> Result<(Vec<f32>, Vec<f32>)> {
     let rows = log_sum_exp.len() / n_parts;
     Inputs { states: &[], n_parts, values, log_sum_exp, rows, width }.attention()
 }
 
 impl Inputs<'_> {
     /// The merged values and log-sum-exp.
-    pub fn attention(&self) -> (Vec<f32>, Vec<f32>) {
+    pub fn attention(&self) -> Result<(Vec<f32>, Vec<f32>)> {
         let width = self.width;
-        let mut merged = vec![0.0; self.rows * width];
-        let mut merged_lse = vec![MASKED; self.rows];
+        let mut merged = zeros(&[self.rows, width])?;
+        let mut merged_lse = collect(self.rows, std::iter::repeat_n(MASKED, self.rows))?;
         let chunk = self.rows_of_task();
         let chunks = merged.par_chunks_mut(chunk * width).zip(merged_lse.par_chunks_mut(chunk));
         chunks.enumerate().for_each_init(
@@ -60,13 +64,13 @@ impl Inputs<'_> {
                 }
             },
         );
-        (merged, merged_lse)
+        Ok((merged, merged_lse))
     }
 
     /// The merged state.
-    pub fn state(&self) -> Vec<f32> {
+    pub fn state(&self) -> Result<Vec<f32>> {
         let state_width = state_width(self.width);
-        let mut state = vec![0.0; self.rows * state_width];
+        let mut state = zeros(&[self.rows, state_width])?;
         let chunk = self.rows_of_task();
         state.par_chunks_mut(chunk * state_width).enumerate().for_each_init(
             || Row::new(self.width),
@@ -82,7 +86,7 @@ impl Inputs<'_> {
                 }
             },
         );
-        state
+        Ok(state)
     }
 
     fn rows_of_task(&self) -> usize {

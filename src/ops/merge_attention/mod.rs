@@ -60,7 +60,7 @@ pub fn merge_attention(values: &Tensor, log_sum_exp: &Tensor) -> Result<Attentio
     check_same_device(OP, values, &[Some(log_sum_exp)])?;
     match values.storage() {
         Storage::Cpu(cpu, _) => {
-            let (merged, lse) = cpu::merge_attention(n_parts, width, values.cpu(), log_sum_exp.cpu());
+            let (merged, lse) = cpu::merge_attention(n_parts, width, values.cpu(), log_sum_exp.cpu())?;
             Ok(Attention {
                 values: Tensor::from_cpu(*cpu, values.shape()[1..].to_vec(), merged),
                 log_sum_exp: Tensor::from_cpu(*cpu, log_sum_exp.shape()[1..].to_vec(), lse),
@@ -81,7 +81,7 @@ pub(crate) fn merge_states(states: &[&Tensor], part: Option<&Attention>, shape: 
     match first.storage() {
         Storage::Cpu(cpu, _) => {
             let states: Vec<&[f32]> = states.iter().map(|state| state.cpu()).collect();
-            let merged = cpu_inputs(&states, part, sizes).state();
+            let merged = cpu_inputs(&states, part, sizes).state()?;
             Ok(Tensor::from_cpu(*cpu, shape, merged))
         }
         #[cfg(feature = "gpu")]
@@ -94,7 +94,7 @@ pub(crate) fn read_state(state: &Tensor, values_shape: Vec<usize>, lse_shape: Ve
     let sizes = sizes(state.shape());
     let (values, log_sum_exp) = match state.storage() {
         Storage::Cpu(cpu, _) => {
-            let (values, lse) = cpu_inputs(&[state.cpu()], None, sizes).attention();
+            let (values, lse) = cpu_inputs(&[state.cpu()], None, sizes).attention()?;
             (Tensor::from_cpu(*cpu, values_shape, values), Tensor::from_cpu(*cpu, lse_shape, lse))
         }
         #[cfg(feature = "gpu")]

@@ -31,11 +31,11 @@ use crate::{
     error::{Error, Result, check_shape, check_shapes},
     ops::{
         Attention, ScanAttention,
-        layout::{Layout, MAX_ELEMENTS, Read, Sizes, check_mask, check_queries},
+        layout::{Layout, Read, Sizes, check_mask, check_queries},
         merge_attention::{merge_states, read_state, state_width},
         scan_attention::{Problem, attend},
     },
-    tensor::{Mask, Tensor, check_same_device, n_elements},
+    tensor::{Mask, Tensor, check_same_device, check_size},
 };
 
 const WRITE: &str = "RollingAttention::write";
@@ -247,7 +247,7 @@ impl RollingState {
         // Without queries a small tensor can have any sizes.
         let is_state = |batch: usize, n_heads: usize, width: usize| {
             let is_row = width >= state_width(1) && width % 2 == 1;
-            n_heads > 0 && is_row && n_elements(&[batch, n_heads, width]) <= MAX_ELEMENTS
+            n_heads > 0 && is_row && check_size(&[batch, n_heads, width]).is_ok()
         };
         match (self.layout.n_heads(), self.rows.shape()) {
             (None, &[batch, n_heads, n, width]) if is_state(batch, n_heads, width) => {

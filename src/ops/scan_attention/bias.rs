@@ -92,6 +92,27 @@ impl BiasKernel {
     }
 }
 
+/// Bytes of the snippet of a [`CustomBias`].
+pub const MAX_SNIPPET_BYTES: usize = 4096;
+
+/// Operators and brackets in one statement of the snippet of a [`CustomBias`].
+pub const MAX_SNIPPET_OPERATORS: usize = 80;
+
+/// Blocks in the snippet of a [`CustomBias`].
+pub const MAX_SNIPPET_BLOCKS: usize = 64;
+
+/// Blocks in each other in the snippet of a [`CustomBias`]; an `else if` is within the `if` before it.
+pub const MAX_SNIPPET_NESTING: usize = 10;
+
+/// Brackets in each other in the snippet of a [`CustomBias`].
+pub const MAX_SNIPPET_BRACKETS: usize = 16;
+
+/// Bytes of an array in the snippet of a [`CustomBias`].
+pub const MAX_SNIPPET_ARRAY: u32 = 1024;
+
+/// Loop iterations of the snippet of a [`CustomBias`] for one pair.
+pub const MAX_SNIPPET_ITERATIONS: usize = 1 << 16;
+
 /// The bias of one pair on the CPU: `(q_coord, k_coord, head, params) -> bias`.
 pub type BiasFn = dyn Fn(&[f32], &[f32], usize, &[f32]) -> f32 + Send + Sync;
 
@@ -100,10 +121,29 @@ pub type BiasFn = dyn Fn(&[f32], &[f32], usize, &[f32]) -> f32 + Send + Sync;
 /// The WGSL is the body of
 /// `fn(q_coord: array<f32, C>, k_coord: array<f32, C>, head: u32) -> f32`, where `C` is the
 /// number of columns the term looks at; `params(i)` reads parameter `i: u32`. To read one past the
-/// end is a mistake: the Rust twin panics, which the call returns as an error, and WGSL, which cannot,
-/// reads `MASKED`. Return `MASKED` to mask the pair. The snippet
-/// is checked by naga before use, compiled with all run-time checks on, and may not declare
-/// functions or wait at barriers.
+/// end is a mistake: the Rust twin panics, which the call returns as an error, and WGSL, which
+/// cannot, reads `MASKED`. Return `MASKED` to mask the pair.
+///
+/// The snippet is read before use, on the CPU too (in a build with the feature `gpu`), compiled
+/// with all run-time checks on, and must be one that compiles in reasonable time, ends, and
+/// touches nothing but its arguments:
+///
+/// * it declares nothing outside of the function (no functions, types, aliases, constants of the
+///   module or attributes), and computes with numbers, vectors and arrays: no barriers, atomics,
+///   textures or derivatives;
+/// * its loops count from one literal to another, as `for (var i = 0u; i < 8u; i++)` does, and
+///   nothing else changes the counter; nested and one after the other they turn at most
+///   [`MAX_SNIPPET_ITERATIONS`] times for a pair. A software adapter ends an invocation after
+///   60,000: there the keys are cut into shorter launches, and what does not fit for 32 keys
+///   (about 3,700 turns a pair) is [`Error::LimitExceeded`];
+/// * it is at most [`MAX_SNIPPET_BYTES`] long, with [`MAX_SNIPPET_OPERATORS`] operators and brackets
+///   in a statement, [`MAX_SNIPPET_BLOCKS`] blocks, at most [`MAX_SNIPPET_NESTING`] of them and
+///   [`MAX_SNIPPET_BRACKETS`] brackets in each other, and arrays of [`MAX_SNIPPET_ARRAY`] bytes,
+///   whose lengths are literals.
+///
+/// A device keeps the pipelines of a few such texts, see [`Device::trim`](crate::Device::trim);
+/// numbers that change belong into [`CustomBias::params`] and not into the text. On a GPU the
+/// parameters of all terms share a uniform of 16 KiB.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -279,6 +319,16 @@ impl BiasTerm {
         }
     }
 
+    /// Loop iterations of the shader for one query and one key, no fewer.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn iterations(&self, n_heads: usize) -> Result<usize> {
+        match &self.kind {
+            // One function after the other, for four queries at once.
+            TermKind::Distance { .. } => Ok(self.n_basis(n_heads).div_ceil(4)),
+            TermKind::Custom(custom) => Ok(1 + super::snippet::check(custom, self.columns.len())?),
+        }
+    }
+
     fn check(&self, n_heads: usize, n_columns: usize) -> Result<()> {
         let columns = self.columns.clone();
         let width = columns.len();
@@ -287,6 +337,9 @@ impl BiasTerm {
         check_argument(exist, OP, "bias columns", found, allowed)?;
         check_limit("coordinates in one bias term", width as u64, MAX_COORDINATES as u64)?;
         let (distance, kernel, a, b, c) = match &self.kind {
+            #[cfg(feature = "gpu")]
+            TermKind::Custom(custom) => return super::snippet::check(custom, width).map(drop),
+            #[cfg(not(feature = "gpu"))]
             TermKind::Custom(_) => return Ok(()),
             TermKind::Distance { distance, kernel, a, b, c } => (distance, kernel, a, b, c),
         };

@@ -3,10 +3,10 @@
 use std::{ops::Range, sync::Arc};
 
 use super::{
-    bias::{Bias, BiasKernel, BiasTerm, CustomBias, Distance, TermKind},
+    bias::{Bias, BiasKernel, BiasTerm, CustomBias, Distance},
     plan::{self, Piece, Plan, TILE},
     problem::{BiasStrides, Problem},
-    text::{Constants, check_custom, pack},
+    text::{Constants, pack},
 };
 use crate::{
     device::gpu::{Buffer, Gpu, Kernel, Part, Shader, Work, params},
@@ -232,9 +232,8 @@ impl Call<'_> {
             cost: plan::cost(problem) * share / n_groups as f64,
             iterations: keys_per_split.div_ceil(TILE) * plan::iterations(problem),
         };
-        let check = || self.check_snippets();
         let launch = match self.constants.uses_custom {
-            true => self.gpu.kernel_with_snippet(&KERNEL, &self.constants, &check)?,
+            true => self.gpu.kernel_with_snippet(&KERNEL, &self.constants)?,
             false => self.gpu.kernel(&KERNEL, &self.constants)?,
         };
         launch
@@ -248,13 +247,6 @@ impl Call<'_> {
             .write("values", target.values)
             .write("log_sum_exp", target.log_sum_exp)
             .groups_with(n_groups, work, params, &self.packed)
-    }
-
-    fn check_snippets(&self) -> Result<()> {
-        self.bias.terms.iter().try_for_each(|term| match &term.kind {
-            TermKind::Custom(custom) => check_custom(custom, term.columns.len()),
-            TermKind::Distance { .. } => Ok(()),
-        })
     }
 }
 
@@ -311,6 +303,7 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
                     scale: 1.0,
                     n_columns: if terms.is_empty() { 0 } else { 3 },
                     n_basis: 0,
+                    iterations: 0,
                     has_matrix,
                     bias: BiasStrides::default(),
                     n_operands: 5,

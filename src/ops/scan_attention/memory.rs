@@ -273,7 +273,7 @@ impl ScanState {
     fn full_mask(&self, Sizes { batch, n, .. }: Sizes) -> Result<Mask> {
         match &self.mask {
             Some(mask) => Ok(mask.clone()),
-            None => Mask::new(&self.keys.device(), &[batch, n], &vec![true; batch * n]),
+            None => Mask::full(&self.keys.device(), batch, n),
         }
     }
 }

@@ -10,10 +10,15 @@ mod memory;
 mod plan;
 mod problem;
 #[cfg(feature = "gpu")]
+mod snippet;
+#[cfg(feature = "gpu")]
 mod text;
 
 pub use super::softmax::{Attention, MASKED};
-pub use bias::{Bias, BiasFn, BiasKernel, BiasTerm, CustomBias, Distance, MAX_COORDINATES};
+pub use bias::{
+    Bias, BiasFn, BiasKernel, BiasTerm, CustomBias, Distance, MAX_COORDINATES, MAX_SNIPPET_ARRAY, MAX_SNIPPET_BLOCKS,
+    MAX_SNIPPET_BRACKETS, MAX_SNIPPET_BYTES, MAX_SNIPPET_ITERATIONS, MAX_SNIPPET_NESTING, MAX_SNIPPET_OPERATORS,
+};
 pub use memory::{Placed, ScanMemory, ScanState};
 pub(crate) use problem::Problem;
 pub use problem::{MAX_HEAD_DIM, ScanAttention};
@@ -116,7 +121,7 @@ pub(crate) fn attend(
                 matrix: bias.matrix.map(Tensor::cpu),
                 n_splits: options.n_splits,
             };
-            let (values, log_sum_exp) = caught(bias.terms, || cpu::scan_attention(cpu.0, problem, &inputs))?;
+            let (values, log_sum_exp) = caught(bias.terms, || cpu::scan_attention(cpu.0, problem, &inputs))??;
             Ok(Attention {
                 values: Tensor::from_cpu(*cpu, problem.out_shape(), values),
                 log_sum_exp: Tensor::from_cpu(*cpu, problem.lse_shape(), log_sum_exp),

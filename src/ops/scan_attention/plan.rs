@@ -89,12 +89,13 @@ impl Plan {
 /// Floating-point operations, roughly; an exponential counts as ten.
 pub(crate) fn cost(problem: &Problem) -> f64 {
     let pairs = problem.batch as f64 * problem.n_heads as f64 * problem.n_queries as f64 * problem.n_keys as f64;
-    pairs * (2 * (problem.head_dim + problem.v_dim) + 10 + 10 * problem.n_basis) as f64
+    pairs * (2 * (problem.head_dim + problem.v_dim) + 10 + 10 * (problem.n_basis + problem.iterations)) as f64
 }
 
 /// Loop iterations of an invocation for a tile of keys, no fewer.
 pub(crate) fn iterations(problem: &Problem) -> usize {
-    24 + problem.head_dim + problem.v_dim
+    // Four keys for four queries.
+    problem.iterations.saturating_mul(16).saturating_add(40 + problem.head_dim + problem.v_dim)
 }
 
 /// Cuts a call.
@@ -201,6 +202,7 @@ mod tests {
             scale: 1.0,
             n_columns: 2,
             n_basis: 5,
+            iterations: 2,
             has_matrix: false,
             bias: BiasStrides { q_coords: n_queries, k_coords: n_keys, matrix: [0; 3] },
             n_operands: 7,

@@ -92,6 +92,8 @@ pub(crate) struct Problem {
     pub n_columns: usize,
     /// Basis functions of all bias terms; one for a term of the user's.
     pub n_basis: usize,
+    /// Loop iterations of all bias terms for one query and one key on a GPU, no fewer.
+    pub iterations: usize,
     /// Whether the bias has a matrix.
     pub has_matrix: bool,
     /// Where the numbers of the bias are.
@@ -160,12 +162,16 @@ impl Problem {
             return Err(Error::NonFinite { name: "scale".into(), index: 0, value: scale });
         }
         check_mask(OP, options.key_mask, batch, keys.n)?;
-        let (mut n_columns, mut n_basis, mut has_matrix) = (0, 0, false);
+        let (mut n_columns, mut n_basis, mut iterations, mut has_matrix) = (0, 0, 0usize, false);
         let mut strides = BiasStrides::default();
         let mut n_operands = 5 + usize::from(options.key_mask.is_some());
         if let Some(bias) = &options.bias {
             (n_columns, strides) = bias.check(batch, n_heads, n_queries, keys.n)?;
             n_basis = bias.terms.iter().map(|term| term.n_basis(n_heads).max(1)).sum();
+            #[cfg(feature = "gpu")]
+            for term in bias.terms {
+                iterations = iterations.saturating_add(term.iterations(n_heads)?);
+            }
             has_matrix = bias.matrix.is_some();
             n_operands += 2 * usize::from(!bias.terms.is_empty()) + usize::from(has_matrix);
         }
@@ -186,6 +192,7 @@ impl Problem {
             scale,
             n_columns,
             n_basis,
+            iterations,
             has_matrix,
             bias: strides,
             n_operands,

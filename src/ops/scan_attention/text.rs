@@ -3,14 +3,11 @@
 use serde::Serialize;
 
 use super::{
-    bias::{BiasKernel, BiasTerm, CustomBias, Distance, TermKind},
+    bias::{BiasKernel, BiasTerm, Distance, TermKind},
     plan::{SIDE, TILE},
     problem::Problem,
 };
-use crate::{
-    error::{Error, Result},
-    ops::softmax::MASKED,
-};
+use crate::ops::softmax::MASKED;
 
 /// Depths of q and k in workgroup memory at a time.
 const DEPTH: usize = 32;
@@ -154,27 +151,4 @@ pub(super) fn pack(terms: &[BiasTerm], n_heads: usize) -> Vec<[f32; 4]> {
         }
     }
     if packed.is_empty() { vec![[0.0; 4]] } else { packed }
-}
-
-/// Compiles a snippet on its own, so that the message speaks of the user's lines.
-pub(super) fn check_custom(custom: &CustomBias, width: usize) -> Result<()> {
-    let refused = |message: String| Error::BiasShader { name: custom.name.clone(), message };
-    // On one line, so that line 1 of the message is line 1 of the snippet.
-    let source = format!(
-        "const MASKED: f32 = {MASKED:e}; fn params(i: u32) -> f32 {{ return f32(i); }} \
-         fn bias(q_coord: array<f32, {width}>, k_coord: array<f32, {width}>, head: u32) -> f32 {{ {}\n}}",
-        custom.wgsl
-    );
-    let module = naga::front::wgsl::parse_str(&source).map_err(|error| refused(error.emit_to_string(&source)))?;
-    let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), Default::default());
-    validator.validate(&module).map_err(|error| refused(error.emit_to_string(&source)))?;
-    // Called where not all threads go along.
-    if ["Barrier", "workgroupUniformLoad"].iter().any(|word| custom.wgsl.contains(word)) {
-        return Err(refused("the snippet may not wait at barriers".into()));
-    }
-    let adds = module.functions.len() != 2 || !module.entry_points.is_empty() || !module.global_variables.is_empty();
-    if adds {
-        return Err(refused("the snippet is the body of one function and may not declare others, or globals".into()));
-    }
-    Ok(())
 }

@@ -5,12 +5,14 @@ use rayon::prelude::*;
 
 use super::problem::{Problem, TapeInputs};
 use crate::{
+    error::Result,
+    host::zeros,
     ops::{elementwise::cpu::sigmoid, unit_norm::cpu::inverse_length},
     simd::packed::dot,
 };
 
 /// What is read, `[batch, n, n_tapes * mem]`; `state` becomes that after the last step.
-pub(super) fn tape(level: Level, problem: &Problem, inputs: &TapeInputs<'_>, state: &mut [f32]) -> Vec<f32> {
+pub(super) fn tape(level: Level, problem: &Problem, inputs: &TapeInputs<'_>, state: &mut [f32]) -> Result<Vec<f32>> {
     let Problem { batch, n, n_tapes, mem, .. } = *problem;
     // Numbers and no tensors: those stay on their thread in a browser.
     let (value, action) = (inputs.value.cpu(), inputs.action.cpu());
@@ -22,14 +24,14 @@ pub(super) fn tape(level: Level, problem: &Problem, inputs: &TapeInputs<'_>, sta
             || machine.run(simd, state),
         ))
     });
-    let tapes: Vec<Vec<f32>> = tapes.collect();
-    let mut values = Vec::with_capacity(batch * n * n_tapes * mem);
-    for row in 0..batch * n {
-        for tape in &tapes[row / n * n_tapes..][..n_tapes] {
-            values.extend_from_slice(&tape[row % n * mem..][..mem]);
+    let tapes = tapes.collect::<Result<Vec<Vec<f32>>>>()?;
+    let mut values = zeros(&[batch, n, n_tapes, mem])?;
+    for (row, values) in values.chunks_exact_mut(n_tapes * mem).enumerate() {
+        for (values, tape) in values.chunks_exact_mut(mem).zip(&tapes[row / n * n_tapes..]) {
+            values.copy_from_slice(&tape[row % n * mem..][..mem]);
         }
     }
-    values
+    Ok(values)
 }
 
 /// One tape of one batch element.
@@ -51,15 +53,15 @@ impl Machine<'_> {
     }
 
     #[inline(always)]
-    fn run<S: Simd>(&self, simd: S, state: &mut [f32]) -> Vec<f32> {
+    fn run<S: Simd>(&self, simd: S, state: &mut [f32]) -> Result<Vec<f32>> {
         let Problem { n, slots, mem, options, .. } = *self.problem;
         let jumps = options.heads.jumps();
         let n_directions = options.heads.n_directions();
         let (cells, heads) = state.split_at_mut(self.problem.n_cells());
         let (tape, keys) = cells.split_at_mut(slots * mem);
         let (read_head, write_head) = heads.split_at_mut(slots);
-        let mut values = vec![0.0; n * mem];
-        let (mut x, mut jump, mut before) = (vec![0.0; mem], vec![0.0; slots], vec![0.0; slots]);
+        let mut values = zeros(&[n, mem])?;
+        let [mut x, mut jump, mut before] = [zeros(&[mem])?, zeros(&[slots])?, zeros(&[slots])?];
         for (step, y) in values.chunks_exact_mut(mem).enumerate() {
             let action = self.part(self.action, step, options.heads.n_actions());
             let p = |i: usize| if options.has_probabilities { sigmoid(action[2 * n_directions + i]) } else { 1.0 };
@@ -113,7 +115,7 @@ impl Machine<'_> {
                 }
             }
         }
-        values
+        Ok(values)
     }
 }
 

@@ -12,6 +12,7 @@ mod problem;
 use super::{columns, concat};
 use crate::{
     error::Result,
+    host::{copy, zeros},
     tensor::{Storage, Tensor},
 };
 pub use options::{HeadMoves, KeyErase, TapeErase, TapeOptions, TapeProbabilities};
@@ -62,8 +63,8 @@ pub fn tape(inputs: &TapeInputs<'_>, options: TapeOptions, state: Option<&TapeSt
     let state = begin(&problem, inputs.value, state)?;
     let (values, state) = match inputs.value.storage() {
         Storage::Cpu(cpu, _) => {
-            let mut state = state.cpu().to_vec();
-            let values = cpu::tape(cpu.0, &problem, inputs, &mut state);
+            let mut state = copy(state.cpu())?;
+            let values = cpu::tape(cpu.0, &problem, inputs, &mut state)?;
             let state = Tensor::from_cpu(*cpu, vec![batch, n_tapes, problem.state_len()], state);
             (Tensor::from_cpu(*cpu, values_shape, values), state)
         }
@@ -85,9 +86,9 @@ fn begin(problem: &Problem, value: &Tensor, state: Option<&TapeState>) -> Result
     let Problem { batch, n_tapes, slots, mem, options, .. } = *problem;
     let device = value.device();
     // Zeros, and behind them both heads on slot 0.
-    let fresh = |zeros: usize| {
-        let len = zeros + 2 * slots;
-        let mut numbers = vec![0.0; batch * n_tapes * len];
+    let fresh = |n_zeros: usize| {
+        let len = n_zeros + 2 * slots;
+        let mut numbers = zeros(&[batch, n_tapes, len])?;
         for numbers in numbers.chunks_exact_mut(len) {
             numbers[len - 2 * slots] = 1.0;
             numbers[len - slots] = 1.0;

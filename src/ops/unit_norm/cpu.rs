@@ -3,7 +3,11 @@
 use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
-use crate::simd::{load_some, packed::dot, store_some};
+use crate::{
+    error::Result,
+    host::zeros,
+    simd::{load_some, packed::dot, store_some},
+};
 
 /// Below this length a vector is divided by it instead: PyTorch's `F.normalize`.
 const EPSILON: f32 = 1e-12;
@@ -15,8 +19,8 @@ const SHRINK: f32 = 1.0 / (1u128 << 80) as f32;
 /// Numbers in a task: enough to be worth a thread.
 const TASK: usize = 1 << 16;
 
-pub(super) fn unit_norm(level: Level, x: &[f32], width: usize) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
+pub(super) fn unit_norm(level: Level, x: &[f32], width: usize) -> Result<Vec<f32>> {
+    let mut y = zeros(&[x.len()])?;
     let chunk = (TASK / width).max(1) * width;
     dispatch!(level, simd => {
         y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(y, x)| {
@@ -26,7 +30,7 @@ pub(super) fn unit_norm(level: Level, x: &[f32], width: usize) -> Vec<f32> {
             );
         });
     });
-    y
+    Ok(y)
 }
 
 /// One vector.

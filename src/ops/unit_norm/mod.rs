@@ -35,7 +35,7 @@ pub fn unit_norm(x: &Tensor) -> Result<Tensor> {
     let width = x.shape().last().copied().unwrap_or(0);
     check_shape(width > 0, OP, "x", x.shape(), "[.., width] with width > 0")?;
     match x.storage() {
-        Storage::Cpu(cpu, _) => Ok(Tensor::from_cpu(*cpu, x.shape().to_vec(), cpu::unit_norm(cpu.0, x.cpu(), width))),
+        Storage::Cpu(cpu, _) => Ok(Tensor::from_cpu(*cpu, x.shape().to_vec(), cpu::unit_norm(cpu.0, x.cpu(), width)?)),
         #[cfg(feature = "gpu")]
         Storage::Gpu(gpu, _) => gpu::unit_norm(gpu, x, width),
     }

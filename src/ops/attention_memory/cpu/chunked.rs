@@ -5,6 +5,8 @@ use fearless_simd::prelude::*;
 
 use super::head::{Head, pack_memory, store_row, unpack_memory};
 use crate::{
+    error::Result,
+    host::zeros,
     ops::attention_memory::{plan::CHUNK, problem::Problem},
     simd::{
         load_some,
@@ -15,16 +17,16 @@ use crate::{
 
 /// What a head reads `[n, v_dim]` (nothing without queries), and its memory.
 #[inline(always)]
-pub(super) fn run<S: Simd>(simd: S, head: &Head<'_>, before: Option<&[f32]>) -> (Vec<f32>, Vec<f32>) {
+pub(super) fn run<S: Simd>(simd: S, head: &Head<'_>, before: Option<&[f32]>) -> Result<(Vec<f32>, Vec<f32>)> {
     let Problem { n, head_dim, v_dim, .. } = *head.inputs.problem;
     let panels = Panels::new(simd, v_dim);
     let mut memory = match before {
-        Some(before) => pack_memory(before, head_dim, panels),
-        None => vec![0.0; head_dim * panels.width],
+        Some(before) => pack_memory(before, head_dim, panels)?,
+        None => zeros(&[head_dim, panels.width])?,
     };
     let has_query = head.inputs.q.is_some();
-    let mut values = if has_query { vec![0.0; n * v_dim] } else { Vec::new() };
-    let mut chunk = Chunk::new(head);
+    let mut values = if has_query { zeros(&[n, v_dim])? } else { Vec::new() };
+    let mut chunk = Chunk::new(head)?;
     for first in (0..n).step_by(CHUNK) {
         chunk.begin(simd, first, CHUNK.min(n - first));
         let y = if has_query { &mut values[first * v_dim..][..chunk.len * v_dim] } else { &mut [][..] };
@@ -35,7 +37,7 @@ pub(super) fn run<S: Simd>(simd: S, head: &Head<'_>, before: Option<&[f32]>) -> 
             });
         }
     }
-    (values, unpack_memory(&memory, head_dim, panels))
+    Ok((values, unpack_memory(&memory, head_dim, panels)?))
 }
 
 struct Chunk<'a> {
@@ -56,19 +58,19 @@ struct Chunk<'a> {
 }
 
 impl<'a> Chunk<'a> {
-    fn new(head: &'a Head<'a>) -> Self {
+    fn new(head: &'a Head<'a>) -> Result<Self> {
         let head_dim = head.inputs.problem.head_dim;
-        Self {
+        Ok(Self {
             head,
             first: 0,
             len: 0,
-            keys: vec![0.0; head_dim * CHUNK],
-            packed_keys: vec![0.0; head_dim * CHUNK],
+            keys: zeros(&[head_dim, CHUNK])?,
+            packed_keys: zeros(&[head_dim, CHUNK])?,
             products: vec![0.0; CHUNK * CHUNK],
             scores: vec![0.0; CHUNK * CHUNK],
             written: vec![0.0; CHUNK * VECTORS * crate::simd::MOST_LANES],
-            zeros: vec![0.0; head_dim],
-        }
+            zeros: zeros(&[head_dim])?,
+        })
     }
 
     /// Steps `i..` of the chunk, [`ROWS`] of them; those past the end repeat the last one.

@@ -3,9 +3,13 @@
 use fearless_simd::prelude::*;
 
 use super::super::problem::Problem;
-use crate::simd::{
-    store_some,
-    tile::{Panel, Panels},
+use crate::{
+    error::Result,
+    host::zeros,
+    simd::{
+        store_some,
+        tile::{Panel, Panels},
+    },
 };
 
 /// The numbers of one call.
@@ -62,8 +66,8 @@ impl<'a> Head<'a> {
 
 /// The columns of the transposed memory `[head_dim, v_dim]` in panels, as [`product`] reads them.
 #[inline(always)]
-pub(super) fn pack_memory(memory: &[f32], head_dim: usize, panels: Panels) -> Vec<f32> {
-    let mut packed = vec![0.0; head_dim * panels.width];
+pub(super) fn pack_memory(memory: &[f32], head_dim: usize, panels: Panels) -> Result<Vec<f32>> {
+    let mut packed = zeros(&[head_dim, panels.width])?;
     for panel in panels.iter() {
         let packed = &mut packed[panel.first * head_dim..][..panel.width * head_dim];
         for j in 0..panel.used {
@@ -71,13 +75,13 @@ pub(super) fn pack_memory(memory: &[f32], head_dim: usize, panels: Panels) -> Ve
             row.iter().enumerate().for_each(|(d, &x)| packed[d * panel.width + j] = x);
         }
     }
-    packed
+    Ok(packed)
 }
 
 /// [`pack_memory`] undone.
 #[inline(always)]
-pub(super) fn unpack_memory(packed: &[f32], head_dim: usize, panels: Panels) -> Vec<f32> {
-    let mut memory = vec![0.0; panels.columns * head_dim];
+pub(super) fn unpack_memory(packed: &[f32], head_dim: usize, panels: Panels) -> Result<Vec<f32>> {
+    let mut memory = zeros(&[panels.columns, head_dim])?;
     for panel in panels.iter() {
         let packed = &packed[panel.first * head_dim..][..panel.width * head_dim];
         for j in 0..panel.used {
@@ -85,7 +89,7 @@ pub(super) fn unpack_memory(packed: &[f32], head_dim: usize, panels: Panels) -> 
             row.iter_mut().enumerate().for_each(|(d, x)| *x = packed[d * panel.width + j]);
         }
     }
-    memory
+    Ok(memory)
 }
 
 /// Stores `p` times the columns of a panel that exist.

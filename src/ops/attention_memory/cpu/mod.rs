@@ -8,7 +8,11 @@ use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
 use super::problem::{Form, Problem};
-use crate::simd::tile::{Panels, ROWS, product, with_vectors};
+use crate::{
+    error::Result,
+    host::{check_room, collect, count, zeros},
+    simd::tile::{Panels, ROWS, product, with_vectors},
+};
 pub(super) use head::Inputs;
 use head::{Head, pack_memory, store_row};
 
@@ -16,9 +20,12 @@ use head::{Head, pack_memory, store_row};
 const TASK: usize = 64 * ROWS;
 
 /// What is read `[batch, n, n_heads * v_dim]` (nothing without queries) and the memory.
-pub(super) fn run(level: Level, inputs: &Inputs<'_>, form: Form) -> (Vec<f32>, Vec<f32>) {
+pub(super) fn run(level: Level, inputs: &Inputs<'_>, form: Form) -> Result<(Vec<f32>, Vec<f32>)> {
     let problem = inputs.problem;
     let Problem { n, n_heads, head_dim, v_dim, .. } = *problem;
+    // Small tokens can ask for a large memory, which is there in panels, of each head, and of all.
+    let len = count(&[problem.heads(), head_dim, v_dim])?;
+    check_room(3 * size_of::<f32>() as u64 * len as u64)?;
     let of_head = |i: usize| {
         let head = Head { inputs, batch: i / n_heads, head: i % n_heads };
         let len = head_dim * v_dim;
@@ -31,11 +38,11 @@ pub(super) fn run(level: Level, inputs: &Inputs<'_>, form: Form) -> (Vec<f32>, V
             },
         ))
     };
-    let heads: Vec<(Vec<f32>, Vec<f32>)> = (0..problem.heads()).into_par_iter().map(of_head).collect();
-    let memory = heads.iter().flat_map(|(_, memory)| memory).copied().collect();
+    let heads = (0..problem.heads()).into_par_iter().map(of_head).collect::<Result<Vec<(Vec<f32>, Vec<f32>)>>>()?;
+    let memory = collect(len, heads.iter().flat_map(|(_, memory)| memory).copied())?;
     let mut values = Vec::new();
     if inputs.q.is_some() {
-        values.resize(problem.heads() * n * v_dim, 0.0);
+        values = zeros(&[problem.heads(), n, v_dim])?;
         values.par_chunks_mut(n_heads * v_dim).enumerate().with_min_len(16).for_each(|(row, values)| {
             let heads = &heads[row / n * n_heads..][..n_heads];
             for (values, (of_head, _)) in values.chunks_exact_mut(v_dim).zip(heads) {
@@ -43,20 +50,26 @@ pub(super) fn run(level: Level, inputs: &Inputs<'_>, form: Form) -> (Vec<f32>, V
             }
         });
     }
-    (values, memory)
+    Ok((values, memory))
 }
 
 /// `p_r M q` for every query.
-pub(super) fn read(level: Level, problem: &Problem, memory: &[f32], q: &[f32], p_read: Option<&[f32]>) -> Vec<f32> {
+pub(super) fn read(
+    level: Level,
+    problem: &Problem,
+    memory: &[f32],
+    q: &[f32],
+    p_read: Option<&[f32]>,
+) -> Result<Vec<f32>> {
     let Problem { batch, n, n_heads, head_dim, v_dim } = *problem;
-    let mut y = vec![0.0; batch * n * n_heads * v_dim];
+    let mut y = zeros(&[batch, n, n_heads, v_dim])?;
     if y.is_empty() {
-        return y;
+        return Ok(y);
     }
     dispatch!(level, simd => {
         let panels = Panels::new(simd, v_dim);
-        let packed: Vec<Vec<f32>> =
-            memory.chunks_exact(v_dim * head_dim).map(|memory| pack_memory(memory, head_dim, panels)).collect();
+        let heads = memory.chunks_exact(v_dim * head_dim);
+        let packed = heads.map(|memory| pack_memory(memory, head_dim, panels)).collect::<Result<Vec<Vec<f32>>>>()?;
         y.par_chunks_mut(n * n_heads * v_dim).enumerate().for_each(|(b, y)| {
             y.par_chunks_mut(TASK * n_heads * v_dim).enumerate().for_each(|(task, y)| {
                 let tokens = (b * n + task * TASK) * n_heads;
@@ -68,8 +81,8 @@ pub(super) fn read(level: Level, problem: &Problem, memory: &[f32], q: &[f32], p
                 );
             });
         });
-    });
-    y
+        Ok(y)
+    })
 }
 
 struct Reader<'a> {

@@ -4,6 +4,8 @@ use fearless_simd::prelude::*;
 
 use super::head::Head;
 use crate::{
+    error::Result,
+    host::{collect, zeros},
     ops::attention_memory::problem::Problem,
     simd::{load_some, store_some},
 };
@@ -13,18 +15,18 @@ const WIDE: usize = 4;
 
 /// What a head reads `[n, v_dim]` (nothing without queries), and its memory.
 #[inline(always)]
-pub(super) fn run<S: Simd>(simd: S, head: &Head<'_>, before: Option<&[f32]>) -> (Vec<f32>, Vec<f32>) {
+pub(super) fn run<S: Simd>(simd: S, head: &Head<'_>, before: Option<&[f32]>) -> Result<(Vec<f32>, Vec<f32>)> {
     let Problem { n, head_dim, v_dim, .. } = *head.inputs.problem;
     let lanes = S::f32s::LEN;
     let width = v_dim.next_multiple_of(lanes);
     // Transposed, so that vectors run over the columns of what is read.
-    let mut state = vec![0.0; head_dim * width];
+    let mut state = zeros(&[head_dim, width])?;
     if let Some(before) = before {
         for (i, &x) in before.iter().enumerate() {
             state[i % head_dim * width + i / head_dim] = x;
         }
     }
-    let mut values = if head.inputs.q.is_some() { vec![0.0; n * v_dim] } else { Vec::new() };
+    let mut values = if head.inputs.q.is_some() { zeros(&[n, v_dim])? } else { Vec::new() };
     for step in 0..n {
         let token = Step {
             k: head.k(step),
@@ -49,8 +51,9 @@ pub(super) fn run<S: Simd>(simd: S, head: &Head<'_>, before: Option<&[f32]>) -> 
             }
         }
     }
-    let memory = (0..v_dim * head_dim).map(|i| state[i % head_dim * width + i / head_dim]).collect();
-    (values, memory)
+    let len = v_dim * head_dim;
+    let memory = collect(len, (0..len).map(|i| state[i % head_dim * width + i / head_dim]))?;
+    Ok((values, memory))
 }
 
 struct Step<'a> {

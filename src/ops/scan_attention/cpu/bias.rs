@@ -14,7 +14,11 @@ use super::{
     kernel::{Term, base_2},
     softmax::NONE,
 };
-use crate::simd::tile::{ROWS, VECTORS};
+use crate::{
+    error::Result,
+    host::{check_room, collect, zeros},
+    simd::tile::{ROWS, VECTORS},
+};
 
 /// Which pairs of a tile take part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +71,7 @@ pub(super) struct Region {
 }
 
 impl<'a> PairBias<'a> {
-    pub fn new(problem: &'a Problem, inputs: &'a CpuInputs<'a>, block_keys: usize) -> Self {
+    pub fn new(problem: &'a Problem, inputs: &'a CpuInputs<'a>, block_keys: usize) -> Result<Self> {
         let Problem { batch, n_heads, n_keys, n_columns, .. } = *problem;
         let n_blocks = n_keys.div_ceil(block_keys);
         let (mut terms, mut custom, mut packed) = (Vec::new(), Vec::new(), Vec::new());
@@ -93,11 +97,15 @@ impl<'a> PairBias<'a> {
         }
         let has_query = finite_points(inputs.q_coords, n_columns, inputs.terms);
         let has_key = finite_points(inputs.k_coords, n_columns, inputs.terms);
+        // Points are packed in pieces, and then as a whole.
+        let n_points = (has_query.len() + has_key.len()) as u64;
+        check_room(n_points.saturating_mul(3 * (size_of::<f32>() * width) as u64))?;
         let q_points = distance::pack(inputs.q_coords, n_columns, &has_query, &packed);
         let by_point = distance::pack(inputs.k_coords, n_columns, &has_key, &packed);
 
-        let mut k_points = vec![0.0; batch * n_blocks * width * block_keys];
-        let mut key_bias = vec![NONE; batch * n_blocks * block_keys];
+        let mut k_points = zeros(&[batch, n_blocks, width, block_keys])?;
+        let n_slots = batch * n_blocks * block_keys;
+        let mut key_bias = collect(n_slots, std::iter::repeat_n(NONE, n_slots))?;
         let mut keep = Vec::with_capacity(batch * n_blocks);
         for b in 0..batch {
             for block in 0..n_blocks {
@@ -125,7 +133,7 @@ impl<'a> PairBias<'a> {
                 });
             }
         }
-        Self {
+        Ok(Self {
             problem,
             inputs,
             block_keys,
@@ -138,7 +146,7 @@ impl<'a> PairBias<'a> {
             has_query,
             key_bias,
             keep,
-        }
+        })
     }
 
     /// Whether a key may be masked for some queries alone.

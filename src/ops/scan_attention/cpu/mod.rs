@@ -25,7 +25,7 @@ use self::{
     softmax::{Row, State, Step},
 };
 use super::problem::{CpuInputs, Problem};
-use crate::simd::tile::ROWS;
+use crate::{error::Result, host::zeros, simd::tile::ROWS};
 
 /// Queries in a task: whole tiles.
 const BLOCK_QUERIES: usize = 8 * ROWS;
@@ -43,7 +43,7 @@ const THREAD_WORK: usize = 1 << 22;
 const THREAD_NUMBERS: usize = 1 << 16;
 
 /// Returns the values and the log-sum-exp, in the layout of the problem.
-pub(super) fn scan_attention(level: Level, problem: &Problem, inputs: &CpuInputs<'_>) -> (Vec<f32>, Vec<f32>) {
+pub(super) fn scan_attention(level: Level, problem: &Problem, inputs: &CpuInputs<'_>) -> Result<(Vec<f32>, Vec<f32>)> {
     dispatch!(level, simd => scan(simd, problem, inputs))
 }
 
@@ -89,14 +89,14 @@ struct Scratch {
     states: Vec<State>,
 }
 
-fn scan<S: Simd>(simd: S, problem: &Problem, inputs: &CpuInputs<'_>) -> (Vec<f32>, Vec<f32>) {
-    let scan = Scan::new(simd, problem, inputs);
+fn scan<S: Simd>(simd: S, problem: &Problem, inputs: &CpuInputs<'_>) -> Result<(Vec<f32>, Vec<f32>)> {
+    let scan = Scan::new(simd, problem, inputs)?;
     let tasks = scan.tasks();
     let rows = problem.batch * problem.n_heads * problem.n_queries;
     let output = Mutex::new(Output {
-        values: vec![0.0; scan.n_splits() * rows * problem.v_dim],
-        log_sum_exp: vec![0.0; scan.n_splits() * rows],
-        sums: vec![0.0; if scan.n_splits() > 1 { scan.n_splits() * rows } else { 0 }],
+        values: zeros(&[scan.n_splits(), rows, problem.v_dim])?,
+        log_sum_exp: zeros(&[scan.n_splits(), rows])?,
+        sums: zeros(&[if scan.n_splits() > 1 { scan.n_splits() * rows } else { 0 }])?,
     });
     let tasks = tasks.par_iter().with_min_len(THREAD_WORK.div_ceil(scan.work_of_task()));
     tasks.for_each_init(
@@ -110,13 +110,13 @@ fn scan<S: Simd>(simd: S, problem: &Problem, inputs: &CpuInputs<'_>) -> (Vec<f32
         },
     );
     let output = output.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if scan.n_splits() == 1 { (output.values, output.log_sum_exp) } else { output.merged(rows, problem.v_dim) }
+    if scan.n_splits() == 1 { Ok((output.values, output.log_sum_exp)) } else { output.merged(rows, problem.v_dim) }
 }
 
 impl Output {
     /// Of all the keys.
-    fn merged(&self, rows: usize, v_dim: usize) -> (Vec<f32>, Vec<f32>) {
-        let (mut values, mut log_sum_exp) = (vec![0.0; rows * v_dim], vec![0.0; rows]);
+    fn merged(&self, rows: usize, v_dim: usize) -> Result<(Vec<f32>, Vec<f32>)> {
+        let (mut values, mut log_sum_exp) = (zeros(&[rows, v_dim])?, zeros(&[rows])?);
         let merged = values.par_chunks_exact_mut(v_dim).zip(&mut log_sum_exp).enumerate();
         merged.with_min_len(THREAD_NUMBERS.div_ceil(v_dim)).for_each(|(row, (values, log_sum_exp))| {
             let parts = (row..self.sums.len()).step_by(rows).map(|i| Row {
@@ -126,16 +126,16 @@ impl Output {
             });
             *log_sum_exp = Row::finish(parts, values);
         });
-        (values, log_sum_exp)
+        Ok((values, log_sum_exp))
     }
 }
 
 impl<'a> Scan<'a> {
-    fn new<S: Simd>(simd: S, problem: &'a Problem, inputs: &'a CpuInputs<'a>) -> Self {
+    fn new<S: Simd>(simd: S, problem: &'a Problem, inputs: &'a CpuInputs<'a>) -> Result<Self> {
         let most_keys = problem.n_keys.div_ceil(inputs.n_splits.unwrap_or(1));
         let packing = Packing::new(simd, problem, most_keys);
         let n_blocks = problem.n_keys.div_ceil(packing.block_keys);
-        let bias = PairBias::new(problem, inputs, packing.block_keys);
+        let bias = PairBias::new(problem, inputs, packing.block_keys)?;
         // Heads share the distances, if there are any.
         let heads_of_task = if bias.has_distances() { problem.n_heads } else { 1 };
         let q_blocks = problem.n_queries.div_ceil(BLOCK_QUERIES);
@@ -147,9 +147,9 @@ impl<'a> Scan<'a> {
         let mut scan = Self { problem, inputs, packing, n_blocks, blocks_of_task, heads_of_task, bias, packed };
         // Several tasks read the same blocks.
         if q_blocks > 1 || (problem.kv_group > 1 && !scan.is_single()) {
-            scan.packed = scan.pack(simd);
+            scan.packed = scan.pack(simd)?;
         }
-        scan
+        Ok(scan)
     }
 
     /// Parts into which the keys are split; at most as many as the caller asked for, whole blocks.
@@ -210,11 +210,11 @@ impl<'a> Scan<'a> {
     }
 
     /// Packs every block of every head.
-    fn pack<S: Simd>(&self, simd: S) -> Vec<f32> {
+    fn pack<S: Simd>(&self, simd: S) -> Result<Vec<f32>> {
         let Problem { batch, n_heads, kv_group, .. } = *self.problem;
         let n_heads = n_heads / kv_group;
         let len = self.packing.block_len();
-        let mut packed = vec![0.0; batch * n_heads * self.n_blocks * len];
+        let mut packed = zeros(&[batch, n_heads, self.n_blocks, len])?;
         let blocks = packed.par_chunks_mut(len).enumerate().with_min_len(THREAD_NUMBERS.div_ceil(len));
         blocks.for_each(|(i, packed)| {
             let (head, block) = (i / self.n_blocks, i % self.n_blocks);
@@ -223,7 +223,7 @@ impl<'a> Scan<'a> {
                 || self.pack_block(simd, [head / n_heads, head % n_heads], block, packed),
             );
         });
-        packed
+        Ok(packed)
     }
 
     #[inline(always)]

@@ -63,6 +63,7 @@ impl Case {
                 scale,
                 n_columns,
                 n_basis: 0,
+                iterations: 0,
                 has_matrix: false,
                 bias: BiasStrides {
                     q_coords: n_queries,
@@ -123,8 +124,10 @@ impl Case {
     /// Compares every row with float64, at every level.
     fn check(&self, what: &str) {
         let Problem { batch, n_heads, n_queries, n_keys, v_dim, .. } = self.problem;
-        let runs: Vec<_> =
-            levels().iter().map(|&level| (level, scan_attention(level, &self.problem, &self.inputs()))).collect();
+        let runs: Vec<_> = levels()
+            .iter()
+            .map(|&level| (level, scan_attention(level, &self.problem, &self.inputs()).unwrap()))
+            .collect();
         let at = |[b, h, row]: [usize; 3], s: [usize; 3]| b * s[0] + h * s[1] + row * s[2];
         for row in 0..batch * n_heads * n_queries {
             let (b, h, i) = (row / n_queries / n_heads, row / n_queries % n_heads, row % n_queries);
@@ -276,7 +279,7 @@ fn extreme_biases_stay_finite() {
                 };
                 case.terms = BiasKernel::ALL.into_iter().enumerate().map(term).collect();
                 for level in levels() {
-                    let (values, lse) = scan_attention(level, &case.problem, &case.inputs());
+                    let (values, lse) = scan_attention(level, &case.problem, &case.inputs()).unwrap();
                     assert!(
                         values.iter().chain(&lse).all(|x| x.is_finite()),
                         "{level:?}, {distance:?}, a {a:?}, b {b:?}"
@@ -295,7 +298,7 @@ fn threads_do_not_change_a_bit() {
         case.terms.push(BiasTerm::rbf(0..3, &[1.0, 2.0, 3.0], &[1.0, 0.5, 0.2]));
         let run = |n_threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
-            pool.install(|| scan_attention(levels()[0], &case.problem, &case.inputs()))
+            pool.install(|| scan_attention(levels()[0], &case.problem, &case.inputs()).unwrap())
         };
         let one = run(1);
         assert!(run(2) == one && run(7) == one);
