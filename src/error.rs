@@ -262,13 +262,13 @@ pub enum Error {
         message: String,
     },
 
-    /// A file could not be read or written. Why is the source of the error.
-    #[error("{path} cannot be read or written")]
+    /// A file could not be read or written.
+    #[error("{path} cannot be read or written: {cause}")]
     Io {
         /// The file.
         path: String,
-        /// Why.
-        source: std::io::Error,
+        /// Why: part of the message, and so not the source of the error as well.
+        cause: std::io::Error,
     },
 }
 

@@ -42,10 +42,12 @@
 //! ```
 
 mod file;
+mod fingerprint;
 mod parameters;
 mod random;
 mod store;
 
 pub use file::MAX_BYTES;
+pub(crate) use fingerprint::Fingerprint;
 pub use parameters::Parameters;
 pub use store::Checkpoint;

@@ -48,7 +48,6 @@ impl Posterior {
             n_keys: first.map(|memory| memory.n_keys().to_vec()).unwrap_or_default(),
         };
         let mut checkpoint = Checkpoint::default();
-        write(&mut checkpoint, &self.network.about, self.batch, &details)?;
         for (i, memory) in self.memories.iter().enumerate() {
             for (name, tensor) in memory.tensors() {
                 checkpoint.insert(&format!("memory_{i}.{name}"), tensor.shape(), tensor.read_async().await?)?;
@@ -57,6 +56,7 @@ impl Posterior {
         for (name, tensor) in first.map(|memory| memory.shared_tensors()).into_iter().flatten() {
             checkpoint.insert(name, tensor.shape(), tensor.read_async().await?)?;
         }
+        write(&mut checkpoint, &self.network.about, self.batch, &details)?;
         Ok(checkpoint)
     }
 
@@ -71,8 +71,9 @@ impl Posterior {
     }
 
     pub(super) fn restore(network: &Arc<Network>, checkpoint: &Checkpoint) -> Result<Self> {
-        let (batch, details): (usize, Details) = read(checkpoint, &network.about)?;
-        check(checkpoint, &network.about.config, batch, &details)?;
+        let (batch, details) = read(checkpoint, &network.about, |batch, details| {
+            check(checkpoint, &network.about.config, batch, details)
+        })?;
         let memories = checkpoint.load(&network.about.device, |parameters| {
             let Details { n_context, columns, masked, n_keys } = &details;
             let attention = &network.about.config.attention;
