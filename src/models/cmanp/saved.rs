@@ -8,7 +8,11 @@ use super::{block::Encoder, network::Network, posterior::Posterior};
 use crate::{
     checkpoint::Checkpoint,
     error::Result,
-    models::saved::{read, refused, write},
+    models::{
+        domain::Summary,
+        frame::Frame,
+        saved::{read, refused, write},
+    },
     ops::{Layout, RollingState, softmax::MASKED},
 };
 
@@ -17,6 +21,9 @@ use crate::{
 #[serde(deny_unknown_fields)]
 struct Details {
     n_points: Vec<u64>,
+    frame: Frame,
+    /// For networks with a domain.
+    summary: Option<Summary>,
 }
 
 impl Posterior {
@@ -41,7 +48,11 @@ impl Posterior {
         for (i, state) in self.states.iter().enumerate() {
             checkpoint.insert(&format!("state_{i}"), state.rows.shape(), state.rows.read_async().await?)?;
         }
-        let details = Details { n_points: self.n_points.clone() };
+        let details = Details {
+            n_points: self.n_points.clone(),
+            frame: (*self.frame).clone(),
+            summary: self.summary.as_deref().cloned(),
+        };
         write(&mut checkpoint, &self.network.about, self.batch, &details)?;
         Ok(checkpoint)
     }
@@ -59,12 +70,19 @@ impl Posterior {
     pub(super) fn restore(network: &Arc<Network>, checkpoint: &Checkpoint) -> Result<Self> {
         let config = &network.about.config;
         let refused = |message: String| refused(checkpoint, message);
-        let (batch, Details { n_points }) =
-            read(checkpoint, &network.about, |batch, Details { n_points }: &Details| {
+        let (batch, details) =
+            read(checkpoint, &network.about, |batch, Details { n_points, frame, summary }: &Details| {
                 if batch > 1 << 20 || n_points.len() != batch {
                     return Err(refused(format!(
                         "it has batch {batch} and {} numbers of observations, allowed is 1 to 2^20 and as many",
                         n_points.len()
+                    )));
+                }
+                let is_summary = summary.as_ref().is_none_or(|summary| summary.fits(batch, config.dim_x));
+                if !(frame.is_of(batch * config.dim_x) && is_summary) {
+                    return Err(refused(format!(
+                        "its origin is not one of {} columns in each batch element",
+                        config.dim_x
                     )));
                 }
                 match n_points.iter().position(|&n| n == 0) {
@@ -91,7 +109,9 @@ impl Posterior {
         Ok(Self {
             network: network.clone(),
             batch,
-            n_points,
+            n_points: details.n_points,
+            frame: Arc::new(details.frame),
+            summary: details.summary.map(Arc::new),
             queries: Arc::new(queries),
             states,
             readout: Arc::new(OnceLock::new()),
