@@ -172,7 +172,12 @@ impl<'a> Points<'a> {
                 return Err(Error::EmptyContext { batch: Some(batch) });
             }
         }
-        let mut points = Self { values: Some(values), ..Self::new(config, domain, locations, keep, Some(n_points))? };
+        let mut points = Self { values: Some(values), ..Self::new(config, locations, keep, Some(n_points))? };
+        let (found, trained) = (points.cloud.columns.len(), domain.map(|domain| domain.coordinates.len()));
+        if let Some(trained) = trained.filter(|trained| *trained != found) {
+            let allowed = format!("{trained}, as in training");
+            return Err(Error::argument(OP, "the number of coordinates of a point", found, allowed));
+        }
         let given = given(config, &points, origins)?;
         points.frame = Arc::new(points.cloud.frame(|_, c| given[c])?);
         for (i, values) in values.chunks(n_values).enumerate() {
@@ -186,11 +191,10 @@ impl<'a> Points<'a> {
     /// Where to predict with a posterior of this frame.
     pub fn targets(
         config: &'a Config,
-        domain: Option<&Domain>,
         locations: &Locations<'a>,
         frame: &Arc<Frame>,
     ) -> Result<Self> {
-        let points = Self::new(config, domain, locations, None, None)?;
+        let points = Self::new(config, locations, None, None)?;
         points.cloud.check()?;
         if frame.origin.len() == points.batch * points.cloud.columns.len() {
             points.cloud.fits(frame, true)?;
@@ -202,7 +206,6 @@ impl<'a> Points<'a> {
     /// cannot tell by itself.
     fn new(
         config: &'a Config,
-        domain: Option<&Domain>,
         locations: &Locations<'a>,
         keep: Option<&'a [bool]>,
         n_points: Option<usize>,
@@ -250,10 +253,6 @@ impl<'a> Points<'a> {
             let is_relative = sees_differences(config, group);
             let name = Some(group.name.as_str());
             columns.extend((0..dim).map(|index| Column { group: name, numbers, dim, index, is_relative, distance }));
-        }
-        let (found, trained) = (columns.len(), domain.map(|domain| domain.coordinates.len()));
-        if let Some(trained) = trained.filter(|trained| *trained != found) {
-            return argument("coordinates of a point", found.to_string(), format!("{trained}, as in training"));
         }
         let n_points = n_points.unwrap_or(0);
         let cloud = Cloud { op: OP, batch, n: n_points, columns, keep };

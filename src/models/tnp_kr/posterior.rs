@@ -256,8 +256,7 @@ impl Posterior {
     fn points<'a>(&'a self, locations: &Locations<'a>) -> Result<Points<'a>> {
         let (found, batch) = (locations.batch, self.batch);
         check_argument(found == batch, "predict", "batch", found, format_args!("{batch}, that of the context"))?;
-        let network = &self.network;
-        let points = Points::targets(&network.about.config, network.domain.as_ref(), locations, &self.frame)?;
+        let points = Points::targets(&self.network.about.config, locations, &self.frame)?;
         let (found, columns) = (points.columns(), &self.columns);
         let allowed = format_args!("{columns:?}, those of the context");
         check_argument(found == *columns, "predict", "coordinate columns", format_args!("{found:?}"), allowed)?;
