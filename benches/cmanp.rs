@@ -36,7 +36,7 @@ fn bench(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(x.len() as u64));
         group.bench_function(BenchmarkId::new(format!("{name}/predict"), x.len()), |bencher| {
             // The latents are made of the states again, as after an update.
-            bencher.iter(|| posterior.update(&Context::new(&[], &[])).unwrap().predict(&x).unwrap());
+            bencher.iter(|| posterior.update(&Context::new(&[0.0; 0], &[])).unwrap().predict(&x).unwrap());
         });
     }
 }

@@ -69,6 +69,22 @@ pub enum Error {
         value: f32,
     },
 
+    /// A model predicts a number that is NaN or infinite.
+    #[error(
+        "{output} is {value} at point {point} (number {column} of it): the weights of the model, or what the \
+         posterior keeps of its context, overflow f32"
+    )]
+    Prediction {
+        /// What is predicted.
+        output: &'static str,
+        /// Which point of all the batch.
+        point: usize,
+        /// Which of the point's numbers.
+        column: usize,
+        /// The number.
+        value: f32,
+    },
+
     /// The model was asked to condition on nothing.
     #[error(
         "the context is empty{of}: give at least one observation in each batch element",
@@ -262,13 +278,13 @@ pub enum Error {
         message: String,
     },
 
-    /// A file could not be read or written. Why is the source of the error.
-    #[error("{path} cannot be read or written")]
+    /// A file could not be read or written.
+    #[error("{path} cannot be read or written: {cause}")]
     Io {
         /// The file.
         path: String,
-        /// Why.
-        source: std::io::Error,
+        /// Why: part of the message, and so not the source of the error as well.
+        cause: std::io::Error,
     },
 }
 

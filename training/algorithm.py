@@ -8,7 +8,6 @@ Checkpoint and training state (OUT.state.npz) are replaced atomically while it r
 
 import argparse
 import json
-import os
 import time
 
 import jax
@@ -16,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import safetensors
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 
+import domain
 import nam
 from train import learning_rate, load_state, save_state
 
@@ -146,10 +146,7 @@ def longest_question(cfg):
 def save_checkpoint(path, params, cfg, task, training):
     metadata = {"model": "nam_tm"}
     metadata |= {name: json.dumps(x) for name, x in {"config": cfg, "task": task, "training": training}.items()}
-    arrays = {name: np.ascontiguousarray(x, np.float32) for name, x in params.items()}
-    with open(path + ".tmp", "wb") as file:
-        file.write(save(arrays, metadata=metadata))
-    os.replace(path + ".tmp", path)
+    domain.write(path, params, metadata)
 
 
 def load_parameters(path):

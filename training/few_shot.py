@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import safetensors
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 
+import domain
 import nam
 from train import learning_rate
 
@@ -282,9 +283,7 @@ def print_row(name, shots, means, half_width):
 def save_checkpoint(path, p, cfg, task, training):
     metadata = {"model": "nam_few_shot"}
     metadata |= {name: json.dumps(x) for name, x in {"config": cfg, "task": task, "training": training}.items()}
-    with open(path + ".tmp", "wb") as file:
-        file.write(save({name: np.ascontiguousarray(x, np.float32) for name, x in p.items()}, metadata=metadata))
-    os.replace(path + ".tmp", path)
+    domain.write(path, p, metadata)
 
 
 def main():

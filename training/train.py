@@ -23,9 +23,10 @@ import numpy as np
 import optax
 import optax.contrib
 import safetensors
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 
 import cmanp
+import domain
 import model
 import tasks
 
@@ -109,12 +110,9 @@ def draw_training_batch(kind, seed, step, n_batch, bucket=None):
 # --- files ------------------------------------------------------------------------------
 
 
-def save_checkpoint(path, name, params, cfg, training):
-    metadata = {"model": name, "config": json.dumps(cfg), "training": json.dumps(training)}
-    arrays = {name: np.ascontiguousarray(x, np.float32) for name, x in params.items()}
-    with open(path + ".tmp", "wb") as file:
-        file.write(save(arrays, metadata=metadata))
-    os.replace(path + ".tmp", path)
+def save_checkpoint(path, name, params, cfg, training, seen):
+    metadata = {"model": name, "config": cfg, "training": training, "domain": seen}
+    domain.write(path, params, {key: x if key == "model" else json.dumps(x) for key, x in metadata.items()})
 
 
 def load_checkpoint(path):
@@ -212,6 +210,7 @@ def train(args):
     tasks_name = args.tasks or {"tnp_kr": "line", "cmanp": "series"}[args.model]
     kind = tasks.TASKS[tasks_name]
     cfg = json.load(open(args.config)) if args.config else default_config(args, kind)
+    seen = domain.domain(args.model, cfg, {"data": {"kind": tasks_name}})
     optimizer, state_path = make_optimizer(), args.state or args.out + ".state.npz"
     if args.resume:
         params, state, progress = load_state(state_path, optimizer)
@@ -262,7 +261,7 @@ def train(args):
             "finished": done >= 1.0,
             "versions": {"jax": jax.__version__, "optax": optax.__version__, "numpy": np.__version__},
         }
-        save_checkpoint(args.out, args.model, params, cfg, training)
+        save_checkpoint(args.out, args.model, params, cfg, training, seen)
         print(
             f"step {step:6}  {seconds / 60:6.1f} min  rate {rate:.1e}  training loss {loss:7.4f}"
             f"  validation log-likelihood {ll:7.4f}  oracle {oracle_ll:7.4f}",

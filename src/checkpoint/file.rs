@@ -1,21 +1,31 @@
 //! The safetensors format.
 
-use std::{io::Write, path::Path};
+use std::{collections::BTreeMap, io::Write, path::Path};
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-use super::store::Checkpoint;
+use super::{
+    fingerprint::KEY,
+    store::{Checkpoint, Parameter, Unusable},
+};
 use crate::error::{Error, Result, check_limit};
 
 /// The largest file that is read: a model of a billion parameters.
 pub const MAX_BYTES: u64 = 4 << 30;
 
+/// What a header may be larger than the data that it describes: 16,000 tensors of one number.
+const MAX_HEADER: usize = 4 << 20;
+
 impl Checkpoint {
     /// Reads a safetensors file. Numbers of type F64, F16 and BF16 are converted to F32.
     ///
+    /// Entries of another type (counters of integers) or with a number that is not finite (buffers of
+    /// masks) are no parameters: they are left out, and an error only where a model asks for one.
+    ///
     /// # Errors
     /// The file cannot be read, is larger than [`MAX_BYTES`], is truncated or otherwise not
-    /// safetensors, or holds a tensor of another type or a number that is not finite.
+    /// safetensors; its header is larger than its data need; it says what its contents' fingerprint
+    /// is, as every file that this crate writes does, and they have another.
     ///
     /// ```
     /// use wgpu_attention::checkpoint::Checkpoint;
@@ -32,7 +42,7 @@ impl Checkpoint {
     }
 
     /// [`Checkpoint::open`] of the parameters that `keep` wants by their name. What the others hold is
-    /// not looked at: counters of type I64, say, that no model here reads.
+    /// not looked at, and so neither is the fingerprint of the whole.
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
@@ -48,7 +58,7 @@ impl Checkpoint {
     /// ```
     pub fn open_where(path: impl AsRef<Path>, keep: impl Fn(&str) -> bool) -> Result<Self> {
         let path = path.as_ref();
-        let io = |source| Error::Io { path: path.display().to_string(), source };
+        let io = |cause| Error::Io { path: path.display().to_string(), cause };
         let metadata = std::fs::metadata(path).map_err(io)?;
         let size = metadata.len();
         if !metadata.is_file() {
@@ -75,7 +85,8 @@ impl Checkpoint {
         parse(bytes, Self::default().file, keep)
     }
 
-    /// A safetensors file of the parameters and metadata.
+    /// A safetensors file of the parameters and metadata, with their fingerprint beside them. Equal
+    /// contents give equal files, bit for bit.
     ///
     /// # Errors
     /// Names or sizes that the format cannot hold.
@@ -94,8 +105,14 @@ impl Checkpoint {
             Ok((name.as_str(), view))
         });
         let views = views.collect::<Result<Vec<_>>>()?;
-        let metadata = Some(self.metadata.clone()).filter(|metadata| !metadata.is_empty());
-        safetensors::serialize(views, metadata).map_err(refused)
+        let bytes = safetensors::serialize(views, None).map_err(refused)?;
+        Ok(with_metadata(&bytes, &self.described()))
+    }
+
+    /// The metadata, with the fingerprint of all else.
+    fn described(&self) -> BTreeMap<&str, String> {
+        let metadata = self.metadata.iter().map(|(key, value)| (key.as_str(), value.clone()));
+        metadata.chain([(KEY, format!("{:016x}", self.of_contents()))]).collect()
     }
 
     /// Writes [`Checkpoint::to_bytes`] to a file, which is replaced whole or not at all, by way
@@ -117,10 +134,10 @@ impl Checkpoint {
             file.sync_all()?;
             std::fs::rename(&beside, path)
         };
-        write().map_err(|source| {
+        write().map_err(|cause| {
             // What is half written is of no use, and the first error says why.
             let _ = std::fs::remove_file(&beside);
-            Error::Io { path: path.display().to_string(), source }
+            Error::Io { path: path.display().to_string(), cause }
         })
     }
 }
@@ -129,56 +146,105 @@ fn check_size(requested: u64) -> Result<()> {
     check_limit("checkpoint size in bytes", requested, MAX_BYTES)
 }
 
+/// The same file with metadata, sorted: `safetensors` writes them in an order that differs from run to
+/// run.
+fn with_metadata(bytes: &[u8], metadata: &BTreeMap<&str, String>) -> Vec<u8> {
+    let (_, rest) = bytes.split_at(LENGTH);
+    let (header, data) = rest.split_at(header_length(bytes).unwrap_or(0));
+    let header = String::from_utf8_lossy(header);
+    let tensors = header.trim().trim_start_matches('{');
+    let comma = if tensors.starts_with('"') { "," } else { "" };
+    let mut header = format!("{{\"__metadata__\":{}{comma}{tensors}", serde_json::json!(metadata));
+    // Data begin at a multiple of 8.
+    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
+}
+
+/// Bytes that say how long the header is.
+const LENGTH: usize = size_of::<u64>();
+
+fn header_length(bytes: &[u8]) -> Option<usize> {
+    usize::try_from(u64::from_le_bytes(*bytes.first_chunk()?)).ok()
+}
+
 fn parse(bytes: &[u8], file: String, keep: impl Fn(&str) -> bool) -> Result<Checkpoint> {
     let refused = |message: String| Error::Checkpoint { file: file.clone(), message };
-    let unread = |error: safetensors::SafeTensorError| refused(format!("{error}{}", other_format(bytes)));
-    // Checks lengths, offsets and overlaps before anything is copied.
-    let (_, header) = SafeTensors::read_metadata(bytes).map_err(unread)?;
-    let tensors = SafeTensors::deserialize(bytes).map_err(unread)?;
-    let mut checkpoint = Checkpoint {
-        file: file.clone(),
-        metadata: header.metadata().clone().unwrap_or_default(),
-        ..Checkpoint::default()
-    };
-    for (name, view) in tensors.iter().filter(|(name, _)| keep(name)) {
-        let data = numbers(&view).ok_or_else(|| {
-            refused(format!(
-                "parameter {name} has type {:?}, allowed are F32, F64, F16 and BF16; Checkpoint::open_where can leave it \
-                 out",
-                view.dtype()
-            ))
-        })?;
-        checkpoint.insert(name, view.shape(), data).map_err(|error| match error {
-            Error::NonFinite { name, index, value } => {
-                Error::NonFinite { name: format!("{file}: {name}"), index, value }
-            }
-            other => other,
-        })?;
+    let unread = |message: &dyn std::fmt::Display| refused(format!("{message}{}", other_format(bytes)));
+    if let Some(length) = header_length(bytes)
+        && let Some(data) = bytes.len().checked_sub(LENGTH.saturating_add(length))
+        && length > MAX_HEADER + data
+    {
+        let allowed = MAX_HEADER + data;
+        return Err(unread(&format_args!("its header has {length} bytes, allowed for {data} of data is {allowed}")));
     }
-    Ok(checkpoint)
+    // Checks lengths, offsets and overlaps before anything is copied.
+    let (length, header) = SafeTensors::read_metadata(bytes).map_err(|error| unread(&error))?;
+    let data = &bytes[LENGTH + length..];
+    let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
+    let mut checkpoint = Checkpoint { file: file.clone(), metadata, ..Checkpoint::default() };
+    let written = checkpoint.metadata.remove(KEY);
+    let mut is_whole = true;
+    for (name, info) in header.tensors() {
+        if !keep(&name) {
+            is_whole = false;
+            continue;
+        }
+        let (start, end) = info.data_offsets;
+        let Some(data) = numbers(info.dtype, &data[start..end]) else {
+            checkpoint.unusable.insert(name, Unusable::Type(format!("{:?}", info.dtype)));
+            continue;
+        };
+        if let Some(index) = data.iter().position(|x| !x.is_finite()) {
+            checkpoint.unusable.insert(name, Unusable::NonFinite { index, value: data[index] });
+        } else {
+            checkpoint.parameters.insert(name, Parameter { shape: info.shape.clone(), data });
+        }
+    }
+    let found = written.as_ref().filter(|_| is_whole).map(|_| format!("{:016x}", checkpoint.of_contents()));
+    match (written, found) {
+        (Some(written), Some(found)) if written != found => Err(refused(format!(
+            "its contents are not those that were saved: their fingerprint is {found}, saved as {written:?}; if they were \
+             changed on purpose, take the fingerprint out of the metadata"
+        ))),
+        _ => Ok(checkpoint),
+    }
 }
 
 /// What bytes that are no safetensors may be instead.
-fn other_format(bytes: &[u8]) -> &'static str {
-    match bytes {
-        [b'P', b'K', 3, 4, ..] => {
-            ". It is a zip archive, as .pt, .pth and .npz files are; save its tensors with Python's safetensors"
+fn other_format(bytes: &[u8]) -> String {
+    const SAVE: &str = "; save its tensors with Python's safetensors";
+    let text = std::str::from_utf8(&bytes[..bytes.len().min(512)]);
+    // A character may be cut.
+    let is_text = text.as_ref().map_or_else(|error| error.error_len().is_none(), |_| true)
+        && !bytes.iter().take(512).any(|byte| byte.is_ascii_control() && !byte.is_ascii_whitespace());
+    let start = String::from_utf8_lossy(&bytes[..bytes.len().min(512)]).trim_start().to_ascii_lowercase();
+    let (what, help) = match bytes {
+        [] => ("an empty file", ""),
+        [b'P', b'K', 3, 4, ..] => ("a zip archive, as .pt, .pth and .npz files are", SAVE),
+        [0x80, 2..=5, ..] => ("a Python pickle, as older .pt files are", SAVE),
+        [0x93, b'N', b'U', b'M', b'P', b'Y', ..] => ("an array of NumPy, as .npy files are", SAVE),
+        [0x89, b'H', b'D', b'F', ..] => ("an HDF5 file", SAVE),
+        [b'G', b'G', b'U', b'F', ..] => ("a GGUF file", SAVE),
+        [0x1f, 0x8b, ..] => ("compressed with gzip", "; decompress it first"),
+        _ if start.starts_with("version https://git-lfs") => {
+            ("a pointer of git-LFS, not the file itself", "; fetch it with `git lfs pull`")
         }
-        [0x80, 2..=5, ..] => {
-            ". It is a Python pickle, as older .pt files are; save its tensors with Python's safetensors"
+        _ if start.starts_with("<!doctype html") || start.starts_with("<html") => {
+            ("an HTML page", "; its address was that of a page about the file, not of the file")
         }
-        _ => "",
-    }
+        _ if is_text => ("text", ""),
+        _ => return String::new(),
+    };
+    format!(". It is {what}{help}")
 }
 
 /// The numbers of a tensor as f32; `None` for a type that is not a float.
-fn numbers(view: &TensorView<'_>) -> Option<Vec<f32>> {
+fn numbers(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
     // The data need not be aligned, so it is read number by number.
     fn collect<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f32) -> Vec<f32> {
         bytes.as_chunks::<N>().0.iter().map(|&bytes| number(bytes)).collect()
     }
-    let bytes = view.data();
-    match view.dtype() {
+    match dtype {
         Dtype::F32 => Some(collect(bytes, f32::from_le_bytes)),
         Dtype::F64 => Some(collect(bytes, |bytes| f64::from_le_bytes(bytes) as f32)),
         Dtype::F16 => Some(collect(bytes, |bytes| half::f16::from_le_bytes(bytes).to_f32())),

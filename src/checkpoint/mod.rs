@@ -3,7 +3,7 @@
 //! # What a file holds
 //!
 //! Tensors of type F32, F64, F16 or BF16, each with the name and the shape that the authors' code
-//! gives it, and strings of metadata by two keys, from which a model opens itself:
+//! gives it (what is of another type, or not finite, matters only where a model asks for it), and strings of metadata by two keys, from which a model opens itself:
 //!
 //! | `model` | opened by | `config`, as JSON |
 //! |---|---|---|
@@ -14,8 +14,11 @@
 //! | `nam_lsam` | [`LsamAe`](crate::models::nam::LsamAe) | [`LsamAeConfig`](crate::models::nam::LsamAeConfig) |
 //! | `nam_transformer` | [`NamTransformer`](crate::models::nam::NamTransformer) | [`TransformerConfig`](crate::models::nam::TransformerConfig) |
 //!
-//! Any other key is free. A saved posterior is under the key `posterior`. Without metadata, a model's
-//! `new` takes the configuration beside the parameters. In Python:
+//! Any other key is free but three: a saved posterior is under the key `posterior`; `domain` may say what
+//! the training was like ([`Domain`](crate::models::Domain)), so that predictions say where they lie
+//! outside of it; `fingerprint`, which every file written here has, is that of all else in the file, and
+//! a file that has another by now is refused. Without metadata, a model's `new` takes the configuration
+//! beside the parameters. In Python:
 //!
 //! ```python
 //! from safetensors.torch import save_file
@@ -42,10 +45,12 @@
 //! ```
 
 mod file;
+mod fingerprint;
 mod parameters;
 mod random;
 mod store;
 
 pub use file::MAX_BYTES;
+pub(crate) use fingerprint::Fingerprint;
 pub use parameters::Parameters;
 pub use store::Checkpoint;

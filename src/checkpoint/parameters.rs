@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use super::store::{Checkpoint, Parameter};
+use super::store::{Checkpoint, Parameter, Unusable};
 use crate::{
     device::Device,
     error::{Error, Result},
@@ -120,6 +120,20 @@ impl<'a> Parameters<'a> {
     fn find(&self, name: &str, shape: &[usize], is_random: bool) -> Result<&'a [f32]> {
         let (name, expected) = (format!("{}{name}", self.prefix), shape.to_vec());
         let file = || self.checkpoint.file.clone();
+        if let Some(unusable) = self.checkpoint.unusable.get(&name) {
+            let file = self.checkpoint.file();
+            return Err(match unusable {
+                Unusable::NonFinite { index, value } => Error::NonFinite {
+                    name: format!("checkpoint {file}: parameter {name}"),
+                    index: *index,
+                    value: *value,
+                },
+                Unusable::Type(found) => Error::Checkpoint {
+                    file: file.to_owned(),
+                    message: format!("parameter {name} has type {found}, allowed are F32, F64, F16 and BF16"),
+                },
+            });
+        }
         match self.checkpoint.parameters.get(&name) {
             None => {
                 let similar = similar(&name, shape, &self.checkpoint.parameters, &self.used.borrow());
@@ -137,7 +151,7 @@ impl<'a> Parameters<'a> {
 }
 
 /// Names of parameters that nothing has used so far, of those that end most like the missing one, and
-/// of these first those that have its shape.
+/// of these first those with most parts of its name and those that have its shape.
 fn similar(
     missing: &str,
     shape: &[usize],
@@ -146,10 +160,15 @@ fn similar(
 ) -> Vec<String> {
     let parts = |name: &'_ str| name.rsplit(['.', '/', ':']).map(str::to_owned).collect::<Vec<_>>();
     let missing = parts(missing);
-    let n_equal = |name: &str| parts(name).iter().zip(&missing).take_while(|(a, b)| a == b).count();
+    let n_equal = |parts: &[String]| parts.iter().zip(&missing).take_while(|(a, b)| a == b).count();
+    let n_shared = |parts: &[String]| parts.iter().filter(|part| missing.contains(part)).count();
     let unused = parameters.iter().filter(|(name, _)| !used.contains(*name));
-    let mut names: Vec<_> =
-        unused.map(|(name, parameter)| (Reverse(n_equal(name)), parameter.shape != shape, name)).collect();
+    let mut names: Vec<_> = unused
+        .map(|(name, parameter)| {
+            let parts = parts(name);
+            (Reverse(n_equal(&parts)), Reverse(n_shared(&parts)), parameter.shape != shape, name)
+        })
+        .collect();
     names.sort();
     let most = names.first().map(|(n_equal, ..)| *n_equal);
     let best = names.into_iter().take_while(|(n_equal, ..)| Some(*n_equal) == most);

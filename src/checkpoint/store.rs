@@ -1,10 +1,8 @@
 //! Named parameters on the host.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-};
+use std::{collections::BTreeMap, fmt};
 
+use super::fingerprint::{Fingerprint, KEY};
 use crate::{
     error::{Error, Result},
     tensor::{check_finite, n_elements},
@@ -28,8 +26,10 @@ use crate::{
 #[derive(Clone)]
 pub struct Checkpoint {
     pub(super) file: String,
-    pub(super) metadata: HashMap<String, String>,
+    pub(super) metadata: BTreeMap<String, String>,
     pub(super) parameters: BTreeMap<String, Parameter>,
+    /// What a file holds beside them that no parameter can be: it matters to who asks for it.
+    pub(super) unusable: BTreeMap<String, Unusable>,
 }
 
 #[derive(Clone)]
@@ -38,9 +38,23 @@ pub(super) struct Parameter {
     pub data: Vec<f32>,
 }
 
+/// Why an entry of a file is no parameter.
+#[derive(Clone)]
+pub(super) enum Unusable {
+    /// Its type.
+    Type(String),
+    /// Its first number that is not finite.
+    NonFinite { index: usize, value: f32 },
+}
+
 impl Default for Checkpoint {
     fn default() -> Self {
-        Self { file: "<memory>".to_owned(), metadata: HashMap::new(), parameters: BTreeMap::new() }
+        Self {
+            file: "<memory>".to_owned(),
+            metadata: BTreeMap::new(),
+            parameters: BTreeMap::new(),
+            unusable: BTreeMap::new(),
+        }
     }
 }
 
@@ -71,6 +85,7 @@ impl Checkpoint {
             return Err(Error::Length { shape: shape.to_vec(), expected, found: data.len() });
         }
         check_finite(&format!("parameter {name}"), &data)?;
+        self.unusable.remove(name);
         self.parameters.insert(name.to_owned(), Parameter { shape: shape.to_vec(), data });
         Ok(())
     }
@@ -87,6 +102,7 @@ impl Checkpoint {
 
     /// Takes a parameter out: its shape and its numbers, if it was there.
     pub fn remove(&mut self, name: &str) -> Option<(Vec<usize>, Vec<f32>)> {
+        self.unusable.remove(name);
         self.parameters.remove(name).map(|parameter| (parameter.shape, parameter.data))
     }
 
@@ -114,8 +130,11 @@ impl Checkpoint {
                 return Err(Error::argument("Checkpoint::rename", "the new name", found, "a name for each"));
             }
         }
-        let parameters = std::mem::take(&mut self.parameters);
-        self.parameters = parameters.into_iter().map(|(name, parameter)| (to(&name), parameter)).collect();
+        fn renamed<T>(map: &mut BTreeMap<String, T>, to: impl Fn(&str) -> String) {
+            *map = std::mem::take(map).into_iter().map(|(name, entry)| (to(&name), entry)).collect();
+        }
+        renamed(&mut self.parameters, &to);
+        renamed(&mut self.unusable, &to);
         Ok(())
     }
 
@@ -132,14 +151,28 @@ impl Checkpoint {
     /// A number that differs between parameters that differ (FNV-1a over names, shapes and
     /// bits), the same on every platform.
     pub fn fingerprint(&self) -> u64 {
-        let mut hash = 0xcbf2_9ce4_8422_2325u64;
-        let mut add = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        self.of_parameters().0
+    }
+
+    fn of_parameters(&self) -> Fingerprint {
+        let mut fingerprint = Fingerprint::default();
         for (name, parameter) in &self.parameters {
-            name.bytes().for_each(&mut add);
-            parameter.shape.iter().flat_map(|&d| (d as u64).to_le_bytes()).for_each(&mut add);
-            parameter.data.iter().flat_map(|x| x.to_le_bytes()).for_each(&mut add);
+            fingerprint.add(name.as_bytes());
+            parameter.shape.iter().for_each(|&d| fingerprint.add(&(d as u64).to_le_bytes()));
+            parameter.data.iter().for_each(|x| fingerprint.add(&x.to_le_bytes()));
         }
-        hash
+        fingerprint
+    }
+
+    /// That of the metadata too: what a file says of itself.
+    pub(super) fn of_contents(&self) -> u64 {
+        let mut fingerprint = self.of_parameters();
+        let metadata = self.metadata.iter().filter(|(key, _)| *key != KEY);
+        for text in metadata.flat_map(|(key, value)| [key, value]) {
+            fingerprint.add(text.as_bytes());
+            fingerprint.add(&[0]);
+        }
+        fingerprint.0
     }
 
     /// Adds a value to the metadata, or replaces the one of that key.
@@ -149,9 +182,7 @@ impl Checkpoint {
 
     /// The keys of the metadata, sorted.
     pub fn metadata_keys(&self) -> Vec<&str> {
-        let mut keys: Vec<&str> = self.metadata.keys().map(String::as_str).collect();
-        keys.sort_unstable();
-        keys
+        self.metadata.keys().map(String::as_str).collect()
     }
 
     /// A value of the metadata.

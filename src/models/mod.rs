@@ -8,7 +8,12 @@ pub mod layers;
 pub mod nam;
 pub mod tnp_kr;
 
+mod domain;
+mod frame;
 mod open;
 mod points;
 mod saved;
 mod tiles;
+
+pub use domain::{CoordinateDomain, Departure, Domain, Outside, ValueDomain};
+pub use points::Coordinate;

@@ -1,11 +1,12 @@
-//! The part of a saved posterior that is alike in all models: which model it is of.
+//! The part of a saved posterior that is alike in all models: which model it is of, and what tells that
+//! it is as it was saved.
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use super::open::About;
 use crate::{
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, Fingerprint},
     error::{Error, Result},
 };
 
@@ -20,11 +21,15 @@ struct Metadata<'a, C, D> {
     /// That of the network's parameters.
     fingerprint: u64,
     batch: usize,
+    /// That of the posterior's tensors.
+    states: u64,
+    /// That of the batch and the details.
+    numbers: u64,
     #[serde(flatten)]
     details: &'a D,
 }
 
-/// Adds to the tensors of a posterior what they do not say.
+/// Adds to the tensors of a posterior, all of them, what they do not say.
 pub(crate) fn write<C: Serialize, D: Serialize>(
     checkpoint: &mut Checkpoint,
     about: &About<C>,
@@ -32,16 +37,25 @@ pub(crate) fn write<C: Serialize, D: Serialize>(
     details: &D,
 ) -> Result<()> {
     let About { model, config, fingerprint, .. } = about;
-    let metadata = Metadata { model, config, fingerprint: *fingerprint, batch, details };
+    let (states, numbers) = (checkpoint.fingerprint(), numbers(checkpoint, batch, details)?);
+    let metadata = Metadata { model, config, fingerprint: *fingerprint, batch, states, numbers, details };
     let json = serde_json::to_string(&metadata).map_err(|error| refused(checkpoint, error.to_string()))?;
     checkpoint.set_metadata(KEY, json);
     Ok(())
 }
 
-/// The batch and the details of a posterior, which must be one of this model.
-pub(crate) fn read<C: DeserializeOwned + PartialEq, D: DeserializeOwned>(
+/// The fingerprint of what is not in the tensors.
+fn numbers<D: Serialize>(checkpoint: &Checkpoint, batch: usize, details: &D) -> Result<u64> {
+    let text = serde_json::to_string(&(batch, details)).map_err(|error| refused(checkpoint, error.to_string()))?;
+    Ok(Fingerprint::of(&text))
+}
+
+/// The batch and the details of a posterior, which must be one of this model, as it was saved. `check`
+/// refuses what contradicts itself, and has more to say about it.
+pub(crate) fn read<C: DeserializeOwned + PartialEq, D: DeserializeOwned + Serialize>(
     checkpoint: &Checkpoint,
     about: &About<C>,
+    check: impl FnOnce(usize, &D) -> Result<()>,
 ) -> Result<(usize, D)> {
     let mut fields: Map<String, Value> = parse(checkpoint, KEY, serde_json::from_str(checkpoint.metadata(KEY)?))?;
     let model: String = take(checkpoint, &mut fields, "model")?;
@@ -61,8 +75,22 @@ pub(crate) fn read<C: DeserializeOwned + PartialEq, D: DeserializeOwned>(
     if batch == 0 {
         return Err(refused(checkpoint, "its batch is 0, allowed is 1 or more".into()));
     }
+    let states: u64 = take(checkpoint, &mut fields, "states")?;
+    let saved: u64 = take(checkpoint, &mut fields, "numbers")?;
     // What is left are the details, which refuse a field that they do not know.
-    Ok((batch, parse(checkpoint, KEY, serde_json::from_value(Value::Object(fields)))?))
+    let details = parse(checkpoint, KEY, serde_json::from_value(Value::Object(fields)))?;
+    as_saved(checkpoint, "states", checkpoint.fingerprint(), states)?;
+    check(batch, &details)?;
+    as_saved(checkpoint, "counts and sizes", numbers(checkpoint, batch, &details)?, saved)?;
+    Ok((batch, details))
+}
+
+fn as_saved(checkpoint: &Checkpoint, what: &str, found: u64, saved: u64) -> Result<()> {
+    if found == saved {
+        return Ok(());
+    }
+    let message = format!("its {what} are not those that were saved: fingerprint {found:016x}, saved as {saved:016x}");
+    Err(refused(checkpoint, message))
 }
 
 fn take<T: DeserializeOwned>(checkpoint: &Checkpoint, fields: &mut Map<String, Value>, name: &str) -> Result<T> {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::{
     device::Device,
-    error::Result,
+    error::{Error, Result},
     tensor::{PendingRead, Tensor},
 };
 
@@ -47,4 +47,28 @@ pub(crate) fn place(tile: &Range<usize>, width: usize, from: &[f32], to: &mut [f
     for (from, to) in from.chunks_exact(len).zip(to.chunks_exact_mut(to.len() / batch)) {
         to[tile.start * width..][..len].copy_from_slice(from);
     }
+}
+
+/// What was computed of some points, `[.., width]`, on the host; refuses what is not finite.
+pub(crate) async fn read_predicted(output: &'static str, numbers: &Tensor) -> Result<Vec<f32>> {
+    let width = numbers.shape().last().copied().unwrap_or(1).max(1);
+    let n = numbers.len() / width;
+    let numbers = numbers.read_async().await?;
+    check_predicted(output, (n, width), &(0..n), &numbers)?;
+    Ok(numbers)
+}
+
+/// Refuses an output `[batch, len, width]` of a tile of the `n` points of each batch element that is
+/// not finite.
+pub(crate) fn check_predicted(
+    output: &'static str,
+    (n, width): (usize, usize),
+    tile: &Range<usize>,
+    numbers: &[f32],
+) -> Result<()> {
+    let Some(index) = numbers.iter().position(|x| !x.is_finite()) else { return Ok(()) };
+    let row = index / width;
+    let element = row / tile.len().max(1);
+    let point = element * n + tile.start + row % tile.len().max(1);
+    Err(Error::Prediction { output, point, column: index % width, value: numbers[index] })
 }

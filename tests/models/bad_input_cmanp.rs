@@ -28,7 +28,7 @@ fn cmanp_contexts_and_predictions() {
         let read = |x: &[f32], y: &[f32]| model.condition(&Context::new(x, y));
         refused(read(&[], &[]), &["context is empty", "at least one"]);
         refused(model.condition(&Context::new(&x, &y).batch(0)), &["batch", "1 or more"]);
-        refused(model.condition(&Context::new(&[], &[]).batch(usize::MAX)), &["context is empty"]);
+        refused(model.condition(&Context::new(&[0.0; 0], &[]).batch(usize::MAX)), &["context is empty"]);
         refused(model.condition(&Context::new(&x, &y).batch(2).mask(&[true, false])), &["batch element 1"]);
         refused(model.condition(&Context::new(&x, &y).mask(&[true])), &["[1, 2]", "2", "1"]);
         refused(read(&x, &y[..3]), &["[1, 2, 2]", "4", "3"]);
@@ -40,7 +40,7 @@ fn cmanp_contexts_and_predictions() {
         let posterior = read(&x, &y).unwrap();
         refused(posterior.update(&Context::new(&x, &y).batch(2)), &["batch", "2", "1, that of the posterior"]);
         refused(posterior.update(&Context::new(&[f32::NAN], &y[..2])), &["x of point 0", "NaN"]);
-        assert_eq!(posterior.update(&Context::new(&[], &[])).unwrap().n_points(), [2]);
+        assert_eq!(posterior.update(&Context::new(&[0.0; 0], &[])).unwrap().n_points(), [2]);
         refused(posterior.predict(&[f32::NAN]), &["x of point 0", "NaN"]);
         refused(posterior.predict_joint(&x), &["without covariance", "Posterior::predict"]);
         refused(posterior.evaluate(&x, &y, 1), &["without covariance"]);
@@ -70,11 +70,11 @@ fn cmanp_contexts_and_predictions() {
         refused(joint.evaluate(&x, &[0.0, 0.0, 0.0, f32::NAN], 1), &["y[3]", "NaN"]);
         refused(joint.predict(&x), &["predict_joint"]);
         refused(joint.evaluate(&x, &y, 0), &["block", "1 or more"]);
-        refused(joint.evaluate(&[], &[], 1), &["points", "1 or more"]);
+        refused(joint.evaluate(&[0.0; 0], &[], 1), &["points", "1 or more"]);
         refused(joint.evaluate(&x, &y[..2], 1), &["[1, 2, 2]", "2"]);
         refused(joint.predict_joint(&vec![0.0; cmanp::MAX_JOINT]), &["together", &cmanp::MAX_JOINT.to_string()]);
         refused(joint_of_many.predict_joint(&vec![0.0; 4 * cmanp::MAX_JOINT]), &["together", "4096 allowed"]);
-        assert!(joint.predict_joint(&[]).unwrap()[0].is_empty());
+        assert!(joint.predict_joint(&[0.0; 0]).unwrap()[0].is_empty());
     }
 }
 

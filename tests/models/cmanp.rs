@@ -98,7 +98,7 @@ fn updates_of_any_size_and_order_are_one_condition() {
             assert_close(&updated.predict(&test.x).unwrap(), &prediction, &format!("{name}, updates of {step}"));
         }
         // Updating leaves what was there as it was, and nothing new changes nothing.
-        let again = whole.update(&Context::new(&[], &[])).unwrap();
+        let again = whole.update(&Context::new(&[0.0; 0], &[])).unwrap();
         assert_eq!(bits(&again.predict(&test.x).unwrap()), bits(&whole.predict(&test.x).unwrap()), "{name}");
         assert_eq!(whole.n_points(), [150]);
     }
@@ -148,7 +148,12 @@ fn data_sets_of_a_batch_may_differ_in_length() {
             for (b, data) in [&first, &second].into_iter().enumerate() {
                 let alone = model.condition(&data.context()).unwrap().predict(&test.x).unwrap();
                 let part = |x: &[f32]| x[b * 90..][..90].to_vec();
-                let of_both = Prediction { shape: alone.shape, mean: part(&both.mean), std: part(&both.std) };
+                let of_both = Prediction {
+                    shape: alone.shape,
+                    mean: part(&both.mean),
+                    std: part(&both.std),
+                    ..Default::default()
+                };
                 assert_close(&of_both, &alone, &format!("{name}, data set {b}"));
             }
         }
@@ -184,7 +189,7 @@ fn a_saved_posterior_goes_on_with_the_same_bits() {
         }
         let mut damaged = bytes.clone();
         *damaged.last_mut().unwrap() ^= 1;
-        let message = model.restore(&Checkpoint::from_bytes(&damaged).unwrap()).unwrap_err().to_string();
+        let message = Checkpoint::from_bytes(&damaged).unwrap_err().to_string();
         assert!(message.contains("not those that were saved"), "{message}");
         let message = model.restore(&checkpoint).unwrap_err().to_string();
         assert!(message.contains("posterior"), "{message}");
@@ -233,7 +238,7 @@ fn posteriors_go_to_other_threads_and_answer_asynchronously() {
                 assert_eq!(there.join().unwrap(), posterior.predict(&test.x).unwrap(), "{name}");
             }
         });
-        let none = posterior.predict(&[]).unwrap();
+        let none = posterior.predict(&[0.0; 0]).unwrap();
         assert_eq!((none.shape, none.mean.len()), ([1, 0, 3], 0));
     }
 }

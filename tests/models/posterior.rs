@@ -195,6 +195,11 @@ fn saved_posteriors_of_something_else_are_refused() {
         let mut misshapen = saved.clone();
         let tensor = saved.names().find(|name| name.starts_with("memory_1.")).unwrap().to_owned();
         misshapen.insert(&tensor, &[7], vec![0.0; 7]).unwrap();
+        refused(model.restore(&misshapen), &["states are not those that were saved"]);
+        let metadata = saved.metadata("posterior").unwrap();
+        let states = |of: &Checkpoint| format!("\"states\":{}", of.fingerprint());
+        assert!(metadata.contains(&states(&saved)), "{metadata}");
+        misshapen.set_metadata("posterior", metadata.replace(&states(&saved), &states(&misshapen)));
         refused(model.restore(&misshapen), &[&tensor, "[7]"]);
         for (from, to) in [
             ("\"batch\":1", "\"batch\":0"),

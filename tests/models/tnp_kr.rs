@@ -207,7 +207,7 @@ fn posteriors_go_to_other_threads_and_answer_asynchronously() {
                 });
             }
         });
-        let none = posterior.predict(&Locations::space(2, &[]).time(&[])).unwrap();
+        let none = posterior.predict(&Locations::space(2, &[0.0; 0]).time(&[0.0; 0])).unwrap();
         assert_eq!((none.shape, none.mean.len()), ([1, 0, 2], 0));
     }
 }

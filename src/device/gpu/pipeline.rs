@@ -132,10 +132,10 @@ impl PipelineFile {
             file.sync_all()?;
             std::fs::rename(&beside, &self.path)
         };
-        write().map_err(|source| {
+        write().map_err(|cause| {
             // What is half written is of no use, and the first error says why.
             let _ = std::fs::remove_file(&beside);
-            Error::Io { path: self.path.display().to_string(), source }
+            Error::Io { path: self.path.display().to_string(), cause }
         })
     }
 }

@@ -84,7 +84,7 @@ impl Gpu {
         std::thread::Builder::new()
             .name(format!("attention {}", self.number))
             .spawn(run)
-            .map_err(|source| Error::Io { path: "a thread that waits for the device".into(), source })?;
+            .map_err(|cause| Error::Io { path: "a thread that waits for the device".into(), cause })?;
         Ok(waiter.insert(sender).clone())
     }
 

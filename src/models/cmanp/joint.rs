@@ -1,5 +1,7 @@
 //! Predictions of a CMANP-AND: targets that vary together.
 
+use std::ops::Range;
+
 use nalgebra::{Cholesky, DMatrix, DVector};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
@@ -11,6 +13,10 @@ use super::{
 };
 use crate::{
     error::{Error, Result, check_argument, check_limit},
+    models::{
+        domain::Outside,
+        points::{Coordinate, Numbers},
+    },
     ops::feature_map::normal,
     tensor::check_finite,
 };
@@ -50,6 +56,7 @@ pub struct JointPrediction {
     projections: Vec<f32>,
     /// The batch element, whose draws have a stream of random numbers of their own.
     element: usize,
+    outside: Outside,
 }
 
 /// What [`Posterior::evaluate`] returns.
@@ -98,7 +105,7 @@ impl JointPrediction {
             return Err(refused(format!("number {i} on the diagonal of its factor is {}", factor[(i, i)])));
         }
         let mean = DVector::from_iterator(n, mean.iter().map(wide));
-        Ok(Self { mean, factor, projections: projections.to_vec(), element })
+        Ok(Self { mean, factor, projections: projections.to_vec(), element, outside: Outside::default() })
     }
 
     /// Numbers that vary together: points times channels.
@@ -109,6 +116,11 @@ impl JointPrediction {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// How the observations and the points differ from what the network was trained on.
+    pub fn outside(&self) -> &Outside {
+        &self.outside
     }
 
     /// The expected value, `[n]`.
@@ -176,6 +188,11 @@ fn random(seed: u64, element: usize) -> ChaCha8Rng {
     random
 }
 
+/// Some points of each batch element, of `[batch, n, dim]`.
+fn pick<T: Copy>(numbers: &[T], n: usize, dim: usize, points: &Range<usize>) -> Vec<T> {
+    numbers.chunks(n * dim).flat_map(|rows| &rows[points.start * dim..points.end * dim]).copied().collect()
+}
+
 fn row_major(matrix: &DMatrix<f64>) -> Vec<f64> {
     matrix.transpose().as_slice().to_vec()
 }
@@ -188,7 +205,7 @@ impl Posterior {
     /// A model without a covariance; more than [`MAX_JOINT`] numbers; sizes that do not fit;
     /// numbers that are not finite; a covariance that is not positive definite.
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn predict_joint(&self, x: &[f32]) -> Result<Vec<JointPrediction>> {
+    pub fn predict_joint<T: Coordinate>(&self, x: &[T]) -> Result<Vec<JointPrediction>> {
         pollster::block_on(self.predict_joint_async(x))
     }
 
@@ -196,10 +213,11 @@ impl Posterior {
     ///
     /// # Errors
     /// As [`Posterior::predict_joint`].
-    pub async fn predict_joint_async(&self, x: &[f32]) -> Result<Vec<JointPrediction>> {
+    pub async fn predict_joint_async<T: Coordinate>(&self, x: &[T]) -> Result<Vec<JointPrediction>> {
         let covariance = self.covariance("Posterior::predict_joint")?;
         let config = &self.network.about.config;
-        let targets = self.targets(x)?;
+        let targets = self.targets(Numbers::new(x))?;
+        let outside = self.outside(&targets);
         let n = targets.n * config.dim_y;
         let allowed = (MAX_JOINT * MAX_JOINT / self.batch).isqrt();
         let limit = "numbers predicted together (points times channels), in each batch element";
@@ -222,7 +240,8 @@ impl Posterior {
         };
         let one = |b| {
             let numbers = [&mean, &projections, &diagonal].map(|numbers| &numbers[of(numbers, b)]);
-            JointPrediction::new(config, covariance.kind, b, numbers)
+            let joint = JointPrediction::new(config, covariance.kind, b, numbers)?;
+            Ok(JointPrediction { outside: outside.clone(), ..joint })
         };
         (0..self.batch).map(one).collect()
     }
@@ -236,7 +255,7 @@ impl Posterior {
     /// As [`Posterior::predict_joint`] and [`Posterior::update`]; a block of 0; no points; a number
     /// of `y` that is not finite.
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn evaluate(&self, x: &[f32], y: &[f32], block: usize) -> Result<Evaluation> {
+    pub fn evaluate<T: Coordinate>(&self, x: &[T], y: &[f32], block: usize) -> Result<Evaluation> {
         pollster::block_on(self.evaluate_async(x, y, block))
     }
 
@@ -244,7 +263,7 @@ impl Posterior {
     ///
     /// # Errors
     /// As [`Posterior::evaluate`].
-    pub async fn evaluate_async(&self, x: &[f32], y: &[f32], block: usize) -> Result<Evaluation> {
+    pub async fn evaluate_async<T: Coordinate>(&self, x: &[T], y: &[f32], block: usize) -> Result<Evaluation> {
         let config = &self.network.about.config;
         let n = self.check_blocks("Posterior::evaluate", x, block)?;
         let expected = self.batch * n * config.dim_y;
@@ -257,11 +276,7 @@ impl Posterior {
         let mut log_densities = Vec::new();
         for start in (0..n).step_by(block) {
             let points = start..n.min(start + block);
-            let pick = |numbers: &[f32], dim: usize| -> Vec<f32> {
-                let rows = numbers.chunks(n * dim).flat_map(|rows| &rows[points.start * dim..points.end * dim]);
-                rows.copied().collect()
-            };
-            let (x, y) = (pick(x, config.dim_x), pick(y, config.dim_y));
+            let (x, y) = (pick(x, n, config.dim_x, &points), pick(y, n, config.dim_y, &points));
             let predictions = posterior.predict_joint_async(&x).await?;
             let of_batch = predictions.iter().zip(y.chunks(points.len() * config.dim_y));
             log_densities.push(of_batch.map(|(prediction, y)| prediction.log_density(y)).collect::<Result<Vec<_>>>()?);
@@ -304,7 +319,7 @@ impl Posterior {
     /// # }
     /// ```
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn sample(&self, x: &[f32], block: usize, seed: u64) -> Result<Vec<f32>> {
+    pub fn sample<T: Coordinate>(&self, x: &[T], block: usize, seed: u64) -> Result<Vec<f32>> {
         pollster::block_on(self.sample_async(x, block, seed))
     }
 
@@ -312,7 +327,7 @@ impl Posterior {
     ///
     /// # Errors
     /// As [`Posterior::sample`].
-    pub async fn sample_async(&self, x: &[f32], block: usize, seed: u64) -> Result<Vec<f32>> {
+    pub async fn sample_async<T: Coordinate>(&self, x: &[T], block: usize, seed: u64) -> Result<Vec<f32>> {
         let config = &self.network.about.config;
         let n = self.check_blocks("Posterior::sample", x, block)?;
         let mut random: Vec<ChaCha8Rng> = (0..self.batch).map(|b| random(seed, b)).collect();
@@ -320,8 +335,7 @@ impl Posterior {
         let mut drawn = vec![Vec::new(); self.batch];
         for start in (0..n).step_by(block) {
             let end = n.min(start + block);
-            let rows = x.chunks(n * config.dim_x).flat_map(|rows| &rows[start * config.dim_x..end * config.dim_x]);
-            let x: Vec<f32> = rows.copied().collect();
+            let x = pick(x, n, config.dim_x, &(start..end));
             let predictions = posterior.predict_joint_async(&x).await?;
             let values: Vec<Vec<f32>> = predictions
                 .iter()
@@ -345,9 +359,9 @@ impl Posterior {
     }
 
     /// The number of points in a batch element, checked.
-    fn check_blocks(&self, what: &'static str, x: &[f32], block: usize) -> Result<usize> {
+    fn check_blocks<T: Coordinate>(&self, what: &'static str, x: &[T], block: usize) -> Result<usize> {
         self.covariance(what)?;
-        let n = self.targets(x)?.n;
+        let n = self.targets(Numbers::new(x))?.n;
         check_argument(block > 0, what, "block", 0, "1 or more")?;
         check_argument(n > 0, what, "points", 0, "1 or more")?;
         Ok(n)

@@ -45,7 +45,12 @@ pub use joint::{Evaluation, JointPrediction, MAX_JOINT};
 pub use points::Context;
 pub use posterior::{Posterior, Prediction};
 
-use crate::{checkpoint::Checkpoint, device::Device, error::Result, models::open};
+use crate::{
+    checkpoint::Checkpoint,
+    device::Device,
+    error::Result,
+    models::{domain::Domain, open},
+};
 use network::{MODEL, Network};
 
 /// A trained CMANP, CMANP-AND or LBANP. Cheap to clone.
@@ -123,6 +128,11 @@ impl Cmanp {
         &self.network.about.config
     }
 
+    /// What the network was trained on, if its checkpoint says so.
+    pub fn domain(&self) -> Option<&Domain> {
+        self.network.domain.as_ref()
+    }
+
     /// Where the network runs.
     pub fn device(&self) -> &Device {
         &self.network.about.device
@@ -134,7 +144,9 @@ impl Cmanp {
     /// are read in blocks. (An LBANP reads its context whole.)
     ///
     /// # Errors
-    /// No observations in some batch element; sizes that do not fit; numbers that are not finite.
+    /// No observations in some batch element; sizes that do not fit; numbers that are not finite;
+    /// coordinates more than 1e18 from the origin, or so close together for their size that their
+    /// differences do not survive as f32 (see [`Context::origin`]).
     pub fn condition(&self, context: &Context<'_>) -> Result<Posterior> {
         self.condition_in_blocks(context, self.network.tile(1))
     }

@@ -12,6 +12,7 @@ use crate::{
     checkpoint::Parameters,
     error::Result,
     models::{
+        domain::{Domain, domain},
         layers::{LayerNorm, Mlp},
         open::About,
         tiles,
@@ -23,6 +24,8 @@ pub(super) const MODEL: &str = "cmanp";
 
 pub(super) struct Network {
     pub about: About<Config>,
+    /// What it was trained on, if the checkpoint says so.
+    pub domain: Option<Domain>,
     pub latents: Latents,
     pub embedder: Mlp,
     query_embedder: Mlp,
@@ -51,6 +54,7 @@ impl Network {
             norm: LayerNorm::load_torch(&parameters.scope("norm"), width)?,
             predictor: Mlp::load_torch(&parameters.scope("predictor"), width, &heads)?,
             covariance: Covariance::load(parameters, config)?,
+            domain: domain(parameters.checkpoint(), Some(config.dim_x))?,
             about: About::new(MODEL, config, parameters),
         })
     }

@@ -1,18 +1,22 @@
 //! Observations and where to predict, checked.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use super::config::Config;
 use crate::{
     device::Device,
-    error::{Error, Result},
-    models::points::{check_batch, check_length, mask},
+    error::{Error, Result, check_argument},
+    models::{
+        domain::{Domain, Outside, Summary},
+        frame::{Cloud, Column, Frame},
+        points::{Coordinate, Numbers, check_batch, check_length, mask},
+    },
     tensor::{Mask, Tensor, check_finite},
 };
 
 const OP: &str = "cmanp";
 
-/// Observations: where `x [batch, n, dim_x]`, and what `y [batch, n, dim_y]`, row-major.
+/// Observations: where `x [batch, n, dim_x]`, in f32 or f64, and what `y [batch, n, dim_y]`, row-major.
 ///
 /// ```
 /// use wgpu_attention::{Device, models::cmanp::{Cmanp, Context}};
@@ -28,16 +32,17 @@ const OP: &str = "cmanp";
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
-    x: &'a [f32],
+    x: Numbers<'a>,
     y: &'a [f32],
     batch: usize,
     mask: Option<&'a [bool]>,
+    origin: Option<&'a [f64]>,
 }
 
 impl<'a> Context<'a> {
     /// Observations of one data set.
-    pub fn new(x: &'a [f32], y: &'a [f32]) -> Self {
-        Self { x, y, batch: 1, mask: None }
+    pub fn new<T: Coordinate>(x: &'a [T], y: &'a [f32]) -> Self {
+        Self { x: Numbers::new(x), y, batch: 1, mask: None, origin: None }
     }
 
     /// Sets the batch size: independent data sets of as many points each, one after another.
@@ -52,6 +57,29 @@ impl<'a> Context<'a> {
         self.mask = Some(keep);
         self
     }
+
+    /// Sets what is taken off the coordinates, in f64, before they are rounded to f32: `[dim_x]`; zero
+    /// if not given. The network sees the coordinates themselves, so take off what was in training. The
+    /// posterior keeps it and takes it off all points that it takes in later or predicts at, where
+    /// another one is an error.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, models::cmanp::{Cmanp, Context}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let model = Cmanp::open(&Device::cpu(), "checkpoints/cmanp_gp_1d.safetensors")?;
+    /// // A record that begins 1.7e9 seconds after an epoch, of which f32 holds two minutes.
+    /// let x = [1.7e9 - 1.0, 1.0, 0.0, 1.7e9 + 1.0, 0.0, 1.0];
+    /// let posterior = model.condition(&Context::new(&x, &[0.3, 0.6]).origin(&[1.7e9, 0.0, 0.0]))?;
+    /// let near = model.condition(&Context::new(&[-1.0, 1.0, 0.0, 1.0, 0.0, 1.0], &[0.3, 0.6]))?;
+    /// assert_eq!(posterior.predict(&[1.7e9, 0.0, -1.0])?, near.predict(&[0.0, 0.0, -1.0])?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn origin(mut self, origin: &'a [f64]) -> Self {
+        self.origin = Some(origin);
+        self
+    }
 }
 
 /// Checked observations, or targets if there are no values.
@@ -59,25 +87,63 @@ pub(super) struct Points<'a> {
     pub batch: usize,
     /// Points in each batch element, those that do not exist included.
     pub n: usize,
-    /// `(dim, numbers)`: the coordinates, then the values if there are any.
-    columns: Vec<(usize, &'a [f32])>,
+    cloud: Cloud<'a>,
+    /// What is taken off the coordinates.
+    pub frame: Arc<Frame>,
+    /// `[batch, n, dim_y]`, and `dim_y`; of observations alone.
+    values: Option<(&'a [f32], usize)>,
     mask: Option<&'a [bool]>,
 }
 
 impl<'a> Points<'a> {
-    pub fn observed(config: &Config, context: &Context<'a>) -> Result<Self> {
-        let Context { x, y, batch, mask } = *context;
+    /// Observations that a posterior of this frame takes in, or that begin one.
+    pub fn observed(config: &Config, context: &Context<'a>, frame: Option<&Arc<Frame>>) -> Result<Self> {
+        let Context { x, y, batch, mask, origin } = *context;
         check_batch(OP, batch)?;
         // The larger of both, so that neither missing numbers nor a wrong width goes unseen.
         let n = x.len().div_ceil(batch.saturating_mul(config.dim_x));
-        check_length(OP, "the length of x", &[batch, n, config.dim_x], x.len())?;
-        check_length(OP, "the length of y", &[batch, n, config.dim_y], y.len())?;
+        let of = |numbers: usize, dim: usize| numbers as f64 / (batch as f64 * dim as f64);
+        let (of_x, of_y) = (of(x.len(), config.dim_x), of(y.len(), config.dim_y));
+        let there = format_args!(": x has {of_x} points in each of {batch} batch elements, y has {of_y}");
+        check_length(OP, "the length of x", &[batch, n, config.dim_x], x.len(), there)?;
+        check_length(OP, "the length of y", &[batch, n, config.dim_y], y.len(), there)?;
         if let Some(mask) = mask {
-            check_length(OP, "the length of mask", &[batch, n], mask.len())?;
+            check_length(OP, "the length of mask", &[batch, n], mask.len(), "")?;
         }
-        let points = Self { batch, n, columns: vec![(config.dim_x, x), (config.dim_y, y)], mask };
-        points.check_finite()?;
+        let mut points = Self { values: Some((y, config.dim_y)), ..Self::new(config, batch, n, x, mask) };
+        if let Some(origin) = origin {
+            let fits = origin.len() == config.dim_x && origin.iter().all(|x| x.is_finite());
+            let is_same = frame.is_none_or(|frame| frame.origin.iter().zip(origin.iter().cycle()).all(|(a, b)| a == b));
+            let allowed = match frame {
+                Some(frame) => format!("{:?}, that of the posterior", frame.origin),
+                None => format!("{} finite numbers", config.dim_x),
+            };
+            check_argument(fits && is_same, OP, "origin", format_args!("{origin:?}"), allowed)?;
+        }
+        points.frame = match frame {
+            Some(frame) => frame.clone(),
+            // Any batch fits no points, and an origin would be made for all of it.
+            None if n == 0 => return Ok(points),
+            // What is taken in later is not there to be compared with.
+            None => Arc::new(Frame { resolution: Vec::new(), ..points.cloud.frame(|_, c| origin.map(|o| o[c]))? }),
+        };
+        if frame.is_some() && points.frame.origin.len() == batch * config.dim_x {
+            points.cloud.check()?;
+            points.cloud.fits(&points.frame, false)?;
+        }
+        for (i, values) in y.chunks(config.dim_y).enumerate() {
+            if points.exists(i) && values.iter().any(|y| !y.is_finite()) {
+                check_finite(&format!("y of point {i}"), values)?;
+            }
+        }
         Ok(points)
+    }
+
+    fn new(config: &Config, batch: usize, n: usize, x: Numbers<'a>, mask: Option<&'a [bool]>) -> Self {
+        let dim = config.dim_x;
+        let column = |index| Column { group: None, numbers: x, dim, index, is_relative: false, distance: None };
+        let cloud = Cloud { op: OP, batch, n, columns: (0..dim).map(column).collect(), keep: mask };
+        Self { batch, n, cloud, frame: Arc::default(), values: None, mask }
     }
 
     /// Refuses a batch element without a point.
@@ -92,23 +158,28 @@ impl<'a> Points<'a> {
         }
     }
 
-    pub fn targets(config: &Config, batch: usize, x: &'a [f32]) -> Result<Self> {
+    /// Where to predict with a posterior of this frame.
+    pub fn targets(config: &Config, batch: usize, x: Numbers<'a>, frame: &Arc<Frame>) -> Result<Self> {
         let n = x.len().div_ceil(batch.saturating_mul(config.dim_x));
-        check_length(OP, "the length of x", &[batch, n, config.dim_x], x.len())?;
-        let points = Self { batch, n, columns: vec![(config.dim_x, x)], mask: None };
-        points.check_finite()?;
-        Ok(points)
+        let because = format_args!(": as many points for each of {batch} batch elements of the posterior");
+        check_length(OP, "the length of x", &[batch, n, config.dim_x], x.len(), because)?;
+        let points = Self::new(config, batch, n, x, None);
+        points.cloud.check()?;
+        points.cloud.fits(frame, true)?;
+        Ok(Self { frame: frame.clone(), ..points })
     }
 
-    fn check_finite(&self) -> Result<()> {
-        for (name, (dim, numbers)) in ["x", "y"].into_iter().zip(&self.columns) {
-            for (i, numbers) in numbers.chunks(*dim).enumerate() {
-                if self.exists(i) && numbers.iter().any(|x| !x.is_finite()) {
-                    check_finite(&format!("{name} of point {i}"), numbers)?;
-                }
-            }
+    /// What of the observations is compared with a domain.
+    pub fn summary(&self) -> Option<Summary> {
+        self.values.map(|(values, dim_y)| Summary::new(&self.cloud, values, dim_y))
+    }
+
+    /// What of a context and of these targets lies outside of a domain.
+    pub fn outside(&self, domain: Option<&Domain>, context: Option<&Summary>) -> Outside {
+        match (domain, context) {
+            (Some(domain), Some(context)) => context.outside(domain, &self.frame, &self.cloud),
+            _ => Outside::default(),
         }
-        Ok(())
     }
 
     /// Whether point `i` of all the batch exists.
@@ -127,16 +198,18 @@ impl<'a> Points<'a> {
 
     /// Coordinates and values side by side, `[batch, len, dims]`; zeros where there is no point.
     pub fn rows(&self, device: &Device, range: &Range<usize>) -> Result<Tensor> {
-        let width: usize = self.columns.iter().map(|(dim, _)| dim).sum();
+        let dim_x = self.cloud.columns.len();
+        let (values, dim_y) = self.values.unwrap_or_default();
+        let width = dim_x + dim_y;
         let mut rows = Vec::with_capacity(self.batch * range.len() * width);
         for b in 0..self.batch {
+            let origin = &self.frame.origin[b * dim_x..][..dim_x];
             for i in range.clone().map(|i| b * self.n + i) {
-                for &(dim, numbers) in &self.columns {
-                    if self.exists(i) {
-                        rows.extend_from_slice(&numbers[i * dim..][..dim]);
-                    } else {
-                        rows.resize(rows.len() + dim, 0.0);
-                    }
+                if self.exists(i) {
+                    rows.extend(self.cloud.columns.iter().zip(origin).map(|(column, origin)| column.seen(i, *origin)));
+                    rows.extend_from_slice(&values[i * dim_y..][..dim_y]);
+                } else {
+                    rows.resize(rows.len() + width, 0.0);
                 }
             }
         }

@@ -15,8 +15,11 @@ use super::{
 use crate::{
     error::{Error, Result, check_argument},
     models::{
+        domain::{Outside, Summary},
+        frame::Frame,
         layers::softplus,
-        tiles::{place, stream, tiles},
+        points::{Coordinate, Numbers},
+        tiles::{check_predicted, place, stream, tiles},
     },
     ops::RollingState,
     tensor::{Tensor, check_finite},
@@ -51,6 +54,10 @@ pub struct Posterior {
     pub(super) queries: Arc<Vec<CmabQueries>>,
     pub(super) states: Vec<RollingState>,
     pub(super) readout: Arc<OnceLock<Readout>>,
+    /// What is taken off the coordinates of every point.
+    pub(super) frame: Arc<Frame>,
+    /// Of the observations, for networks with a domain.
+    pub(super) summary: Option<Arc<Summary>>,
 }
 
 /// What targets read.
@@ -70,6 +77,8 @@ pub struct Prediction {
     pub mean: Vec<f32>,
     /// The standard deviation of an observation.
     pub std: Vec<f32>,
+    /// How the observations and the points differ from what the network was trained on.
+    pub outside: Outside,
 }
 
 impl Prediction {
@@ -83,7 +92,7 @@ impl Prediction {
     /// use wgpu_attention::models::cmanp::Prediction;
     ///
     /// # fn main() -> wgpu_attention::Result<()> {
-    /// let prediction = Prediction { shape: [1, 1, 1], mean: vec![1.0], std: vec![2.0] };
+    /// let prediction = Prediction { shape: [1, 1, 1], mean: vec![1.0], std: vec![2.0], ..Default::default() };
     /// let expected = -2f64.ln() - 0.5 * std::f64::consts::TAU.ln(); // at the mean
     /// assert!((prediction.log_density(&[1.0])?[0] - expected).abs() < 1e-12);
     /// # Ok(())
@@ -116,7 +125,7 @@ impl fmt::Debug for Posterior {
 
 impl Posterior {
     pub(super) fn condition(network: &Arc<Network>, context: &Context<'_>, block: usize) -> Result<Self> {
-        let points = &Points::observed(&network.about.config, context)?;
+        let points = &Points::observed(&network.about.config, context, None)?;
         points.check_not_empty()?;
         let device = &network.about.device;
         let batch = points.batch;
@@ -131,6 +140,8 @@ impl Posterior {
             queries: Arc::new(queries),
             states: Vec::new(),
             readout: Arc::default(),
+            frame: points.frame.clone(),
+            summary: None,
         };
         let Encoder::Whole(layers) = &network.encoder else {
             return empty.write(points, block);
@@ -150,7 +161,7 @@ impl Posterior {
             encodings.push(x.clone());
         }
         let readout = Arc::new(OnceLock::from(Readout::new(network, encodings)?));
-        Ok(Self { n_points: points.counts(), readout, ..empty })
+        Ok(Self { n_points: points.counts(), readout, summary: empty.summary_with(points), ..empty })
     }
 
     /// How many observations were taken in, in each batch element.
@@ -186,8 +197,8 @@ impl Posterior {
     /// is. The result does not depend on how observations are cut into updates, up to rounding.
     ///
     /// # Errors
-    /// Another batch than before; sizes that do not fit; numbers that are not finite; an LBANP,
-    /// which cannot take in more.
+    /// Another batch or origin than before; what [`Cmanp::condition`](super::Cmanp::condition) refuses
+    /// but no observations; an LBANP, which cannot take in more.
     ///
     /// ```
     /// use wgpu_attention::{Device, models::cmanp::{Cmanp, Context}};
@@ -201,7 +212,7 @@ impl Posterior {
     /// # }
     /// ```
     pub fn update(&self, context: &Context<'_>) -> Result<Self> {
-        let points = Points::observed(&self.network.about.config, context)?;
+        let points = Points::observed(&self.network.about.config, context, Some(&self.frame))?;
         let (found, batch) = (points.batch, self.batch);
         let allowed = format_args!("{batch}, that of the posterior");
         check_argument(found == batch, "Posterior::update", "batch", found, allowed)?;
@@ -217,9 +228,21 @@ impl Posterior {
     pub fn merge(&self, other: &Self) -> Result<Self> {
         self.check_rolling("Posterior::merge")?;
         self.network.about.check_merge(&other.network.about, self.batch, other.batch)?;
+        if self.frame.origin != other.frame.origin {
+            let (found, allowed) = (format!("{:?}", other.frame.origin), format!("{:?}", self.frame.origin));
+            return Err(Error::argument("Posterior::merge", "origin", found, allowed));
+        }
         let states = self.states.iter().zip(&other.states).map(|(a, b)| a.merge(b)).collect::<Result<_>>()?;
         let n_points = self.n_points.iter().zip(&other.n_points).map(|(a, b)| a.saturating_add(*b)).collect();
-        Ok(Self { states, n_points, readout: Arc::default(), ..self.clone() })
+        let summary = self.summary.as_ref().zip(other.summary.as_ref()).map(|(a, b)| Arc::new(a.merge(b)));
+        Ok(Self { states, n_points, readout: Arc::default(), summary, ..self.clone() })
+    }
+
+    /// What of all the observations is compared with the network's domain.
+    fn summary_with(&self, points: &Points<'_>) -> Option<Arc<Summary>> {
+        self.network.domain.as_ref()?;
+        let new = points.summary()?;
+        Some(Arc::new(self.summary.as_ref().map_or_else(|| new.clone(), |old| old.merge(&new))))
     }
 
     pub(super) fn check_rolling(&self, what: &'static str) -> Result<()> {
@@ -250,8 +273,8 @@ impl Posterior {
         }
         device.submit()?;
         let n_points = self.n_points.iter().zip(points.counts()).map(|(a, b)| a.saturating_add(b)).collect();
-        let states = states.into_iter().flatten().collect();
-        Ok(Self { states, n_points, readout: Arc::default(), ..self.clone() })
+        let (states, summary) = (states.into_iter().flatten().collect(), self.summary_with(points));
+        Ok(Self { states, n_points, readout: Arc::default(), summary, ..self.clone() })
     }
 
     /// The encoder's output of each layer, `[batch, n_latents, d_model]`.
@@ -284,13 +307,17 @@ impl Posterior {
     ///
     /// # Errors
     /// Sizes that do not fit; numbers that are not finite.
-    pub fn encode(&self, x: &[f32]) -> Result<Tensor> {
-        let targets = self.targets(x)?;
+    pub fn encode<T: Coordinate>(&self, x: &[T]) -> Result<Tensor> {
+        let targets = self.targets(Numbers::new(x))?;
         self.encode_range(&targets, &(0..targets.n))
     }
 
-    pub(super) fn targets<'a>(&self, x: &'a [f32]) -> Result<Points<'a>> {
-        Points::targets(&self.network.about.config, self.batch, x)
+    pub(super) fn targets<'a>(&self, x: Numbers<'a>) -> Result<Points<'a>> {
+        Points::targets(&self.network.about.config, self.batch, x, &self.frame)
+    }
+
+    pub(super) fn outside(&self, targets: &Points<'_>) -> Outside {
+        targets.outside(self.network.domain.as_ref(), self.summary.as_deref())
     }
 
     pub(super) fn encode_range(&self, targets: &Points<'_>, range: &Range<usize>) -> Result<Tensor> {
@@ -306,10 +333,10 @@ impl Posterior {
     /// another. No points give an empty prediction.
     ///
     /// # Errors
-    /// Sizes that do not fit; numbers that are not finite; a CMANP-AND, which predicts points
-    /// together.
+    /// Sizes that do not fit; numbers that are not finite or more than 1e18 from the origin; a
+    /// prediction that is not finite; a CMANP-AND, which predicts points together.
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn predict(&self, x: &[f32]) -> Result<Prediction> {
+    pub fn predict<T: Coordinate>(&self, x: &[T]) -> Result<Prediction> {
         pollster::block_on(self.predict_async(x))
     }
 
@@ -317,7 +344,7 @@ impl Posterior {
     ///
     /// # Errors
     /// As [`Posterior::predict`].
-    pub async fn predict_async(&self, x: &[f32]) -> Result<Prediction> {
+    pub async fn predict_async<T: Coordinate>(&self, x: &[T]) -> Result<Prediction> {
         if self.network.about.config.covariance.is_some() {
             return Err(Error::Unsupported {
                 what: "Posterior::predict",
@@ -325,15 +352,18 @@ impl Posterior {
                 why: "its targets vary together; use Posterior::predict_joint",
             });
         }
-        let targets = self.targets(x)?;
+        let targets = self.targets(Numbers::new(x))?;
         let (batch, n, dim_y) = (self.batch, targets.n, self.network.about.config.dim_y);
         let zeros = || vec![0.0; batch * n * dim_y];
-        let mut all = Prediction { shape: [batch, n, dim_y], mean: zeros(), std: zeros() };
+        let mut all =
+            Prediction { shape: [batch, n, dim_y], mean: zeros(), std: zeros(), outside: self.outside(&targets) };
         let start = |tile: &Range<usize>| self.network.predictor.forward(&self.encode_range(&targets, tile)?, None);
         stream(tiles(n, self.network.tile(batch)), start, |tile, activations| {
             let rows = activations.chunks_exact(2 * dim_y);
             let mean: Vec<f32> = rows.clone().flat_map(|row| &row[..dim_y]).copied().collect();
             let std: Vec<f32> = rows.flat_map(|row| &row[dim_y..]).map(|raw| self.std(*raw)).collect();
+            check_predicted("the mean", (n, dim_y), &tile, &mean)?;
+            check_predicted("the standard deviation", (n, dim_y), &tile, &std)?;
             place(&tile, dim_y, &mean, &mut all.mean);
             place(&tile, dim_y, &std, &mut all.std);
             Ok(())

@@ -8,7 +8,11 @@ use super::{block::Encoder, network::Network, posterior::Posterior};
 use crate::{
     checkpoint::Checkpoint,
     error::Result,
-    models::saved::{read, refused, write},
+    models::{
+        domain::Summary,
+        frame::Frame,
+        saved::{read, refused, write},
+    },
     ops::{Layout, RollingState, softmax::MASKED},
 };
 
@@ -16,9 +20,10 @@ use crate::{
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Details {
-    /// That of the states, so that damage is seen.
-    states: u64,
     n_points: Vec<u64>,
+    frame: Frame,
+    /// For networks with a domain.
+    summary: Option<Summary>,
 }
 
 impl Posterior {
@@ -43,7 +48,11 @@ impl Posterior {
         for (i, state) in self.states.iter().enumerate() {
             checkpoint.insert(&format!("state_{i}"), state.rows.shape(), state.rows.read_async().await?)?;
         }
-        let details = Details { states: checkpoint.fingerprint(), n_points: self.n_points.clone() };
+        let details = Details {
+            n_points: self.n_points.clone(),
+            frame: (*self.frame).clone(),
+            summary: self.summary.as_deref().cloned(),
+        };
         write(&mut checkpoint, &self.network.about, self.batch, &details)?;
         Ok(checkpoint)
     }
@@ -60,26 +69,32 @@ impl Posterior {
 
     pub(super) fn restore(network: &Arc<Network>, checkpoint: &Checkpoint) -> Result<Self> {
         let config = &network.about.config;
-        let refused = |message: String| Err(refused(checkpoint, message));
-        let (batch, Details { states, n_points }) = read(checkpoint, &network.about)?;
-        if states != checkpoint.fingerprint() {
-            return refused(format!(
-                "its states are not those that were saved: fingerprint {:016x}, saved as {states:016x}",
-                checkpoint.fingerprint()
-            ));
-        }
+        let refused = |message: String| refused(checkpoint, message);
+        let (batch, details) =
+            read(checkpoint, &network.about, |batch, Details { n_points, frame, summary }: &Details| {
+                if batch > 1 << 20 || n_points.len() != batch {
+                    return Err(refused(format!(
+                        "it has batch {batch} and {} numbers of observations, allowed is 1 to 2^20 and as many",
+                        n_points.len()
+                    )));
+                }
+                let is_summary = summary.as_ref().is_none_or(|summary| summary.fits(batch, config.dim_x));
+                if !(frame.is_of(batch * config.dim_x) && is_summary) {
+                    return Err(refused(format!(
+                        "its origin is not one of {} columns in each batch element",
+                        config.dim_x
+                    )));
+                }
+                match n_points.iter().position(|&n| n == 0) {
+                    Some(b) => {
+                        Err(refused(format!("it has 0 observations in batch element {b}, allowed is 1 or more")))
+                    }
+                    None => Ok(()),
+                }
+            })?;
         let (Encoder::Rolling(layers), Some(n_latents)) = (&network.encoder, config.n_latents_per_layer) else {
-            return refused("an LBANP keeps no state of its context, so none can be restored".into());
+            return Err(refused("an LBANP keeps no state of its context, so none can be restored".into()));
         };
-        if batch > 1 << 20 || n_points.len() != batch {
-            return refused(format!(
-                "it has batch {batch} and {} numbers of observations, allowed is 1 to 2^20 and as many",
-                n_points.len()
-            ));
-        }
-        if let Some(element) = n_points.iter().position(|&n| n == 0) {
-            return refused(format!("it has 0 observations in batch element {element}, allowed is 1 or more"));
-        }
         let shape = [batch, n_latents, config.n_heads, 3 + 2 * (config.d_model / config.n_heads)];
         let states = checkpoint.load(&network.about.device, |parameters| {
             let state = |i| {
@@ -94,7 +109,9 @@ impl Posterior {
         Ok(Self {
             network: network.clone(),
             batch,
-            n_points,
+            n_points: details.n_points,
+            frame: Arc::new(details.frame),
+            summary: details.summary.map(Arc::new),
             queries: Arc::new(queries),
             states,
             readout: Arc::new(OnceLock::new()),

@@ -3,6 +3,7 @@
 use super::config::ClassifierType;
 use crate::{
     error::{Error, Result},
+    models::tiles::read_predicted,
     ops::{AttentionMemory, Layout, MemoryState, Probabilities, add, unit_norm},
     tensor::Tensor,
 };
@@ -38,7 +39,8 @@ pub struct Classifier {
 
 impl Classifier {
     /// The scores of features `[batch, n, n_features]`: `[batch, n, classes]`,
-    /// `scale (bias + x . w)`, of unit vectors if cosines are compared.
+    /// `scale (bias + x . w)`, of unit vectors if cosines are compared. They stay on the device: what
+    /// overflows is passed on, and [`Classifier::predict`] refuses it.
     ///
     /// # Errors
     /// Shapes that do not fit.
@@ -55,6 +57,23 @@ impl Classifier {
         let products = AttentionMemory::new(ONE_HEAD).read(&of(features)?, &memory)?.values;
         let bias = vec![self.scale * self.bias; products.len()];
         add(&Tensor::new(&products.device(), products.shape(), &bias)?, &products, self.scale)
+    }
+
+    /// The scores on the host.
+    ///
+    /// # Errors
+    /// As [`Classifier::scores`]; scores that are not finite.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn predict(&self, features: &Tensor) -> Result<Vec<f32>> {
+        pollster::block_on(self.predict_async(features))
+    }
+
+    /// [`Classifier::predict`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Classifier::predict`].
+    pub async fn predict_async(&self, features: &Tensor) -> Result<Vec<f32>> {
+        read_predicted("the scores", &self.scores(features)?).await
     }
 
     /// Writes supports one after the other, each erased from *all* classes before: the paper's

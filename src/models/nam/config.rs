@@ -84,7 +84,8 @@ pub struct NamTmConfig {
 }
 
 impl NamTmConfig {
-    /// Refuses sizes of 0 and, without jumps, tapes that do not add up to `dim`.
+    /// Refuses sizes of 0, tapes of more than 2^22 numbers together (16 MiB for each sequence, a
+    /// thousand times what was trained) and, without jumps, tapes that do not add up to `dim`.
     ///
     /// # Errors
     /// [`Error::Config`] that names the field.
@@ -97,6 +98,15 @@ impl NamTmConfig {
             ("tape_length", self.tape_length),
         ];
         check_sizes(&sizes)?;
+        let slots = self.n_heads.saturating_mul(self.tape_length);
+        if slots.saturating_mul(self.mem_size) > MAX_TAPES {
+            return Err(Error::Config {
+                message: format!(
+                    "n_heads {} times tape_length {} times mem_size {} is more than {MAX_TAPES}, which is allowed",
+                    self.n_heads, self.tape_length, self.mem_size
+                ),
+            });
+        }
         if self.option == TuringOption::NoJump && self.mem_size.checked_mul(self.n_heads) != Some(self.dim) {
             return Err(Error::Config {
                 message: format!(
@@ -108,6 +118,9 @@ impl NamTmConfig {
         Ok(())
     }
 }
+
+/// The most numbers of all tapes of one sequence.
+const MAX_TAPES: usize = 1 << 22;
 
 /// The largest size of any dimension of a network.
 const MAX_SIZE: usize = 1 << 20;

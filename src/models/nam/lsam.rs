@@ -13,6 +13,7 @@ use crate::{
     models::{
         layers::{LayerNorm, columns, torch_linear},
         open::{self, About},
+        tiles::read_predicted,
     },
     ops::{self, Activation, Direction, Linear, Lsam, LsamOutput, LsamState, concat, linear},
     tensor::Tensor,
@@ -320,7 +321,8 @@ impl LsamAe {
     }
 
     /// Logits `[batch, n, vocab_size]` for `batch` sequences of tokens, one after the other, and
-    /// the decoder's state.
+    /// the decoder's state. They stay on the device: what overflows is passed on, and
+    /// [`LsamAe::predict`] refuses it.
     ///
     /// # Errors
     /// Sequences of different lengths; tokens that do not exist.
@@ -330,6 +332,23 @@ impl LsamAe {
         let encoded = self.encoder.forward(&x)?;
         let decoded = self.decoder.forward(&encoded.values, &encoded.state.memory)?;
         Ok(LsamOutput { values: linear(&decoded.values, &self.fc, Activation::None, None)?, state: decoded.state })
+    }
+
+    /// Logits `[batch, n, vocab_size]` on the host.
+    ///
+    /// # Errors
+    /// As [`LsamAe::forward`]; logits that are not finite.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn predict(&self, batch: usize, tokens: &[usize]) -> Result<Vec<f32>> {
+        pollster::block_on(self.predict_async(batch, tokens))
+    }
+
+    /// [`LsamAe::predict`] without blocking.
+    ///
+    /// # Errors
+    /// As [`LsamAe::predict`].
+    pub async fn predict_async(&self, batch: usize, tokens: &[usize]) -> Result<Vec<f32>> {
+        read_predicted("the logits", &self.forward(batch, tokens)?.values).await
     }
 }
 

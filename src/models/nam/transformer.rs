@@ -11,6 +11,7 @@ use crate::{
     models::{
         layers::{EPSILON, LayerNorm, torch_linear},
         open::{self, About},
+        tiles::read_predicted,
     },
     ops::{Activation, AttentionMemory, Layout, Linear, add, columns, linear},
     tensor::Tensor,
@@ -167,7 +168,8 @@ impl NamTransformer {
         &self.about.device
     }
 
-    /// Classifies `batch` sequences of tokens, one after the other.
+    /// Classifies `batch` sequences of tokens, one after the other. The logits stay on the device: what
+    /// overflows is passed on, and [`NamTransformer::predict`] refuses it.
     ///
     /// # Errors
     /// Sequences of different lengths, or longer than `max_len`; tokens that do not exist.
@@ -189,6 +191,23 @@ impl NamTransformer {
         let cls = columns(&encoded.reshape(&[batch, (n + 1) * emb])?, 0..emb)?;
         let hidden = linear(&cls, &self.mlp, Activation::Relu, None)?;
         Ok(TransformerOutput { logits: linear(&hidden, &self.logits, Activation::None, None)?, encoded })
+    }
+
+    /// Logits `[batch, classes]` on the host.
+    ///
+    /// # Errors
+    /// As [`NamTransformer::forward`]; logits that are not finite.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn predict(&self, batch: usize, tokens: &[usize]) -> Result<Vec<f32>> {
+        pollster::block_on(self.predict_async(batch, tokens))
+    }
+
+    /// [`NamTransformer::predict`] without blocking.
+    ///
+    /// # Errors
+    /// As [`NamTransformer::predict`].
+    pub async fn predict_async(&self, batch: usize, tokens: &[usize]) -> Result<Vec<f32>> {
+        read_predicted("the logits", &self.forward(batch, tokens)?.logits).await
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     models::{
         layers::{LayerNorm, torch_linear, transposed},
         open::{self, About},
+        tiles::read_predicted,
     },
     ops::{self, Activation, Linear, Lstm, TapeInputs, TapeOptions, TapeState, linear, lstm},
     tensor::Tensor,
@@ -263,7 +264,8 @@ impl NamTmAe {
         &self.about.device
     }
 
-    /// Logits `[batch, n, vocab_size]` for `batch` sequences of tokens, one after the other.
+    /// Logits `[batch, n, vocab_size]` for `batch` sequences of tokens, one after the other. They stay on
+    /// the device: what overflows is passed on, and [`NamTmAe::predict`] refuses it.
     ///
     /// # Errors
     /// Sequences of different lengths; tokens that do not exist.
@@ -282,5 +284,22 @@ impl NamTmAe {
         let output = self.machine.forward(&x, self.config().tape_length, state)?;
         let y = ops::relu(&self.fc_norm.forward(&output.values, None)?)?;
         Ok((linear(&y, &self.fc, Activation::None, None)?, output.state))
+    }
+
+    /// Logits `[batch, n, vocab_size]` on the host.
+    ///
+    /// # Errors
+    /// As [`NamTmAe::forward`]; logits that are not finite.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn predict(&self, batch: usize, tokens: &[usize]) -> Result<Vec<f32>> {
+        pollster::block_on(self.predict_async(batch, tokens))
+    }
+
+    /// [`NamTmAe::predict`] without blocking.
+    ///
+    /// # Errors
+    /// As [`NamTmAe::predict`].
+    pub async fn predict_async(&self, batch: usize, tokens: &[usize]) -> Result<Vec<f32>> {
+        read_predicted("the logits", &self.forward(batch, tokens)?).await
     }
 }

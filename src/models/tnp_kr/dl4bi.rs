@@ -16,7 +16,8 @@ impl Config {
     /// order `x`, `s`, `t`.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the part that this crate does not know.
+    /// [`Error::Config`] naming the part that this crate does not know: outputs other than
+    /// `DiagonalMVNOutput` and `MultinomialOutput` among them.
     ///
     /// ```
     /// use wgpu_attention::{models::tnp_kr::Config, serde_json::json};
@@ -57,13 +58,7 @@ impl Config {
             let bias = biases.iter().find(|(of, _)| of == name).map(|(_, bias)| bias.clone());
             Ok(GroupConfig { name: name.to_owned(), dim: (!dropped).then_some(dim), embed: !dropped, bias })
         };
-        let output = match target(&model["output_fn"]) {
-            None | Some("from_activations") => match model["output_fn"]["_target_"].as_str() {
-                Some(path) if path.contains("Multinomial") => Output::Categorical,
-                _ => Output::Gaussian { min_std: model["output_fn"]["min_std"].as_f64().unwrap_or(0.0) as f32 },
-            },
-            Some(other) => return Err(unknown("output_fn", other)),
-        };
+        let output = output(&model["output_fn"])?;
         let config = Self {
             n_blocks: count(&model["num_blks"], "num_blks")?,
             n_repeats: if model["num_reps"].is_null() { 1 } else { count(&model["num_reps"], "num_reps")? },
@@ -99,6 +94,30 @@ fn only(value: &Value, known: &[&str]) -> Result<()> {
 fn target(value: &Value) -> Option<&str> {
     value["_target_"].as_str().and_then(|path| path.rsplit('.').next())
 }
+
+/// What the head's numbers mean: the class that `_target_` names, whose method makes the distribution.
+fn output(value: &Value) -> Result<Output> {
+    let Some(path) = value["_target_"].as_str() else {
+        return if value.is_null() { Ok(GAUSSIAN) } else { Err(unknown("output_fn", &value.to_string())) };
+    };
+    only(value, &["min_std"])?;
+    let mut parts = path.rsplit('.');
+    let (method, class) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let min_std = match &value["min_std"] {
+        Value::Null => 0.0,
+        // One that is no number is refused with the configuration.
+        given => given.as_f64().unwrap_or(f64::NAN) as f32,
+    };
+    match (class, method) {
+        ("DiagonalMVNOutput", "from_activations") => Ok(Output::Gaussian { min_std }),
+        ("MultinomialOutput", "from_activations") if value["min_std"].is_null() => Ok(Output::Categorical),
+        // Beta, Poisson and zero-inflated ones, full covariances: their numbers are no means and no logits.
+        _ => Err(unknown("output_fn", path)),
+    }
+}
+
+/// What `dl4bi` has where nothing is said.
+const GAUSSIAN: Output = Output::Gaussian { min_std: 0.0 };
 
 fn count(value: &Value, name: &str) -> Result<usize> {
     let count = value.as_u64().and_then(|count| usize::try_from(count).ok());

@@ -22,7 +22,12 @@ pub use deep_kernel::DeepKernelAttention;
 pub use points::{Context, Locations};
 pub use posterior::{Posterior, Prediction};
 
-use crate::{checkpoint::Checkpoint, device::Device, error::Result, models::open};
+use crate::{
+    checkpoint::Checkpoint,
+    device::Device,
+    error::Result,
+    models::{domain::Domain, open},
+};
 use network::{MODEL, Network};
 
 /// A trained TNP-KR. Cheap to clone.
@@ -116,6 +121,11 @@ impl TnpKr {
         &self.network.about.config
     }
 
+    /// What the network was trained on, if its checkpoint says so.
+    pub fn domain(&self) -> Option<&Domain> {
+        self.network.domain.as_ref()
+    }
+
     /// Where the network runs.
     pub fn device(&self) -> &Device {
         &self.network.about.device
@@ -128,8 +138,13 @@ impl TnpKr {
     /// constant size.
     ///
     /// # Errors
-    /// No observations in some batch element; coordinates that are not those of the model;
-    /// sizes that do not fit; numbers that are not finite.
+    /// No observations in some batch element; coordinates that are not those of the model or of its
+    /// training; sizes that do not fit; numbers that are not finite, more than 1e18 from the origin, or
+    /// so close together for their size that their differences do not survive as f32 (see
+    /// [`Context::origin`]); latitudes beyond 90 degrees.
+    ///
+    /// Of causal time, two moments of the context never become one; one that is predicted at is
+    /// rounded as they are, to a 2^24th of the distance to the origin.
     pub fn condition(&self, context: &Context<'_>) -> Result<Posterior> {
         Posterior::condition(&self.network, context)
     }

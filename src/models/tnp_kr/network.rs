@@ -7,6 +7,7 @@ use crate::{
     checkpoint::Parameters,
     error::{Error, Result},
     models::{
+        domain::{Domain, domain},
         layers::{EPSILON, LayerNorm, Mlp},
         open::About,
         points::mask,
@@ -19,6 +20,8 @@ pub(super) const MODEL: &str = "tnp_kr";
 
 pub(super) struct Network {
     pub about: About<Config>,
+    /// What it was trained on, if the checkpoint says so.
+    pub domain: Option<Domain>,
     /// `[2, obs_dim]`: unobserved, then observed.
     obs: Vec<f32>,
     embed_all: Mlp,
@@ -47,6 +50,7 @@ impl Network {
         let width = config.width()?;
         let obs = parameters.scope("embed_obs").numbers("embedding", &[2, config.obs_dim])?;
         let blocks = (0..config.n_blocks).map(|i| KrBlock::load(&parameters.scope(format!("KRBlock_{i}")), config));
+        let dims: Option<Vec<usize>> = config.groups.iter().map(|group| group.dim).collect();
         Ok(Self {
             obs: obs.to_vec(),
             embed_all: Mlp::load(&parameters.scope("embed_all"), &config.embed_all, config.n_inputs())?,
@@ -55,6 +59,7 @@ impl Network {
             final_norm: LayerNorm::load(&parameters.scope("LayerNorm_1"), width, EPSILON)?,
             head: Mlp::load(&parameters.scope("head"), &config.head, width)?,
             n_out: config.head.n_out("head")?,
+            domain: domain(parameters.checkpoint(), dims.map(|dims| dims.iter().sum()))?,
             about: About::new(MODEL, config, parameters),
         })
     }

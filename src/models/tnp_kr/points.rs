@@ -1,12 +1,16 @@
 //! Where observations and predictions are: named groups of coordinates, checked against the
 //! configuration.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
-use super::config::Config;
+use super::config::{AttentionConfig, Config, GroupConfig};
 use crate::{
     error::{Error, Result},
-    models::points::{check_batch, check_length},
+    models::{
+        domain::{Domain, Outside, Summary},
+        frame::{Cloud, Column, Frame},
+        points::{Coordinate, Numbers, check_batch, check_length},
+    },
     ops::Distance,
     tensor::check_finite,
 };
@@ -14,7 +18,7 @@ use crate::{
 const OP: &str = "tnp_kr";
 
 /// Points that are described by named groups of coordinates, `[batch, n_points, dim]` each,
-/// row-major.
+/// row-major, in f32 or f64.
 ///
 /// ```
 /// use wgpu_attention::{Device, models::tnp_kr::{BiasConfig, Config, Context, GroupConfig, Locations, TnpKr}};
@@ -35,7 +39,7 @@ const OP: &str = "tnp_kr";
 #[derive(Clone, Debug)]
 pub struct Locations<'a> {
     pub(super) batch: usize,
-    groups: Vec<(String, usize, &'a [f32])>,
+    groups: Vec<(String, usize, Numbers<'a>)>,
 }
 
 impl Default for Locations<'_> {
@@ -46,7 +50,7 @@ impl Default for Locations<'_> {
 
 impl<'a> Locations<'a> {
     /// Points in space, `dim` numbers each: the group `s`.
-    pub fn space(dim: usize, coords: &'a [f32]) -> Self {
+    pub fn space<T: Coordinate>(dim: usize, coords: &'a [T]) -> Self {
         Self::default().group("s", dim, coords)
     }
 
@@ -57,13 +61,13 @@ impl<'a> Locations<'a> {
     }
 
     /// Adds a moment for each point: the group `t`.
-    pub fn time(self, times: &'a [f32]) -> Self {
+    pub fn time<T: Coordinate>(self, times: &'a [T]) -> Self {
         self.group("t", 1, times)
     }
 
     /// Adds a group by its name in the configuration, `dim` numbers a point.
-    pub fn group(mut self, name: &str, dim: usize, coords: &'a [f32]) -> Self {
-        self.groups.push((name.to_owned(), dim, coords));
+    pub fn group<T: Coordinate>(mut self, name: &str, dim: usize, coords: &'a [T]) -> Self {
+        self.groups.push((name.to_owned(), dim, Numbers::new(coords)));
         self
     }
 }
@@ -90,18 +94,48 @@ pub struct Context<'a> {
     locations: Locations<'a>,
     values: &'a [f32],
     mask: Option<&'a [bool]>,
+    origins: Vec<(String, Vec<f64>)>,
 }
 
 impl<'a> Context<'a> {
     /// `values` is `[batch, n_points, n_values]`; one-hot for a categorical model.
     pub fn new(locations: Locations<'a>, values: &'a [f32]) -> Self {
-        Self { locations, values, mask: None }
+        Self { locations, values, mask: None, origins: Vec::new() }
     }
 
     /// Says which points exist, `[batch, n_points]`, where the data sets of a batch differ in
     /// length. What the others hold is not read.
     pub fn mask(mut self, keep: &'a [bool]) -> Self {
         self.mask = Some(keep);
+        self
+    }
+
+    /// Sets what is taken off the coordinates of a group, in f64, before they are rounded to f32: a
+    /// number for each coordinate, the same for all the batch. The posterior keeps it and takes it off
+    /// every point that it predicts at.
+    ///
+    /// Where the network sees differences of a group's coordinates alone (a group of scan attention
+    /// that is not embedded), any origin is the same to it, and if none is given it is the middle of
+    /// the context of each batch element. Where the network sees the coordinates themselves it is zero:
+    /// taking anything off is then up to the caller, as it was in training. Great circles have none: a
+    /// longitude is taken relative to the others, a latitude as it is.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, models::tnp_kr::{Config, Context, Locations, TnpKr}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let model = TnpKr::random(&Device::cpu(), &Config { n_blocks: 1, ..Config::deep_kernel(1, 1) }, 0)?;
+    /// let far = Context::new(Locations::space(1, &[1.7e9, 1.7e9 + 0.5]), &[0.1, 0.2]);
+    /// assert!(model.condition(&far).is_err()); // f32 has no numbers between them
+    /// let posterior = model.condition(&far.origin("s", &[1.7e9]))?;
+    /// let near = model.condition(&Context::new(Locations::space(1, &[0.0, 0.5]), &[0.1, 0.2]))?;
+    /// let [there, here] = [[1.7e9 + 0.25], [0.25]];
+    /// assert_eq!(posterior.predict(&Locations::space(1, &there))?, near.predict(&Locations::space(1, &here))?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn origin(mut self, group: &str, origin: &[f64]) -> Self {
+        self.origins.push((group.to_owned(), origin.to_vec()));
         self
     }
 }
@@ -111,30 +145,41 @@ impl<'a> Context<'a> {
 pub(super) struct Points<'a> {
     pub batch: usize,
     pub n_points: usize,
-    /// `(dim, embed, coords)` for each group of the configuration.
-    groups: Vec<(usize, bool, &'a [f32])>,
+    /// `(dim, embed)` for each group of the configuration.
+    groups: Vec<(usize, bool)>,
+    cloud: Cloud<'a>,
+    /// What is taken off the coordinates.
+    pub frame: Arc<Frame>,
     pub values: Option<&'a [f32]>,
     pub keep: Option<&'a [bool]>,
 }
 
 impl<'a> Points<'a> {
-    pub fn observed(config: &Config, context: &Context<'a>) -> Result<Self> {
-        let &Context { ref locations, values, mask: keep } = context;
+    pub fn observed(config: &'a Config, domain: Option<&Domain>, context: &Context<'a>) -> Result<Self> {
+        let &Context { ref locations, values, mask: keep, ref origins } = context;
         let (batch, n_values) = (locations.batch, config.n_values);
         check_batch(OP, batch)?;
         // A batch that overflows has no points.
         let n_points = values.len() / batch.saturating_mul(n_values);
-        check_length(OP, "the length of values", &[batch, n_points, n_values], values.len())?;
+        let because = format_args!(": as many points in each of {batch} batch elements, of {n_values} values each");
+        check_length(OP, "the length of values", &[batch, n_points, n_values], values.len(), because)?;
         if n_points == 0 {
             return Err(Error::EmptyContext { batch: None });
         }
         if let Some(keep) = keep {
-            check_length(OP, "the length of mask", &[batch, n_points], keep.len())?;
+            check_length(OP, "the length of mask", &[batch, n_points], keep.len(), "")?;
             if let Some(batch) = keep.chunks(n_points).position(|keep| !keep.contains(&true)) {
                 return Err(Error::EmptyContext { batch: Some(batch) });
             }
         }
-        let points = Self { values: Some(values), ..Self::new(config, locations, keep, Some(n_points))? };
+        let mut points = Self { values: Some(values), ..Self::new(config, locations, keep, Some(n_points))? };
+        let (found, trained) = (points.cloud.columns.len(), domain.map(|domain| domain.coordinates.len()));
+        if let Some(trained) = trained.filter(|trained| *trained != found) {
+            let allowed = format!("{trained}, as in training");
+            return Err(Error::argument(OP, "the number of coordinates of a point", found, allowed));
+        }
+        let given = given(config, &points, origins)?;
+        points.frame = Arc::new(points.cloud.frame(|_, c| given[c])?);
         for (i, values) in values.chunks(n_values).enumerate() {
             if points.exists(i) {
                 check_finite(&format!("values of point {i}"), values)?;
@@ -143,14 +188,24 @@ impl<'a> Points<'a> {
         Ok(points)
     }
 
-    pub fn targets(config: &Config, locations: &Locations<'a>) -> Result<Self> {
-        Self::new(config, locations, None, None)
+    /// Where to predict with a posterior of this frame.
+    pub fn targets(
+        config: &'a Config,
+        locations: &Locations<'a>,
+        frame: &Arc<Frame>,
+    ) -> Result<Self> {
+        let points = Self::new(config, locations, None, None)?;
+        points.cloud.check()?;
+        if frame.origin.len() == points.batch * points.cloud.columns.len() {
+            points.cloud.fits(frame, true)?;
+        }
+        Ok(Self { frame: frame.clone(), ..points })
     }
 
     /// `n_points` is what the other data say, where there are any: a model without groups
     /// cannot tell by itself.
     fn new(
-        config: &Config,
+        config: &'a Config,
         locations: &Locations<'a>,
         keep: Option<&'a [bool]>,
         n_points: Option<usize>,
@@ -162,50 +217,71 @@ impl<'a> Points<'a> {
         if let Some((name, ..)) = locations.groups.iter().find(|(name, ..)| !known.contains(&name.as_str())) {
             return argument("coordinate group", format!("{name:?}"), format!("the model's: {known:?}"));
         }
+        let of_values = n_points;
         let mut n_points = n_points;
-        let mut groups = Vec::new();
+        let (mut groups, mut columns) = (Vec::new(), Vec::new());
         for group in &config.groups {
             let given: Vec<_> = locations.groups.iter().filter(|(name, ..)| *name == group.name).collect();
-            let &[(_, dim, coords)] = given.as_slice() else {
+            let &[&(_, dim, numbers)] = given.as_slice() else {
                 return argument(
                     "coordinate groups",
                     format!("{} of name {:?}", given.len(), group.name),
                     format!("each of {known:?} once"),
                 );
             };
-            let wanted = match group.bias.as_ref().map(|bias| bias.distance) {
+            let distance = group.bias.as_ref().map(|bias| bias.distance);
+            let wanted = match distance {
                 Some(Distance::GreatCircle) => Some(2),
                 Some(Distance::CausalTime) => Some(1),
                 _ => None,
             };
-            if *dim == 0 || group.dim.or(wanted).is_some_and(|wanted| wanted != *dim) {
+            if dim == 0 || group.dim.or(wanted).is_some_and(|wanted| wanted != dim) {
                 let allowed = group.dim.or(wanted).map_or("1 or more".into(), |dim| dim.to_string());
                 return argument("dim of a coordinate group", format!("{dim} for {:?}", group.name), allowed);
             }
-            let per_batch = n_points.unwrap_or(coords.len() / batch.saturating_mul(*dim));
+            let per_batch = n_points.unwrap_or(numbers.len() / batch.saturating_mul(dim));
+            let there = numbers.len() as f64 / (batch as f64 * dim as f64);
+            let because = match of_values {
+                Some(n) => {
+                    format!(": there are {there} points of {:?} in each batch element, and values of {n}", group.name)
+                }
+                None => format!(": there are {there} points of {:?} in each of {batch} batch elements", group.name),
+            };
+            check_length(OP, "the length of coordinates", &[batch, per_batch, dim], numbers.len(), because)?;
             n_points = Some(per_batch);
-            check_length(OP, "the length of coordinates", &[batch, per_batch, *dim], coords.len())?;
-            groups.push((*dim, group.embed, *coords));
+            groups.push((dim, group.embed));
+            let is_relative = sees_differences(config, group);
+            let name = Some(group.name.as_str());
+            columns.extend((0..dim).map(|index| Column { group: name, numbers, dim, index, is_relative, distance }));
         }
-        let points = Self { batch, n_points: n_points.unwrap_or(0), groups, values: None, keep };
-        for (group, (dim, _, coords)) in config.groups.iter().zip(&points.groups) {
-            let bad = coords.iter().enumerate().find(|(i, x)| !x.is_finite() && points.exists(i / dim));
-            if let Some((index, &value)) = bad {
-                return Err(Error::NonFinite { name: format!("coordinates {:?}", group.name), index, value });
-            }
-        }
-        Ok(points)
+        let n_points = n_points.unwrap_or(0);
+        let cloud = Cloud { op: OP, batch, n: n_points, columns, keep };
+        Ok(Self { batch, n_points, groups, cloud, frame: Arc::default(), values: None, keep })
     }
 
     /// Whether point `i` of all the batch exists.
-    pub fn exists(&self, i: usize) -> bool {
+    fn exists(&self, i: usize) -> bool {
         self.keep.is_none_or(|keep| keep[i])
+    }
+
+    /// What of the observations is compared with a domain.
+    pub fn summary(&self) -> Option<Summary> {
+        let values = self.values?;
+        Some(Summary::new(&self.cloud, values, values.len() / (self.batch * self.n_points).max(1)))
+    }
+
+    /// What of a context and of these targets lies outside of a domain.
+    pub fn outside(&self, domain: Option<&Domain>, context: Option<&Summary>) -> Outside {
+        match (domain, context) {
+            (Some(domain), Some(context)) => context.outside(domain, &self.frame, &self.cloud),
+            _ => Outside::default(),
+        }
     }
 
     /// Which columns of the packed coordinates belong to each group.
     pub fn columns(&self) -> Vec<Range<usize>> {
         let mut first = 0;
-        let next = |&(dim, ..): &(usize, bool, &[f32])| {
+        let next = |&(dim, _): &(usize, bool)| {
             first += dim;
             first - dim..first
         };
@@ -240,12 +316,38 @@ impl<'a> Points<'a> {
     }
 
     fn push_coords(&self, i: usize, wanted: impl Fn(bool) -> bool, row: &mut Vec<f32>) {
-        for &(dim, embed, coords) in &self.groups {
-            if wanted(embed) && self.exists(i) {
-                row.extend_from_slice(&coords[i * dim..][..dim]);
-            } else if wanted(embed) {
-                row.extend(std::iter::repeat_n(0.0, dim));
+        let origin = &self.frame.origin[i / self.n_points * self.cloud.columns.len()..];
+        let embedded = self.groups.iter().flat_map(|&(dim, embed)| std::iter::repeat_n(embed, dim));
+        for ((column, origin), embed) in self.cloud.columns.iter().zip(origin).zip(embedded) {
+            if wanted(embed) {
+                row.push(if self.exists(i) { column.seen(i, *origin) } else { 0.0 });
             }
         }
     }
+}
+
+/// Whether a network sees differences of a group's coordinates alone.
+fn sees_differences(config: &Config, group: &GroupConfig) -> bool {
+    matches!(config.attention, AttentionConfig::Scan { .. }) && !group.embed
+}
+
+/// The origin of each column that was given.
+fn given(config: &Config, points: &Points<'_>, origins: &[(String, Vec<f64>)]) -> Result<Vec<Option<f64>>> {
+    let mut given = vec![None; points.cloud.columns.len()];
+    for (name, origin) in origins {
+        let refused = |found: String, allowed: &str| Err(Error::argument(OP, "an origin", found, allowed));
+        let of_group = config.groups.iter().zip(points.columns()).find(|(group, _)| group.name == *name);
+        let Some((group, columns)) = of_group else {
+            return refused(format!("of {name:?}"), "of a coordinate group of the model");
+        };
+        if group.bias.as_ref().is_some_and(|bias| bias.distance == Distance::GreatCircle) {
+            return refused(format!("of {name:?}"), "of a group without a great circle, which has its own");
+        }
+        if origin.len() != columns.len() || origin.iter().any(|x| !x.is_finite()) {
+            let found = format!("{origin:?} for {name:?}");
+            return refused(found, "a finite number for each coordinate of the group");
+        }
+        columns.zip(origin).for_each(|(column, x)| given[column] = Some(*x));
+    }
+    Ok(given)
 }

@@ -11,8 +11,10 @@ use super::{
 use crate::{
     error::{Error, Result, check_argument},
     models::{
+        domain::{Outside, Summary},
+        frame::Frame,
         layers::softplus,
-        tiles::{place, stream, tiles},
+        tiles::{check_predicted, place, stream, tiles},
     },
     tensor::Tensor,
 };
@@ -43,6 +45,10 @@ pub struct Posterior {
     pub(super) memories: Vec<BlockMemory>,
     /// The columns of each coordinate group.
     pub(super) columns: Vec<Range<usize>>,
+    /// What is taken off the coordinates of every point.
+    pub(super) frame: Arc<Frame>,
+    /// Of the context, for networks with a domain.
+    pub(super) summary: Option<Arc<Summary>>,
 }
 
 /// Independent predictions at some points, row-major.
@@ -58,6 +64,8 @@ pub struct Prediction {
     /// What the network's head returned, `[batch, n_points, n_out]`: logits if the model is
     /// categorical.
     pub activations: Vec<f32>,
+    /// How the context and the points differ from what the network was trained on.
+    pub outside: Outside,
 }
 
 impl fmt::Debug for Posterior {
@@ -73,7 +81,7 @@ impl fmt::Debug for Posterior {
 
 impl Posterior {
     pub(super) fn condition(network: &Arc<Network>, context: &Context<'_>) -> Result<Self> {
-        let points = Points::observed(&network.about.config, context)?;
+        let points = Points::observed(&network.about.config, network.domain.as_ref(), context)?;
         let columns = points.columns();
         let mut tiles = network.context_tiles(&points)?;
         let mut memories: Vec<BlockMemory> = Vec::new();
@@ -98,7 +106,8 @@ impl Posterior {
         }
         network.about.device.submit()?;
         let (batch, n_context) = (points.batch, points.n_points);
-        Ok(Self { network: network.clone(), batch, n_context, memories, columns })
+        let summary = network.domain.as_ref().and(points.summary()).map(Arc::new);
+        Ok(Self { network: network.clone(), batch, n_context, memories, columns, frame: points.frame, summary })
     }
 
     /// How many observations there are in each batch element.
@@ -147,16 +156,22 @@ impl Posterior {
             let allowed = "a single layer of linear attention".into();
             return refused("the model", format!("one of {layers} attention layers"), allowed);
         };
+        if self.frame.origin != other.frame.origin {
+            return refused("origin", format!("{:?}", other.frame.origin), format!("{:?}", self.frame.origin));
+        }
         let memories = vec![memory.merge(&other.memories[0])?];
         let n_context = self.n_context.saturating_add(other.n_context);
-        Ok(Self { n_context, memories, ..self.clone() })
+        let summary = self.summary.as_ref().zip(other.summary.as_ref()).map(|(a, b)| Arc::new(a.merge(b)));
+        let frame = Arc::new(self.frame.merge(&other.frame));
+        Ok(Self { n_context, memories, summary, frame, ..self.clone() })
     }
 
     /// Predicts at any number of points; they do not influence each other. No points give an
     /// empty prediction.
     ///
     /// # Errors
-    /// Coordinates that are not those of the model, differ in number, or are not finite.
+    /// Coordinates that are not those of the model, differ in number, are not finite, or do not survive
+    /// as f32 (see [`TnpKr::condition`](super::TnpKr::condition)); a prediction that is not finite.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn predict(&self, locations: &Locations<'_>) -> Result<Prediction> {
         pollster::block_on(self.predict_async(locations))
@@ -175,8 +190,9 @@ impl Posterior {
             mean: vec![0.0; n_all * n_values],
             std: vec![0.0; n_all * n_values],
             activations: vec![0.0; n_all * n_out],
+            outside: self.outside(&points),
         };
-        self.stream(&points, self.network.tile(self.batch), |range, tile| {
+        self.stream(&points, self.network.tile(self.batch), &Outside::default(), |range, tile| {
             place(&range, n_values, &tile.mean, &mut all.mean);
             place(&range, n_values, &tile.std, &mut all.std);
             place(&range, n_out, &tile.activations, &mut all.activations);
@@ -229,13 +245,18 @@ impl Posterior {
         receive: impl FnMut(Range<usize>, Prediction) -> Result<()>,
     ) -> Result<()> {
         check_argument(tile_size > 0, "predict_tiles", "tile_size", tile_size, "1 or more")?;
-        self.stream(&self.points(locations)?, tile_size, receive).await
+        let points = self.points(locations)?;
+        self.stream(&points, tile_size, &self.outside(&points), receive).await
     }
 
-    fn points<'a>(&self, locations: &Locations<'a>) -> Result<Points<'a>> {
+    fn outside(&self, points: &Points<'_>) -> Outside {
+        points.outside(self.network.domain.as_ref(), self.summary.as_deref())
+    }
+
+    fn points<'a>(&'a self, locations: &Locations<'a>) -> Result<Points<'a>> {
         let (found, batch) = (locations.batch, self.batch);
         check_argument(found == batch, "predict", "batch", found, format_args!("{batch}, that of the context"))?;
-        let points = Points::targets(&self.network.about.config, locations)?;
+        let points = Points::targets(&self.network.about.config, locations, &self.frame)?;
         let (found, columns) = (points.columns(), &self.columns);
         let allowed = format_args!("{columns:?}, those of the context");
         check_argument(found == *columns, "predict", "coordinate columns", format_args!("{found:?}"), allowed)?;
@@ -246,11 +267,13 @@ impl Posterior {
         &self,
         points: &Points<'_>,
         tile: usize,
+        outside: &Outside,
         mut receive: impl FnMut(Range<usize>, Prediction) -> Result<()>,
     ) -> Result<()> {
         let start = |range: &Range<usize>| self.activations(points, range);
         stream(tiles(points.n_points, tile), start, |range, activations| {
-            let prediction = self.prediction(range.len(), activations);
+            check_predicted("the network's output", (points.n_points, self.network.n_out), &range, &activations)?;
+            let prediction = Prediction { outside: outside.clone(), ..self.prediction(range.len(), activations) };
             receive(range, prediction)
         })
         .await
@@ -285,7 +308,7 @@ impl Posterior {
                 (p, std)
             }
         };
-        Prediction { shape: [self.batch, len, n], mean, std, activations }
+        Prediction { shape: [self.batch, len, n], mean, std, activations, outside: Outside::default() }
     }
 }
 

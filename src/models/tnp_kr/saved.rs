@@ -8,7 +8,11 @@ use super::{block::KrBlock, config::Config, network::Network, posterior::Posteri
 use crate::{
     checkpoint::{Checkpoint, Parameters},
     error::Result,
-    models::saved::{read, refused, write},
+    models::{
+        domain::Summary,
+        frame::Frame,
+        saved::{read, refused, write},
+    },
     tensor::Mask,
 };
 
@@ -19,6 +23,9 @@ struct Details {
     n_context: usize,
     columns: Vec<Range<usize>>,
     masked: bool,
+    frame: Frame,
+    /// For networks with a domain.
+    summary: Option<Summary>,
     /// Of linear attention: the keys in each batch element.
     n_keys: Vec<u64>,
 }
@@ -44,11 +51,12 @@ impl Posterior {
         let details = Details {
             n_context: self.n_context,
             columns: self.columns.clone(),
+            frame: (*self.frame).clone(),
+            summary: self.summary.as_deref().cloned(),
             masked: first.is_some_and(|memory| memory.is_masked()),
             n_keys: first.map(|memory| memory.n_keys().to_vec()).unwrap_or_default(),
         };
         let mut checkpoint = Checkpoint::default();
-        write(&mut checkpoint, &self.network.about, self.batch, &details)?;
         for (i, memory) in self.memories.iter().enumerate() {
             for (name, tensor) in memory.tensors() {
                 checkpoint.insert(&format!("memory_{i}.{name}"), tensor.shape(), tensor.read_async().await?)?;
@@ -57,6 +65,7 @@ impl Posterior {
         for (name, tensor) in first.map(|memory| memory.shared_tensors()).into_iter().flatten() {
             checkpoint.insert(name, tensor.shape(), tensor.read_async().await?)?;
         }
+        write(&mut checkpoint, &self.network.about, self.batch, &details)?;
         Ok(checkpoint)
     }
 
@@ -71,10 +80,11 @@ impl Posterior {
     }
 
     pub(super) fn restore(network: &Arc<Network>, checkpoint: &Checkpoint) -> Result<Self> {
-        let (batch, details): (usize, Details) = read(checkpoint, &network.about)?;
-        check(checkpoint, &network.about.config, batch, &details)?;
+        let (batch, details) = read(checkpoint, &network.about, |batch, details| {
+            check(checkpoint, &network.about.config, batch, details)
+        })?;
         let memories = checkpoint.load(&network.about.device, |parameters| {
-            let Details { n_context, columns, masked, n_keys } = &details;
+            let Details { n_context, columns, masked, n_keys, .. } = &details;
             let attention = &network.about.config.attention;
             let (mut coords, mut mask) = (None, None);
             if !attention.is_linear() {
@@ -91,14 +101,15 @@ impl Posterior {
             };
             network.applications().enumerate().map(restore).collect::<Result<_>>()
         })?;
-        let Details { n_context, columns, .. } = details;
-        Ok(Self { network: network.clone(), batch, n_context, memories, columns })
+        let Details { n_context, columns, frame, summary, .. } = details;
+        let (frame, summary) = (Arc::new(frame), summary.map(Arc::new));
+        Ok(Self { network: network.clone(), batch, n_context, memories, columns, frame, summary })
     }
 }
 
 /// Refuses sizes that contradict the model or each other.
 fn check(checkpoint: &Checkpoint, config: &Config, batch: usize, details: &Details) -> Result<()> {
-    let Details { n_context, columns, masked, n_keys } = details;
+    let Details { n_context, columns, masked, n_keys, frame, summary } = details;
     let columns_fit = columns.len() == config.groups.len()
         && columns.iter().try_fold(0, |end, c| (c.start == end && c.end >= end).then_some(c.end)).is_some()
         && columns.iter().zip(&config.groups).all(|(c, g)| g.dim.is_none_or(|dim| dim == c.len()));
@@ -106,6 +117,13 @@ fn check(checkpoint: &Checkpoint, config: &Config, batch: usize, details: &Detai
     if !columns_fit || *n_context == 0 || n_columns > 1 << 16 {
         let message = format!("its {n_context} observations and columns {columns:?} do not fit the model");
         return Err(refused(checkpoint, message));
+    }
+    let is_framed = batch.checked_mul(n_columns).is_some_and(|n| frame.is_of(n));
+    if !is_framed || summary.as_ref().is_some_and(|summary| !summary.fits(batch, n_columns)) {
+        return Err(refused(
+            checkpoint,
+            format!("its origin is not one of {n_columns} columns in {batch} batch elements"),
+        ));
     }
     let is_scan = !config.attention.is_linear();
     let counts_fit = match (is_scan, masked) {
