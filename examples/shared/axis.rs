@@ -21,6 +21,17 @@ pub fn digits(value: f64, unit: f64) -> String {
     }
 }
 
+/// A range and some more on both sides, also where it is a point.
+pub fn widened(range: Range<f64>, share: f64) -> Range<f64> {
+    let Range { start, end } = range;
+    let margin = match share * (end - start) {
+        margin if margin > 0.0 => margin,
+        _ if start == 0.0 => 1.0,
+        _ => 1e-9 * start.abs(),
+    };
+    start - margin..end + margin
+}
+
 /// What is drawn along an axis: numbers less an offset, where they differ by little beside their
 /// size, over a power of ten, where they are very large or small. Ticks are then short, and the
 /// label says what they stand for.
@@ -72,7 +83,7 @@ impl Axis {
     /// The name of the axis, with what was taken out of the numbers.
     pub fn label(&self, name: &str) -> String {
         let minus = match self.offset {
-            offset if offset == 0.0 => name.to_owned(),
+            0.0 => name.to_owned(),
             offset if offset > 0.0 => format!("{name} - {}", plain(offset)),
             offset => format!("{name} + {}", plain(-offset)),
         };

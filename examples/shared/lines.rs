@@ -54,7 +54,10 @@ impl Cell {
         }
         match self.0.parse::<f64>() {
             Ok(number) if number.is_finite() => Ok(Some(number)),
-            Ok(_) => Err(format!("is {}, not a finite number", cut(&self.0))),
+            Ok(_) if self.0.contains(|c: char| c.is_ascii_digit()) => {
+                Err(format!("is {}, too large for 64 bits", cut(&self.0)))
+            }
+            Ok(_) => Err(format!("is {}", cut(&self.0))),
             Err(_) => Err(format!("is {:?}, not a number", cut(&self.0))),
         }
     }
@@ -184,12 +187,7 @@ impl Lines {
     /// There are more or fewer.
     pub fn cells(&self, n_columns: usize) -> Result<Vec<Cell>> {
         let cells = self.fields();
-        ensure!(
-            cells.len() == n_columns,
-            "{} has {} columns, the header has {n_columns}",
-            self.place(),
-            cells.len()
-        );
+        ensure!(cells.len() == n_columns, "{} has {} columns, the header has {n_columns}", self.place(), cells.len());
         Ok(cells)
     }
 
