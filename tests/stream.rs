@@ -448,7 +448,8 @@ fn a_file_of_ones_own_is_not_scaled_unless_the_user_says_how() {
         command.args(["--out", &folder.path("out")]).args(arguments);
         command
     };
-    let proposed = ["--cycle LENGTH", "--x-range 1700000000,1700007200", "--level 0.15", "--unit 0.0707", "--scale co2"];
+    let proposed =
+        ["--cycle LENGTH", "--x-range 1700000000,1700007200", "--level 0.15", "--unit 0.0707", "--scale co2"];
     refused(&mut stream(&[]), &proposed);
     refused(&mut stream(&["--cycle", "24"]), &["--x-range 1700000000,1700007200"]);
     refused(&mut stream(&["--cycle", "0"]), &["2 columns", "needs 4", "--cycle LENGTH"]);
