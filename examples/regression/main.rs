@@ -24,7 +24,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use shared::{
     args::positive,
-    axis::{digits, number},
+    axis::{digits, number, plain},
     out, progress, say,
 };
 use wgpu_attention::{
@@ -345,9 +345,9 @@ fn write_csv(path: &Path, parts: &[(&Series, &Vec<Normal>, &Vec<Normal>, bool)],
     let mut rows = Vec::new();
     for (series, neural_process, gaussian_process, held_out) in parts {
         for (i, &x) in series.x.iter().enumerate() {
-            let mut row = vec![x.to_string()];
+            let mut row = vec![plain(x)];
             let y = series.y[i];
-            row.push(if y.is_finite() { y.to_string() } else { String::new() });
+            row.push(if y.is_finite() { plain(y) } else { String::new() });
             row.push(u8::from(*held_out).to_string());
             for model in [neural_process, gaussian_process] {
                 row.push(model.get(i).map(|normal| digits(normal.mean, unit)).unwrap_or_default());

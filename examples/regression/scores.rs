@@ -78,7 +78,7 @@ pub fn print(scores: &[Scores]) -> Result<()> {
     )?;
     for Scores { group, model, n, rmse, log_likelihood, coverage } in scores {
         let (rmse, log_likelihood, coverage) = (number(*rmse), number(*log_likelihood), 100.0 * coverage);
-        say!("{group:<12} {n:>6}  {model:<18} {rmse:>8} {log_likelihood:>15} {coverage:>10.1} %")?;
+        say!("{group:<12} {n:>6.0}  {model:<18} {rmse:>8} {log_likelihood:>15} {coverage:>10.1} %")?;
     }
     Ok(())
 }

@@ -99,8 +99,9 @@ impl Axis {
     }
 }
 
-fn plain(value: f64) -> String {
-    if value < 1e12 { format!("{value}") } else { format!("{value:e}") }
+/// A number of a file with all its digits.
+pub fn plain(value: f64) -> String {
+    if value == 0.0 || (1e-6..1e12).contains(&value.abs()) { value.to_string() } else { format!("{value:e}") }
 }
 
 /// By parsing, which rounds once.
