@@ -11,8 +11,11 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use plotters::prelude::*;
+use shared::{out, say};
 
-/// Draws a group of criterion's results. Run it in the root of the repository.
+/// Draws a group of criterion's results, which `cargo bench` leaves in target/criterion.
+///
+/// Run it in the root of the repository.
 #[derive(Parser)]
 struct Args {
     /// The group, as the bench names it.
@@ -37,16 +40,17 @@ type Lines = BTreeMap<String, Vec<(f64, f64)>>;
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    out::file(&args.out)?;
     let mut lines = Lines::new();
     collect(&args.results, &args, &mut lines)?;
     ensure!(!lines.is_empty(), "no results of group {:?} in {}", args.group, args.results.display());
     for (name, line) in &mut lines {
         line.sort_by(|a, b| a.0.total_cmp(&b.0));
         let times: Vec<_> = line.iter().map(|(size, ms)| format!("{size}: {ms:.3} ms")).collect();
-        println!("{name:<24} {}", times.join(", "));
+        say!("{name:<24} {}", times.join(", "))?;
     }
-    draw(&args, &lines)?;
-    println!("wrote {}", args.out.display());
+    draw(&args, &lines).with_context(|| format!("cannot draw {}", args.out.display()))?;
+    say!("wrote {}", args.out.display())?;
     Ok(())
 }
 

@@ -6,8 +6,10 @@
 //! application encodes into its own encoder, and a pass of the application reads the result where
 //! it lies: one submit, and nothing travels to the host in between.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Parser;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use shared::say;
 // `wgpu` as the crate has it, so that the types agree.
 use wgpu_attention::{
     Device, Tensor,
@@ -37,18 +39,23 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
 }
 ";
 
+/// Shows attention inside an application that has a wgpu device of its own. It takes no options,
+/// reads no data and writes no file; it needs an adapter, if only a software one.
+#[derive(Parser)]
+struct Args {}
+
 fn main() -> Result<()> {
+    Args::parse();
     let Some((device, queue)) = open()? else {
-        println!("no adapter on this machine, not even a software one: nothing to show");
-        return Ok(());
+        bail!("there is no adapter on this machine, not even a software one: nothing can be shown");
     };
     // The crate shares the device; both handles are reference-counted.
     let shared = Device::from_wgpu(device.clone(), queue.clone());
-    println!("device: {shared}");
+    say!("device: {shared}")?;
 
     // Nothing runs yet. What other threads do with the device meanwhile is not in the recording.
     let (read, recording) = shared.record(|| attention(&shared))?;
-    println!("recorded: {} dispatches", recording.n_dispatches());
+    say!("recorded: {} dispatches", recording.n_dispatches())?;
 
     let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     recording.encode_into(&mut encoder)?;
@@ -62,7 +69,7 @@ fn main() -> Result<()> {
     let expected = lengths(&attention(&Device::cpu())?.values.read()?);
     ensure!(found.len() == expected.len(), "{} lengths, expected {}", found.len(), expected.len());
     let difference = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    println!("{n_lengths} lengths, at most {difference:.1e} from those of the CPU");
+    say!("{n_lengths} lengths, at most {difference:.1e} from those of the CPU")?;
     ensure!(difference < 1e-5, "the GPU and the CPU disagree");
     Ok(())
 }

@@ -16,15 +16,18 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, ValueEnum};
-use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, HumanCount};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use shared::{args::count, progress, say};
 use wgpu_attention::{
     Device,
     models::tnp_kr::{AttentionConfig, Config, Context, Locations, Posterior, TnpKr},
 };
 
-/// Measures the time and the memory of a neural process on synthetic data in the plane. Run it
-/// in the root of the repository.
+/// Measures the time and the memory of a neural process on synthetic data in the plane.
+///
+/// It reads no data and writes no file; a network of your own is measured with --checkpoint FILE.
+/// Run it in the root of the repository.
 #[derive(Parser)]
 struct Args {
     /// Observations to condition on.
@@ -64,14 +67,6 @@ enum Attention {
     Scan,
 }
 
-/// A whole number from 1 to a billion; `100_000` is allowed.
-fn count(text: &str) -> Result<usize, String> {
-    match text.replace('_', "").parse() {
-        Ok(n @ 1..=1_000_000_000) => Ok(n),
-        _ => Err("a whole number from 1 to 1000000000 is needed".into()),
-    }
-}
-
 /// The coordinates lie in a square of this side, the length that the network was trained on.
 const SIDE: f32 = 4.0;
 
@@ -89,17 +84,17 @@ fn main() -> Result<()> {
         AttentionConfig::DeepKernel { .. } => "deep kernel attention",
         _ => "attention",
     };
-    println!("device     {device}");
-    println!("model      {kind}, {} layers", config.n_blocks * config.n_repeats);
+    say!("device     {device}")?;
+    say!("model      {kind}, {} layers", config.n_blocks * config.n_repeats)?;
     if args.scaling {
         return scaling(&args, &device, &model);
     }
-    println!("context    {} points, test {} points", HumanCount(args.context as u64), HumanCount(args.test as u64));
+    say!("context    {} points, test {} points", HumanCount(args.context as u64), HumanCount(args.test as u64))?;
     let times = run(&args, &device, &model, args.context, args.test)?;
-    report("condition", times[0], args.context);
-    report("predict", times[1], args.test);
-    report("together", times[0] + times[1], args.context + args.test);
-    println!("memory     {}", memory(&device));
+    report("condition", times[0], args.context)?;
+    report("predict", times[1], args.test)?;
+    report("together", times[0] + times[1], args.context + args.test)?;
+    say!("memory     {}", memory(&device))?;
     Ok(())
 }
 
@@ -133,14 +128,14 @@ fn scaling(args: &Args, device: &Device, model: &TnpKr) -> Result<()> {
     for part in [4, 2, 1] {
         let (n_context, n_test) = (args.context.div_ceil(part), args.test.div_ceil(part));
         let [condition, predict] = run(args, device, model, n_context, n_test)?;
-        report("condition", condition, n_context);
-        report("predict", predict, n_test);
+        report("condition", condition, n_context)?;
+        report("predict", predict, n_test)?;
         times[0].push((n_context as f64, condition.as_secs_f64()));
         times[1].push((n_test as f64, predict.as_secs_f64()));
     }
     let [condition, predict] = times.map(|times| exponent(&times));
-    println!("exponent   condition {condition:.2}, predict {predict:.2}: time grows with points to that power");
-    println!("memory     {}", memory(device));
+    say!("exponent   condition {condition:.2}, predict {predict:.2}: time grows with points to that power")?;
+    say!("memory     {}", memory(device))?;
     Ok(())
 }
 
@@ -153,46 +148,45 @@ fn exponent(times: &[(f64, f64)]) -> f64 {
 
 /// Conditions on a smooth function with noise.
 fn condition(device: &Device, model: &TnpKr, n: usize, dim: usize, rng: &mut StdRng) -> Result<(Posterior, Duration)> {
-    let x = coordinates(n, dim, rng);
+    let x = coordinates(n, dim, rng)?;
     let y: Vec<f32> = x.chunks_exact(dim).map(|x| function(x) + 0.1 * noise(rng)).collect();
-    let spinner = ProgressBar::new_spinner().with_message("condition");
-    spinner.enable_steady_tick(Duration::from_millis(200));
+    let spinner = progress::spinner("condition");
     let start = Instant::now();
     let posterior = model.condition(&Context::new(Locations::space(dim, &x), &y))?;
     device.wait()?;
     let time = start.elapsed();
-    spinner.finish_and_clear();
+    drop(spinner);
     Ok((posterior, time))
 }
 
 /// Predicts at random points, which are made and forgotten a few tiles at a time.
 fn predict(posterior: &Posterior, n_test: usize, tile: usize, dim: usize, rng: &mut StdRng) -> Result<Duration> {
-    let bar = ProgressBar::new(n_test as u64).with_style(ProgressStyle::with_template(
-        "predict {wide_bar} {human_pos}/{human_len} points, {per_sec}, {eta} left",
-    )?);
-    bar.enable_steady_tick(Duration::from_millis(200));
+    let bar = progress::bar("predict", "points", n_test as u64)?;
     let start = Instant::now();
     let mut is_finite = true;
     let mut left = n_test;
     while left > 0 {
         let n = left.min(tile.saturating_mul(TILES_AT_ONCE));
-        let x = coordinates(n, dim, rng);
+        let x = coordinates(n, dim, rng)?;
         posterior.predict_tiles(&Locations::space(dim, &x), tile, |points, tile| {
             is_finite &= tile.mean.iter().all(|mean| mean.is_finite());
-            bar.inc(points.len() as u64);
+            bar.add(points.len() as u64);
             Ok(())
         })?;
         left -= n;
     }
     let time = start.elapsed();
-    bar.finish_and_clear();
+    drop(bar);
     ensure!(is_finite, "the predictions are not finite");
     Ok(time)
 }
 
 /// Points in the square, uniformly.
-fn coordinates(n: usize, dim: usize, rng: &mut StdRng) -> Vec<f32> {
-    (0..n * dim).map(|_| SIDE * rng.random::<f32>()).collect()
+fn coordinates(n: usize, dim: usize, rng: &mut StdRng) -> Result<Vec<f32>> {
+    let mut x = Vec::new();
+    x.try_reserve_exact(n * dim).with_context(|| format!("{n} points do not fit into the memory"))?;
+    x.extend((0..n * dim).map(|_| SIDE * rng.random::<f32>()));
+    Ok(x)
 }
 
 fn function(x: &[f32]) -> f32 {
@@ -204,10 +198,10 @@ fn noise(rng: &mut StdRng) -> f32 {
     (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0
 }
 
-fn report(what: &str, time: Duration, points: usize) {
+fn report(what: &str, time: Duration, points: usize) -> Result<()> {
     let seconds = time.as_secs_f64().max(1e-9);
     let rate = HumanCount((points as f64 / seconds) as u64);
-    println!("{what:<10} {seconds:.2} s for {} points: {rate} a second", HumanCount(points as u64));
+    say!("{what:<10} {seconds:.2} s for {} points: {rate} a second", HumanCount(points as u64))
 }
 
 /// The most memory that was taken: the device's, or the process's on the CPU.

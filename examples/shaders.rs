@@ -1,15 +1,34 @@
-//! Writes every variant of every kernel as WGSL to `out/shaders`: to read, or to compile with
-//! another front end.
+//! Writes every variant of every kernel as WGSL, a file each: to read, or to compile with another
+//! front end.
+//!
+//!     cargo run --example shaders -- --out out/shaders
 
-fn main() -> anyhow::Result<()> {
-    let folder = std::path::Path::new("out/shaders");
-    std::fs::create_dir_all(folder)?;
+use std::{collections::HashSet, path::PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser;
+use shared::{out, say};
+
+/// Writes the text of every variant of every kernel, a file each. It reads nothing.
+#[derive(Parser)]
+struct Args {
+    /// Where the files go; those of the same names are replaced.
+    #[arg(long, value_name = "DIR", default_value = "out/shaders")]
+    out: PathBuf,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    out::folder(&args.out, &[])?;
     let variants = wgpu_attention::shaders::variants()?;
+    let mut names = HashSet::new();
     for shader in &variants {
-        let name: String =
-            shader.name.chars().map(|c| if c.is_alphanumeric() || "+-".contains(c) { c } else { '_' }).collect();
-        std::fs::write(folder.join(format!("{name}.wgsl")), &shader.wgsl)?;
+        let kept = |c: char| if c.is_ascii_alphanumeric() || "+-.".contains(c) { c } else { '_' };
+        let name: String = shader.name.chars().map(kept).collect::<String>() + ".wgsl";
+        // Some file systems do not tell cases apart.
+        ensure!(names.insert(name.to_lowercase()), "two variants would be written to {name}");
+        let path = args.out.join(&name);
+        std::fs::write(&path, &shader.wgsl).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    println!("{} variants in {}", variants.len(), folder.display());
-    Ok(())
+    say!("{} variants in {}", variants.len(), args.out.display())
 }

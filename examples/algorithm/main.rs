@@ -4,17 +4,22 @@
 //!     cargo run --release --example algorithm -- --checkpoint a.safetensors --checkpoint b.safetensors
 //!
 //! Prints the share of problems whose whole answer is right, by length, and draws it. What the
-//! checkpoints were trained on is in their metadata, see `training/README.md`.
+//! checkpoints were trained on is in their metadata, see `training/README.md`. Sums are printed as
+//! one writes them; the network reads their digits in pairs from the lowest on, and answers so.
 
 mod plot;
 mod tasks;
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 use rand::{SeedableRng, rngs::StdRng};
 use serde_json::Value;
+use shared::{
+    args::{count, networks},
+    out, progress, say,
+};
 use wgpu_attention::{Device, checkpoint::Checkpoint, models::nam::NamTmAe};
 
 use plot::Curve;
@@ -24,7 +29,11 @@ use tasks::{Problem, Task};
 const BATCH: usize = 100;
 
 /// Measures how trained NAM Turing machines do on problems longer than those of their training.
-/// Run it in the root of the repository.
+///
+/// Problems are drawn; for a network of your own give --checkpoint FILE, as training/algorithm.py
+/// writes it. The length of a sum is the number of digits of its numbers; a length that the tape
+/// of a network has no room for is refused. Prints a table for each network and writes a picture
+/// for each task, algorithm_TASK.svg in --out. Run it in the root of the repository.
 #[derive(Parser)]
 struct Args {
     /// A trained network; may be given several times [default: checkpoints/nam_tm_*].
@@ -34,10 +43,10 @@ struct Args {
     #[arg(long, default_value = "best")]
     device: String,
     /// Lengths of problems.
-    #[arg(long, value_delimiter = ',', default_value = "1,2,3,4,5,6,7,8,9,10,12,14,16,18,20,24,28")]
+    #[arg(long, value_delimiter = ',', value_parser = count, default_value = "1,2,3,4,5,6,7,8,9,10,12,14,16,18,20,24,28")]
     lengths: Vec<usize>,
     /// Problems of each length.
-    #[arg(long, default_value = "1000")]
+    #[arg(long, default_value = "1000", value_parser = count)]
     problems: usize,
     /// Chooses the problems.
     #[arg(long, default_value = "0")]
@@ -89,74 +98,80 @@ impl Trained {
         let problem = self.task.draw(random, &self.vocabulary, length)?;
         let found = self.answers(std::slice::from_ref(&problem))?.remove(0);
         let verdict = if found == problem.answer { "right" } else { "wrong" };
-        println!("  {} -> {} ({verdict})", self.show(&problem.tokens), self.show(&found));
-        Ok(())
+        let question = &problem.tokens[..problem.tokens.len() - problem.answer.len()];
+        say!(
+            "  {}{} ({verdict})",
+            self.task.question(&|tokens| self.show(tokens), question),
+            self.task.answer(&self.show(&found))
+        )
+    }
+
+    /// The longest problem that there is room for: the tape is a ring, and what is longer than it
+    /// overwrites itself.
+    fn fits(&self) -> usize {
+        self.model.config().tape_length.saturating_sub(2)
     }
 
     /// The share of problems whose whole answer is right.
     fn accuracy(&self, random: &mut StdRng, length: usize, n_problems: usize) -> Result<f64> {
         let mut right = 0;
+        let bar = progress::bar(&format!("length {length}"), "problems", n_problems as u64)?;
         for first in (0..n_problems).step_by(BATCH) {
             let draw = |_| self.task.draw(random, &self.vocabulary, length);
             let problems: Vec<Problem> = (0..BATCH.min(n_problems - first)).map(draw).collect::<Result<_>>()?;
             let answers = self.answers(&problems)?;
             right += problems.iter().zip(&answers).filter(|(problem, answer)| problem.answer == **answer).count();
+            bar.add(problems.len() as u64);
         }
         Ok(right as f64 / n_problems as f64)
     }
 }
 
-/// The committed networks.
-fn committed() -> Result<Vec<PathBuf>> {
-    let folder = std::fs::read_dir("checkpoints").context("no folder checkpoints here")?;
-    let mut paths: Vec<PathBuf> = folder.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
-    paths.retain(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("nam_tm_") && name.ends_with(".safetensors")
-    });
-    paths.sort();
-    Ok(paths)
-}
-
 fn main() -> Result<()> {
-    let args = Args::parse();
+    let mut args = Args::parse();
+    args.lengths.sort_unstable();
+    args.lengths.dedup();
+    out::folder(&args.out, &[])?;
     let device = Device::by_name(&args.device)?;
-    ensure!(args.problems > 0 && args.lengths.iter().all(|&n| n > 0), "lengths and problems must be above 0");
-    let paths = if args.checkpoint.is_empty() { committed()? } else { args.checkpoint.clone() };
-    ensure!(!paths.is_empty(), "no checkpoint; training/README.md says how to make one");
-    println!("on {device}, {} problems of each length\n", args.problems);
-    std::fs::create_dir_all(&args.out)?;
-
-    let networks: Vec<Trained> = paths
-        .iter()
-        .map(|path| Trained::open(&device, path).with_context(|| path.display().to_string()))
-        .collect::<Result<_>>()?;
+    let open = |path: &PathBuf| Trained::open(&device, path).with_context(|| path.display().to_string());
+    let networks: Vec<Trained> = networks(&args.checkpoint, "nam_tm_")?.iter().map(open).collect::<Result<_>>()?;
+    for network in &networks {
+        if let Some(length) = args.lengths.iter().find(|&&length| length > network.fits()) {
+            bail!(
+                "--lengths {length}: {} has a tape of {} slots, which has room for lengths up to {}; leave the longer \
+                 ones out, or choose another --checkpoint",
+                network.name,
+                network.model.config().tape_length,
+                network.fits()
+            );
+        }
+        out::folder(&args.out, &[&network.task.picture()])?;
+    }
+    say!("on {device}, {} problems of each length\n", args.problems)?;
     for task in [Task::Addition, Task::Reduce] {
         let networks: Vec<&Trained> = networks.iter().filter(|network| network.task == task).collect();
         let Some(longest) = networks.iter().map(|network| network.longest).max() else { continue };
         let mut curves = Vec::new();
         for network in &networks {
-            println!("{} (trained on lengths up to {})", network.name, network.longest);
+            say!("{} (trained on lengths up to {})", network.name, network.longest)?;
             let mut random = StdRng::seed_from_u64(args.seed);
-            for length in [network.longest, 2 * network.longest] {
+            for length in [network.longest, 2 * network.longest].map(|length| length.min(network.fits())) {
                 network.example(&mut random, length)?;
             }
-            // The tape is a ring: what is longer than it overwrites itself.
-            let fits = network.model.config().tape_length.saturating_sub(2);
             let mut points = Vec::new();
-            for &length in args.lengths.iter().filter(|&&length| length <= fits) {
-                let mut random = StdRng::seed_from_u64(args.seed + length as u64);
+            for &length in &args.lengths {
+                let mut random = StdRng::seed_from_u64(args.seed.wrapping_add(length as u64));
                 let share = network.accuracy(&mut random, length, args.problems)?;
-                println!("{length:6} {:6.1}%", 100.0 * share);
+                say!("{length:6} {:6.1}%", 100.0 * share)?;
                 points.push((length, share));
             }
-            println!();
+            say!("")?;
             curves.push(Curve { name: network.name.clone(), points });
         }
-        let name = format!("algorithm_{task:?}.svg").to_lowercase();
+        let picture = args.out.join(task.picture());
         let title = format!("{task:?}: whole answers that are right, by length");
-        plot::draw(&args.out.join(&name), &title, longest, &curves)?;
-        println!("wrote {}\n", args.out.join(&name).display());
+        plot::draw(&picture, &title, longest, &curves).with_context(|| format!("cannot draw {}", picture.display()))?;
+        say!("wrote {}\n", picture.display())?;
     }
     Ok(())
 }

@@ -28,6 +28,33 @@ impl Task {
         }
     }
 
+    /// The name of the picture.
+    pub fn picture(self) -> String {
+        format!("algorithm_{self:?}.svg").to_lowercase()
+    }
+
+    /// A question as one writes it, from its tokens, the `=` at their end included.
+    pub fn question(self, show: &dyn Fn(&[usize]) -> String, tokens: &[usize]) -> String {
+        let tokens = &tokens[..tokens.len() - 1];
+        match self {
+            // The highest digit first.
+            Self::Addition => {
+                let number =
+                    |first: usize| show(&tokens.iter().copied().skip(first).step_by(2).rev().collect::<Vec<_>>());
+                format!("{} + {} = ", number(0), number(1))
+            }
+            Self::Reduce => format!("{} = ", show(tokens)),
+        }
+    }
+
+    /// An answer as one writes it.
+    pub fn answer(self, text: &str) -> String {
+        match self {
+            Self::Addition => text.chars().rev().collect(),
+            Self::Reduce => text.to_owned(),
+        }
+    }
+
     /// A random problem of a length.
     pub fn draw(self, random: &mut StdRng, vocabulary: &[String], length: usize) -> Result<Problem> {
         let token = |text: &str| match vocabulary.iter().position(|word| word == text) {
@@ -76,4 +103,18 @@ fn reduce(random: &mut StdRng, length: usize, delete: usize, dot: usize) -> (Vec
     }
     answer.resize(length, dot);
     (tokens, answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The old code printed the digits as the network reads them, without a sign between.
+    #[test]
+    fn a_sum_is_printed_as_one_writes_it() {
+        let show = |tokens: &[usize]| tokens.iter().map(usize::to_string).collect::<String>();
+        // 27 + 95 = 122; 10 is the `=`.
+        assert_eq!(Task::Addition.question(&show, &[7, 5, 2, 9, 10]), "27 + 95 = ");
+        assert_eq!(Task::Addition.answer(&show(&[2, 2, 1])), "122");
+    }
 }

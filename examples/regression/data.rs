@@ -1,15 +1,22 @@
 //! Reading series from CSV files, with errors that say where, and splitting them.
 
-use std::{fs::File, ops::Range, path::Path};
+use std::{ops::Range, path::Path};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, ensure};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use shared::{
+    lines::{Lines, cut},
+    warn,
+};
+
+/// Points that are left to learn from, at least.
+const MIN_CONTEXT: usize = 8;
 
 /// A series sorted by its coordinate.
 #[derive(Clone, Debug, Default)]
 pub struct Series {
     pub x: Vec<f64>,
-    /// As many as there are coordinates, or none where nothing was observed.
+    /// As many as there are coordinates; NaN where nothing was observed.
     pub y: Vec<f64>,
 }
 
@@ -20,7 +27,7 @@ impl Series {
 
     /// The points with these indices.
     fn pick(&self, indices: &[usize]) -> Self {
-        let pick = |from: &[f64]| indices.iter().filter_map(|&i| from.get(i).copied()).collect();
+        let pick = |from: &[f64]| indices.iter().map(|&i| from[i]).collect();
         Self { x: pick(&self.x), y: pick(&self.y) }
     }
 
@@ -30,52 +37,57 @@ impl Series {
         let first = self.x.partition_point(|&x| x <= end - length);
         self.pick(&(first..self.len()).collect::<Vec<_>>())
     }
+
+    /// Whether anything was observed.
+    pub fn is_observed(&self) -> bool {
+        self.y.iter().any(|y| y.is_finite())
+    }
 }
 
-/// Reads the columns `x` and `y` of a CSV file; `y` may be missing if it is not `required`.
+/// Reads the columns `x` and `y` of a CSV file. Without `y_required` that column may be missing,
+/// and so may its cells. Other lines that lack a number are passed over, and counted.
 pub fn read(path: &Path, y_required: bool) -> Result<Series> {
     let name = path.display();
-    let file = File::open(path).with_context(|| format!("cannot read {name}"))?;
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(file);
-    let header = reader.headers().with_context(|| format!("{name}: line 1"))?.clone();
-    let find = |column: &str| header.iter().position(|name| name.eq_ignore_ascii_case(column));
-    let wanted = if y_required { "x,y" } else { "x or x,y" };
-    let wrong = || {
-        let found = header.iter().collect::<Vec<_>>().join(",");
+    let mut lines = Lines::open(path)?;
+    let names = lines.header()?;
+    let find = |column: &str| {
+        let mut found = names.iter().enumerate().filter(|(_, name)| name.eq_ignore_ascii_case(column));
+        (found.next().map(|(i, _)| i), found.count())
+    };
+    let wrong = |wanted: &str| {
+        let found = cut(&names.join(","));
         anyhow!("{name}: line 1: the first line must name the columns {wanted}, found {found:?}")
     };
-    let x_column = find("x").ok_or_else(wrong)?;
-    let y_column = find("y");
-    ensure!(!y_required || y_column.is_some(), wrong());
+    let wanted = if y_required { "x,y" } else { "x or x,y" };
+    let ((x_column, x_others), (y_column, y_others)) = (find("x"), find("y"));
+    ensure!(x_others + y_others == 0, wrong("x and y once"));
+    let x_column = x_column.ok_or_else(|| wrong(wanted))?;
+    ensure!(!y_required || y_column.is_some(), wrong(wanted));
 
-    let mut points = Vec::new();
-    for record in reader.records() {
-        let record = record.with_context(|| format!("{name}: not a CSV file"))?;
-        let line = record.position().map_or(0, csv::Position::line);
-        ensure!(
-            record.len() == header.len(),
-            "{name}: line {line}: {} columns, but the first line names {}",
-            record.len(),
-            header.len()
-        );
+    let (mut points, mut n_missing, mut first_missing) = (Vec::new(), 0, 0);
+    while lines.advance()? {
+        let cells = lines.cells(names.len())?;
         let number = |column: usize| {
-            let text = &record[column];
-            let place = || format!("{name}: line {line}, column {} ({})", column + 1, &header[column]);
-            match text.parse::<f64>() {
-                Ok(number) if number.is_finite() => Ok(number),
-                Ok(_) => bail!("{}: {text} is not a finite number", place()),
-                Err(_) if text.is_empty() => bail!("{}: the number is missing", place()),
-                Err(_) => bail!("{}: {text:?} is not a number", place()),
-            }
+            let place = || format!("{}, column {} ({})", lines.place(), column + 1, names[column]);
+            cells[column].optional().map_err(|why| anyhow!("{}: {why}", place()))
         };
-        points.push((number(x_column)?, y_column.map(number).transpose()?));
+        let (x, y) = (number(x_column)?, y_column.map_or(Ok(None), number)?);
+        match (x, y) {
+            (Some(x), Some(y)) => points.push((x, y)),
+            (Some(x), None) if !y_required => points.push((x, f64::NAN)),
+            _ => {
+                n_missing += 1;
+                first_missing = if n_missing == 1 { lines.number() } else { first_missing };
+            }
+        }
+    }
+    if n_missing > 0 {
+        warn!("{name}: {n_missing} lines without a number passed over, the first of them line {first_missing}")?;
     }
     ensure!(!points.is_empty(), "{name}: no points after the first line");
     points.sort_by(|a, b| a.0.total_cmp(&b.0));
-    Ok(Series {
-        x: points.iter().map(|point| point.0).collect(),
-        y: points.iter().filter_map(|point| point.1).collect(),
-    })
+    let (x, y) = points.into_iter().unzip();
+    Ok(Series { x, y })
 }
 
 /// What the models see, and what they are asked for.
@@ -90,7 +102,11 @@ pub struct Split {
 /// others at random.
 pub fn hold_out(series: &Series, fraction: f64, gap: usize, seed: u64) -> Result<Split> {
     let n = series.len();
-    ensure!(gap + 8 <= n, "{n} points are too few for a gap of {gap}");
+    ensure!(
+        n >= MIN_CONTEXT && gap <= n - MIN_CONTEXT,
+        "{n} point(s) are too few to hold out a gap of {gap}: {MIN_CONTEXT} more than the gap are needed; give more \
+         points, a smaller --gap, or --targets, with which none is held out"
+    );
     let mut rng = StdRng::seed_from_u64(seed);
     let margin = (n - gap) / 4;
     let start = rng.random_range(margin..=n - gap - margin);

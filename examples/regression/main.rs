@@ -6,24 +6,30 @@
 //! The series is the CO2 record of Mauna Loa, see `data/README.md`. The network was trained on
 //! draws from Gaussian processes and has seen neither this series nor its kernel; the Gaussian
 //! process is fitted to the very points that it predicts from. Both get the same preprocessing
-//! and the same split. Writes `predictions.csv` and `regression.svg`.
+//! and the same split. Writes `predictions.csv` and `regression.svg`. With `--seeds 20` it draws
+//! 20 splits, and prints the means of their scores alone.
 
 mod data;
 mod gp;
 mod plot;
 mod scaling;
+mod scores;
 
 use std::{
-    ops::Range,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
+use shared::{
+    args::positive,
+    axis::{digits, number, plain},
+    out, progress, say,
+};
 use wgpu_attention::{
     Device,
-    models::tnp_kr::{Context, Locations, TnpKr},
+    models::tnp_kr::{Context, Locations, Posterior, TnpKr},
 };
 
 use data::{Series, Split};
@@ -32,8 +38,17 @@ use scaling::Scaling;
 
 const CO2: &str = "data/mauna_loa_co2.csv";
 
+/// Points that the network predicts at once.
+const TILE: usize = 2048;
+
 /// Predicts held-out points of a series with a trained neural process and with an exact
-/// Gaussian process. Run it in the root of the repository.
+/// Gaussian process.
+///
+/// For data of your own give --context FILE, a CSV file whose first line names the columns x and y,
+/// and --targets FILE to say where to predict; without it a part of the points is held out and
+/// the predictions are scored. Lines that lack a number (empty, NA, null, nan) are passed over. Set
+/// --length so that a cycle of the series is 0.25 to 1.5 long in it. Results go to
+/// predictions.csv and regression.svg in --out. Run it in the root of the repository.
 #[derive(Parser)]
 struct Args {
     /// Your own observations: a CSV file with the columns x,y [default: the CO2 record].
@@ -58,7 +73,7 @@ struct Args {
     last: Option<f64>,
     /// How long the record is in units of the model, which was trained on 3 to 5. Set it so
     /// that a cycle has a length of 0.25 to 1.5.
-    #[arg(long, default_value = "4", value_parser = positive)]
+    #[arg(long, default_value = "4", value_parser = length)]
     length: f64,
     /// Degree of the polynomial that is fitted to the context and taken out.
     #[arg(long, value_name = "DEGREE", default_value = "1", value_parser = clap::value_parser!(u8).range(0..=3))]
@@ -72,12 +87,17 @@ struct Args {
     /// Chooses what is held out.
     #[arg(long, default_value = "0")]
     seed: u64,
+    /// Print the means of the scores over so many splits, those of the seeds after --seed; no file
+    /// is written.
+    #[arg(long, value_name = "N", conflicts_with = "targets", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    seeds: Option<u64>,
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+/// The network knows nothing longer or shorter.
+fn length(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(number) if number > 0.0 && number.is_finite() => Ok(number),
-        _ => Err("a number above 0 is needed".into()),
+        Ok(number) if (0.01..=100.0).contains(&number) => Ok(number),
+        _ => Err("a number from 0.01 to 100 is needed".into()),
     }
 }
 
@@ -112,34 +132,40 @@ impl Normal {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let Split { context, targets, gap } = split(&args)?;
-    let scaling = Scaling::fit(&context, &targets, args.trend.into(), args.length)?;
-    println!("context   {} points, targets {}, of which {} in a gap", context.len(), targets.len(), gap.len());
-    println!(
-        "scaling   minus a trend of degree {} fitted to the context, divided by {:.4}; 1 model unit = {:.4} of x",
-        args.trend, scaling.y_unit, scaling.x_unit
-    );
-
+    if args.seeds.is_none() {
+        out::folder(&args.out, &["predictions.csv", "regression.svg"])?;
+    }
+    let series = series(&args)?;
     let device = Device::by_name(&args.device)?;
-    println!("device    {device}");
     let model = TnpKr::open(&device, &args.checkpoint)
         .context("cannot load the model (run in the repository's root, or give --checkpoint)")?;
-    let curve_x = curve_coordinates(&context, &targets);
-    let [at_context, at_targets, curve] =
-        neural_process(&device, &model, &scaling, &context, [&context.x, &targets.x, &curve_x])?;
-    let [gp_context, gp_targets, gp_curve] = gaussian_process(&scaling, &context, [&context.x, &targets.x, &curve_x])?;
-
-    if !targets.y.is_empty() {
-        let trend: Vec<Normal> =
-            targets.x.iter().map(|&x| Normal { mean: scaling.trend(x), std: scaling.y_unit }).collect();
+    say!("device    {device}")?;
+    if let Some(n) = args.seeds {
+        return many_splits(&args, &device, &model, &series, n);
+    }
+    let split = split(&args, &series, args.seed)?;
+    let Split { context, targets, gap } = &split;
+    let scaling = Scaling::fit(context, targets, args.trend.into(), args.length)?;
+    say!("context   {} points, targets {}, of which {} in a gap", context.len(), targets.len(), gap.len())?;
+    say!(
+        "scaling   minus a trend of degree {} fitted to the context, divided by {}; 1 model unit = {} of x",
+        args.trend,
+        number(scaling.y_unit),
+        number(scaling.x_unit)
+    )?;
+    let curve_x = curve_coordinates(context, targets);
+    let places = [&context.x[..], &targets.x, &curve_x];
+    let [at_context, at_targets, curve] = neural_process(&device, &model, &scaling, context, places)?;
+    let [gp_context, gp_targets, gp_curve] = gaussian_process(&scaling, context, places)?;
+    if targets.is_observed() {
+        let trend = trend_alone(&scaling, targets);
         let models = [("neural process", &at_targets), ("Gaussian process", &gp_targets), ("trend alone", &trend)];
-        print_scores(&targets.y, &gap, &models);
+        scores::print(&scores::of_split(&targets.y, gap, &models))?;
     }
 
-    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
     let csv = args.out.join("predictions.csv");
-    write_csv(&csv, &[(&context, &at_context, &gp_context, false), (&targets, &at_targets, &gp_targets, true)])
-        .with_context(|| format!("cannot write {}", csv.display()))?;
+    let parts = [(context, &at_context, &gp_context, false), (targets, &at_targets, &gp_targets, true)];
+    write_csv(&csv, &parts, scaling.y_unit).with_context(|| format!("cannot write {}", csv.display()))?;
     let svg = args.out.join("regression.svg");
     let (title, x_label, y_label) = match args.context {
         None => ("CO2 at Mauna Loa, monthly means", "year", "CO2 (ppm)"),
@@ -149,32 +175,69 @@ fn main() -> Result<()> {
         title,
         x_label,
         y_label,
-        context: &context,
-        targets: &targets,
+        context,
+        targets,
         gap: (!gap.is_empty()).then(|| targets.x[gap.start]..targets.x[gap.end - 1]),
         x: &curve_x,
         neural_process: &curve,
         gaussian_process: &gp_curve,
     };
     plot::draw(&svg, &picture).with_context(|| format!("cannot draw {}", svg.display()))?;
-    println!("\nwrote {} and {}", csv.display(), svg.display());
-    Ok(())
+    say!("\nwrote {} and {}", csv.display(), svg.display())
 }
 
-/// Reads the data and decides what is held out.
-fn split(args: &Args) -> Result<Split> {
+/// The means of the scores over splits of one series.
+fn many_splits(args: &Args, device: &Device, model: &TnpKr, series: &Series, n: u64) -> Result<()> {
+    let bar = progress::bar("splits", "splits", n)?;
+    let mut all = Vec::new();
+    for seed in 1..=n {
+        let Split { context, targets, gap } = split(args, series, args.seed.wrapping_add(seed))?;
+        let scaling = Scaling::fit(&context, &targets, args.trend.into(), args.length)?;
+        let observed = observe(&scaling, &context);
+        let posterior = model.condition(&Context::new(Locations::space(1, &observed.0), &observed.1))?;
+        device.wait()?;
+        let ours = predict(&posterior, &scaling, &targets.x, &|_| {})?;
+        let process = (context.len() <= gp::MAX_POINTS)
+            .then(|| GaussianProcess::fit(&scaling.coords(&context.x), &scaling.values(&context)));
+        let theirs = process.transpose()?.map_or(Vec::new(), |process| restored(&process, &scaling, &targets.x));
+        let trend = trend_alone(&scaling, &targets);
+        let models = [("neural process", &ours), ("Gaussian process", &theirs), ("trend alone", &trend)];
+        all.push(scores::of_split(&targets.y, &gap, &models));
+        bar.add(1);
+    }
+    drop(bar);
+    say!(
+        "means of the scores of {n} splits, of the seeds {} to {}",
+        args.seed.wrapping_add(1),
+        args.seed.wrapping_add(n)
+    )?;
+    scores::print(&scores::means(&all))
+}
+
+/// What needs no model at all.
+fn trend_alone(scaling: &Scaling, targets: &Series) -> Vec<Normal> {
+    targets.x.iter().map(|&x| Normal { mean: scaling.trend(x), std: scaling.y_unit }).collect()
+}
+
+/// Reads the observations.
+fn series(args: &Args) -> Result<Series> {
     let path = args.context.as_deref().unwrap_or(Path::new(CO2));
     let mut series = data::read(path, true)?;
-    println!("data      {}: {} points", path.display(), series.len());
+    say!("data      {}: {} points", path.display(), series.len())?;
     let last = args.last.or(args.context.is_none().then_some(12.0));
     if let Some(last) = last {
         series = series.last(last);
         ensure!(series.len() > 1, "--last {last} leaves {} point(s)", series.len());
     }
-    println!("used      {} points, x from {} to {}", series.len(), series.x[0], series.x[series.len() - 1]);
+    say!("used      {} points, x from {} to {}", series.len(), series.x[0], series.x[series.len() - 1])?;
+    Ok(series)
+}
+
+/// Decides what is held out.
+fn split(args: &Args, series: &Series, seed: u64) -> Result<Split> {
     match &args.targets {
-        Some(path) => Ok(Split { context: series, targets: data::read(path, false)?, gap: 0..0 }),
-        None => data::hold_out(&series, args.hold_out, args.gap.unwrap_or(series.len() / 12), args.seed),
+        Some(path) => Ok(Split { context: series.clone(), targets: data::read(path, false)?, gap: 0..0 }),
+        None => data::hold_out(series, args.hold_out, args.gap.unwrap_or(series.len() / 12), seed),
     }
 }
 
@@ -187,6 +250,29 @@ fn curve_coordinates(context: &Series, targets: &Series) -> Vec<f64> {
     (0..n).map(|i| first - margin + (last - first + 2.0 * margin) * f64::from(i) / f64::from(n - 1)).collect()
 }
 
+/// The observations as the network reads them.
+fn observe(scaling: &Scaling, context: &Series) -> (Vec<f32>, Vec<f32>) {
+    (single(&scaling.coords(&context.x)), single(&scaling.values(context)))
+}
+
+fn single(numbers: &[f64]) -> Vec<f32> {
+    numbers.iter().map(|&x| x as f32).collect()
+}
+
+/// Predicts in tiles, and says how many are done.
+fn predict(posterior: &Posterior, scaling: &Scaling, x: &[f64], done: &dyn Fn(usize)) -> Result<Vec<Normal>> {
+    let mut normals = Vec::with_capacity(x.len());
+    let places = single(&scaling.coords(x));
+    posterior.predict_tiles(&Locations::space(1, &places), TILE, |points, tile| {
+        let numbers = tile.mean.iter().zip(&tile.std);
+        let normal = |(&mean, &std): (&f32, &f32)| Normal { mean: mean.into(), std: std.into() };
+        normals.extend(x[points.clone()].iter().zip(numbers.map(normal)).map(|(&x, y)| scaling.restore(x, y)));
+        done(points.len());
+        Ok(())
+    })?;
+    Ok(normals)
+}
+
 /// Conditions the network on the context and predicts in three places; no training.
 fn neural_process(
     device: &Device,
@@ -195,114 +281,77 @@ fn neural_process(
     context: &Series,
     places: [&[f64]; 3],
 ) -> Result<[Vec<Normal>; 3]> {
-    let single = |numbers: Vec<f64>| -> Vec<f32> { numbers.into_iter().map(|x| x as f32).collect() };
-    let (x, y) = (single(scaling.coords(&context.x)), single(scaling.values(context)));
-    let observed = Context::new(Locations::space(1, &x), &y);
-    let condition = || -> Result<_> {
-        let posterior = model.condition(&observed)?;
-        device.wait()?;
-        Ok(posterior)
+    let (x, y) = observe(scaling, context);
+    let start = Instant::now();
+    let spinner = progress::spinner("neural process: reads the observations");
+    let posterior = model.condition(&Context::new(Locations::space(1, &x), &y))?;
+    device.wait()?;
+    drop(spinner);
+    let condition = start.elapsed();
+    let bar =
+        progress::bar("neural process: predicts", "points", places.map(<[f64]>::len).iter().sum::<usize>() as u64)?;
+    let mut times = Vec::new();
+    let mut timed = |x: &[f64]| {
+        let start = Instant::now();
+        let normals = predict(&posterior, scaling, x, &|n| bar.add(n as u64));
+        times.push(start.elapsed());
+        normals
     };
-    let posterior = condition()?;
-    let targets = single(scaling.coords(places[1]));
-    let targets = Locations::space(1, &targets);
-    // The runs so far have compiled the shaders, where there are any.
-    let first = timed(|| posterior.predict(&targets))?;
-    let condition = median((0..5).map(|_| timed(condition)).collect::<Result<_>>()?);
-    let predict = median((0..5).map(|_| timed(|| posterior.predict(&targets))).collect::<Result<_>>()?);
+    let predictions = [timed(places[0])?, timed(places[1])?, timed(places[2])?];
+    drop(bar);
     let ms = |time: Duration| 1e3 * time.as_secs_f64();
-    println!(
-        "neural process    condition {:.2} ms, predict {} targets {:.2} ms (first time {:.2} ms)",
+    say!(
+        "neural process    condition {:.2} ms, predict {} targets {:.2} ms",
         ms(condition),
         places[1].len(),
-        ms(predict),
-        ms(first)
-    );
-    let predict = |x: &[f64]| -> Result<Vec<Normal>> {
-        let prediction = posterior.predict(&Locations::space(1, &single(scaling.coords(x))))?;
-        let normals = prediction.mean.iter().zip(&prediction.std);
-        let normals = normals.map(|(&mean, &std)| Normal { mean: mean.into(), std: std.into() });
-        Ok(x.iter().zip(normals).map(|(&x, normal)| scaling.restore(x, normal)).collect())
-    };
-    Ok([predict(places[0])?, predict(places[1])?, predict(places[2])?])
+        ms(times[1])
+    )?;
+    Ok(predictions)
 }
 
-fn timed<T, E: Into<anyhow::Error>>(run: impl FnOnce() -> Result<T, E>) -> Result<Duration> {
-    let start = Instant::now();
-    run().map_err(Into::into)?;
-    Ok(start.elapsed())
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
+/// Predictions of a fitted process, in the data's units.
+fn restored(process: &GaussianProcess, scaling: &Scaling, x: &[f64]) -> Vec<Normal> {
+    let normals = process.predict(&scaling.coords(x));
+    x.iter().zip(normals).map(|(&x, normal)| scaling.restore(x, normal)).collect()
 }
 
 /// Fits a Gaussian process to the context and predicts in three places. Nothing, if there are
 /// too many points for an exact one.
 fn gaussian_process(scaling: &Scaling, context: &Series, places: [&[f64]; 3]) -> Result<[Vec<Normal>; 3]> {
     if context.len() > gp::MAX_POINTS {
-        println!("Gaussian process  left out: an exact one takes too long over {} points", gp::MAX_POINTS);
+        say!("Gaussian process  left out: an exact one takes too long over {} points", gp::MAX_POINTS)?;
         return Ok(Default::default());
     }
+    let spinner = progress::spinner("Gaussian process: fits its hyper-parameters");
     let start = Instant::now();
     let process = GaussianProcess::fit(&scaling.coords(&context.x), &scaling.values(context))?;
     let fit = start.elapsed();
     let start = Instant::now();
-    let predictions = places.map(|x| {
-        let normals = process.predict(&scaling.coords(x));
-        x.iter().zip(normals).map(|(&x, normal)| scaling.restore(x, normal)).collect()
-    });
-    println!(
+    let predictions = places.map(|x| restored(&process, scaling, x));
+    drop(spinner);
+    say!(
         "Gaussian process  fit {:.2} s, predict {:.2} ms; log marginal likelihood {:.2}",
         fit.as_secs_f64(),
         1e3 * start.elapsed().as_secs_f64(),
         process.log_likelihood
-    );
+    )?;
     let hyper: Vec<_> = process.hyper().map(|(name, value)| format!("{name} {value:.3}")).collect();
-    println!("  in model units: {}", hyper.join(", "));
+    say!("  in model units: {}", hyper.join(", "))?;
     Ok(predictions)
 }
 
-/// RMSE, mean log-likelihood and coverage on the targets: all, and apart where there is a gap.
-fn print_scores(y: &[f64], gap: &Range<usize>, models: &[(&str, &Vec<Normal>)]) {
-    let all: Vec<usize> = (0..y.len()).collect();
-    let (in_gap, scattered): (Vec<usize>, Vec<usize>) = all.iter().partition(|i| gap.contains(i));
-    let mut groups = vec![("all", all)];
-    if !in_gap.is_empty() && !scattered.is_empty() {
-        groups.extend([("scattered", scattered), ("in the gap", in_gap)]);
-    }
-    println!();
-    println!(
-        "{:<12} {:>6}  {:<18} {:>8} {:>15} {:>12}",
-        "held out", "points", "", "RMSE", "log-likelihood", "in 95% band"
-    );
-    for (name, points) in groups {
-        for (model, predictions) in models.iter().filter(|(_, predictions)| !predictions.is_empty()) {
-            let mean =
-                |score: &dyn Fn(usize) -> f64| points.iter().map(|&i| score(i)).sum::<f64>() / points.len() as f64;
-            let rmse = mean(&|i| (y[i] - predictions[i].mean).powi(2)).sqrt();
-            let log_likelihood = mean(&|i| predictions[i].log_density(y[i]));
-            let coverage = 100.0 * mean(&|i| f64::from(u8::from(predictions[i].covers(y[i]))));
-            println!(
-                "{name:<12} {:>6}  {model:<18} {rmse:>8.3} {log_likelihood:>15.3} {coverage:>10.1} %",
-                points.len()
-            );
-        }
-    }
-}
-
 /// One line for each point, sorted by its coordinate. What is not known stays empty.
-fn write_csv(path: &Path, parts: &[(&Series, &Vec<Normal>, &Vec<Normal>, bool)]) -> Result<()> {
+fn write_csv(path: &Path, parts: &[(&Series, &Vec<Normal>, &Vec<Normal>, bool)], unit: f64) -> Result<()> {
     let mut rows = Vec::new();
     for (series, neural_process, gaussian_process, held_out) in parts {
         for (i, &x) in series.x.iter().enumerate() {
-            let mut row = vec![x.to_string()];
-            row.push(series.y.get(i).map(f64::to_string).unwrap_or_default());
+            let mut row = vec![plain(x)];
+            let y = series.y[i];
+            row.push(if y.is_finite() { plain(y) } else { String::new() });
             row.push(u8::from(*held_out).to_string());
             for model in [neural_process, gaussian_process] {
-                row.push(model.get(i).map(|normal| format!("{:.6}", normal.mean)).unwrap_or_default());
-                row.push(model.get(i).map(|normal| format!("{:.6}", normal.std)).unwrap_or_default());
+                row.push(model.get(i).map(|normal| digits(normal.mean, unit)).unwrap_or_default());
+                row.push(model.get(i).map(|normal| digits(normal.std, unit)).unwrap_or_default());
             }
             rows.push((x, row));
         }

@@ -4,6 +4,7 @@ use std::{ops::Range, path::Path};
 
 use anyhow::{Result, anyhow};
 use plotters::{coord::Shift, prelude::*};
+use shared::axis::{Axis, widened};
 
 use crate::{Normal, Z95, data::Series};
 
@@ -84,7 +85,7 @@ fn legend(area: &Area<'_>, picture: &Picture<'_>) -> Drawn {
     }
     let x = label("context")?;
     area.draw(&Circle::new((x + 14 * scale, middle), 3 * SCALE, DARK.filled()))?;
-    if !picture.targets.y.is_empty() {
+    if picture.targets.is_observed() {
         let x = label("held out")?;
         area.draw(&Circle::new((x + 14 * scale, middle), 3 * SCALE, RED.stroke_width(SCALE)))?;
     }
@@ -104,7 +105,7 @@ fn panel(area: &Area<'_>, picture: &Picture<'_>, title: &str, x_range: Range<f64
         points.map(|(&x, normal)| (x, at(normal))).collect()
     };
     let points = |series: &Series| -> Vec<(f64, f64)> {
-        series.x.iter().copied().zip(series.y.iter().copied()).filter(|(x, _)| inside(*x)).collect()
+        series.x.iter().copied().zip(series.y.iter().copied()).filter(|(x, y)| inside(*x) && y.is_finite()).collect()
     };
     let mean = curve(picture.neural_process, &|normal| normal.mean);
     let low = curve(picture.neural_process, &|normal| normal.mean - Z95 * normal.std);
@@ -113,39 +114,35 @@ fn panel(area: &Area<'_>, picture: &Picture<'_>, title: &str, x_range: Range<f64
 
     let all = || [&low, &high, &context, &targets].into_iter().flatten().map(|point| point.1);
     let (bottom, top) = (all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max));
-    let margin = 0.05 * (top - bottom).max(1e-9);
+    let (x_axis, y_axis) = (Axis::new(&x_range), Axis::new(&widened(bottom..top, 0.05)));
+    let place = |(x, y): (f64, f64)| (x_axis.drawn(x), y_axis.drawn(y));
     let mut chart = ChartBuilder::on(area)
         .caption(title, text(15))
         .margin(8 * SCALE)
         .x_label_area_size(34 * SCALE)
         .y_label_area_size(52 * SCALE)
-        .build_cartesian_2d(x_range.clone(), bottom - margin..top + margin)?;
+        .build_cartesian_2d(x_axis.range(), y_axis.range())?;
     chart
         .configure_mesh()
-        .x_desc(picture.x_label)
-        .y_desc(picture.y_label)
+        .x_desc(x_axis.label(picture.x_label))
+        .y_desc(y_axis.label(picture.y_label))
         .x_labels(12)
         .y_labels(7)
         .label_style(text(12))
         .axis_desc_style(text(13))
         .light_line_style(TRANSPARENT)
         .bold_line_style(BLACK.mix(0.08))
-        .x_label_formatter(&|x| tick(*x, &x_range))
-        .y_label_formatter(&|y| tick(*y, &(bottom..top)))
+        .x_label_formatter(&|x| x_axis.tick(*x))
+        .y_label_formatter(&|y| y_axis.tick(*y))
         .draw()?;
 
-    let band: Vec<_> = low.iter().copied().chain(high.iter().rev().copied()).collect();
+    let band: Vec<_> = low.iter().chain(high.iter().rev()).copied().map(place).collect();
     chart.draw_series([Polygon::new(band, BAND.filled())])?;
-    chart.draw_series(LineSeries::new(mean, BLUE.stroke_width(2 * SCALE)))?;
+    chart.draw_series(LineSeries::new(mean.into_iter().map(place), BLUE.stroke_width(2 * SCALE)))?;
     let mean = curve(picture.gaussian_process, &|normal| normal.mean);
-    chart.draw_series(LineSeries::new(mean, GREEN.stroke_width(SCALE)))?;
-    chart.draw_series(context.into_iter().map(|point| Circle::new(point, radius, DARK.filled())))?;
-    chart.draw_series(targets.into_iter().map(|point| Circle::new(point, radius + 1, RED.stroke_width(SCALE))))?;
+    chart.draw_series(LineSeries::new(mean.into_iter().map(place), GREEN.stroke_width(SCALE)))?;
+    chart.draw_series(context.into_iter().map(|point| Circle::new(place(point), radius, DARK.filled())))?;
+    chart
+        .draw_series(targets.into_iter().map(|point| Circle::new(place(point), radius + 1, RED.stroke_width(SCALE))))?;
     Ok(())
-}
-
-/// As many decimals as the range needs.
-fn tick(value: f64, range: &Range<f64>) -> String {
-    let decimals = (1.0 - (range.end - range.start).log10().floor()).clamp(0.0, 9.0) as usize;
-    format!("{value:.decimals$}")
 }

@@ -1,9 +1,14 @@
-//! Between the units of the data and those that the network was trained in.
+//! Between the units of the data and those that the network was trained in, in f64.
 
 use anyhow::{Context, Result, ensure};
 use nalgebra::{DMatrix, DVector};
 
 use crate::{Normal, data::Series};
+
+/// Neighbouring points that may fall together in the 32 bits of the network, as a fraction.
+const MAX_MERGED: f64 = 0.1;
+/// A series whose spread is below this, beside its largest value, is constant but for rounding.
+const CONSTANT: f64 = 16.0 * f64::EPSILON;
 
 /// What is taken out of the data before a model sees them.
 pub struct Scaling {
@@ -11,7 +16,10 @@ pub struct Scaling {
     x_middle: f64,
     /// Units of the data in one unit of the model.
     pub x_unit: f64,
-    /// Coefficients of a polynomial in model units, constant first.
+    /// A value in the middle of the context: what is close to it keeps its digits.
+    y_middle: f64,
+    /// Coefficients of a polynomial in units of the model's coordinate and of `y_unit`, constant
+    /// first.
     trend: Vec<f64>,
     /// The standard deviation of the context around the trend.
     pub y_unit: f64,
@@ -21,30 +29,59 @@ impl Scaling {
     /// Values are scaled by the context alone, so nothing that is held out leaks; the
     /// coordinates, by the record that is asked about.
     pub fn fit(context: &Series, targets: &Series, degree: usize, length: f64) -> Result<Self> {
-        ensure!(context.len() > degree + 1, "{} context points are too few for the trend", context.len());
-        let all = || context.x.iter().chain(&targets.x).copied();
-        let (first, last) = (all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max));
-        ensure!(last - first > 0.0 && (last - first).is_finite(), "all points have the same x");
+        ensure!(
+            context.len() > degree + 1,
+            "{} context point(s) are too few for a trend of degree {degree}, which needs {}",
+            context.len(),
+            degree + 2
+        );
+        let (first, last) = ends(context.x.iter().chain(&targets.x));
+        ensure!(last > first, "all points have the same x, {first:?}");
+        let span = last - first;
+        ensure!(
+            (1e-300..1e300).contains(&span),
+            "x from {first:e} to {last:e}: that range is beyond what 64-bit numbers can scale (1e-300 to 1e300)"
+        );
+        let (low, high) = ends(&context.y);
+        ensure!(
+            (high - low) < 1e300,
+            "y from {low:e} to {high:e}: that range is beyond what 64-bit numbers can scale (up to 1e300)"
+        );
         let mut scaling = Self {
-            x_middle: 0.5 * (first + last),
-            x_unit: (last - first) / length,
+            x_middle: 0.5 * first + 0.5 * last,
+            x_unit: span / length,
+            y_middle: 0.5 * low + 0.5 * high,
             trend: vec![0.0; degree + 1],
             y_unit: 1.0,
         };
+        // Of the size of one, whatever the units: squares neither overflow nor vanish.
+        let size = if high > low { 0.5 * high - 0.5 * low } else { 1.0 };
         let x = scaling.coords(&context.x);
+        scaling.keeps_apart(&context.x, &x, first, last)?;
         let powers = DMatrix::from_fn(x.len(), degree + 1, |i, j| x[i].powi(j as i32));
-        let y = DVector::from_column_slice(&context.y);
-        let trend = powers.svd(true, true).solve(&y, 1e-12).ok().context("the trend cannot be fitted")?;
-        scaling.trend = trend.iter().copied().collect();
-        let square = |(x, y): (&f64, &f64)| (y - scaling.trend(*x)).powi(2);
-        let variance = context.x.iter().zip(&context.y).map(square).sum::<f64>() / context.len() as f64;
-        ensure!(variance.is_finite(), "the values are too large");
+        let y = DVector::from_iterator(x.len(), context.y.iter().map(|y| (y - scaling.y_middle) / size));
+        let trend = powers.clone().svd(true, true).solve(&y, 1e-12).ok().context("the trend cannot be fitted")?;
+        let deviation = ((powers * &trend - y).norm_squared() / context.len() as f64).sqrt();
         // A series that is constant, up to rounding, keeps its unit.
-        let largest = context.y.iter().fold(0.0, |largest: f64, y| largest.max(y.abs()));
-        if variance.sqrt() > 1e-9 * largest {
-            scaling.y_unit = variance.sqrt();
+        if deviation * size > CONSTANT * low.abs().max(high.abs()) {
+            scaling.y_unit = deviation * size;
         }
+        ensure!(scaling.y_unit > 0.0, "y differs by less than 64-bit numbers can scale");
+        scaling.trend = trend.iter().map(|coefficient| coefficient * (size / scaling.y_unit)).collect();
         Ok(scaling)
+    }
+
+    /// The network reads coordinates of 32 bits: where one point lies far from all others, those
+    /// become the same.
+    fn keeps_apart(&self, x: &[f64], scaled: &[f64], first: f64, last: f64) -> Result<()> {
+        let neighbours = || x.windows(2).zip(scaled.windows(2)).filter(|(x, _)| x[0] < x[1]);
+        let merged = neighbours().filter(|(_, scaled)| scaled[0] as f32 == scaled[1] as f32).count();
+        ensure!(
+            merged as f64 <= MAX_MERGED * neighbours().count() as f64,
+            "x from {first:?} to {last:?}: {merged} pairs of neighbouring points fall together in the network's 32 \
+             bits; is there a point far from all others? --last leaves the beginning out"
+        );
+        Ok(())
     }
 
     /// Coordinates in model units.
@@ -52,19 +89,80 @@ impl Scaling {
         x.iter().map(|x| (x - self.x_middle) / self.x_unit).collect()
     }
 
-    /// The trend in the data's units.
-    pub fn trend(&self, x: f64) -> f64 {
+    /// The trend over `y_middle`, in `y_unit`.
+    fn scaled_trend(&self, x: f64) -> f64 {
         let x = (x - self.x_middle) / self.x_unit;
         self.trend.iter().rev().fold(0.0, |sum, coefficient| sum * x + coefficient)
     }
 
+    /// The trend in the data's units.
+    pub fn trend(&self, x: f64) -> f64 {
+        self.y_middle + self.y_unit * self.scaled_trend(x)
+    }
+
     /// Values in model units.
     pub fn values(&self, series: &Series) -> Vec<f64> {
-        series.x.iter().zip(&series.y).map(|(&x, y)| (y - self.trend(x)) / self.y_unit).collect()
+        let points = series.x.iter().zip(&series.y);
+        points.map(|(&x, y)| (y - self.y_middle) / self.y_unit - self.scaled_trend(x)).collect()
     }
 
     /// A prediction in the data's units.
     pub fn restore(&self, x: f64, prediction: Normal) -> Normal {
-        Normal { mean: self.trend(x) + self.y_unit * prediction.mean, std: self.y_unit * prediction.std }
+        let mean = self.y_middle + self.y_unit * (self.scaled_trend(x) + prediction.mean);
+        Normal { mean, std: self.y_unit * prediction.std }
+    }
+}
+
+fn ends<'a>(numbers: impl IntoIterator<Item = &'a f64>) -> (f64, f64) {
+    let ends = (f64::INFINITY, f64::NEG_INFINITY);
+    numbers.into_iter().fold(ends, |(low, high), &number| (low.min(number), high.max(number)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fit(x: impl Fn(f64) -> f64, y: impl Fn(f64) -> f64) -> Result<(Series, Scaling)> {
+        let places = || (0..200).map(|i| f64::from(i) / 20.0);
+        let series = Series { x: places().map(x).collect(), y: places().map(y).collect() };
+        let scaling = Scaling::fit(&series, &Series::default(), 1, 4.0)?;
+        Ok((series, scaling))
+    }
+
+    /// The old code held it to be constant, since its spread was below 1e-9 of its size.
+    #[test]
+    fn f11_a_small_signal_on_a_large_level_is_seen() {
+        let (plain, expected) = fit(|x| x, |x| x.sin()).unwrap();
+        for (level, size) in [(1e9, 1e-3), (-1e6, 1e-6), (0.0, 1e-200), (0.0, 1e200), (0.0, 1e-40), (1e30, 1e20)] {
+            let (series, scaling) = fit(|x| x, |x| level + size * x.sin()).unwrap();
+            let rounding = 4.0 * f64::EPSILON * level.abs() / size;
+            let found = scaling.values(&series);
+            for (found, expected) in found.iter().zip(expected.values(&plain)) {
+                assert!((found - expected).abs() <= 1e-9 + 4.0 * rounding, "{level} {size}: {found} {expected}");
+            }
+            for ((&x, &y), found) in series.x.iter().zip(&series.y).zip(found) {
+                let back = scaling.restore(x, Normal { mean: found, std: 1.0 }).mean;
+                assert!((back - y).abs() <= 1e-12 * size + 4.0 * f64::EPSILON * level.abs(), "{back} {y}");
+            }
+        }
+        let (series, scaling) = fit(|x| x, |_| 1e9 + 0.1).unwrap();
+        assert_eq!(scaling.y_unit, 1.0);
+        assert!(scaling.values(&series).iter().all(|y| y.abs() < 1e-6));
+    }
+
+    /// The old code said "all points have the same x" of a range that overflows.
+    #[test]
+    fn f11_the_cause_is_named_where_coordinates_cannot_be_scaled() {
+        let refused = |x: &dyn Fn(f64) -> f64, word: &str| {
+            let message = fit(x, |x| x).err().unwrap().to_string();
+            assert!(message.contains(word), "{message}");
+        };
+        refused(&|x| if x < 5.0 { -1e308 } else { 1e308 }, "x from -1e308 to 1e308");
+        refused(&|_| 3.5, "the same x, 3.5");
+        refused(&|x| 1e20 + x, "the same x");
+        refused(&|x| if x < 9.9 { x } else { 1e12 }, "fall together");
+        assert!(fit(|x| 1.7e9 + x, |x| x).is_ok());
+        let message = fit(|x| x, |x| if x < 5.0 { -1e308 } else { 1e308 }).err().unwrap().to_string();
+        assert!(message.contains("y from -1e308 to 1e308"), "{message}");
     }
 }

@@ -1,41 +1,48 @@
 //! A posterior that is kept current while observations stream in, in constant memory.
 //!
-//!     cargo run --release --example stream -- --input data/mauna_loa_co2.csv --score
-//!     sensor | cargo run --release --example stream -- --block 1 --state sensor.safetensors
+//!     cargo run --release --example stream -- --input data/mauna_loa_co2.csv --scale co2 --score
+//!     sensor | cargo run --release --example stream -- --cycle 24 --x-range 0,8760 --level 18 \
+//!         --unit 5 --state sensor.safetensors
 //!
 //! Observations are lines of CSV with a header. The posterior, a few kilobytes whatever their
 //! number, is taken to the state file now and then; a run that was killed goes on from there,
 //! without losing or repeating a line. Without `--input` lines come from standard input, and
 //! after a kill they are to come again from the first one (or use `--continues`).
 
-mod lines;
 mod meter;
 mod plot;
 mod rows;
 mod saved;
+mod scaling;
 mod targets;
 
 use std::{
-    fmt::Arguments,
-    fs::File,
-    io::{self, BufRead, BufReader, Write as _},
+    io::{self, IsTerminal as _},
     path::PathBuf,
     time::Instant,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
+use shared::{lines::Lines, out, say, warn};
 use wgpu_attention::{
     Device,
     models::cmanp::{Cmanp, Context, Posterior},
 };
 
 use meter::{Meter, resident_bytes};
-use rows::{Block, Rows, Scaling, ScalingArgs};
+use rows::{Block, Rows};
 use saved::{Progress, Saved};
+use scaling::{Scaling, ScalingArgs};
 use targets::{Stage, Targets};
 
 /// Reads observations line by line, keeps the posterior of a CMANP current, and predicts.
+///
+/// For a file or a stream of your own: lines of CSV with a header, a column of the coordinate and
+/// one of the value. Say what the numbers stand for (--cycle, --x-range, --level, --slope, --unit);
+/// without that nothing is read, and the command to type is proposed. Lines that hold no numbers
+/// (NA, empty, text) or absurd ones (--bound) are reported, counted and passed over. Run it in the
+/// root of the repository.
 #[derive(Parser)]
 struct Args {
     /// Observations: a CSV file with a header [default: standard input].
@@ -77,29 +84,26 @@ struct Args {
     scaling: ScalingArgs,
 }
 
-/// Writes a line to standard output, which may be closed or full.
-fn say(text: Arguments<'_>) -> Result<()> {
-    writeln!(io::stdout(), "{text}").context("cannot write to standard output")
-}
-
 fn main() -> Result<()> {
     let args = Args::parse();
+    out::folder(&args.out, &["stream.svg"])?;
     let device = Device::by_name(&args.device)?;
     let model = Cmanp::open(&device, &args.checkpoint)
         .context("cannot load the model (run in the repository's root, or give --checkpoint)")?;
-    let scaling = Scaling::new(&args.scaling, model.config())?;
-    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
-    say(format_args!("device    {device}"))?;
+    // What waits on a pipe is not to be used up for a proposal.
+    let scaling = Scaling::new(&args.scaling, model.config(), || Lines::open(args.input.as_ref()?).ok())?;
+    say!("device    {device}")?;
     // Without a state there is no next run that a line could be left to.
     let mut rows = Rows::new(input(&args)?, model.config(), &scaling, args.state.is_none())?;
     let targets = targets(&args, &rows, &scaling, &model)?;
     let saved =
         Saved { path: args.state.clone(), settings: scaling.to_string(), block: args.block, continues: args.continues };
+    let _locks = (saved.lock()?, out::lock(&args.out.join("stream"), &other_results(&args))?);
     let (posterior, progress) = saved.open(&model, rows.names())?;
     rows.resume(&progress, args.continues)?;
     if let Some(posterior) = &posterior {
         let n = posterior.n_points()[0];
-        say(format_args!("resumed   after {} lines, {n} observations", progress.n_rows))?;
+        say!("resumed   after {} lines, {n} observations", progress.n_rows)?;
     }
     let (meter, stages) = (Meter::new(), Vec::new());
     let mut stream = Stream {
@@ -130,10 +134,18 @@ fn main() -> Result<()> {
     }
 }
 
-fn input(args: &Args) -> Result<Box<dyn BufRead>> {
-    let Some(path) = &args.input else { return Ok(Box::new(io::stdin().lock())) };
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    Ok(Box::new(BufReader::new(file)))
+fn other_results(args: &Args) -> String {
+    format!("another stream writes its results to {}: give another --out", args.out.display())
+}
+
+fn input(args: &Args) -> Result<Lines> {
+    if let Some(path) = &args.input {
+        return Lines::open(path);
+    }
+    if io::stdin().is_terminal() {
+        warn!("reading lines of CSV from standard input, which nothing is piped into; --input FILE reads a file")?;
+    }
+    Ok(Lines::new("standard input", Box::new(io::stdin().lock())))
 }
 
 /// What is to be predicted, if it is known.
@@ -156,7 +168,7 @@ fn targets(args: &Args, rows: &Rows<'_>, scaling: &Scaling, model: &Cmanp) -> Re
     if args.every.is_some() {
         bail!("--every: {why}");
     }
-    say(format_args!("{why}"))?;
+    say!("{why}")?;
     Ok(None)
 }
 
@@ -228,17 +240,15 @@ impl Stream<'_> {
             report(&self.meter, &self.progress, posterior)?;
         }
         if let Some(targets) = &self.targets {
-            say(format_args!("predicted {} points in {took:.1} ms", targets.len()))?;
+            say!("predicted {} points in {took:.1} ms", targets.len())?;
         }
         self.draw()?;
         // Last, so that the picture counts.
         match (self.meter.resident_at_first(), resident_bytes()) {
-            (Some(first), Some(now)) => say(format_args!(
-                "resident  {:.1} MB after the first update, {:.1} MB now",
-                first as f64 / 1e6,
-                now as f64 / 1e6
-            )),
-            _ => say(format_args!("resident  not known on this system, or nothing was taken in")),
+            (Some(first), Some(now)) => {
+                say!("resident  {:.1} MB after the first update, {:.1} MB now", first as f64 / 1e6, now as f64 / 1e6)
+            }
+            _ => say!("resident  not known on this system, or nothing was taken in"),
         }
     }
 
@@ -252,7 +262,7 @@ impl Stream<'_> {
         ensure!(!observed.is_empty(), "{} holds no observation", path.display());
         let svg = self.args.out.join("stream.svg");
         plot::draw(&svg, &self.stages, &observed, |x| self.scaling.trend(x))?;
-        say(format_args!("picture   {}", svg.display()))
+        say!("picture   {}", svg.display())
     }
 }
 
@@ -266,19 +276,22 @@ fn take_in(model: &Cmanp, posterior: Option<Posterior>, block: &Block) -> Result
 }
 
 fn report(meter: &Meter, progress: &Progress, posterior: &Posterior) -> Result<()> {
-    say(format_args!(
-        "observed  {} points, {} lines rejected; the posterior takes {} bytes",
-        posterior.n_points()[0],
-        progress.n_rejected,
-        posterior.n_bytes()
-    ))?;
+    let (n, rejected) = (posterior.n_points()[0], progress.n_rejected);
+    let first = match progress.first_rejected {
+        0 => String::new(),
+        line => format!(", the first of them line {line}"),
+    };
+    if rejected > n {
+        warn!("more lines were rejected than taken in: are the columns, the decimal points and the scaling right?")?;
+    }
+    say!("observed  {n} points, {rejected} lines rejected{first}; the posterior takes {} bytes", posterior.n_bytes())?;
     if let (Some(median), Some(last)) = (meter.quantile(0.5), meter.quantile(0.99)) {
-        say(format_args!(
+        say!(
             "updates   {:.0} points/s; latency of an update: median {:.1} us, 99th percentile {:.1} us",
             meter.points_per_second(),
             median * 1e6,
             last * 1e6
-        ))?;
+        )?;
     }
-    progress.scores().map_or(Ok(()), |score| say(format_args!("forecasts {score}")))
+    progress.scores().map_or(Ok(()), |score| say!("forecasts {score}"))
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use plotters::{coord::Shift, prelude::*};
+use shared::axis::{Axis, widened};
 
 use crate::{rows::Drawn as Observed, targets::Stage};
 
@@ -50,30 +51,38 @@ fn panel(
     // plotters fails at what is far outside.
     let observed = || observed.iter().filter(|(_, x, _)| whole.contains(x));
     let (bottom, top) = heights(stage, observed().map(|(.., y)| *y), trend);
-    let inside = |y: f64| y.clamp(bottom, top);
+    let (x_axis, y_axis) = (Axis::new(&whole), Axis::new(&(bottom..top)));
+    let place = |x: f64, y: f64| (x_axis.drawn(x), y_axis.drawn(y.clamp(bottom, top)));
+    let minus = "mean and 95% band, minus the trend";
+    let (n, [x_label, y_label]) = (stage.n_points, [x_axis.label("x"), y_axis.label("y")]);
+    let caption = if (&x_label[..], &y_label[..]) == ("x", "y") {
+        format!("after {n} observations: {minus}")
+    } else {
+        format!("after {n} observations: {minus}; {y_label} over {x_label}")
+    };
     let mut chart = ChartBuilder::on(area)
         .margin(8 * SCALE)
-        .caption(format!("after {} observations: mean and 95% band, minus the trend", stage.n_points), text(13))
+        .caption(caption, text(13))
         .x_label_area_size(20 * SCALE)
         .y_label_area_size(45 * SCALE)
-        .build_cartesian_2d(whole.clone(), bottom..top)?;
+        .build_cartesian_2d(x_axis.range(), y_axis.range())?;
     chart
         .configure_mesh()
         .disable_mesh()
-        .x_label_formatter(&|x| format!("{x}"))
-        .y_label_formatter(&|y| format!("{y}"))
+        .x_label_formatter(&|x| x_axis.tick(*x))
+        .y_label_formatter(&|y| y_axis.tick(*y))
         .y_labels(6)
         .label_style(text(11))
         .draw()?;
     let points = || stage.x.iter().zip(stage.mean.iter().zip(&stage.std));
-    let upper = points().map(|(&x, (mean, std))| (x, inside(mean - trend(x) + 1.96 * std)));
-    let lower = points().rev().map(|(&x, (mean, std))| (x, inside(mean - trend(x) - 1.96 * std)));
+    let upper = points().map(|(&x, (mean, std))| place(x, mean - trend(x) + 1.96 * std));
+    let lower = points().rev().map(|(&x, (mean, std))| place(x, mean - trend(x) - 1.96 * std));
     chart.draw_series([Polygon::new(upper.chain(lower).collect::<Vec<_>>(), BAND.filled())])?;
-    let line = points().map(|(&x, (&mean, _))| (x, inside(mean - trend(x))));
+    let line = points().map(|(&x, (&mean, _))| place(x, mean - trend(x)));
     chart.draw_series(LineSeries::new(line, BLUE.stroke_width(SCALE)))?;
     let dots = observed().map(|&(i, x, y)| {
         let color = if i < stage.n_points { DARK } else { GREY };
-        Circle::new((x, y), SCALE, color.filled())
+        Circle::new(place(x, y), SCALE, color.filled())
     });
     chart.draw_series(dots)?;
     Ok(())
@@ -88,6 +97,6 @@ fn heights(stage: &Stage, observed: impl Iterator<Item = f64>, trend: &impl Fn(f
         let ends = points.flat_map(|(&x, (mean, std))| [-2.0, 2.0].map(|times| mean - trend(x) + times * std));
         (low, high) = ends.fold((low, high), range);
     }
-    let margin = 0.15 * (high - low).max(1e-9);
-    (low - margin, high + margin)
+    let whole = widened(low..high, 0.15);
+    (whole.start, whole.end)
 }

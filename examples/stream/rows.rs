@@ -1,147 +1,18 @@
 //! Lines of CSV, checked, as points of the model.
 
-use std::{
-    fmt,
-    io::{self, BufRead, Write as _},
+use anyhow::{Result, bail, ensure};
+use shared::{
+    lines::{self, Lines, cut},
+    warn,
 };
-
-use anyhow::{Context as _, Result, ensure};
-use clap::Args;
 use wgpu_attention::models::cmanp::Config;
 
-use crate::{
-    lines::{self, Lines, cut},
-    saved::Progress,
-};
+use crate::{saved::Progress, scaling::Scaling};
 
 /// Observations that a picture shows at most.
 const MAX_DRAWN: usize = 2000;
-
-/// From the units of the data to those of the model; a stream cannot be scaled by what has not
-/// come yet, so it is told.
-#[derive(Args, Clone, Debug)]
-pub struct ScalingArgs {
-    /// The length of the known cycle in units of x, for a model that is told its phase; 0 for
-    /// none: the columns are then the model's own numbers, unless the next options say otherwise.
-    #[arg(long, value_name = "LENGTH", default_value = "1", value_parser = not_negative)]
-    cycle: f64,
-    /// The values of x that the model's -2 and 2 stand for [default: 1958,2002 with a cycle, for
-    /// the CO2 record].
-    #[arg(long, value_name = "FROM,TO", value_parser = range, allow_hyphen_values = true)]
-    x_range: Option<(f64, f64)>,
-    /// The value that is subtracted from y at the beginning of the range [default: 309.4 with a
-    /// cycle].
-    #[arg(long, allow_negative_numbers = true)]
-    level: Option<f64>,
-    /// How much more is subtracted for each unit of x [default: 1.3 with a cycle].
-    #[arg(long, allow_negative_numbers = true)]
-    slope: Option<f64>,
-    /// What y is divided by after that [default: 3 with a cycle].
-    #[arg(long, value_parser = positive)]
-    unit: Option<f64>,
-}
-
-/// [`ScalingArgs`] with their defaults filled in.
-#[derive(Clone, Debug)]
-pub struct Scaling {
-    cycle: f64,
-    x_range: (f64, f64),
-    level: f64,
-    slope: f64,
-    pub unit: f64,
-}
-
-fn range(text: &str) -> Result<(f64, f64), String> {
-    let numbers: Vec<f64> = text.split(',').filter_map(|number| number.trim().parse().ok()).collect();
-    match numbers[..] {
-        [from, to] if from < to && from.is_finite() && to.is_finite() => Ok((from, to)),
-        _ => Err("two numbers are needed, the first below the second".into()),
-    }
-}
-
-fn not_negative(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(number) if number >= 0.0 && number.is_finite() => Ok(number),
-        _ => Err("0 or a number above is needed".into()),
-    }
-}
-
-fn positive(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(number) if number > 0.0 && number.is_finite() => Ok(number),
-        _ => Err("a number above 0 is needed".into()),
-    }
-}
-
-impl fmt::Display for Scaling {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { x_range, cycle, level, slope, unit } = self;
-        write!(f, "x-range {},{} cycle {cycle} level {level} slope {slope} unit {unit}", x_range.0, x_range.1)
-    }
-}
-
-impl Scaling {
-    /// Fails if the model takes something else than one coordinate and its phase, or, without a
-    /// cycle, than what the columns say.
-    pub fn new(args: &ScalingArgs, config: &Config) -> Result<Self> {
-        let (range, level, slope, unit) =
-            if args.cycle > 0.0 { ((1958.0, 2002.0), 309.4, 1.3, 3.0) } else { ((-2.0, 2.0), 0.0, 0.0, 1.0) };
-        let scaling = Self {
-            cycle: args.cycle,
-            x_range: args.x_range.unwrap_or(range),
-            level: args.level.unwrap_or(level),
-            slope: args.slope.unwrap_or(slope),
-            unit: args.unit.unwrap_or(unit),
-        };
-        ensure!(
-            args.cycle == 0.0 || config.dim_x == 3,
-            "the model takes {} coordinates, not a time and the phase of a cycle: give --cycle 0",
-            config.dim_x
-        );
-        ensure!(config.covariance.is_none(), "the model predicts points together; a stream needs a CMANP");
-        ensure!(config.n_latents_per_layer.is_some(), "the model is an LBANP, which cannot take in a stream");
-        Ok(scaling)
-    }
-
-    /// Whether there is one coordinate and one channel, to be drawn.
-    pub fn is_line(&self, config: &Config) -> bool {
-        self.n_coordinates(config) == 1 && config.dim_y == 1
-    }
-
-    /// Coordinates in a line.
-    fn n_coordinates(&self, config: &Config) -> usize {
-        if self.cycle > 0.0 { 1 } else { config.dim_x }
-    }
-
-    /// The model's coordinates.
-    pub fn point(&self, x: &[f64]) -> Vec<f32> {
-        let (from, to) = self.x_range;
-        let time = 4.0 * (x[0] - from) / (to - from) - 2.0;
-        let mut point = vec![time];
-        if self.cycle > 0.0 {
-            let angle = std::f64::consts::TAU * x[0] / self.cycle;
-            point.extend([angle.cos(), angle.sin()]);
-        }
-        point.extend(&x[1..]);
-        point.into_iter().map(|x| x as f32).collect()
-    }
-
-    /// What is subtracted from y.
-    pub fn trend(&self, x: f64) -> f64 {
-        self.level + self.slope * (x - self.x_range.0)
-    }
-
-    /// The value that the model's `y` stands for.
-    pub fn value(&self, x: f64, y: f32) -> f64 {
-        self.trend(x) + self.unit * f64::from(y)
-    }
-
-    /// Where predictions are made.
-    pub fn grid(&self) -> Vec<f64> {
-        let (from, to) = self.x_range;
-        (0..=1000).map(|i| from + (to - from) * f64::from(i) / 1000.0).collect()
-    }
-}
+/// Lines that a run says one by one why it rejects them.
+const MAX_WARNED: u64 = 10;
 
 /// Observations in the model's units.
 #[derive(Default)]
@@ -176,13 +47,18 @@ struct Row {
 }
 
 impl Row {
-    /// The first column that is not finite in the model's 32 bits.
-    fn bad_column(&self) -> Option<usize> {
+    /// The first column that the model cannot take, and why.
+    fn bad_column(&self, bound: f64) -> Option<(usize, String)> {
         let n_coordinates = self.numbers.len() - self.y.len();
         // The phase comes from the first column, too.
         let n_derived = self.x.len() - n_coordinates;
-        let x = self.x.iter().position(|x| !x.is_finite()).map(|i| i.saturating_sub(n_derived));
-        x.or_else(|| Some(n_coordinates + self.y.iter().position(|y| !y.is_finite())?))
+        let first = |is_bad: &dyn Fn(&f32) -> bool| {
+            let x = self.x.iter().position(is_bad).map(|i| i.saturating_sub(n_derived));
+            x.or_else(|| Some(n_coordinates + self.y.iter().position(is_bad)?))
+        };
+        let infinite = first(&|x| !x.is_finite()).map(|column| (column, "too large for 32 bits".to_owned()));
+        let why = || format!("beyond {bound} in the network's units (--bound)");
+        infinite.or_else(|| first(&|x| f64::from(x.abs()) > bound).map(|column| (column, why())))
     }
 }
 
@@ -192,23 +68,32 @@ pub struct Rows<'a> {
     n_coordinates: usize,
     scaling: &'a Scaling,
     takes_unfinished: bool,
+    /// Lines that this run rejected.
+    n_rejected: u64,
 }
 
 impl<'a> Rows<'a> {
     /// `takes_unfinished`: whether a last line counts that no newline ends.
-    pub fn new(input: Box<dyn BufRead>, config: &Config, scaling: &'a Scaling, takes_unfinished: bool) -> Result<Self> {
-        let mut lines = Lines::new(input);
+    pub fn new(mut lines: Lines, config: &Config, scaling: &'a Scaling, takes_unfinished: bool) -> Result<Self> {
         let names = lines.header()?;
         let n_coordinates = scaling.n_coordinates(config);
         let wanted = n_coordinates + config.dim_y;
         ensure!(
             names.len() == wanted,
-            "the header has {} columns ({}), the model needs {wanted}: {n_coordinates} coordinate(s), then {} value(s)",
+            "the header has {} columns ({}), the model needs {wanted}: {n_coordinates} coordinate(s), then {} value(s){}",
             names.len(),
             cut(&names.join(",")),
-            config.dim_y
+            config.dim_y,
+            if n_coordinates == 3 {
+                "; if these are a time and the cosine and sine of a phase, give the length of the cycle in units of x, \
+                 --cycle LENGTH, and one column of x"
+            } else {
+                ""
+            }
         );
-        Ok(Self { lines, names, n_coordinates, scaling, takes_unfinished })
+        let is_swapped = names.len() == 2 && names[0].eq_ignore_ascii_case("y") && names[1].eq_ignore_ascii_case("x");
+        ensure!(!is_swapped, "the header is \"{}\": the coordinate comes first, then the value", names.join(","));
+        Ok(Self { lines, names, n_coordinates, scaling, takes_unfinished, n_rejected: 0 })
     }
 
     pub fn names(&self) -> &[String] {
@@ -263,47 +148,54 @@ impl<'a> Rows<'a> {
         block
     }
 
-    /// The next line that is not rejected.
+    /// The next line that is not rejected: whatever a line holds, the stream goes on behind it.
     fn next_row(&mut self, progress: &mut Progress) -> Result<Option<Row>> {
         while let Some(row) = self.read()? {
-            let Some(column) = row.bad_column() else {
-                progress.consume(self.lines.bytes());
-                return Ok(Some(row));
-            };
-            let why = if row.numbers[column].is_finite() { ", too large for 32 bits" } else { "" };
-            let text = cut(self.lines.fields()?[column]);
-            self.warn(&format!("column {:?} is {text}{why}: line rejected", self.names[column]))?;
             progress.consume(self.lines.bytes());
-            progress.n_rejected += 1;
+            let error = match row {
+                Ok(row) => return Ok(Some(row)),
+                Err(error) => error,
+            };
+            progress.reject(self.lines.number());
+            self.n_rejected += 1;
+            match self.n_rejected {
+                n if n < MAX_WARNED => warn!("{error}: line rejected")?,
+                MAX_WARNED => warn!("{error}: line rejected; others that come are only counted")?,
+                _ => {}
+            }
         }
         if !self.lines.is_finished() {
-            self.warn("no newline ends it: left to the next run, when it is whole")?;
+            warn!("{}: no newline ends it: left to the next run, when it is whole", self.lines.place())?;
         }
         Ok(None)
     }
 
-    fn warn(&self, what: &str) -> Result<()> {
-        writeln!(io::stderr(), "line {}: {what}", self.lines.number()).context("cannot write to standard error")
-    }
-
-    fn read(&mut self) -> Result<Option<Row>> {
+    /// The next line, or why it is rejected.
+    fn read(&mut self) -> Result<Option<Result<Row>>> {
         if !self.lines.advance()? || !(self.lines.is_finished() || self.takes_unfinished) {
             return Ok(None);
         }
+        Ok(Some(self.row()))
+    }
+
+    fn row(&self) -> Result<Row> {
         let numbers = self.lines.numbers(&self.names)?;
         let (x, y) = numbers.split_at(self.n_coordinates);
         let trend = self.scaling.trend(x[0]);
         let y = y.iter().map(|y| ((y - trend) / self.scaling.unit) as f32).collect();
-        Ok(Some(Row { x: self.scaling.point(x), y, numbers }))
+        let row = Row { x: self.scaling.point(x), y, numbers };
+        if let Some((column, why)) = row.bad_column(self.scaling.bound) {
+            let (place, name) = (self.lines.place(), &self.names[column]);
+            bail!("{place}: column {name:?} is {}, {why}", cut(self.lines.cells(self.names.len())?[column].text()));
+        }
+        Ok(row)
     }
 
     /// Observations to draw, in the units of the data: all, or every 2nd, 4th, ... of many.
     pub fn thinned(mut self) -> Result<Vec<Drawn>> {
         let (mut points, mut n, mut step) = (Vec::new(), 0, 1);
         while let Some(row) = self.read()? {
-            if row.bad_column().is_some() {
-                continue;
-            }
+            let Ok(row) = row else { continue };
             if n % step == 0 {
                 points.push((n, row.numbers[0], row.numbers[self.n_coordinates]));
             }

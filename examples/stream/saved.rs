@@ -1,18 +1,21 @@
 //! The state file: the posterior, and how far the stream was read.
 
-use std::path::PathBuf;
+use std::{fs::File, path::PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
+use shared::{lines, out};
 use wgpu_attention::{
     checkpoint::Checkpoint,
     models::cmanp::{Cmanp, Posterior, Prediction},
 };
 
-use crate::{lines, rows::Block};
+use crate::rows::Block;
 
 /// Under which key the metadata of the state file hold the progress.
 const KEY: &str = "stream";
+/// Under which key a number is that belongs to this progress and this posterior.
+const CHECK: &str = "stream_check";
 
 /// A number that JSON must not round.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -38,6 +41,8 @@ pub struct Progress {
     /// Lines consumed, rejected ones included.
     pub n_rows: u64,
     pub n_rejected: u64,
+    /// The number of the first of those, as its run counted; 0 for none.
+    pub first_rejected: u64,
     /// Numbers that were predicted before they came.
     n_scored: u64,
     squares: Exact,
@@ -59,6 +64,14 @@ impl Progress {
     pub fn consume(&mut self, line: &[u8]) {
         self.n_rows += 1;
         self.hash = lines::hash(self.hash, line);
+    }
+
+    /// Counts a line as rejected; it is consumed too.
+    pub fn reject(&mut self, line: u64) {
+        self.n_rejected += 1;
+        if self.first_rejected == 0 {
+            self.first_rejected = line;
+        }
     }
 
     /// Scores a prediction of values that had not been seen; `unit` is that of the data.
@@ -113,6 +126,12 @@ impl Saved {
         format!("{} block {}", self.settings, self.block)
     }
 
+    /// Keeps other streams away from the state, until the result is dropped.
+    pub fn lock(&self) -> Result<Option<File>> {
+        let lock = |path: &PathBuf| out::lock(path, &format!("another stream writes the state {}", path.display()));
+        self.path.as_ref().map(lock).transpose()
+    }
+
     /// What an earlier run left, if there was one; `names` are those of the columns now.
     pub fn open(&self, model: &Cmanp, names: &[String]) -> Result<(Option<Posterior>, Progress)> {
         let fresh = Progress {
@@ -134,7 +153,10 @@ impl Saved {
         let context = || format!("cannot resume from {} (give another --state, or remove it)", path.display());
         let open = || -> Result<(Posterior, Progress)> {
             let checkpoint = Checkpoint::open(path)?;
-            let progress: Progress = serde_json::from_str(checkpoint.metadata(KEY)?)?;
+            let text = checkpoint.metadata(KEY)?;
+            let is_whole = checkpoint.metadata(CHECK)? == check(&checkpoint, text);
+            ensure!(is_whole, "how far it was read does not belong to this posterior: the file is damaged");
+            let progress: Progress = serde_json::from_str(text)?;
             Ok((model.restore(&checkpoint)?, progress))
         };
         let (posterior, progress) = open().with_context(context)?;
@@ -152,7 +174,14 @@ impl Saved {
     pub fn save(&self, posterior: &Posterior, progress: &Progress) -> Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
         let mut checkpoint = posterior.to_checkpoint()?;
-        checkpoint.set_metadata(KEY, serde_json::to_string(progress)?);
+        let text = serde_json::to_string(progress)?;
+        checkpoint.set_metadata(CHECK, check(&checkpoint, &text));
+        checkpoint.set_metadata(KEY, text);
         checkpoint.save(path).with_context(|| format!("cannot save the state to {}", path.display()))
     }
+}
+
+/// Of the numbers of a posterior and how far the stream was read.
+fn check(checkpoint: &Checkpoint, progress: &str) -> String {
+    lines::hash(checkpoint.fingerprint(), progress.as_bytes()).to_string()
 }

@@ -1,18 +1,12 @@
 //! Where predictions are made, and the files that they go to.
 
-use std::{
-    fs::{self, File},
-    io::BufReader,
-    path::Path,
-};
+use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
+use shared::lines::{Lines, cut};
 use wgpu_attention::models::cmanp::Posterior;
 
-use crate::{
-    lines::{Lines, cut},
-    rows::{Rows, Scaling},
-};
+use crate::{rows::Rows, scaling::Scaling};
 
 /// The points that are predicted: those of a file, or a grid.
 pub struct Targets {
@@ -43,8 +37,7 @@ impl Targets {
 
     /// The lines of a file with the columns of the coordinates.
     pub fn open(path: &Path, rows: &Rows<'_>, scaling: &Scaling) -> Result<Self> {
-        let file = File::open(path).context("cannot be opened")?;
-        let mut lines = Lines::new(Box::new(BufReader::new(file)));
+        let mut lines = Lines::open(path)?;
         let (names, values) = rows.columns();
         let header = lines.header()?;
         let (found, wanted) = (cut(&header.join(",")), names.join(","));

@@ -1,6 +1,8 @@
 //! What the tests share: devices, the float64 oracle, fixtures, random numbers.
 #![allow(dead_code)] // each test file uses a part
 
+#[cfg(unix)]
+pub mod example;
 pub mod fixture;
 pub mod oracle;
 pub mod oracle_tape;

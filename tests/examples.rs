@@ -1,0 +1,220 @@
+//! The examples as a user runs them: what they refuse, and that they do so with a reason and before
+//! the work. `stream` has a test of its own.
+#![cfg(unix)]
+
+mod support;
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use support::example::{build, refused, succeeds, survives_a_closed_pipe, text};
+
+/// A folder of this test's own.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("examples-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) -> String {
+        std::fs::write(self.path(name), text).unwrap();
+        self.path(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What is left in the temporary folder harms nobody.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Lines of an example, from a function of the coordinate.
+fn lines(n: usize, y: impl Fn(f64) -> String) -> String {
+    let mut text = "x,y\n".to_owned();
+    for i in 0..n {
+        writeln!(text, "{i},{}", y(i as f64)).unwrap();
+    }
+    text
+}
+
+#[test]
+fn regression_says_what_is_wrong_with_a_file() {
+    let (regression, folder) = (build("regression"), Folder::new("regression"));
+    let run = |context: &str, out: &str| {
+        let mut command = Command::new(&regression);
+        command.args(["--device", "cpu", "--context", context, "--out", &folder.path(out)]);
+        command
+    };
+    let refuse = |text: &[u8], words: &[&str]| {
+        let file = folder.write("bad.csv", text);
+        refused(&mut run(&file, "bad"), words);
+        assert!(!Path::new(&folder.path("bad/predictions.csv")).exists());
+    };
+    refuse(b"", &["bad.csv", "empty"]);
+    refuse(b"x,y\n", &["bad.csv", "no points"]);
+    // "1 points are too few for a gap of 0".
+    refuse(b"x,y\n1,2\n", &["1 point(s) are too few", "8 more than the gap", "--targets"]);
+    refuse(b"a,b\n1,2\n", &["x,y", "a,b"]);
+    refuse(b"x;y\n1;2\n", &["semicolons", "commas"]);
+    refuse(b"x,y\n1,2\n2,four\n", &["bad.csv: line 3, column 2 (y)", "four"]);
+    refuse(b"x,y\n1,2\n2,\xe9\n", &["line 3, column 2 (y)"]);
+    refuse(b"x,y\n1,inf\n", &["line 2, column 2 (y): is inf"]);
+    refuse(b"x,y\n1\n", &["line 2 has 1 columns"]);
+    refused(&mut run(&folder.path(""), "bad"), &["is a folder"]);
+    refused(&mut run(&folder.path("none.csv"), "bad"), &["none.csv"]);
+    let good = folder.write("good.csv", lines(40, |x| (x / 3.0).sin().to_string()));
+    refused(run(&good, "bad").args(["--gap", "18446744073709551615"]), &["too few", "18446744073709551615"]);
+    refused(run(&good, "bad").args(["--checkpoint", &good]), &["cannot load the model", "good.csv"]);
+    // Before the work: nothing was read.
+    refused(&mut run("none.csv", "good.csv"), &["good.csv"]);
+    refused(&mut run("none.csv", "good.csv/out"), &["good.csv/out"]);
+    // The causes of what the old code called "the same x".
+    refuse(lines(40, |x| x.to_string()).replace("x,y\n", "x,y\n-1e308,0\n1e308,0\n").as_bytes(), &["x from -1e308"]);
+}
+
+#[test]
+fn f11_regression_takes_numbers_of_any_size_and_passes_over_what_is_missing() {
+    let (regression, folder) = (build("regression"), Folder::new("sizes"));
+    let run = |name: &str, text: &str| {
+        let file = folder.write("context.csv", text);
+        let mut command = Command::new(&regression);
+        command.args(["--device", "cpu", "--context", &file, "--out", &folder.path(name)]);
+        command
+    };
+    // The table shows the same digits whatever the units are: the old code held the second to be constant, and the
+    // third broke its columns.
+    let rmse = |name: &str, level: f64, size: f64| {
+        let output = succeeds(&mut run(name, &lines(60, |x| format!("{:?}", level + size * (x / 3.0).sin()))));
+        let output = text(&output.stdout);
+        let line = output.lines().find(|line| line.starts_with("all") && line.contains("neural process")).unwrap();
+        assert!(
+            output.lines().skip_while(|line| !line.starts_with("held out")).all(|line| line.len() < 80),
+            "{output}"
+        );
+        let svg = std::fs::read_to_string(folder.path(&format!("{name}/regression.svg"))).unwrap();
+        let longest = svg.lines().filter(|line| !line.starts_with('<')).map(str::len).max().unwrap();
+        assert!(longest < 40, "a label of {longest} characters");
+        line.split_whitespace().nth(4).unwrap().parse::<f64>().unwrap() / size
+    };
+    let plain = rmse("plain", 0.0, 1.0);
+    for (name, level, size) in [("small", 1e9, 1e-3), ("large", 0.0, 1e30), ("both", -1e30, 1e20)] {
+        let found = rmse(name, level, size);
+        assert!((found - plain).abs() < 0.1 * plain + 0.001, "{name}: {found}, not {plain}");
+    }
+    let gaps = |x: f64| if x % 9.0 == 0.0 { "NA".to_owned() } else { format!("\"{}\"", (x / 3.0).sin()) };
+    let targets = folder.write("targets.csv", "\u{feff}x,y\r\n1.5,\r\n2.5,0.7\r\n80,null\r\n");
+    let output = succeeds(run("missing", &lines(60, gaps)).args(["--targets", &targets]));
+    assert!(text(&output.stderr).contains("7 lines without a number passed over, the first of them line 2"));
+    let predictions = std::fs::read_to_string(folder.path("missing/predictions.csv")).unwrap();
+    assert!(predictions.contains("\n1.5,,1,") && predictions.contains("\n2.5,0.7,1,"), "{predictions}");
+    assert_eq!(predictions.lines().count(), 1 + 53 + 3);
+    survives_a_closed_pipe(&mut run("closed", &lines(40, |x| x.sin().to_string())));
+    assert!(Path::new(&folder.path("closed/regression.svg")).exists());
+    let output = succeeds(run("seeds", &lines(40, |x| x.sin().to_string())).args(["--seeds", "2"]));
+    assert!(text(&output.stdout).contains("means of the scores of 2 splits"));
+    assert!(!Path::new(&folder.path("seeds")).exists());
+}
+
+#[test]
+fn few_shot_refuses_what_no_network_knows() {
+    let (few_shot, folder) = (build("few_shot"), Folder::new("few_shot"));
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(&few_shot);
+        command.args(["--device", "cpu", "--episodes", "2"]).args(arguments);
+        command
+    };
+    // An empty table and exit 0.
+    refused(&mut run(&["--shots", "2"]), &["--shots 2", "1 and 5"]);
+    refused(&mut run(&["--episodes", "0"]), &["whole number from 1"]);
+    let header = format!("label,split{}\n", (0..64).map(|i| format!(",p{i}")).collect::<String>());
+    let row = |label: &str, split: &str, pixel: &str| format!("{label},{split},{pixel}{}\n", ",0".repeat(63));
+    for (name, text, words) in [
+        ("one", "a\n1\n".to_owned(), &["one.csv: line 1", "1 columns", "66"][..]), // a panic
+        ("xy", "x,y\n1,2\n".to_owned(), &["xy.csv: line 1", "label, split and 64 pixels"]),
+        ("pixel", header.clone() + &row("1", "train", "four"), &["pixel.csv: line 2", "\"p0\"", "four"]),
+        ("label", header.clone() + &row("10", "train", "1"), &["label.csv: line 2", "label 10"]),
+        ("split", header.clone() + &row("1", "tra", "1"), &["split.csv: line 2", "tra", "train or test"]),
+        ("few", header + &row("5", "train", "1"), &["few.csv", "of class", "an episode needs"]),
+    ] {
+        refused(&mut run(&["--images", &folder.write(&format!("{name}.csv"), text)]), words);
+    }
+    refused(&mut run(&["--checkpoint", "checkpoints/gp_1d.safetensors"]), &["gp_1d.safetensors"]);
+    survives_a_closed_pipe(&mut run(&[]));
+}
+
+#[test]
+fn algorithm_refuses_lengths_without_room_and_prints_sums_as_one_writes_them() {
+    let (algorithm, folder) = (build("algorithm"), Folder::new("algorithm"));
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(&algorithm);
+        command.args(["--device", "cpu", "--problems", "2"]).args(arguments);
+        command
+    };
+    let file = folder.write("file", "");
+    // No row, an empty picture and exit 0.
+    refused(&mut run(&["--lengths", "200", "--out", &folder.path("out")]), &["--lengths 200", "64 slots", "up to 62"]);
+    refused(&mut run(&["--lengths", "0"]), &["whole number from 1"]);
+    refused(&mut run(&["--out", &file]), &[&file]);
+    std::fs::create_dir_all(folder.path("taken/algorithm_addition.svg")).unwrap();
+    refused(&mut run(&["--out", &folder.path("taken")]), &["algorithm_addition.svg"]);
+    let output = succeeds(&mut run(&["--lengths", "3,1,3", "--out", &folder.path("out")]));
+    let output = text(&output.stdout);
+    let sum = output.lines().find(|line| line.contains('+')).unwrap().to_owned();
+    let numbers: Vec<u64> = sum.split(|c: char| !c.is_ascii_digit()).filter_map(|text| text.parse().ok()).collect();
+    assert_eq!(numbers[0] + numbers[1], numbers[2], "{sum}");
+    // An axis of "0 1 2 2 2 3 4".
+    let svg = std::fs::read_to_string(folder.path("out/algorithm_addition.svg")).unwrap();
+    let ticks: Vec<&str> = svg.lines().filter(|line| line.parse::<u32>().is_ok()).collect();
+    assert_eq!(ticks, ["1", "2", "3"]);
+    survives_a_closed_pipe(&mut run(&["--lengths", "2", "--out", &folder.path("closed")]));
+    assert!(Path::new(&folder.path("closed/algorithm_addition.svg")).exists());
+}
+
+/// Every example's help says what it does with files of one's own, or that there are none.
+#[test]
+fn every_example_says_what_it_reads_and_writes() {
+    let names = ["algorithm", "few_shot", "regression", "stream", "million", "bench_picture"];
+    for name in names {
+        let output = succeeds(Command::new(build(name)).arg("--help"));
+        let help = text(&output.stdout);
+        let says = ["of your own", "reads no data", "which `cargo bench` leaves"];
+        assert!(says.iter().any(|says| help.contains(says)), "{name}:\n{help}");
+    }
+    let folder = Folder::new("others");
+    let file = folder.write("file", "");
+    refused(
+        Command::new(build("bench_picture")).args(["--group", "none", "--out", &format!("{file}/picture.svg")]),
+        &["picture.svg"],
+    );
+    survives_a_closed_pipe(Command::new(build("million")).args(["--device", "cpu", "--context", "20", "--test", "20"]));
+}
+
+/// Thirty-six names stood twice, so that files were overwritten.
+#[test]
+#[cfg(feature = "gpu")]
+fn c8_the_shaders_that_are_written_are_those_that_there_are() {
+    let folder = Folder::new("shaders");
+    let output = succeeds(Command::new(build("shaders")).args(["--out", &folder.path("out")]));
+    let variants = wgpu_attention::shaders::variants().unwrap();
+    let mut texts: Vec<String> = std::fs::read_dir(folder.path("out"))
+        .unwrap()
+        .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap())
+        .collect();
+    let mut expected: Vec<String> = variants.into_iter().map(|shader| shader.wgsl).collect();
+    texts.sort();
+    expected.sort();
+    assert!(texts == expected, "{} files, {} variants", texts.len(), expected.len());
+    assert!(text(&output.stdout).starts_with(&format!("{} variants", expected.len())));
+    refused(Command::new(build("shaders")).args(["--out", "/dev/null/out"]), &["/dev/null/out"]);
+}
