@@ -1,0 +1,21 @@
+//! A short run of every target, so that they do not rot.
+
+use wgpu_attention_fuzz::{Flips, TARGETS, flips, run};
+
+#[test]
+fn targets_hold_for_mutated_files() {
+    for (name, target) in TARGETS {
+        // A software adapter compiles a shader for each snippet.
+        let cases = if name == "snippet" { 100 } else { 20_000 };
+        let report = run(name, target, cases, 1);
+        println!("{name}: {} inputs, slowest {:.2?}", report.cases, report.slowest);
+        assert!(report.failures.is_empty(), "{name}: {:#?}", report.failures);
+    }
+}
+
+#[test]
+fn flipped_bits_change_no_prediction() {
+    for (name, Flips { refused, same, other }) in flips(1_000, 1) {
+        assert_eq!(other, 0, "{name}: {refused} refused, {same} the same");
+    }
+}
