@@ -109,8 +109,8 @@ fn load_k(base: u32, row: u32, d: u32) -> f32 {
   return 0.0;
 }
 
-fn load_v(base: u32, row: u32, d: u32) -> f32 {
-  if (row < problem.n_keys && d < {{ v_dim }}u) {
+fn load_v(base: u32, row: u32, end: u32, d: u32) -> f32 {
+  if (row < end && d < {{ v_dim }}u) {
     return v[base + row * problem.v_row + d];
   }
   return 0.0;
@@ -147,14 +147,16 @@ fn fill_k_tile(thread: u32, base: u32, row0: u32, d0: u32) {
   }
 }
 
-fn fill_v_tile(thread: u32, batch: u32, base: u32, row0: u32, d0: u32) {
+// Keys from `end` on are those of another split.
+fn fill_v_tile(thread: u32, batch: u32, base: u32, row0: u32, end: u32, d0: u32) {
   for (var slot = thread; slot < {{ tile * side }}u; slot += {{ side * side }}u) {
     let row = row0 + slot / {{ side }}u;
     let d = d0 + 4u * (slot % {{ side }}u);
     kv_tile[slot] = vec4(0.0);
     if (exists(batch, row)) {
-      let x =
-        vec4(load_v(base, row, d), load_v(base, row, d + 1u), load_v(base, row, d + 2u), load_v(base, row, d + 3u));
+      let x = vec4(
+        load_v(base, row, end, d), load_v(base, row, end, d + 1u),
+        load_v(base, row, end, d + 2u), load_v(base, row, end, d + 3u));
       kv_tile[slot] = x;
 //# if by_pair
       let bits = bitcast<vec4<u32>>(x) << vec4(1u);
@@ -349,7 +351,7 @@ fn main(
     }
 //# endfor
 //# for chunk in range(n_v)
-    fill_v_tile(thread, batch, v_base, key0, {{ chunk * tile }}u);
+    fill_v_tile(thread, batch, v_base, key0, key_end, {{ chunk * tile }}u);
     workgroupBarrier();
 //# for r in range(4)
     out{{ r }}_{{ chunk }} *= decay[{{ r }}];

@@ -30,6 +30,33 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # What is not finite
+//!
+//! One rule for all operations, on every device; a table in the tests holds each to it.
+//!
+//! * **Masked** is as if it were not there, whatever it holds, NaN too: keys that a mask drops, with
+//!   their values; pairs that a bias masks (a later time, a matrix of `-inf` or
+//!   [`MASKED`](scan_attention::MASKED), a coordinate that is not finite); what is merged and has read
+//!   nothing. Numbers of a *bias* say which pairs exist, so one that is not finite masks its pair.
+//! * **Empty**, where there are no keys or all are masked, reads as zeros with a log-sum-exp of
+//!   `MASKED`.
+//! * **NaN** in an operand that is read makes NaN of every output that depends on it, values and
+//!   log-sum-exp, and never a number; of no other: not of another head, query, column of values or
+//!   earlier step. A logit that is NaN spoils its row. To depend is to be computed from: a NaN in the
+//!   state of a recurrence is in all that follows.
+//! * **Infinite** numbers, and sums that overflow f32, are what IEEE arithmetic makes of them:
+//!   `inf - inf` and `0 inf` are NaN. A softmax has no weights where a logit is plus infinity, so its
+//!   row is NaN; a logit of minus infinity, as one below half of `MASKED`, has no weight. An infinite
+//!   value is read as infinite where its weight is above `1e-29`, else as that or NaN; states of
+//!   [`RollingAttention`] make it NaN. Logits overflow from `2e38` on, and a sum of which a part
+//!   overflows may do so on one device only.
+//!
+//! Subnormal numbers may count as zero. On a GPU all this rests on its arithmetic: where a driver
+//! takes the liberty to assume that there is no NaN (Metal's fast math may), logits, maxima and masks
+//! are still tested by their bits, but what a sum or a product makes of NaN is the driver's. There a
+//! bias that masks the key for others also passes over a NaN value whose own weight is zero in
+//! f32, about 87 below the largest logit.
 
 pub mod attention_memory;
 pub mod elementwise;

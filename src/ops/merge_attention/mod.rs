@@ -28,8 +28,15 @@ const OP: &str = "merge_attention";
 ///
 /// `l = log sum_p e^(l_p)`, `values = sum_p e^(l_p - l) values_p`.
 ///
-/// A row that has no valid key in any part stays zeros with the sentinel
-/// [`MASKED`](crate::ops::scan_attention::MASKED).
+/// A part whose log-sum-exp is below half of [`MASKED`](crate::ops::scan_attention::MASKED) has read
+/// nothing: its values are not looked at, whatever they are. A row of which that is so of every part
+/// is zeros with that sentinel. A log-sum-exp that is NaN or plus infinity makes its row NaN.
+///
+/// A log-sum-exp in f32 is rounded, by up to `6e-8 |l|`, and the weight of a part changes by as much
+/// relative to the others: by a thousandth at logits of `2e4`, and at `1e7` a part of one key may
+/// weigh as much as one of two. [`scan_attention`](crate::ops::scan_attention()) merges its own splits
+/// by their largest logits and sums instead, which lose nothing; what is merged from outside, and
+/// the writes of [`RollingAttention`](crate::ops::RollingAttention), cannot be better than this.
 ///
 /// # Errors
 /// No parts, shapes that do not fit each other, tensors on different devices.

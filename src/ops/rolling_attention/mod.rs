@@ -100,10 +100,10 @@ impl RollingAttention {
     ///
     /// The state that is given stays as it is. Any cut of the same keys into writes gives the
     /// same state up to rounding, see the [module](self). A value that is not finite and not
-    /// masked makes what its head reads not finite for good; such a key may do so, or have no
-    /// weight. Check what comes from outside. Values near the limit of f32 overflow in the sums,
-    /// see [Values](self#values). A write of no keys leaves a state as it is, or begins one that reads
-    /// as zeros.
+    /// masked makes its column of what its head reads NaN for good, and a key all of it, see [What is
+    /// not finite](crate::ops#what-is-not-finite). Check what comes from outside. Values near the
+    /// limit of f32 overflow in the sums, see [Values](self#values). A write of no keys leaves a state
+    /// as it is, or begins one that reads as zeros.
     ///
     /// # Errors
     /// As [`scan_attention`](crate::ops::scan_attention()); a state of another shape or layout.

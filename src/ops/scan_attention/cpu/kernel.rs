@@ -13,6 +13,9 @@ use crate::simd::{
     tile::VECTORS,
 };
 
+/// [`LARGEST`] in base 2.
+const LARGEST_2: f32 = LARGEST * LOG2_E;
+
 /// What a growing exponential stops at.
 const LARGEST_POWER: f32 = (1_u128 << 90) as f32;
 
@@ -46,7 +49,7 @@ impl Term {
                 distances,
                 scores,
                 #[inline(always)]
-                |d, [a, ..], sum| sum + (d * a).max(-LARGEST).min(LARGEST),
+                |d, [a, ..], sum| sum + (d * a).max(-LARGEST_2).min(LARGEST_2),
             ),
             BiasKernel::Rbf | BiasKernel::Exponential => add_sum(
                 simd,

@@ -1,0 +1,101 @@
+//! What is not finite, or at the end of f32: every operation, every operand, every kind of number,
+//! the CPU against every adapter. An operation is in the table by being in [`operations`].
+#![cfg(feature = "gpu")]
+
+use std::collections::BTreeSet;
+
+use crate::{
+    operations::{Operation, operations},
+    support::{Random, gpus},
+};
+use wgpu_attention::{Device, Tensor};
+
+/// What a number is replaced by.
+const CLASSES: [(&str, f32); 8] = [
+    ("finite", 0.5),
+    ("zero", 0.0),
+    ("subnormal", 1e-40),
+    ("1e38", 1e38),
+    ("-1e38", -1e38),
+    ("inf", f32::INFINITY),
+    ("-inf", f32::NEG_INFINITY),
+    ("NaN", f32::NAN),
+];
+
+/// The numbers of all operands, with one replaced.
+fn run(operation: &Operation, device: &Device, replaced: Option<(usize, usize, f32)>) -> Vec<Vec<f32>> {
+    let mut random = Random::new(17);
+    let tensor = |(i, operand): (usize, &crate::operations::Operand)| {
+        let mut numbers = random.numbers(operand.shape.iter().product());
+        if let Some((_, at, x)) = replaced.filter(|(which, ..)| *which == i) {
+            numbers[at] = x;
+        }
+        Tensor::new(device, &operand.shape, &numbers).unwrap()
+    };
+    let tensors: Vec<Tensor> = operation.operands.iter().enumerate().map(tensor).collect();
+    (operation.run)(device, &tensors).iter().map(|tensor| tensor.read().unwrap()).collect()
+}
+
+/// Whether two numbers say the same: both NaN, the same infinity, or finite and equal to rounding,
+/// which is that of the largest numbers about, `scale`.
+fn same(a: f32, b: f32, scale: f32) -> bool {
+    if a.is_finite() && b.is_finite() {
+        // Both twins are within 1e-5 of float64 in these sizes.
+        f64::from(a - b).abs() <= 2e-5 * (1.0 + f64::from(scale))
+    } else {
+        a == b || a.is_nan() && b.is_nan()
+    }
+}
+
+/// What differs, by its first number.
+fn difference(cpu: &[Vec<f32>], gpu: &[Vec<f32>]) -> Option<String> {
+    for (output, (cpu, gpu)) in cpu.iter().zip(gpu).enumerate() {
+        let scale = cpu.iter().filter(|x| x.is_finite()).fold(0f32, |most, x| most.max(x.abs()));
+        if let Some(i) = (0..cpu.len()).find(|&i| !same(gpu[i], cpu[i], scale)) {
+            return Some(format!("output {output}, number {i}: {} is {} on the CPU", gpu[i], cpu[i]));
+        }
+    }
+    None
+}
+
+#[test]
+fn twins_agree_on_what_is_not_finite() {
+    let gpus = gpus();
+    let mut faults = Vec::new();
+    for operation in operations() {
+        for (which, operand) in operation.operands.iter().enumerate() {
+            let masked = operand.masked.map(|at| (at, true));
+            let len: usize = operand.shape.iter().product();
+            for (at, is_masked) in [(3 * len / 4, false)].into_iter().chain(masked) {
+                let mut line =
+                    format!("{}: {}{}", operation.name, operand.name, if is_masked { " (masked)" } else { "" });
+                let untouched = run(&operation, &Device::cpu(), None);
+                for (class, x) in CLASSES {
+                    let cpu = run(&operation, &Device::cpu(), Some((which, at, x)));
+                    let n_nan = cpu.iter().flatten().filter(|x| x.is_nan()).count();
+                    line += &format!(", {class} {n_nan}");
+                    if is_masked && difference(&untouched, &cpu).is_some() {
+                        faults.push(format!("{line}: read on the CPU, though masked"));
+                    }
+                    for (name, device) in &gpus {
+                        let gpu = run(&operation, device, Some((which, at, x)));
+                        if let Some(difference) = difference(&cpu, &gpu) {
+                            faults.push(format!("{line}: on {name}, {difference}"));
+                        }
+                    }
+                }
+                println!("{line} numbers are NaN");
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}\n{} faults", faults.join("\n"), faults.len());
+}
+
+/// A kernel that no operation of the table names is one that nobody tries.
+#[test]
+fn every_kernel_is_in_the_table() {
+    let named: BTreeSet<String> =
+        operations().iter().flat_map(|operation| operation.kernels.split(' ')).map(str::to_owned).collect();
+    let all: BTreeSet<String> = wgpu_attention::shaders::needs().unwrap().into_keys().collect();
+    assert_eq!(named, all);
+}
