@@ -237,7 +237,8 @@ impl Read<'_> {
                 }
                 for (r, values) in values.chunks_exact(width).enumerate().take(used) {
                     let divisor = match normalizer {
-                        Normalizer::None => 1.0,
+                        // What is stable is read elsewhere.
+                        Normalizer::None | Normalizer::Stable => 1.0,
                         Normalizer::KeyCount => count,
                         Normalizer::FeatureSum { floor } => values[v_dim].max(floor),
                     };
