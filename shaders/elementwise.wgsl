@@ -53,6 +53,9 @@ fn value(i: u32) -> f32 {
   return select(x, 0.0, x < 0.0);
 //# elif operation == "sigmoid"
   return sigmoid(a[params.a_base + i]);
+//# elif operation == "square"
+  let x = a[params.a_base + i];
+  return x * x;
 //# else
   let row = i / params.width;
   let column = i % params.width;

@@ -84,6 +84,7 @@ fn functions() -> Vec<Function> {
         let truth = match of {
             Map::Relu => relu,
             Map::Sigmoid => sigmoid,
+            Map::Square => |x| x * x,
             other => panic!("this test does not know {other:?}"),
         };
         function(format!("map, {of:?}"), truth, move |device, x| map(&column(device, x)?, of)?.read())

@@ -120,7 +120,11 @@ fn small_operations() {
 fn linear_attention() {
     for (_, device) in devices() {
         let t = |shape: &[usize]| zeros(&device, shape);
-        let favor = |n_heads| LinearAttention::favor(Layout::Projected { n_heads }, t(&[6, 4]));
+        // The papers' own form; the stable one is scan attention.
+        let favor = |n_heads| {
+            let features = FeatureMap::softmax(t(&[6, 4]));
+            LinearAttention::new(Layout::Projected { n_heads }, features, Normalizer::FeatureSum { floor: 1e-6 })
+        };
         let attention = favor(2);
         let mask = |shape: &[usize], n| Mask::new(&device, shape, &vec![true; n]).unwrap();
         let (k, v) = (t(&[1, 5, 8]), t(&[1, 5, 6]));
@@ -143,7 +147,8 @@ fn linear_attention() {
         let state = attention.write(None, &k, &v, None).unwrap();
         refused(attention.read(&t(&[2, 3, 8]), &state), &["state", "[1, 2, 6, 4]", "[2, 2, 6, 4]"]);
         refused(favor(4).read(&t(&[1, 3, 16]), &state), &["state", "[1, 4, 6, 4]"]);
-        let wider = LinearAttention::favor(Layout::Projected { n_heads: 2 }, t(&[7, 4]));
+        let mut wider = attention.clone();
+        wider.features = FeatureMap::softmax(t(&[7, 4]));
         refused(wider.read(&k, &state), &["state", "[1, 2, 7, 4]"]);
         refused(attention.read(&t(&[1, 3, 8, 1]), &state), &["q", "[1, 3, 8, 1]"]);
         let strange = LinearState { n_keys: vec![5; 3], ..state.clone() };

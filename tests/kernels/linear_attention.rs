@@ -2,6 +2,7 @@
 //! reads, and how FAVOR+ approaches softmax attention.
 
 mod favor;
+mod long_vectors;
 mod many_keys;
 
 use crate::support::{Random, bound, devices, error, layout, oracle, poison};

@@ -12,7 +12,7 @@ use crate::{
     checkpoint::Parameters,
     error::{Error, Result},
     models::layers::{EPSILON, LayerNorm, Mlp},
-    ops::{BiasKernel, BiasTerm, Layout, LinearAttention, LinearState, Placed, ScanMemory, ScanState},
+    ops::{BiasKernel, BiasTerm, Layout, LinearAttention, LinearState, Normalizer, Placed, ScanMemory, ScanState},
     tensor::{Mask, Tensor},
 };
 
@@ -146,11 +146,15 @@ impl KrBlock {
             })),
             (Attention::Performer { .. } | Attention::DeepKernel { .. }, [sums]) => {
                 let width = sums.shape().last().copied().unwrap_or(0);
-                let is_performer = matches!(self.attention, Attention::Performer { .. });
+                let (is_performer, is_stable) = match &self.attention {
+                    Attention::Performer { attention, .. } => (true, attention.normalizer == Normalizer::Stable),
+                    _ => (false, false),
+                };
                 let state = LinearState {
                     sums: sums.clone(),
-                    // The last column of a Performer's is the sum of the features.
+                    // The last column of a Performer's is of the sum of the features.
                     v_dim: width.saturating_sub(usize::from(is_performer)),
+                    is_stable,
                     n_keys: n_keys.to_vec(),
                 };
                 Ok(BlockMemory::Linear { state, masked })

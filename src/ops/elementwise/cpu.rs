@@ -24,6 +24,7 @@ pub(super) fn map(map: Map, x: &[f32]) -> Result<Vec<f32>> {
         // This order of comparison keeps NaN.
         Map::Relu => each(x, |x| if x < 0.0 { 0.0 } else { x }),
         Map::Sigmoid => each(x, sigmoid),
+        Map::Square => each(x, |x| x * x),
     }
 }
 

@@ -11,6 +11,8 @@ pub enum Map {
     Relu,
     /// `1 / (1 + exp(-x))`.
     Sigmoid,
+    /// `x x`.
+    Square,
 }
 
 /// What becomes of the rows of `a`, most with those of `b`.
@@ -35,7 +37,7 @@ pub(crate) enum Join {
 
 impl Map {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Relu, Self::Sigmoid];
+    pub const ALL: [Self; 3] = [Self::Relu, Self::Sigmoid, Self::Square];
 }
 
 impl Join {

@@ -19,7 +19,8 @@ pub enum FeatureKind {
     /// `exp(z - |x|^2 / 2) / sqrt(n_features)`: positive features of the softmax kernel, in
     /// the form that does not overflow (arXiv 2009.14794, lemma 1). They fall off with the
     /// square of the length: vectors much longer than 10 have features of zero in f32, and the
-    /// estimate of the kernel is poor well before.
+    /// estimate of the kernel is poor well before. What is read stays an average of values with
+    /// [`Normalizer::Stable`](crate::ops::Normalizer::Stable).
     Softmax,
     /// `max(z, 0)`.
     Relu,
@@ -74,6 +75,12 @@ impl FeatureMap {
     pub fn softmax(projection: Tensor) -> Self {
         let head_dim = projection.shape().last().copied().unwrap_or(1);
         Self { kind: FeatureKind::Softmax, projection: Some(projection), scale: (head_dim as f32).powf(-0.25) }
+    }
+
+    /// The projection of features that have one.
+    pub(crate) fn projection(&self, op: &'static str) -> Result<&Tensor> {
+        let missing = || Error::argument(op, "projection", format!("none for {:?}", self.kind), "one");
+        self.projection.as_ref().ok_or_else(missing)
     }
 
     /// The number of features of an input of some width.

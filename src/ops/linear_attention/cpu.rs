@@ -246,7 +246,8 @@ impl Read<'_> {
                 }
                 for (r, values) in values.chunks_exact(width).enumerate().take(used) {
                     let divisor = match normalizer {
-                        Normalizer::None => 1.0,
+                        // What is stable is read elsewhere.
+                        Normalizer::None | Normalizer::Stable => 1.0,
                         Normalizer::KeyCount => count,
                         // This order of comparison keeps NaN.
                         Normalizer::FeatureSum { floor } if values[v_dim] < floor => floor,

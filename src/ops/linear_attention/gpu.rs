@@ -72,7 +72,8 @@ impl ReadConstants {
 
 fn name(normalizer: Normalizer) -> &'static str {
     match normalizer {
-        Normalizer::None => "none",
+        // What is stable is read elsewhere.
+        Normalizer::None | Normalizer::Stable => "none",
         Normalizer::KeyCount => "key_count",
         Normalizer::FeatureSum { .. } => "feature_sum",
     }

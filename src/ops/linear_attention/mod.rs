@@ -9,6 +9,7 @@ mod cpu;
 pub(crate) mod gpu;
 mod plan;
 mod problem;
+mod stable;
 
 use super::{
     add,
@@ -21,6 +22,7 @@ use crate::{
 };
 pub use problem::{LinearAttention, LinearState, Normalizer};
 
+const OP: &str = "linear_attention";
 const WRITE: &str = "LinearAttention::write";
 const READ: &str = "LinearAttention::read";
 const MERGE: &str = "LinearState::merge";
@@ -75,6 +77,7 @@ impl LinearAttention {
             _ => collect(problem.batch, std::iter::repeat_n(problem.n as u64, problem.batch))?,
         };
         let sums = match k.storage() {
+            _ if problem.is_stable() => stable::write(self, &problem, k, v, mask)?,
             Storage::Cpu(cpu, _) => {
                 let sums = cpu::write(cpu.0, &problem, &self.features, k.cpu(), v.cpu(), keep.map(Tensor::cpu))?;
                 Tensor::from_cpu(*cpu, problem.state_shape().to_vec(), sums)
@@ -82,7 +85,7 @@ impl LinearAttention {
             #[cfg(feature = "gpu")]
             Storage::Gpu(gpu, _) => gpu::write(gpu, &problem, &self.features, k, v, keep)?,
         };
-        let written = LinearState { sums, v_dim, n_keys };
+        let written = LinearState { sums, v_dim, is_stable: problem.is_stable(), n_keys };
         match state {
             Some(state) => state.merge(&written),
             None => Ok(written),
@@ -122,6 +125,7 @@ impl LinearAttention {
         check_same_device(READ, q, &[Some(&state.sums), self.features.projection.as_ref()])?;
         let shape = self.layout.shape(Sizes { dim: v_dim, ..sizes });
         let values = match q.storage() {
+            _ if problem.is_stable() => stable::read(self, &problem, q, &state.sums)?,
             Storage::Cpu(cpu, _) => {
                 let y = cpu::read(cpu.0, &problem, &self.features, q.cpu(), state.sums.cpu(), &state.n_keys)?;
                 Tensor::from_cpu(*cpu, shape, y)
@@ -156,11 +160,17 @@ impl LinearState {
     /// ```
     pub fn merge(&self, other: &Self) -> Result<Self> {
         let (a, b) = (self.sums.shape(), other.sums.shape());
-        let fit = a == b && self.v_dim == other.v_dim && self.n_keys.len() == other.n_keys.len();
-        let rule = "both must be of the same batch, heads, features and width";
+        let fit = a == b
+            && (self.v_dim, self.is_stable) == (other.v_dim, other.is_stable)
+            && self.n_keys.len() == other.n_keys.len();
+        let rule = "both must be of the same batch, heads, features, width and normaliser";
         check_shapes(fit, MERGE, ("one state", a), ("the other", b), rule)?;
         check_same_device(MERGE, &self.sums, &[Some(&other.sums)])?;
         let n_keys = self.n_keys.iter().zip(&other.n_keys).map(|(a, b)| a.saturating_add(*b)).collect();
-        Ok(Self { sums: add(&self.sums, &other.sums, 1.0)?, v_dim: self.v_dim, n_keys })
+        let sums = match self.is_stable {
+            true => stable::merge(&self.sums, &other.sums)?,
+            false => add(&self.sums, &other.sums, 1.0)?,
+        };
+        Ok(Self { sums, v_dim: self.v_dim, is_stable: self.is_stable, n_keys })
     }
 }

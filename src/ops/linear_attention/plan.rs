@@ -1,13 +1,14 @@
 //! How many keys become a partial sum: a pure function of the sizes and the device.
 
-use super::problem::{LinearAttention, Problem};
+use super::{
+    OP,
+    problem::{LinearAttention, Problem},
+};
 use crate::{
     device::{Capabilities, Decision, Work},
     error::Result,
     tensor::Tensor,
 };
-
-const OP: &str = "linear_attention";
 
 /// Keys of a part: enough parts to fill a device, few enough to add.
 const PART: usize = 256;
@@ -76,6 +77,11 @@ impl LinearAttention {
         let capabilities = k.device().capabilities();
         if capabilities.adapter.is_none() {
             return Ok(Decision::on_cpu(OP, "cpu", "the tensors are there; sums of a few dozen keys are added in f64"));
+        }
+        if problem.is_stable() {
+            let why = "stable features are softmax attention of the projection's rows, then one launch for each \
+                       array that it needs";
+            return Ok(Decision { op: OP, variant: "scan attention", launches: 8, why: why.into() });
         }
         Ok(decide(&problem, &capabilities))
     }

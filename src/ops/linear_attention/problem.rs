@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::{Result, check_argument, check_shape},
+    error::{Result, check_argument, check_limit, check_shape},
     ops::{
-        feature_map::FeatureMap,
+        feature_map::{FeatureKind, FeatureMap},
         layout::{Layout, Sizes},
+        scan_attention::MAX_HEAD_DIM,
     },
     tensor::{Tensor, check_size},
 };
@@ -21,14 +22,18 @@ pub enum Normalizer {
     /// The number of keys that were written, of each batch element: deep kernel attention with
     /// a mask. No keys read as zeros.
     KeyCount,
-    /// `phi(q) . sum_j phi(k_j)`, but no less than `floor`: the Performer. No keys read as
-    /// zeros, and so do softmax features of keys or queries so long that the sum is far below
-    /// the floor, as in the papers' own code. Features that may be negative (gelu, elu) can
+    /// `phi(q) . sum_j phi(k_j)`, but no less than `floor`: the papers' own Performer. No keys read
+    /// as zeros, and *so do softmax features of keys or queries so long that the sum is far below
+    /// the floor*, for which [`Normalizer::Stable`] is right. Features that may be negative (gelu, elu) can
     /// bring the sum below the floor, and then what is read is large.
     FeatureSum {
         /// The least divisor, above zero; the papers' is 1e-6.
         floor: f32,
     },
+    /// `phi(q) . sum_j phi(k_j)` of softmax features, and of no others, all taken relative to the
+    /// largest before any exponential: what is read is an average of the values however long
+    /// queries and keys are. Only no keys read as zeros. The width of a head is then at most 255.
+    Stable,
 }
 
 /// How to write and read: the layout, the features and the normaliser.
@@ -64,10 +69,14 @@ pub struct LinearAttention {
 pub struct LinearState {
     /// `sum_j phi(k_j) v_j^T`, `[batch, n_heads, n_features, width]`, of the heads of the keys. With
     /// [`Normalizer::FeatureSum`] the width is `v_dim + 1` and the last column `sum_j phi(k_j)`,
-    /// else `v_dim`.
+    /// else `v_dim`. With [`Normalizer::Stable`] the last of `v_dim + 1` columns is the natural
+    /// logarithm of that sum, the others are divided by it, and in [`Layout::Projected`] the
+    /// features come before the heads.
     pub sums: Tensor,
     /// The width of a value: of the columns of `sums`, those that are not sums of features.
     pub v_dim: usize,
+    /// Whether the last column is a logarithm: [`Normalizer::Stable`].
+    pub is_stable: bool,
     /// How many keys there are in each batch element.
     pub n_keys: Vec<u64>,
 }
@@ -98,7 +107,15 @@ impl Problem {
     }
 
     pub fn state_shape(&self) -> [usize; 4] {
-        [self.batch, self.n_heads / self.kv_group, self.n_features, self.width]
+        let Self { batch, n_features, width, .. } = *self;
+        // Those of the keys.
+        let n_heads = self.n_heads / self.kv_group;
+        let is_projected = self.is_stable() && self.outer == batch;
+        if is_projected { [batch, n_features, n_heads, width] } else { [batch, n_heads, n_features, width] }
+    }
+
+    pub fn is_stable(&self) -> bool {
+        self.normalizer == Normalizer::Stable
     }
 
     /// Multiply-adds, about.
@@ -114,7 +131,9 @@ impl LinearAttention {
         Self { layout, features, normalizer }
     }
 
-    /// FAVOR+ for a projection `[n_features, head_dim]`: softmax features, the papers' floor.
+    /// FAVOR+ for a projection `[n_features, head_dim]`: softmax features that do not vanish
+    /// ([`Normalizer::Stable`]), or, if heads are wider than 255, the papers' own form
+    /// (`FeatureSum { floor: 1e-6 }`).
     ///
     /// ```
     /// use wgpu_attention::{Device, ops::{Layout, LinearAttention, ProjectionRows, random_features}};
@@ -126,17 +145,36 @@ impl LinearAttention {
     /// # }
     /// ```
     pub fn favor(layout: Layout, projection: Tensor) -> Self {
-        Self::new(layout, FeatureMap::softmax(projection), Normalizer::FeatureSum { floor: 1e-6 })
+        let is_wide = projection.shape().last().is_some_and(|&head_dim| head_dim >= MAX_HEAD_DIM);
+        let normalizer = if is_wide { Normalizer::FeatureSum { floor: 1e-6 } } else { Normalizer::Stable };
+        Self::new(layout, FeatureMap::softmax(projection), normalizer)
     }
 
     pub(super) fn problem(&self, op: &'static str, sizes: Sizes, v_dim: usize) -> Result<Problem> {
         if let Normalizer::FeatureSum { floor } = self.normalizer {
             check_argument(floor > 0.0 && floor.is_finite(), op, "floor", floor, "a number above zero")?;
         }
+        if self.normalizer == Normalizer::Stable {
+            let kind = self.features.kind;
+            check_argument(
+                kind == FeatureKind::Softmax,
+                op,
+                "features of Stable",
+                format_args!("{kind:?}"),
+                "Softmax",
+            )?;
+            let widest = v_dim.max(sizes.dim + 1);
+            check_limit(
+                "width of a head for Stable, with one number more for keys",
+                widest as u64,
+                MAX_HEAD_DIM as u64,
+            )?;
+        }
         let Sizes { batch, n_heads, n, dim: head_dim } = sizes;
         let (outer, inner) = if self.layout.is_head_major() { (batch * n_heads, 1) } else { (batch, n_heads) };
         let n_features = self.features.n_features(op, head_dim)?;
-        let width = v_dim + usize::from(matches!(self.normalizer, Normalizer::FeatureSum { .. }));
+        let has_sums = matches!(self.normalizer, Normalizer::FeatureSum { .. } | Normalizer::Stable);
+        let width = v_dim + usize::from(has_sums);
         let (normalizer, is_projected) = (self.normalizer, self.features.projection.is_some());
         let problem = Problem {
             batch,
@@ -160,7 +198,10 @@ impl LinearAttention {
     pub(super) fn check_state(&self, op: &'static str, problem: &Problem, state: &LinearState) -> Result<()> {
         let (v_dim, shape, normalizer) = (problem.v_dim, problem.state_shape(), self.normalizer);
         let found = state.sums.shape();
-        let fits = *found == shape && state.v_dim == v_dim && v_dim > 0 && state.n_keys.len() == problem.batch;
+        let fits = *found == shape
+            && (state.v_dim, state.is_stable) == (v_dim, problem.is_stable())
+            && v_dim > 0
+            && state.n_keys.len() == problem.batch;
         let expected = format_args!(
             "{shape:?}: batch, heads and features as here, values of width {v_dim}, and what {normalizer:?} needs"
         );

@@ -1,0 +1,132 @@
+//! FAVOR+ whose features cannot all vanish. Over the keys, the sums of a feature are softmax
+//! attention with a row of the projection as the query; over the features, a read is softmax
+//! attention with those rows as the keys:
+//!
+//! ```text
+//! log phi_f(k) = w_f . k - |k|^2 / 2            m_f, l_f = attention and log-sum-exp over the keys
+//! y = sum_f phi_f(q) e^{l_f} m_f / sum_f phi_f(q) e^{l_f}         logits of a read: w_f . q + l_f
+//! ```
+//!
+//! The running softmax takes off the largest logit of every row before any exponential, and
+//! states merge as parts of attention do. Twins and kernels are those of scan attention.
+
+use super::{
+    OP,
+    problem::{LinearAttention, Problem},
+};
+use crate::{
+    Device,
+    error::Result,
+    ops::{
+        Activation, Linear, Map, ScanAttention, add, columns, concat,
+        layout::{Layout, Sizes},
+        linear, map, merge_attention, scan_attention,
+        softmax::{Attention, MASKED},
+    },
+    tensor::{Mask, Tensor, n_elements},
+};
+
+/// What is kept of keys and values: [`LinearState::sums`](super::LinearState::sums).
+pub(super) fn write(
+    attention: &LinearAttention,
+    problem: &Problem,
+    k: &Tensor,
+    v: &Tensor,
+    mask: Option<&Mask>,
+) -> Result<Tensor> {
+    let shape = problem.state_shape();
+    if n_elements(&shape) == 0 || problem.n == 0 {
+        return nothing(&k.device(), problem);
+    }
+    let head_dim = problem.head_dim;
+    let rows = rows(attention, problem)?;
+    // The squared lengths go along as one number more.
+    let by_head = k.reshape(&[k.len() / head_dim, head_dim])?;
+    let half = -0.5 * attention.features.scale * attention.features.scale;
+    let weight = Tensor::new(&k.device(), &[head_dim, 1], &vec![half; head_dim])?;
+    let lengths = linear(&map(&by_head, Map::Square)?, &Linear { weight, bias: None }, Activation::None, None)?;
+    let k = concat(&by_head, 0..head_dim, &lengths)?;
+    let k = k.reshape(&attention.layout.shape(sizes(problem, problem.n, head_dim + 1)))?;
+    let options = options(attention.layout, mask);
+    let Attention { values, log_sum_exp } = scan_attention(&rows, &k, v, &options)?;
+    state(&values, &log_sum_exp, &shape)
+}
+
+/// What queries read, in their layout.
+pub(super) fn read(attention: &LinearAttention, problem: &Problem, q: &Tensor, sums: &Tensor) -> Result<Tensor> {
+    let Problem { head_dim, v_dim, n_features, .. } = *problem;
+    let shape = attention.layout.shape(sizes(problem, problem.n, v_dim));
+    if n_elements(&shape) == 0 {
+        return Tensor::zeros(&q.device(), &shape);
+    }
+    let n = q.len() / head_dim;
+    let ones = Tensor::new(&q.device(), &[n, 1], &vec![1.0; n])?;
+    let q = concat(&q.reshape(&[n, head_dim])?, 0..head_dim, &ones)?;
+    let q = q.reshape(&attention.layout.shape(sizes(problem, problem.n, head_dim + 1)))?;
+    let of_features = |dim: usize| attention.layout.shape(sizes(problem, n_features, dim));
+    let n_rows = sums.len() / (v_dim + 1);
+    let (values, logs) = (columns(sums, 0..v_dim)?, columns(sums, v_dim..v_dim + 1)?);
+    let rows = rows(attention, problem)?.reshape(&[n_rows, head_dim + 1])?;
+    let k = concat(&rows, 0..head_dim, &logs.reshape(&[n_rows, 1])?)?.reshape(&of_features(head_dim + 1))?;
+    Ok(scan_attention(&q, &k, &values.reshape(&of_features(v_dim))?, &options(attention.layout, None))?.values)
+}
+
+/// What both states would have kept together.
+pub(super) fn merge(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if a.is_empty() {
+        return Ok(a.clone());
+    }
+    let width = a.shape()[3];
+    let rows = a.len() / width;
+    let both = concat(&a.reshape(&[1, a.len()])?, 0..a.len(), &b.reshape(&[1, b.len()])?)?;
+    let both = both.reshape(&[2, rows, width])?;
+    let logs = columns(&both, width - 1..width)?.reshape(&[2, rows])?;
+    let merged = merge_attention(&columns(&both, 0..width - 1)?, &logs)?;
+    state(&merged.values, &merged.log_sum_exp, a.shape())
+}
+
+fn options(layout: Layout, mask: Option<&Mask>) -> ScanAttention<'_> {
+    let options = ScanAttention::new(layout).scale(1.0);
+    mask.map_or(options, |mask| options.key_mask(mask))
+}
+
+fn sizes(problem: &Problem, n: usize, dim: usize) -> Sizes {
+    Sizes { batch: problem.batch, n_heads: problem.n_heads, n, dim }
+}
+
+/// Values and their logarithms side by side.
+fn state(values: &Tensor, log_sum_exp: &Tensor, shape: &[usize]) -> Result<Tensor> {
+    let (rows, v_dim) = (log_sum_exp.len(), values.len() / log_sum_exp.len().max(1));
+    concat(&values.reshape(&[rows, v_dim])?, 0..v_dim, &log_sum_exp.reshape(&[rows, 1])?)?.reshape(shape)
+}
+
+/// The state without a key.
+fn nothing(device: &Device, problem: &Problem) -> Result<Tensor> {
+    let zeros = Tensor::zeros(device, &problem.state_shape())?;
+    let mut row = vec![0.0; problem.width];
+    row[problem.v_dim] = MASKED;
+    if zeros.is_empty() { Ok(zeros) } else { add(&zeros, &Tensor::new(device, &[problem.width], &row)?, 1.0) }
+}
+
+/// The rows of the projection times the scale, each followed by a 1, for every head and batch
+/// element in the layout of queries.
+fn rows(attention: &LinearAttention, problem: &Problem) -> Result<Tensor> {
+    let Problem { n_heads, n_features, head_dim, .. } = *problem;
+    let projection = attention.features.projection(OP)?;
+    let device = projection.device();
+    let copies = if attention.layout.is_head_major() { 1 } else { n_heads };
+    let width = copies * (head_dim + 1);
+    let (mut weight, mut bias) = (vec![0.0; head_dim * width], vec![0.0; width]);
+    for copy in 0..copies {
+        let first = copy * (head_dim + 1);
+        (0..head_dim).for_each(|d| weight[d * width + first + d] = attention.features.scale);
+        bias[first + head_dim] = 1.0;
+    }
+    let layer = Linear {
+        weight: Tensor::new(&device, &[head_dim, width], &weight)?,
+        bias: Some(Tensor::new(&device, &[width], &bias)?),
+    };
+    let rows = linear(projection, &layer, Activation::None, None)?;
+    let shape = attention.layout.shape(sizes(problem, n_features, head_dim + 1));
+    add(&Tensor::zeros(&device, &shape)?, &rows, 1.0)
+}
