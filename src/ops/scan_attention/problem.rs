@@ -168,7 +168,6 @@ impl Problem {
         if let Some(bias) = &options.bias {
             (n_columns, strides) = bias.check(batch, n_heads, n_queries, keys.n)?;
             n_basis = bias.terms.iter().map(|term| term.n_basis(n_heads).max(1)).sum();
-            #[cfg(feature = "gpu")]
             for term in bias.terms {
                 iterations = iterations.saturating_add(term.iterations(n_heads)?);
             }

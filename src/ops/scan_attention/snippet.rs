@@ -78,7 +78,7 @@ fn read(snippet: &str, width: usize) -> std::result::Result<usize, Refusal> {
         (message, at)
     })?;
     check_module(&module)?;
-    let function = module.functions.iter().map(|(_, function)| function).last();
+    let function = module.functions.iter().map(|(_, function)| function).next_back();
     function.map_or(Ok(0), |function| Checker { module: &module, function, within: &within }.block(&function.body))
 }
 
