@@ -136,7 +136,7 @@ fn few_shot_refuses_what_no_network_knows() {
     };
     // An empty table and exit 0.
     refused(&mut run(&["--shots", "2"]), &["--shots 2", "1 and 5"]);
-    refused(&mut run(&["--episodes", "0"]), &["whole number from 1"]);
+    refused(&mut run(&["--shots", "0"]), &["whole number from 1"]);
     let header = format!("label,split{}\n", (0..64).map(|i| format!(",p{i}")).collect::<String>());
     let row = |label: &str, split: &str, pixel: &str| format!("{label},{split},{pixel}{}\n", ",0".repeat(63));
     for (name, text, words) in [

@@ -32,15 +32,12 @@ pub fn draw(path: &Path, title: &str, trained: usize, curves: &[Curve]) -> Resul
     let text = |size: u32| ("sans-serif", size * SCALE).into_font();
     let drawn = || -> Drawn {
         root.fill(&WHITE)?;
-        // Whole lengths only, about a dozen of them.
-        let ticks: Vec<f64> = (1..=longest).step_by(longest.div_ceil(14)).map(|length| length as f64).collect();
-        let lengths = (0.5..longest as f64 + 0.5).with_key_points(ticks);
         let mut chart = ChartBuilder::on(&root)
             .caption(title, text(15))
             .margin(12 * SCALE)
             .x_label_area_size(36 * SCALE)
             .y_label_area_size(48 * SCALE)
-            .build_cartesian_2d(lengths, 0.0..1.02)?;
+            .build_cartesian_2d(0.5..longest as f64 + 0.5, 0.0..1.02)?;
         let seen = [(0.5, 0.0), (trained as f64 + 0.5, 1.02)];
         chart.draw_series([Rectangle::new(seen, RGBColor(0, 0, 0).mix(0.06).filled())])?;
         chart
@@ -52,7 +49,8 @@ pub fn draw(path: &Path, title: &str, trained: usize, curves: &[Curve]) -> Resul
             .x_desc("length of the problem (shaded: lengths seen in training)")
             .y_desc("whole answer right")
             .y_label_formatter(&|share| format!("{:.0}%", 100.0 * share))
-            .x_label_formatter(&|length| format!("{length:.0}"))
+            // Whole lengths only.
+            .x_label_formatter(&|&length| if length.fract() == 0.0 { format!("{length}") } else { String::new() })
             .axis_desc_style(text(13))
             .label_style(text(12))
             .draw()?;

@@ -218,7 +218,7 @@ fn recurrences() -> Vec<Operation> {
                 key_erase: KeyErase::ByContent,
             };
             let output = tape(&inputs, options, None).unwrap();
-            vec![output.values, output.tape]
+            vec![output.values, output.state.tape]
         }
     };
     vec![

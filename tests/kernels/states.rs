@@ -129,7 +129,12 @@ fn c5_every_state_is_made_again_of_what_is_read() {
 
             let linear = LinearAttention::new(layout, FeatureMap::identity(1.0), Normalizer::KeyCount);
             let state = linear.write(None, &k, &v, Some(&mask)).unwrap();
-            let loaded = LinearState { sums: again(&state.sums), v_dim: state.v_dim, n_keys: state.n_keys.clone() };
+            let loaded = LinearState {
+                sums: again(&state.sums),
+                v_dim: state.v_dim,
+                n_keys: state.n_keys.clone(),
+                is_stable: state.is_stable,
+            };
             let read = |state| linear.read(&q, &linear.write(Some(state), &k, &v, None).unwrap()).unwrap().values;
             assert_eq!(bits(&read(&state)), bits(&read(&loaded)), "{name}");
 

@@ -269,10 +269,12 @@ fn f11_sizes_that_differ_are_named() {
 fn c6_outputs_that_do_not_exist_are_refused_by_name() {
     use serde_json::json;
     let mlp = |dims: &[usize]| json!({"dims": dims});
-    let attention = json!({"_target_": "dl4bi.attention.DeepKernelAttention", "proj_qks": mlp(&[8]), "proj_vs": mlp(&[8])});
+    let attention =
+        json!({"_target_": "dl4bi.attention.DeepKernelAttention", "proj_qks": mlp(&[8]), "proj_vs": mlp(&[8])});
     let model = |output: serde_json::Value| {
         let block = json!({"attn": attention, "ffn": mlp(&[8])});
-        let model = json!({"num_blks": 1, "embed_all": mlp(&[8]), "blk": block, "head": mlp(&[2]), "output_fn": output});
+        let model =
+            json!({"num_blks": 1, "embed_all": mlp(&[8]), "blk": block, "head": mlp(&[2]), "output_fn": output});
         Config::from_dl4bi(&model, 1, &[("s", 1)])
     };
     let named = |class: &str| json!({"_target_": format!("dl4bi.core.model_output.{class}"), "_partial_": true});

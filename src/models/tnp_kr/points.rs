@@ -189,11 +189,7 @@ impl<'a> Points<'a> {
     }
 
     /// Where to predict with a posterior of this frame.
-    pub fn targets(
-        config: &'a Config,
-        locations: &Locations<'a>,
-        frame: &Arc<Frame>,
-    ) -> Result<Self> {
+    pub fn targets(config: &'a Config, locations: &Locations<'a>, frame: &Arc<Frame>) -> Result<Self> {
         let points = Self::new(config, locations, None, None)?;
         points.cloud.check()?;
         if frame.origin.len() == points.batch * points.cloud.columns.len() {

@@ -212,6 +212,9 @@ mod tests {
     #[test]
     fn without_inputs_the_result_is_the_activated_bias() {
         let problem = Problem { rows: 3, n_in: 0, n_out: 2, activation: Activation::Relu };
-        assert_eq!(linear(Level::new(), &problem, &[], &[], Some(&[1.0, -1.0]), None).unwrap(), [1.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
+        assert_eq!(
+            linear(Level::new(), &problem, &[], &[], Some(&[1.0, -1.0]), None).unwrap(),
+            [1.0, 0.0, 1.0, 0.0, 1.0, 0.0]
+        );
     }
 }
