@@ -224,7 +224,8 @@ pub enum Error {
 
     /// A parameter that the model needs is not in the checkpoint.
     #[error(
-        "checkpoint {file}: parameter {name} is missing, expected shape {expected:?}{suggestion}",
+        "checkpoint {file}: parameter {name} is missing, expected shape {expected:?}{others}{suggestion}",
+        others = missing_too(others),
         suggestion = suggestion(similar)
     )]
     MissingParameter {
@@ -234,6 +235,8 @@ pub enum Error {
         name: String,
         /// The shape that the configuration asks for.
         expected: Vec<usize>,
+        /// Some of the names that are missing, too, where the parameters are from a file.
+        others: Box<[String]>,
         /// Some of the names that are there and that nothing has used so far: those that look most like it.
         similar: Vec<String>,
         /// Whether it holds random features: numbers that were drawn with variance 1, not trained.
@@ -347,6 +350,10 @@ pub(crate) fn check_argument(
 /// Refuses what exceeds a limit.
 pub(crate) fn check_limit(limit: &'static str, requested: u64, allowed: u64) -> Result<()> {
     if requested <= allowed { Ok(()) } else { Err(Error::LimitExceeded { limit, requested, allowed }) }
+}
+
+fn missing_too(others: &[String]) -> String {
+    if others.is_empty() { String::new() } else { format!("; missing, too: {} ..", others.join(", ")) }
 }
 
 fn suggestion(similar: &[String]) -> String {

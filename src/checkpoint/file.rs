@@ -13,8 +13,9 @@ use crate::error::{Error, Result, check_limit};
 /// The largest file that is read: a model of a billion parameters.
 pub const MAX_BYTES: u64 = 4 << 30;
 
-/// What a header may be larger than the data that it describes: 16,000 tensors of one number.
-const MAX_HEADER: usize = 4 << 20;
+/// By how much a file's header may be larger than the data that it describes: tens of thousands of
+/// tensors of one number.
+pub const MAX_HEADER: u64 = 4 << 20;
 
 impl Checkpoint {
     /// Reads a safetensors file. Numbers of type F64, F16 and BF16 are converted to F32.
@@ -172,9 +173,9 @@ fn parse(bytes: &[u8], file: String, keep: impl Fn(&str) -> bool) -> Result<Chec
     let unread = |message: &dyn std::fmt::Display| refused(format!("{message}{}", other_format(bytes)));
     if let Some(length) = header_length(bytes)
         && let Some(data) = bytes.len().checked_sub(LENGTH.saturating_add(length))
-        && length > MAX_HEADER + data
+        && length as u64 > MAX_HEADER + data as u64
     {
-        let allowed = MAX_HEADER + data;
+        let allowed = MAX_HEADER + data as u64;
         return Err(unread(&format_args!("its header has {length} bytes, allowed for {data} of data is {allowed}")));
     }
     // Checks lengths, offsets and overlaps before anything is copied.

@@ -50,7 +50,7 @@ mod parameters;
 mod random;
 mod store;
 
-pub use file::MAX_BYTES;
+pub use file::{MAX_BYTES, MAX_HEADER};
 pub(crate) use fingerprint::Fingerprint;
 pub use parameters::Parameters;
 pub use store::Checkpoint;

@@ -10,23 +10,62 @@ use super::store::{Checkpoint, Parameter, Unusable};
 use crate::{
     device::Device,
     error::{Error, Result},
-    tensor::Tensor,
+    tensor::{Tensor, n_elements},
 };
 
 /// How many names an error suggests.
 const N_SIMILAR: usize = 3;
+
+/// How many names an error tells that are missing beside the first.
+const N_OTHERS: usize = 3;
+
+/// Of a network of more numbers than this, one name will do.
+const MOST_FOR_OTHERS: usize = 1 << 26;
 
 impl Checkpoint {
     /// Loads onto a device what `build` asks for.
     ///
     /// # Errors
     /// What `build` returns, or [`Error::ExtraParameters`] if it leaves some unused.
-    pub fn load<T>(&self, device: &Device, build: impl FnOnce(&Parameters<'_>) -> Result<T>) -> Result<T> {
+    pub fn load<T>(&self, device: &Device, build: impl Fn(&Parameters<'_>) -> Result<T>) -> Result<T> {
         let used = RefCell::default();
-        let built = build(&Parameters { checkpoint: self, device, used: &used, prefix: String::new() })?;
+        let parameters = Parameters { checkpoint: self, device, used: &used, prefix: String::new() };
+        let built = build(&parameters).map_err(|error| self.with_others(error, &build))?;
         let used = used.into_inner();
         let names: Vec<String> = self.parameters.keys().filter(|name| !used.contains(*name)).cloned().collect();
         if names.is_empty() { Ok(built) } else { Err(Error::ExtraParameters { file: self.file.clone(), names }) }
+    }
+}
+
+impl Checkpoint {
+    /// Adds to a parameter that a file lacks some others that it lacks, too: what `build` asks for with
+    /// zeros in the place of each.
+    fn with_others<T>(&self, mut error: Error, build: impl Fn(&Parameters<'_>) -> Result<T>) -> Error {
+        let Error::MissingParameter { name, expected, others, .. } = &mut error else { return error };
+        // Parameters in memory are still being made, one after the other.
+        if self.file == Self::default().file || self.n_parameters() > MOST_FOR_OTHERS {
+            return error;
+        }
+        let mut found = Vec::new();
+        let (mut patched, device) = (self.clone(), Device::cpu());
+        let (mut name, mut shape) = (name.clone(), expected.clone());
+        while found.len() < N_OTHERS {
+            let n = n_elements(&shape);
+            if n > MOST_FOR_OTHERS || patched.insert(&name, &shape, vec![0.0; n]).is_err() {
+                break;
+            }
+            let used = RefCell::default();
+            let parameters = Parameters { checkpoint: &patched, device: &device, used: &used, prefix: String::new() };
+            match build(&parameters) {
+                Err(Error::MissingParameter { name: next, expected, .. }) => {
+                    found.push(next.clone());
+                    (name, shape) = (next, expected);
+                }
+                _ => break,
+            }
+        }
+        *others = found.into();
+        error
     }
 }
 
@@ -137,7 +176,14 @@ impl<'a> Parameters<'a> {
         match self.checkpoint.parameters.get(&name) {
             None => {
                 let similar = similar(&name, shape, &self.checkpoint.parameters, &self.used.borrow());
-                Err(Error::MissingParameter { file: file(), name, expected, similar, is_random })
+                Err(Error::MissingParameter {
+                    file: file(),
+                    name,
+                    expected,
+                    others: Box::default(),
+                    similar,
+                    is_random,
+                })
             }
             Some(parameter) if parameter.shape != shape => {
                 Err(Error::ParameterShape { file: file(), name, expected, found: parameter.shape.clone() })

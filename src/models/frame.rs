@@ -50,31 +50,40 @@ pub(crate) struct Frame {
     pub origin: Vec<f64>,
     /// How far rounding may move the coordinates of later points; nothing is asked of them without.
     pub resolution: Vec<f64>,
+    /// The moments of a context in causal time, each once, sorted, from the origin; of other columns none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moments: Vec<Vec<f64>>,
 }
 
 impl Frame {
-    /// Of both contexts, which have one origin.
+    /// The number that the network sees of point `i` in column `at`.
+    pub fn seen(&self, column: &Column<'_>, at: usize, i: usize) -> f32 {
+        let x = column.at(i) - self.origin[at];
+        let is_meridian = column.distance == Some(Distance::GreatCircle) && column.is_relative && column.index == 0;
+        let seen = (if is_meridian && x.abs() > 360.0 { x % 360.0 } else { x }) as f32;
+        // What is later than a target stays later, however it is rounded.
+        let moments = self.moments.get(at).map_or(&[][..], |moments| moments);
+        let next = moments.get(moments.partition_point(|moment| *moment <= x));
+        if next.is_some_and(|next| *next as f32 <= seen) { seen.next_down() } else { seen }
+    }
+
+    /// Of both contexts, which have one origin and no causal time: that is of scan attention.
     pub fn merge(&self, other: &Self) -> Self {
         let resolution = self.resolution.iter().zip(&other.resolution).map(|(a, b)| a.min(*b)).collect();
-        Self { origin: self.origin.clone(), resolution }
+        Self { origin: self.origin.clone(), resolution, moments: Vec::new() }
     }
 
     /// Whether it is one of this many numbers, all of them finite.
     pub fn is_of(&self, n: usize) -> bool {
-        self.origin.len() == n && [0, n].contains(&self.resolution.len()) && self.origin.iter().all(|x| x.is_finite())
+        self.origin.len() == n
+            && [&self.resolution.len(), &self.moments.len()].into_iter().all(|len| *len == 0 || *len == n)
+            && self.origin.iter().all(|x| x.is_finite())
     }
 }
 
 impl Column<'_> {
     pub fn at(&self, i: usize) -> f64 {
         self.numbers.get(i * self.dim + self.index)
-    }
-
-    /// The number that the network sees.
-    pub fn seen(&self, i: usize, origin: f64) -> f32 {
-        let x = self.at(i) - origin;
-        let is_meridian = self.distance == Some(Distance::GreatCircle) && self.is_relative && self.index == 0;
-        (if is_meridian && x.abs() > 360.0 { x % 360.0 } else { x }) as f32
     }
 
     /// Whether a network that sees differences alone takes this for one: not a latitude.
@@ -156,6 +165,14 @@ impl Cloud<'_> {
             frame.resolution.push(self.resolution(b, column, high - low));
         }
         self.fits(&frame, false)?;
+        if self.columns.iter().any(|column| column.distance == Some(Distance::CausalTime)) {
+            let places = (0..self.batch).flat_map(|b| self.columns.iter().map(move |column| (b, column)));
+            let moments = |((b, column), origin): ((usize, &Column<'_>), &f64)| {
+                let is_causal = column.distance == Some(Distance::CausalTime);
+                if is_causal { self.moments(b, column).map(|x| x - origin).collect() } else { Vec::new() }
+            };
+            frame.moments = places.zip(&frame.origin).map(moments).collect();
+        }
         Ok(frame)
     }
 
@@ -169,16 +186,22 @@ impl Cloud<'_> {
         numbers.get(numbers.len() / 2).copied().unwrap_or(0.0)
     }
 
+    /// A column in order, each number once.
+    fn moments(&self, b: usize, column: &Column<'_>) -> impl Iterator<Item = f64> {
+        let mut moments: Vec<f64> = self.of_element(b).map(|i| column.at(i)).collect();
+        moments.sort_by(f64::total_cmp);
+        moments.dedup();
+        moments.into_iter()
+    }
+
     /// How far rounding may move a coordinate.
     fn resolution(&self, b: usize, column: &Column<'_>, range: f64) -> f64 {
         let anything = f64::MAX;
         match column.distance {
             Some(Distance::CausalTime) => {
                 // No two moments may become one: what is later must not be read.
-                let mut moments: Vec<f64> = self.of_element(b).map(|i| column.at(i)).collect();
-                moments.sort_by(f64::total_cmp);
-                let gaps = moments.windows(2).map(|pair| pair[1] - pair[0]).filter(|gap| *gap > 0.0);
-                gaps.fold(anything, f64::min) / 4.0
+                let moments: Vec<f64> = self.moments(b, column).collect();
+                moments.windows(2).map(|pair| pair[1] - pair[0]).fold(anything, f64::min) / 4.0
             }
             // A latitude cannot be taken relative to another: f32 holds half a metre of it.
             Some(Distance::GreatCircle) if column.is_relative => anything,

@@ -120,7 +120,11 @@ fn no_name_and_no_text_stands_twice() {
 
 /// The tables of `docs/limits.md`.
 fn tables() -> [String; 2] {
-    use wgpu_attention::{checkpoint, models::cmanp, ops};
+    use wgpu_attention::{
+        checkpoint,
+        models::{cmanp, nam},
+        ops,
+    };
 
     let mut needed =
         "| kernel | storage buffers | where operands share | workgroup memory, bytes | threads |\n".to_owned();
@@ -137,6 +141,8 @@ fn tables() -> [String; 2] {
         ("`tape`: slots", ops::tape::MAX_TAPE_LENGTH as u64, "on a GPU"),
         ("CMANP-AND: numbers predicted together", cmanp::MAX_JOINT as u64, "everywhere"),
         ("checkpoint: bytes of a file", checkpoint::MAX_BYTES, "everywhere"),
+        ("checkpoint: bytes of its header beyond those of its data", checkpoint::MAX_HEADER, "everywhere"),
+        ("NAM-TM: numbers of all tapes of a sequence", nam::MAX_TAPES as u64, "everywhere"),
     ];
     let mut allowed = "| what | at most | |\n|---|---|---|\n".to_owned();
     sizes.iter().for_each(|(what, most, place)| allowed += &format!("| {what} | {most} | {place} |\n"));

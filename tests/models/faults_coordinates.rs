@@ -135,6 +135,19 @@ fn f10_causal_time_in_unix_seconds_reads_no_future() {
             assert_eq!(predict(&[0.1, 0.2, 0.3, 0.4], when), predict(&[0.1, 0.2, 9.0, -9.0], when), "{name}");
         }
         assert_ne!(predict(&[0.1, 0.2, 0.3, 0.4], 100.0), predict(&[0.1, 0.2, 9.0, 0.4], 100.0), "{name}");
+        // An hourly record of three years, which f32 holds to four seconds: a second before.
+        let hours: Vec<f64> = [0.0, 1.0, 26_279.0, 26_280.0].map(|hour| 3600.0 * hour).to_vec();
+        let t = at(&hours);
+        let predict = |y: &[f32], when: f64| {
+            let posterior = model.condition(&Context::new(Locations::default().time(&t), y)).unwrap();
+            let posterior = model.restore(&posterior.to_checkpoint().unwrap()).unwrap();
+            posterior.predict(&Locations::default().time(&at(&[when]))).unwrap().mean[0]
+        };
+        for when in [1.0, 0.001, 3599.0].map(|before| hours[3] - before) {
+            assert_eq!(predict(&[0.1, 0.2, 0.3, 0.4], when), predict(&[0.1, 0.2, 0.3, -9.0], when), "{name}");
+            assert_ne!(predict(&[0.1, 0.2, 0.3, 0.4], when), predict(&[0.1, 0.2, 9.0, 0.4], when), "{name}");
+        }
+        assert_ne!(predict(&[0.1, 0.2, 0.3, 0.4], hours[3]), predict(&[0.1, 0.2, 0.3, -9.0], hours[3]), "{name}");
         // Moments that f32 cannot tell apart, even from the middle of the record.
         let t = [0.0, t0, t0 + 50.0];
         let refused_at = model.condition(&Context::new(Locations::default().time(&t), &[0.1; 3]));

@@ -221,6 +221,11 @@ fn f11_renamed_parameters_are_ranked() {
     let error = checkpoint.load(&Device::cpu(), |p| p.tensor("norm.scale", &[2])).unwrap_err();
     let Error::MissingParameter { similar, .. } = &error else { panic!("{error}") };
     assert_eq!(similar[..2], ["norm.gamma", "zzz.norm.gamma_0"]);
-    // The committed network opens as ever.
-    assert!(Checkpoint::open(CHECKPOINT).is_ok());
+    // Of a file, more than the first that is missing.
+    let mut checkpoint = Checkpoint::open(CHECKPOINT).unwrap();
+    checkpoint.rename(|name| name.replace("KRBlock_", "block.")).unwrap();
+    let error = TnpKr::from_checkpoint(&Device::cpu(), &checkpoint).unwrap_err();
+    let Error::MissingParameter { name, others, .. } = &error else { panic!("{error}") };
+    assert!(name.starts_with("KRBlock_0") && others.len() == 3, "{error}");
+    refused::<()>(Err(error), &["KRBlock_0", "missing, too: KRBlock_0.", "block."]);
 }

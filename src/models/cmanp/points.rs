@@ -203,10 +203,10 @@ impl<'a> Points<'a> {
         let width = dim_x + dim_y;
         let mut rows = Vec::with_capacity(self.batch * range.len() * width);
         for b in 0..self.batch {
-            let origin = &self.frame.origin[b * dim_x..][..dim_x];
             for i in range.clone().map(|i| b * self.n + i) {
                 if self.exists(i) {
-                    rows.extend(self.cloud.columns.iter().zip(origin).map(|(column, origin)| column.seen(i, *origin)));
+                    let columns = self.cloud.columns.iter().enumerate();
+                    rows.extend(columns.map(|(c, column)| self.frame.seen(column, b * dim_x + c, i)));
                     rows.extend_from_slice(&values[i * dim_y..][..dim_y]);
                 } else {
                     rows.resize(rows.len() + width, 0.0);

@@ -120,7 +120,7 @@ impl NamTmConfig {
 }
 
 /// The most numbers of all tapes of one sequence.
-const MAX_TAPES: usize = 1 << 22;
+pub const MAX_TAPES: usize = 1 << 22;
 
 /// The largest size of any dimension of a network.
 const MAX_SIZE: usize = 1 << 20;

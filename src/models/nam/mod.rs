@@ -19,7 +19,7 @@ pub use accuracy::Accuracy;
 pub use attention::{AttentionGates, NamAttention, NamOutput};
 pub use classifier::Classifier;
 pub use config::{
-    ClassifierType, EmbeddingConfig, FewShotConfig, Generator, LsamAeConfig, NamTmConfig, TransformerConfig,
+    ClassifierType, EmbeddingConfig, FewShotConfig, Generator, LsamAeConfig, MAX_TAPES, NamTmConfig, TransformerConfig,
     TuringOption,
 };
 pub use few_shot::{Episode, FewShot};

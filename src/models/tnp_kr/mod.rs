@@ -143,8 +143,8 @@ impl TnpKr {
     /// so close together for their size that their differences do not survive as f32 (see
     /// [`Context::origin`]); latitudes beyond 90 degrees.
     ///
-    /// Of causal time, two moments of the context never become one; one that is predicted at is
-    /// rounded as they are, to a 2^24th of the distance to the origin.
+    /// Of causal time, two moments of the context never become one, and what is later than a moment that
+    /// is predicted at stays later, however little: rounding reads nothing of the future.
     pub fn condition(&self, context: &Context<'_>) -> Result<Posterior> {
         Posterior::condition(&self.network, context)
     }

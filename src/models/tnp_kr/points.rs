@@ -312,11 +312,11 @@ impl<'a> Points<'a> {
     }
 
     fn push_coords(&self, i: usize, wanted: impl Fn(bool) -> bool, row: &mut Vec<f32>) {
-        let origin = &self.frame.origin[i / self.n_points * self.cloud.columns.len()..];
+        let first = i / self.n_points * self.cloud.columns.len();
         let embedded = self.groups.iter().flat_map(|&(dim, embed)| std::iter::repeat_n(embed, dim));
-        for ((column, origin), embed) in self.cloud.columns.iter().zip(origin).zip(embedded) {
+        for ((c, column), embed) in self.cloud.columns.iter().enumerate().zip(embedded) {
             if wanted(embed) {
-                row.push(if self.exists(i) { column.seen(i, *origin) } else { 0.0 });
+                row.push(if self.exists(i) { self.frame.seen(column, first + c, i) } else { 0.0 });
             }
         }
     }

@@ -64,7 +64,7 @@ fn load<T>(
     fixture: &Fixture,
     device: &Device,
     scope: &str,
-    build: impl FnOnce(&Parameters<'_>) -> Result<T, Error>,
+    build: impl Fn(&Parameters<'_>) -> Result<T, Error>,
 ) -> Result<T, Error> {
     part(fixture, &[&format!("{scope}.")]).load(device, |parameters| build(&parameters.scope(scope)))
 }
