@@ -64,7 +64,7 @@ params! {
         matrix_base: u32,
         kv_group: u32,
         /// The bias vectors that follow begin at a multiple of 16 bytes.
-        padding: [u32; 2],
+        padding: [u32; 1],
     }
 }
 
