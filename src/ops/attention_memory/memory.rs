@@ -22,8 +22,9 @@ const MERGE: &str = "MemoryState::merge";
 
 impl AttentionMemory<'_> {
     /// `WR` for every key in turn: writes keys and their values to a state, and erases; without a
-    /// state, begins one. Masked keys, `mask [batch, n]`, write and erase nothing; where there is
-    /// a [`p_erase`](AttentionMemory::p_erase) they and their values must be finite, for they are
+    /// state, begins one. Masked keys, `mask [batch, n]`, write and erase nothing and let nothing
+    /// decay; where there is
+    /// a [`p_erase`](AttentionMemory::p_erase) or a [`decay`](AttentionMemory::decay) they and their values must be finite, for they are
     /// multiplied by zero. The state that is given stays as it is.
     ///
     /// Unit keys `[batch, n, n_heads * head_dim]` and `v [batch, n, n_heads * v_dim]`, or in the
@@ -61,15 +62,20 @@ impl AttentionMemory<'_> {
             let zeros = || Tensor::new(&k.device(), &shape, &vec![0.0; shape.iter().product()]).map(MemoryState::new);
             return options.state.cloned().map_or_else(zeros, Ok);
         }
-        if options.p_erase.is_none() {
+        if options.is_sum() {
             return options.add(keys, k, v, mask);
         }
-        let kept = mask.map(|mask| self.keep(keys, k, mask)).transpose()?;
-        run((keys, v_dim), None, kept.as_ref().unwrap_or(k), v, &options).map(|(_, state)| state)
+        let Some(mask) = mask else { return run((keys, v_dim), None, k, v, &options).map(|(_, state)| state) };
+        // Keys of zero write and erase nothing.
+        let mask = self.of_heads(keys, mask)?;
+        let k = gate(k, &mask)?;
+        let decay = options.decay.map(|decay| undecayed(decay, &mask)).transpose()?;
+        let options = AttentionMemory { decay: decay.as_ref(), ..options };
+        run((keys, v_dim), None, &k, v, &options).map(|(_, state)| state)
     }
 
-    /// Keys of zero where a mask is: they write and erase nothing.
-    fn keep(&self, Sizes { batch, n_heads, n, .. }: Sizes, k: &Tensor, mask: &Mask) -> Result<Tensor> {
+    /// A mask as a number for each row of a head, or for all of them.
+    fn of_heads(&self, Sizes { batch, n_heads, n, .. }: Sizes, mask: &Mask) -> Result<Probabilities> {
         let mask = mask.tensor();
         let mask = if self.layout.is_head_major() {
             let mut of_heads = mask.clone();
@@ -80,7 +86,7 @@ impl AttentionMemory<'_> {
         } else {
             mask.reshape(&[batch, n, 1])?
         };
-        gate(k, &Probabilities::computed(mask))
+        Ok(Probabilities::computed(mask))
     }
 
     /// A write that erases nothing is a sum, in any order.
@@ -143,12 +149,27 @@ impl AttentionMemory<'_> {
     }
 }
 
+/// The decay of keys that a mask keeps, and exactly 1 for the others.
+fn undecayed(decay: &Probabilities, mask: &Probabilities) -> Result<Probabilities> {
+    // Heads side by side have a number of the mask together.
+    let mut shape = mask.shape().to_vec();
+    let heads = decay.tensor().len() / mask.tensor().len().max(1);
+    shape.iter_mut().last().into_iter().for_each(|last| *last = heads);
+    let ones = Tensor::new(&decay.tensor().device(), &shape, &vec![1.0; decay.tensor().len()])?;
+    let hidden = add(&ones, &gate(&ones, mask)?, -1.0)?;
+    let kept = gate(&decay.tensor().reshape(&shape)?, mask)?;
+    Ok(Probabilities::computed(add(&kept, &hidden, 1.0)?.reshape(decay.shape())?))
+}
+
 impl MemoryState {
     /// What writing both sets of keys would have left, where nothing was erased: the sum.
     /// Commutative to the bit, associative to rounding.
     ///
+    /// Where something was erased or decayed there is no such sum: a later write acts on what an
+    /// earlier one left, `M_2 + M_1 A` with a matrix `A` of all the later keys that no state keeps.
+    ///
     /// # Errors
-    /// A state from which something was erased; states of different shapes or on different
+    /// A state from which something was erased or decayed; states of different shapes or on different
     /// devices.
     ///
     /// ```

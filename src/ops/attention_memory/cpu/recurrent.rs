@@ -26,6 +26,10 @@ pub(super) fn run<S: Simd>(simd: S, head: &Head<'_>, before: Option<&[f32]>) -> 
     }
     let mut values = if head.inputs.q.is_some() { vec![0.0; n * v_dim] } else { Vec::new() };
     for step in 0..n {
+        if let Some(decay) = head.inputs.decay {
+            let kept = decay[head.token(step)];
+            state.iter_mut().for_each(|m| *m *= kept);
+        }
         let token = Step {
             k: head.k(step),
             q: head.inputs.q.map(|_| head.q(step)),
