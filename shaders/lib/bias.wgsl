@@ -1,6 +1,6 @@
 // The bias of one key for the four queries of a thread; twin: `src/ops/scan_attention/cpu`.
 // A function for each term; a lane holds a value at or below MASKED where the pair is masked.
-// `problem.bias` holds (a, -b log2 e, c) for each term, head and basis function.
+// `{{ "bias" if bias_in_storage else "problem.bias" }}` holds (a, -b log2 e, c, 0) for each term, head and basis function.
 
 const MASKED: f32 = {{ masked }};
 
@@ -22,7 +22,7 @@ fn params(i: u32) -> f32 {
     return MASKED;
   }
   let j = custom_offset + i;
-  return problem.bias[j / 4u][j % 4u];
+  return {% if bias_in_storage %}bias[problem.bias_base + j]{% else %}problem.bias[j / 4u][j % 4u]{% endif %};
 }
 //# endif
 //# for t in terms
@@ -84,7 +84,12 @@ fn term_{{ t.index }}(
 //# endif
 //# for f in range(t.n_basis if unrolled else 1)
   {
+//# if bias_in_storage
+    let at = problem.bias_base + 4u * (first + {{ f ~ "u" if unrolled else "f" }});
+    let p = vec3(bias[at], bias[at + 1u], bias[at + 2u]);
+//# else
     let p = problem.bias[first + {{ f ~ "u" if unrolled else "f" }}];
+//# endif
 //# if t.kernel == "scalar"
     value += p.x * d;
 //# else

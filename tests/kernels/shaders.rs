@@ -98,8 +98,10 @@ fn every_variant_stays_within_the_portable_limits() {
         let storage = in_space(naga::AddressSpace::Storage { access: naga::StorageAccess::LOAD }).count();
         let has = |what: &str| shader.name.contains(what);
         let all_gates = ["query=true", "p_read=true", "p_write=true", "p_erase=true", "decay=true"];
-        let needs_nine = has("matrix=true") && !has("bias=none") || all_gates.into_iter().all(has);
-        assert!(storage <= if needs_nine { 9 } else { 8 }, "{}: {storage} storage buffers", shader.name);
+        // One more for each of these; where there are too few, operands share bindings.
+        let more = [has("matrix=true") && !has("bias=none"), has("many parameters"), all_gates.into_iter().all(has)];
+        let allowed = 8 + more.into_iter().filter(|more| *more).count();
+        assert!(storage <= allowed, "{}: {storage} storage buffers", shader.name);
         let size = module.entry_points[0].workgroup_size;
         assert!(size.iter().product::<u32>() <= 256, "{}: {size:?} threads", shader.name);
         // What is published is what naga finds here.
