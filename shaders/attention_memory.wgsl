@@ -1,9 +1,9 @@
 // attention_memory: write, erase and read step by step, a memory for each head.
 //
-//   M = M + p_w v k^T - p_e (M k) k^T, then y = p_r M q
+//   {% if has_decay %}M = decay M, then {% endif %}M = M + p_w v k^T - p_e (M k) k^T, then y = p_r M q
 //
 //   q, k [batch, n, n_heads, head_dim] · v, y [batch, n, n_heads, v_dim]
-//   p_read, p_write, p_erase [batch, n, n_heads]
+//   p_read, p_write, p_erase, decay [batch, n, n_heads]
 //   memory [batch, n_heads, v_dim, head_dim]: read, and written at the end
 //
 // Rows of a memory do not depend on each other: a thread keeps one in registers, {{ 4 * vectors }} numbers,
@@ -27,6 +27,7 @@ struct Params {
   p_read_base: u32,
   p_write_base: u32,
   p_erase_base: u32,
+  decay_base: u32,
 }
 
 //# if has_query
@@ -42,6 +43,9 @@ struct Params {
 //# endif
 //# if has_erase
 @group(0) @binding(5) var<storage, read> p_erase: array<f32>;
+//# endif
+//# if has_decay
+@group(0) @binding(8) var<storage, read> decay: array<f32>;
 //# endif
 @group(0) @binding(6) var<storage, read_write> memory: array<f32>;
 //# if has_query
@@ -129,6 +133,12 @@ fn main(
     for (var i = 0u; i < min({{ steps }}u, params.end - first); i++) {
       let token = token0 + (first + i) * params.n_heads;
       let at = i * {{ vectors }}u;
+//# if has_decay
+      let kept = decay[params.decay_base + token];
+//# for i in range(vectors)
+      m{{ i }} *= kept;
+//# endfor
+//# endif
       var x = 0.0;
       if (exists) {
         x = v[params.v_base + token * params.v_dim + row];

@@ -1,7 +1,7 @@
 // attention_memory_chunk: what the steps of a chunk write, but for the memory before it (WY form).
 //
 //   k [batch, n, n_heads, head_dim] · v [batch, n, n_heads, v_dim]
-//   p_write, p_erase [batch, n, n_heads]
+//   p_write, p_erase{% if has_decay %}, decay{% endif %} [batch, n, n_heads]
 //   u [batch, n_heads, n_tiles, {{ 4 * side }}, v_dim]
 //# if has_erase
 //   w [batch, n_heads, n_tiles, {{ 4 * side }}, head_dim]
@@ -9,6 +9,9 @@
 // A step t of a chunk that begins with the memory M adds u_t k_t^T, where
 //   u_t = p_w v_t - p_e M k_t - p_e sum over i < t of (k_t . k_i) u_i.
 // By forward substitution u = u' - w M^T, where u' and w do not depend on M.
+//# if has_decay
+// M and every u_i have decayed by then: they are multiplied by the decays of all steps since, t included.
+//# endif
 //# else
 //
 // Without erasing, u_t = p_w v_t.
@@ -32,6 +35,7 @@ struct Params {
   v_base: u32,
   p_write_base: u32,
   p_erase_base: u32,
+  decay_base: u32,
 }
 
 //# if has_erase
@@ -44,6 +48,9 @@ struct Params {
 //# if has_erase
 @group(0) @binding(3) var<storage, read> p_erase: array<f32>;
 @group(0) @binding(4) var<storage, read_write> w: array<f32>;
+//# if has_decay
+@group(0) @binding(6) var<storage, read> decay: array<f32>;
+//# endif
 //# endif
 @group(0) @binding(5) var<storage, read_write> u: array<f32>;
 @group(1) @binding(0) var<uniform> params: Params;
@@ -85,6 +92,15 @@ fn erase(chunk: Chunk, i: u32) -> f32 {
 }
 //# endif
 
+//# if has_decay
+fn kept(chunk: Chunk, i: u32) -> f32 {
+  if (chunk.step0 + i < params.n) {
+    return decay[params.decay_base + token(chunk, i)];
+  }
+  return 1.0;
+}
+
+//# endif
 // The right-hand side: a column of p_w v{% if has_erase %}, then one of p_e k{% endif %}.
 fn load(chunk: Chunk, i: u32, column: u32) -> f32 {
   if (chunk.step0 + i >= params.n) {
@@ -161,12 +177,31 @@ fn main(
   }
 //# endfor
   workgroupBarrier();
+//# if has_decay
+  // A thread for each step i: what it wrote decays until step t.
+  if (thread < {{ 4 * side }}u) {
+    var left = 1.0;
+    for (var t = thread + 1u; t < {{ 4 * side }}u; t++) {
+      left *= kept(chunk, t);
+      products[t * {{ 4 * side }}u + thread] *= left;
+    }
+  }
+  workgroupBarrier();
+//# endif
 //# else
   let n_columns = params.v_dim;
 //# endif
   for (var column = thread; column < n_columns; column += {{ side * side }}u) {
+//# if has_decay
+    // What is left of the memory before the chunk, in the columns that stand for it.
+    var left = 1.0;
+//# endif
 //# for i in range(4 * side)
     var x{{ i }} = load(chunk, {{ i }}u, column);
+//# if has_decay
+    left *= kept(chunk, {{ i }}u);
+    x{{ i }} *= select(1.0, left, column >= params.v_dim);
+//# endif
 //# if has_erase
 //# for j in range(i)
     x{{ i }} -= products[{{ i * 4 * side + j }}] * x{{ j }};

@@ -5,6 +5,9 @@
 //   memory [batch, n_heads, n_tiles, v_dim, head_dim]: before each chunk of {{ 4 * side }} steps
 //   k [batch, n, n_heads, head_dim] · u [batch, n_heads, n_tiles, {{ 4 * side }}, v_dim]: what the steps of
 //   a chunk write, so that M_t q = M q + sum over i <= t of (k_i . q) u_i
+//# if has_decay
+//   decay [batch, n, n_heads]: M and every u_i are multiplied by those of all steps since, t included
+//# endif
 //# else
 //   memory [batch, n_heads, v_dim, head_dim]
 //# endif
@@ -28,6 +31,7 @@ struct Params {
   p_read_base: u32,
   k_base: u32,
   u_base: u32,
+  decay_base: u32,
 }
 
 @group(0) @binding(0) var<storage, read> q: array<f32>;
@@ -38,6 +42,9 @@ struct Params {
 //# if is_chunked
 @group(0) @binding(3) var<storage, read> k: array<f32>;
 @group(0) @binding(4) var<storage, read> u: array<f32>;
+//# endif
+//# if has_decay
+@group(0) @binding(6) var<storage, read> decay: array<f32>;
 //# endif
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 @group(1) @binding(0) var<uniform> params: Params;
@@ -87,6 +94,15 @@ fn load_u(row0: u32, i: u32, column: u32) -> f32 {
 }
 //# endif
 
+//# if has_decay
+fn kept(tokens: Tokens, step: u32) -> f32 {
+  if (step < tokens.end) {
+    return decay[params.decay_base + token(tokens, step)];
+  }
+  return 1.0;
+}
+
+//# endif
 // `row0` is the first row of this memory.
 fn load_m(row0: u32, row: u32, d: u32) -> f32 {
   if (row < params.v_dim && d < params.head_dim) {
@@ -178,8 +194,28 @@ fn main(
     workgroupBarrier();
   }
 //# if is_chunked
+//# if has_decay
+  // A thread for each key: what four queries after the other find left of what it wrote.
+  if (thread < {{ 4 * side }}u) {
+    var left = 1.0;
+    for (var quad = 0u; quad < {{ side }}u; quad++) {
+      var four: vec4<f32>;
+//# for r in range(4)
+      left *= select(1.0, kept(tokens, step0 + 4u * quad + {{ r }}u), 4u * quad + {{ r }}u > thread);
+      four[{{ r }}] = left;
+//# endfor
+      q_tile[thread * {{ side }}u + quad] = four;
+    }
+  }
+  workgroupBarrier();
+  // Of the memory before the chunk, the first step leaves its own decay.
+  let left = kept(tokens, step0) * q_tile[ty];
+//# for r in range(4)
+  y{{ r }} *= left[{{ r }}];
+//# endfor
+//# endif
 //# for c in range(4)
-  k_tile[(4u * tx + {{ c }}u) * {{ side }}u + ty] = vec4(s0[{{ c }}], s1[{{ c }}], s2[{{ c }}], s3[{{ c }}]);
+  k_tile[(4u * tx + {{ c }}u) * {{ side }}u + ty] = {% if has_decay %}q_tile[(4u * tx + {{ c }}u) * {{ side }}u + ty] * {% endif %}vec4(s0[{{ c }}], s1[{{ c }}], s2[{{ c }}], s3[{{ c }}]);
 //# endfor
   let u_row0 = (head * params.n_tiles + tile) * {{ 4 * side }}u;
   for (var slot = thread; slot < {{ 4 * side * side }}u; slot += {{ side * side }}u) {

@@ -4,14 +4,18 @@
 //# if has_erase
 //   w [batch, n_heads, n_tiles, {{ chunk }}, head_dim]
 //# endif
+//# if has_decay
+//   decay [batch, n, n_heads]
+//# endif
 //   memory [batch, n_heads, v_dim, head_dim]: read, and written at the end
 //# if has_states
 //   states [batch, n_heads, n_tiles, v_dim, head_dim]: the memory before each chunk
 //# endif
 //
-// Of each chunk, in their order: {% if has_erase %}u -= w M^T, then {% endif %}M += u^T k. A workgroup of {{ threads }} threads keeps
+// Of each chunk, in their order: {% if has_erase %}u -= w M^T, then {% endif %}M += u^T k{% if has_decay %}, each with the decays of
+// all later steps{% endif %}. A workgroup of {{ threads }} threads keeps
 // {{ rows }} rows of the memory in workgroup memory, head_dim up to {{ head_dim }}:
-// {{ 4 * rows * (head_dim + chunk) }} bytes.
+// {{ 4 * rows * (head_dim + chunk) + (4 * chunk if has_decay else 0) }} bytes.
 
 struct Params {
   n: u32,
@@ -26,11 +30,15 @@ struct Params {
   // Where the first element is in each binding.
   k_base: u32,
   w_base: u32,
+  decay_base: u32,
 }
 
 @group(0) @binding(0) var<storage, read> k: array<f32>;
 //# if has_erase
 @group(0) @binding(1) var<storage, read> w: array<f32>;
+//# endif
+//# if has_decay
+@group(0) @binding(5) var<storage, read> decay: array<f32>;
 //# endif
 @group(0) @binding(2) var<storage, read_write> u: array<f32>;
 @group(0) @binding(3) var<storage, read_write> memory: array<f32>;
@@ -43,6 +51,10 @@ struct Params {
 var<workgroup> m: array<f32, {{ rows * head_dim }}>;
 // What a chunk writes: step i at i * {{ rows }}.
 var<workgroup> written: array<f32, {{ rows * chunk }}>;
+//# if has_decay
+// What the chunk leaves of what each of its steps writes.
+var<workgroup> left: array<f32, {{ chunk }}>;
+//# endif
 
 //# include "lib/group.wgsl"
 
@@ -88,6 +100,16 @@ fn main(
       }
     }
 //# endif
+//# if has_decay
+    if (thread < {{ chunk }}u) {
+      var x = 1.0;
+      for (var i = thread + 1u; i < n_steps; i++) {
+        x *= decay[params.decay_base + token0 + i * params.n_heads];
+      }
+      left[thread] = x;
+    }
+    workgroupBarrier();
+//# endif
     for (var e = thread; e < {{ chunk * rows }}u; e += {{ threads }}u) {
       let i = e / {{ rows }}u;
       let row = row0 + e % {{ rows }}u;
@@ -103,12 +125,12 @@ fn main(
         u[at] = x;
 //# endif
       }
-      written[e] = x;
+      written[e] = x{% if has_decay %} * left[i]{% endif %};
     }
     workgroupBarrier();
     for (var e = thread; e < size; e += {{ threads }}u) {
       let d = e / {{ rows }}u;
-      var x = m[e];
+      var x = m[e]{% if has_decay %} * decay[params.decay_base + token0] * left[0]{% endif %};
       for (var i = 0u; i < n_steps; i++) {
         x += written[i * {{ rows }}u + e % {{ rows }}u] * k[params.k_base + (token0 + i * params.n_heads) * params.head_dim + d];
       }

@@ -57,7 +57,10 @@ struct Problem {
   matrix_base: u32,
   // Heads of queries that share a head of keys and values.
   kv_group: u32,
+  bias_base: u32,
+//# if not bias_in_storage
   bias: array<vec4<f32>, {{ n_bias }}>,
+//# endif
 }
 
 @group(0) @binding(0) var<storage, read> q: array<f32>;
@@ -72,6 +75,9 @@ struct Problem {
 //# endif
 //# if has_matrix
 @group(0) @binding(6) var<storage, read> matrix: array<f32>;
+//# endif
+//# if bias_in_storage
+@group(0) @binding(9) var<storage, read> bias: array<f32>;
 //# endif
 @group(0) @binding(7) var<storage, read_write> values: array<f32>;
 @group(0) @binding(8) var<storage, read_write> log_sum_exp: array<f32>;

@@ -1,6 +1,6 @@
 // The bias of one key for the four queries of a thread; twin: `src/ops/scan_attention/cpu`.
 // A function for each term, which says what it adds and which pairs it keeps.
-// `problem.bias` holds (a, -b log2 e, c, largest exponent) for each term, head and basis function.
+// `{{ "bias" if bias_in_storage else "problem.bias" }}` holds (a, -b log2 e, c, largest exponent) for each term, head and basis function.
 
 const MASKED: f32 = {{ masked }};
 
@@ -27,7 +27,7 @@ fn params(i: u32) -> f32 {
     return MASKED;
   }
   let j = custom_offset + i;
-  return problem.bias[j / 4u][j % 4u];
+  return {% if bias_in_storage %}bias[problem.bias_base + j]{% else %}problem.bias[j / 4u][j % 4u]{% endif %};
 }
 //# endif
 //# for t in terms
@@ -104,7 +104,12 @@ fn term_{{ t.index }}(
 //# endif
 //# for f in range(t.n_basis if unrolled else 1)
   {
+//# if bias_in_storage
+    let at = problem.bias_base + 4u * (first + {{ f ~ "u" if unrolled else "f" }});
+    let p = vec4(bias[at], bias[at + 1u], bias[at + 2u], bias[at + 3u]);
+//# else
     let p = problem.bias[first + {{ f ~ "u" if unrolled else "f" }}];
+//# endif
 //# if t.kernel == "scalar"
     value += clamp(p.x * d, vec4(-0x1p113), vec4(0x1p113));
 //# else

@@ -8,7 +8,7 @@
 //! | [`ScanMemory`] | keys and values | `write(state, k, v, mask)` | `read(q, state)` | merge |
 //! | [`LinearAttention`] | `sum phi(k) v^T` | `write(state, k, v, mask)` | `read(q, state)` | merge |
 //! | [`RollingAttention`] | the softmax of its own queries | `write(state, k, v, mask)` | `read(state)` | merge |
-//! | [`AttentionMemory`] | a matrix that is erased, too | `write(state, k, v, mask)` | `read(q, state)` | merge, if nothing was erased |
+//! | [`AttentionMemory`] | a matrix that is erased, too | `write(state, k, v, mask)` | `read(q, state)` | merge, if nothing was erased or decayed |
 //!
 //! A write takes no state or a state, which it leaves as it is, and returns a state; a [`Read`] has
 //! values and, where there is a softmax, its log-sum-exp; a [`Layout`] says how heads lie in the

@@ -24,6 +24,7 @@ struct Case {
     p_read: Option<Vec<f32>>,
     p_write: Option<Vec<f32>>,
     p_erase: Option<Vec<f32>>,
+    decay: Option<Vec<f32>>,
 }
 
 fn normalised(mut x: Vec<f32>, dim: usize) -> Vec<f32> {
@@ -35,7 +36,7 @@ fn normalised(mut x: Vec<f32>, dim: usize) -> Vec<f32> {
 }
 
 impl Case {
-    /// `gates` is the bits of p_r, p_w, p_e.
+    /// `gates` is the bits of the decay, p_r, p_w, p_e.
     fn new(seed: u64, [batch, n, n_heads, head_dim, v_dim]: [usize; 5], gates: usize) -> Self {
         let mut random = Random::new(seed);
         let tokens = batch * n * n_heads;
@@ -43,6 +44,13 @@ impl Case {
             (gates & bit != 0).then(|| random.numbers(tokens).iter().map(|x| 0.5 + 0.5 * x).collect::<Vec<f32>>())
         };
         let (p_read, p_write, p_erase) = (p(4), p(2), p(1));
+        // Most keep most, some little, and a few nothing or all.
+        let decay = |(i, p): (usize, f32)| match i % 29 {
+            7 => 0.0,
+            11 => 1.0,
+            _ => p.powf(0.2),
+        };
+        let decay = p(8).map(|p| p.into_iter().enumerate().map(decay).collect());
         Self {
             batch,
             n,
@@ -56,6 +64,7 @@ impl Case {
             p_read,
             p_write,
             p_erase,
+            decay,
         }
     }
 
@@ -70,6 +79,8 @@ impl Case {
                 let token = (head / n_heads * n + step) * n_heads + head % n_heads;
                 let p = |p: &Option<Vec<f32>>, other| p.as_ref().map_or(other, |p| f64::from(p[token]));
                 let (p_r, p_w, p_e) = (p(&self.p_read, 1.0), p(&self.p_write, 1.0), p(&self.p_erase, 0.0));
+                let decay = p(&self.decay, 1.0);
+                memory.iter_mut().for_each(|m| *m = round(decay * *m));
                 let (k, q) = (&self.k[token * head_dim..][..head_dim], &self.q[token * head_dim..][..head_dim]);
                 for (row, memory) in memory.chunks_mut(head_dim).enumerate() {
                     let dot = |memory: &[f64], x: &[f32]| {
@@ -92,11 +103,13 @@ impl Case {
         let memory = Tensor::new(device, &[batch, n_heads, v_dim, head_dim], &self.memory).unwrap();
         let p = |p: &Option<Vec<f32>>| p.as_ref().map(|p| Probabilities::new(device, &[batch, n, n_heads], p).unwrap());
         let (p_read, p_write, p_erase) = (p(&self.p_read), p(&self.p_write), p(&self.p_erase));
+        let decay = p(&self.decay);
         let before = MemoryState::new(memory);
         let mut options = AttentionMemory::new(layout(false, n_heads)).state(&before);
         options.p_read = p_read.as_ref();
         options.p_write = p_write.as_ref();
         options.p_erase = p_erase.as_ref();
+        options.decay = decay.as_ref();
         options.form = form;
         poison(device, &[v.len(), before.memory.len(), n.div_ceil(32) * 32 * batch * n_heads * v_dim]);
         let recall = attention_memory(&q, &k, &v, &options).unwrap();
@@ -156,10 +169,32 @@ fn every_size_agrees_with_float64() {
 #[test]
 fn every_gate_agrees_with_float64() {
     for (name, device) in devices() {
-        for gates in 0..8 {
+        for gates in 0..16 {
             let case = Case::new(gates as u64, [2, 70, 2, 16, 12], gates);
             for form in FORMS {
                 case.check(&device, form, &format!("{name}: gates {gates:03b}"));
+            }
+        }
+    }
+}
+
+/// There was no decay: "gated" was said of the probabilities alone.
+#[test]
+fn c3_the_gated_delta_rule_agrees_with_float64() {
+    for (name, device) in devices() {
+        for (i, n) in [1, 31, 32, 33, 65, 300].into_iter().enumerate() {
+            let mut case = Case::new(i as u64, [2, n, 2, 24, 20], 15);
+            // What is erased is what is written, or nothing is.
+            case.p_erase = (i % 3 != 2).then(|| case.p_write.clone().unwrap());
+            for form in FORMS {
+                case.check(&device, form, &format!("{name}: {n} steps"));
+            }
+        }
+        for (i, [n_heads, head_dim, v_dim]) in [[1, 1, 1], [3, 5, 7], [1, 64, 64], [1, 33, 130]].into_iter().enumerate()
+        {
+            let case = Case::new(i as u64, [1, 70, n_heads, head_dim, v_dim], 15);
+            for form in FORMS {
+                case.check(&device, form, &format!("{name}: {n_heads} {head_dim} {v_dim}"));
             }
         }
     }
@@ -297,14 +332,15 @@ proptest! {
     #[test]
     fn a_sequence_may_be_cut(n in 2..150usize, at in 1..149usize, seed: u64) {
         let at = at.min(n - 1);
-        let whole = Case::new(seed, [1, n, 1, 10, 9], 7);
+        let whole = Case::new(seed, [1, n, 1, 10, 9], 15);
         let [values, memory] = whole.run(&Device::cpu(), None);
         let part = |range: std::ops::Range<usize>, memory: Vec<f32>| {
             let cut = |x: &[f32], dim: usize| x[range.start * dim..range.end * dim].to_vec();
             let p = |p: &Option<Vec<f32>>| p.as_ref().map(|p| cut(p, 1));
             let (q, k, v) = (cut(&whole.q, 10), cut(&whole.k, 10), cut(&whole.v, 9));
             let (p_read, p_write, p_erase) = (p(&whole.p_read), p(&whole.p_write), p(&whole.p_erase));
-            Case { n: range.len(), q, k, v, memory, p_read, p_write, p_erase, ..whole }.run(&Device::cpu(), None)
+            let decay = p(&whole.decay);
+            Case { n: range.len(), q, k, v, memory, p_read, p_write, p_erase, decay, ..whole }.run(&Device::cpu(), None)
         };
         let first = part(0..at, whole.memory.clone());
         let second = part(at..n, first[1].clone());

@@ -38,10 +38,19 @@ enum Kind {
     Gated,
     /// And of erasing.
     Erased,
+    /// And of what is kept from step to step.
+    Decayed,
+}
+
+impl Kind {
+    /// Whether what is left depends on the order of the writes.
+    fn erases(self) -> bool {
+        matches!(self, Erased | Decayed)
+    }
 }
 
 use Kind::*;
-const KINDS: [Kind; 8] = [Scan, Placed, DeepKernel, Performer, Rolling, Written, Gated, Erased];
+const KINDS: [Kind; 9] = [Scan, Placed, DeepKernel, Performer, Rolling, Written, Gated, Erased, Decayed];
 
 #[derive(Clone, Debug)]
 enum State {
@@ -168,13 +177,14 @@ impl Case<'_> {
                 let state = state.map(|state| if let State::Rolling(state) = state { state } else { panic!() });
                 self.rolling().write(state, &k, &v, mask).map(State::Rolling)
             }
-            Written | Gated | Erased => {
+            Written | Gated | Erased | Decayed => {
                 let state = state.map(|state| if let State::Memory(state) = state { state } else { panic!() });
                 let p_write = self.probabilities(&pick(&self.data.p_write, 1), n);
                 let p_erase = self.probabilities(&pick(&self.data.p_erase, 1), n);
                 let mut memory = AttentionMemory::new(self.layout);
                 memory.p_write = (self.kind != Written).then_some(&p_write);
-                memory.p_erase = (self.kind == Erased).then_some(&p_erase);
+                memory.p_erase = self.kind.erases().then_some(&p_erase);
+                memory.decay = (self.kind == Decayed).then_some(&p_write);
                 memory.write(state, &k, &v, mask).map(State::Memory)
             }
         }
@@ -272,7 +282,7 @@ fn writing_in_parts_is_writing_at_once() {
 fn merging_in_any_order_is_writing_at_once() {
     table(&Data::new(), &all(0..KEYS), |case, agrees| {
         let [a, b, c] = [0..5, 5..6, 6..KEYS].map(|keys| case.write(None, &all(keys), None));
-        if case.kind == Erased {
+        if case.kind.erases() {
             return refused(merge(&a, &b), &["MemoryState::merge", "erased", "order"]);
         }
         let join = |a: &State, b: &State| merge(a, b).unwrap();
@@ -296,7 +306,7 @@ fn masking_keys_is_leaving_them_out() {
     let data = Data::new();
     table(&data, &keys, |case, agrees| {
         let mut data = data.clone();
-        if case.kind != Erased {
+        if !case.kind.erases() {
             // What is masked may hold anything; what is erased by it must be finite.
             for (i, _) in keep.iter().enumerate().filter(|(_, keep)| !**keep) {
                 for head in 0..HEADS {
@@ -353,7 +363,7 @@ fn f15_all_memories_begin_with_no_keys_or_with_masked_ones() {
             let (values, lse) = read.split_at(BATCH * HEADS * QUERIES * V_DIM);
             assert!(values.iter().all(|&x| x == 0.0) && lse.iter().all(|&x| x == MASKED), "{:?}: {read:?}", case.kind);
             agrees("nothing, then all", &case.write(Some(empty), &all(0..KEYS), None));
-            if case.kind != Erased {
+            if !case.kind.erases() {
                 let full = case.write(None, &all(0..KEYS), None);
                 agrees("with nothing", &merge(&full, empty).unwrap());
                 agrees("nothing with all", &merge(empty, &full).unwrap());

@@ -204,6 +204,9 @@ fn probabilities_of_a_layout() {
         let memory = AttentionMemory::new(Layout::HeadMajor);
         refused(memory.p_write(&by_token).write(None, &k, &k, None), &["p_write", "[1, 5, 2]", "[1, 2, 5]"]);
         refused(memory.p_erase(&by_token).write(None, &k, &k, None), &["p_erase", "[1, 5, 2]", "[1, 2, 5]"]);
+        refused(memory.decay(&by_token).write(None, &k, &k, None), &["decay", "[1, 5, 2]", "[1, 2, 5]"]);
+        let decayed = memory.decay(&by_head).write(None, &k, &k, None).unwrap();
+        refused(decayed.merge(&decayed), &["erased"]);
         let state = memory.p_write(&by_head).p_erase(&by_head).write(None, &k, &k, None).unwrap();
         assert!(state.erased);
         refused(memory.p_read(&by_token).read(&k, &state), &["p_read", "[1, 5, 2]", "HeadMajor"]);

@@ -238,7 +238,7 @@ proptest! {
     fn attention_memory_twins(
         (batch, n_heads, n) in (1..4usize, 1..4usize, 1..150usize),
         (head_dim, v_dim) in (1..40usize, 1..40usize),
-        (gates, is_chunked) in (0..8usize, any::<bool>()),
+        (gates, is_chunked) in (0..16usize, any::<bool>()),
         seed: u64,
     ) {
         assert_twins(|device| {
@@ -252,12 +252,13 @@ proptest! {
             let k = flat(unit_norm(&tensor(head_dim)).unwrap(), head_dim);
             let v = flat(tensor(v_dim), v_dim);
             let mut p = || Probabilities::sigmoid(&flat(tensor(1), 1)).unwrap();
-            let (p_read, p_write, p_erase) = (p(), p(), p());
+            let (p_read, p_write, p_erase, decay) = (p(), p(), p(), p());
             let mut options = AttentionMemory::new(layout(false, n_heads));
             options.form = Some(if is_chunked { Form::Chunked } else { Form::Recurrent });
             options.p_read = (gates & 1 != 0).then_some(&p_read);
             options.p_write = (gates & 2 != 0).then_some(&p_write);
             options.p_erase = (gates & 4 != 0).then_some(&p_erase);
+            options.decay = (gates & 8 != 0).then_some(&decay);
             let recall = attention_memory(&q, &k, &v, &options).unwrap();
             let written = options.write(Some(&recall.state), &k, &v, None).unwrap();
             let read = options.read(&q, &written).unwrap().values;

@@ -275,7 +275,9 @@ impl<'a, P: Params> Launch<'a, P> {
         let params = if tail.is_empty() {
             &*bytes
         } else {
-            with_tail = [bytes, bytemuck::cast_slice(tail)].concat();
+            // Vectors of four begin at a multiple of their size.
+            let padding = bytes.len().next_multiple_of(16) - bytes.len();
+            with_tail = [bytes, &[0; 16][..padding], bytemuck::cast_slice(tail)].concat();
             &with_tail
         };
         self.gpu.dispatch(&Dispatch { pipeline, buffers: &views, params, n_groups: n_groups as u64, cost })?;

@@ -2,11 +2,10 @@
 
 use std::{ops::Range, sync::Arc};
 
-use serde::Serialize;
-
 use super::{
     plan::{self, CHUNK, MAX_RECURRENT},
     problem::{AttentionMemory, Form, MAX_HEAD_DIM, Problem},
+    text::{ChunkConstants, ReadConstants, SIDE, STEP_THREADS, StateConstants, StepConstants},
 };
 use crate::{
     device::gpu::{Buffer, Gpu, Kernel, Shader, Work, params},
@@ -24,78 +23,6 @@ const STATE: Kernel<StateConstants, StateParams> =
 const READ: Kernel<ReadConstants, ReadParams> =
     Kernel::new("attention_memory_read", include_str!("../../../shaders/attention_memory_read.wgsl"));
 
-/// Threads of a workgroup that goes step by step, each with a row of the memory.
-const STEP_THREADS: usize = 64;
-
-/// Vectors of keys in its workgroup memory at a time.
-const STAGED: usize = 256;
-
-/// Threads along each side of a workgroup that makes a chunk, or reads one: each 4 x 4 numbers.
-const SIDE: usize = CHUNK / 4;
-
-/// Threads that carry memories from chunk to chunk.
-const STATE_THREADS: usize = 256;
-
-/// Rows of a memory that a workgroup carries, at most, and the numbers of them that it keeps.
-const STATE_ROWS: usize = 16;
-const STATE_LEN: usize = 2048;
-
-#[derive(Clone, Copy, Debug, Serialize)]
-struct StepConstants {
-    has_query: bool,
-    has_read: bool,
-    has_write: bool,
-    has_erase: bool,
-    threads: usize,
-    /// Of four numbers, in a row of the memory.
-    vectors: usize,
-    /// In workgroup memory at a time.
-    steps: usize,
-}
-
-impl StepConstants {
-    fn new(head_dim: usize, [has_query, has_read, has_write, has_erase]: [bool; 4]) -> Self {
-        let vectors = head_dim.div_ceil(4);
-        let steps = (STAGED / vectors).clamp(1, CHUNK);
-        let has_read = has_read && has_query;
-        Self { has_query, has_read, has_write, has_erase, threads: STEP_THREADS, vectors, steps }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Serialize)]
-struct ChunkConstants {
-    has_write: bool,
-    has_erase: bool,
-    side: usize,
-}
-
-#[derive(Clone, Copy, Debug, Serialize)]
-struct StateConstants {
-    has_erase: bool,
-    has_states: bool,
-    threads: usize,
-    chunk: usize,
-    /// Of the memory, in a workgroup.
-    rows: usize,
-    /// A power of two that head_dim fits.
-    head_dim: usize,
-}
-
-impl StateConstants {
-    fn new(head_dim: usize, has_erase: bool, has_states: bool) -> Self {
-        let head_dim = head_dim.next_power_of_two().max(32);
-        let rows = (STATE_LEN / head_dim).clamp(1, STATE_ROWS);
-        Self { has_erase, has_states, threads: STATE_THREADS, chunk: CHUNK, rows, head_dim }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Serialize)]
-struct ReadConstants {
-    has_read: bool,
-    is_chunked: bool,
-    side: usize,
-}
-
 params! {
     StepParams {
         n: u32,
@@ -112,6 +39,7 @@ params! {
         p_read_base: u32,
         p_write_base: u32,
         p_erase_base: u32,
+        decay_base: u32,
     }
 }
 
@@ -129,6 +57,7 @@ params! {
         v_base: u32,
         p_write_base: u32,
         p_erase_base: u32,
+        decay_base: u32,
     }
 }
 
@@ -144,6 +73,7 @@ params! {
         n_groups: u32,
         k_base: u32,
         w_base: u32,
+        decay_base: u32,
     }
 }
 
@@ -162,6 +92,7 @@ params! {
         p_read_base: u32,
         k_base: u32,
         u_base: u32,
+        decay_base: u32,
     }
 }
 
@@ -175,7 +106,7 @@ pub(super) fn read(
 ) -> Result<Tensor> {
     let y = gpu.allocate(q.len() / problem.head_dim * problem.v_dim)?;
     let n_tiles = problem.n.div_ceil(CHUNK);
-    gpu.kernel(&READ, &ReadConstants { has_read: p_read.is_some(), is_chunked: false, side: SIDE })?
+    gpu.kernel(&READ, &ReadConstants { has_read: p_read.is_some(), is_chunked: false, has_decay: false, side: SIDE })?
         .read("q", q)
         .read("memory", memory)
         .read_some("p_read", p_read.map(Probabilities::tensor))
@@ -202,7 +133,8 @@ pub(super) fn run(
     let memory = Tensor::own(options.memory(), &problem.memory_shape(), &k.device())?;
     let y = gpu.allocate(if q.is_some() { v.len() } else { 0 })?;
     let p = [options.p_read, options.p_write, options.p_erase].map(|p| p.map(Probabilities::tensor));
-    let call = Call { gpu, problem, q, k, v, p, memory: &memory, y: &y };
+    let decay = options.decay.map(Probabilities::tensor);
+    let call = Call { gpu, problem, q, k, v, p, decay, memory: &memory, y: &y };
     for piece in plan.pieces {
         match plan.form {
             Form::Recurrent => call.recurrent(piece)?,
@@ -220,6 +152,7 @@ struct Call<'a> {
     v: &'a Tensor,
     /// Of reading, writing and erasing.
     p: [Option<&'a Tensor>; 3],
+    decay: Option<&'a Tensor>,
     /// This call's own.
     memory: &'a Tensor,
     y: &'a Buffer,
@@ -229,7 +162,7 @@ impl Call<'_> {
     fn recurrent(&self, steps: Range<usize>) -> Result<()> {
         let Self { gpu, problem, q, p: [p_read, p_write, p_erase], .. } = *self;
         let p_read = p_read.filter(|_| q.is_some());
-        let has = [q.is_some(), p_read.is_some(), p_write.is_some(), p_erase.is_some()];
+        let has = [q.is_some(), p_read.is_some(), p_write.is_some(), p_erase.is_some(), self.decay.is_some()];
         let n_groups = problem.heads() * problem.v_dim.div_ceil(STEP_THREADS);
         let work = Work {
             cost: plan::cost_of_step(problem) * steps.len() as f64 / n_groups.max(1) as f64,
@@ -251,6 +184,7 @@ impl Call<'_> {
             .read_some("p_read", p_read)
             .read_some("p_write", p_write)
             .read_some("p_erase", p_erase)
+            .read_some("decay", self.decay)
             .write("memory", self.memory)
             .write_some("y", q.map(|_| self.y))
             .groups(n_groups, work, params)
@@ -270,12 +204,14 @@ impl Call<'_> {
         self.make_chunks(n_tiles, steps.start, &u, w.as_ref())?;
         self.carry_state(n_tiles, steps.start, &u, w.as_ref(), states.as_ref())?;
         let (Some(q), Some(states)) = (q, &states) else { return Ok(()) };
-        gpu.kernel(&READ, &ReadConstants { has_read: p_read.is_some(), is_chunked: true, side: SIDE })?
+        let has_decay = self.decay.is_some();
+        gpu.kernel(&READ, &ReadConstants { has_read: p_read.is_some(), is_chunked: true, has_decay, side: SIDE })?
             .read("q", q)
             .read("memory", states)
             .read_some("p_read", p_read)
             .read("k", self.k)
             .read("u", &u)
+            .read_some("decay", self.decay)
             .write("y", self.y)
             .groups(
                 n_chunks * v_dim.div_ceil(CHUNK),
@@ -288,11 +224,13 @@ impl Call<'_> {
         let Self { gpu, problem, p: [_, p_write, p_erase], .. } = *self;
         let Problem { head_dim, v_dim, .. } = *problem;
         let (has_write, has_erase) = (p_write.is_some(), p_erase.is_some());
+        let decay = self.decay.filter(|_| has_erase);
+        let has_decay = decay.is_some();
         let columns = v_dim + if has_erase { head_dim } else { 0 };
         let products = if has_erase { head_dim.div_ceil(CHUNK) * (CHUNK + 5) } else { 0 };
         let work = Work {
             cost: (CHUNK * CHUNK * (3 * head_dim + v_dim)) as f64,
-            iterations: products + columns.div_ceil(SIDE * SIDE),
+            iterations: products + columns.div_ceil(SIDE * SIDE) + if has_decay { CHUNK } else { 0 },
         };
         let params = ChunkParams {
             n: problem.n as u32,
@@ -303,11 +241,12 @@ impl Call<'_> {
             first_step: first_step as u32,
             ..ChunkParams::default()
         };
-        gpu.kernel(&CHUNKS, &ChunkConstants { has_write, has_erase, side: SIDE })?
+        gpu.kernel(&CHUNKS, &ChunkConstants { has_write, has_erase, has_decay, side: SIDE })?
             .read_some("k", has_erase.then_some(self.k))
             .read("v", self.v)
             .read_some("p_write", p_write)
             .read_some("p_erase", p_erase)
+            .read_some("decay", decay)
             .write_some("w", w)
             .write("u", u)
             .groups(problem.heads() * n_tiles, work, params)
@@ -323,7 +262,7 @@ impl Call<'_> {
     ) -> Result<()> {
         let Self { gpu, problem, .. } = *self;
         let Problem { head_dim, v_dim, .. } = *problem;
-        let constants = StateConstants::new(head_dim, w.is_some(), states.is_some());
+        let constants = StateConstants::new(head_dim, [w.is_some(), self.decay.is_some(), states.is_some()]);
         let work = Work {
             cost: (4 * constants.rows * head_dim * n_tiles * CHUNK) as f64,
             iterations: plan::iterations_of_step(problem, Form::Chunked) * n_tiles * CHUNK,
@@ -340,6 +279,7 @@ impl Call<'_> {
         gpu.kernel(&STATE, &constants)?
             .read("k", self.k)
             .read_some("w", w)
+            .read_some("decay", self.decay)
             .write("u", u)
             .write("memory", self.memory)
             .write_some("states", states)
@@ -350,7 +290,7 @@ impl Call<'_> {
 /// That of a workgroup.
 fn read_work(problem: &Problem, is_chunked: bool) -> Work {
     let slices = problem.head_dim.div_ceil(CHUNK);
-    let (depth, more) = if is_chunked { (2 * problem.head_dim + CHUNK, CHUNK + 4) } else { (problem.head_dim, 0) };
+    let (depth, more) = if is_chunked { (2 * problem.head_dim + CHUNK, 2 * CHUNK + 4) } else { (problem.head_dim, 0) };
     Work { cost: (2 * CHUNK * CHUNK * depth) as f64, iterations: slices * (CHUNK + 5) + more }
 }
 
@@ -369,27 +309,32 @@ fn read_params(problem: &Problem, n_tiles: usize, first_step: usize) -> ReadPara
 /// Every text that this operation may compile; of the widths of heads, the ends.
 pub(crate) fn shaders() -> Result<Vec<Shader>> {
     let mut all = Vec::new();
-    for i in 0..16 {
-        let has = [8, 4, 2, 1].map(|bit| i & bit != 0);
-        let [has_query, has_read, has_write, has_erase] = has;
+    for i in 0..32 {
+        let has = [16, 8, 4, 2, 1].map(|bit| i & bit != 0);
+        let [has_query, has_read, has_write, has_erase, has_decay] = has;
         if has_read && !has_query {
             continue;
         }
         for head_dim in [1, 64, MAX_RECURRENT] {
-            let label =
-                format!("{head_dim} query={has_query} p_read={has_read} p_write={has_write} p_erase={has_erase}");
+            let label = format!(
+                "{head_dim} query={has_query} p_read={has_read} p_write={has_write} p_erase={has_erase} \
+                 decay={has_decay}"
+            );
             all.push(STEPS.shader(&label, &StepConstants::new(head_dim, has))?);
         }
     }
-    for (a, b) in [(false, false), (false, true), (true, false), (true, true)] {
-        let constants = ChunkConstants { has_write: a, has_erase: b, side: SIDE };
-        all.push(CHUNKS.shader(&format!("p_write={a} p_erase={b}"), &constants)?);
-        for head_dim in [1, 64, MAX_HEAD_DIM] {
-            let label = format!("{head_dim} p_erase={a} states={b}");
-            all.push(STATE.shader(&label, &StateConstants::new(head_dim, a, b))?);
+    for i in 0..8 {
+        let [a, b, has_decay] = [4, 2, 1].map(|bit| i & bit != 0);
+        if b || !has_decay {
+            let constants = ChunkConstants { has_write: a, has_erase: b, has_decay, side: SIDE };
+            all.push(CHUNKS.shader(&format!("p_write={a} p_erase={b} decay={has_decay}"), &constants)?);
+            let constants = ReadConstants { has_read: a, is_chunked: b, has_decay, side: SIDE };
+            all.push(READ.shader(&format!("p_read={a} chunked={b} decay={has_decay}"), &constants)?);
         }
-        let constants = ReadConstants { has_read: a, is_chunked: b, side: SIDE };
-        all.push(READ.shader(&format!("p_read={a} chunked={b}"), &constants)?);
+        for head_dim in [1, 64, MAX_HEAD_DIM] {
+            let label = format!("{head_dim} p_erase={a} states={b} decay={has_decay}");
+            all.push(STATE.shader(&label, &StateConstants::new(head_dim, [a, has_decay, b]))?);
+        }
     }
     Ok(all)
 }

@@ -24,8 +24,8 @@ const MERGE: &str = "MemoryState::merge";
 
 impl AttentionMemory<'_> {
     /// `WR` for every key in turn: writes keys and their values to a state, and erases; without a
-    /// state, begins one. Masked keys, `mask [batch, n]`, write and erase nothing, whatever they and
-    /// their values hold. The state that is given stays as it is.
+    /// state, begins one. Masked keys, `mask [batch, n]`, write and erase nothing and let nothing
+    /// decay, whatever they and their values hold. The state that is given stays as it is.
     ///
     /// Unit keys `[batch, n, n_heads * head_dim]` and `v [batch, n, n_heads * v_dim]`, or in the
     /// other [`Layout`](crate::ops::Layout).
@@ -62,7 +62,7 @@ impl AttentionMemory<'_> {
             let zeros = || Tensor::zeros(&k.device(), &shape).map(MemoryState::new);
             return options.state.cloned().map_or_else(zeros, Ok);
         }
-        if options.p_erase.is_none() {
+        if options.is_sum() {
             return options.add(keys, k, v, mask);
         }
         let Some(mask) = mask else {
@@ -73,7 +73,9 @@ impl AttentionMemory<'_> {
         let (k, v) = (keep(k, &mask)?, keep(v, &mask)?);
         let p = |p: Option<&Probabilities>| p.map(|p| self.kept(keys, p, &mask)).transpose();
         let (p_write, p_erase) = (p(options.p_write)?, p(options.p_erase)?);
-        let options = AttentionMemory { p_write: p_write.as_ref(), p_erase: p_erase.as_ref(), ..options };
+        let decay = options.decay.map(|decay| self.undecayed(keys, decay, &mask)).transpose()?;
+        let (p_write, p_erase, decay) = (p_write.as_ref(), p_erase.as_ref(), decay.as_ref());
+        let options = AttentionMemory { p_write, p_erase, decay, ..options };
         run((keys, v_dim), None, &k, &v, &options).map(|(_, state)| state)
     }
 
@@ -88,6 +90,15 @@ impl AttentionMemory<'_> {
             of_heads = concat(&of_heads, 0..head * n, mask)?;
         }
         of_heads.reshape(&[batch, n_heads, n, 1])
+    }
+
+    /// A decay, one where a mask of rows hides a key.
+    fn undecayed(&self, keys: Sizes, decay: &Probabilities, mask: &Tensor) -> Result<Probabilities> {
+        let kept = self.kept(keys, decay, mask)?;
+        let ones = Tensor::new(&mask.device(), kept.shape(), &vec![1.0; kept.tensor().len()])?;
+        let seen = self.kept(keys, &Probabilities::computed(ones.clone()), mask)?;
+        let hidden = add(&ones, seen.tensor(), -1.0)?;
+        Ok(Probabilities::computed(add(kept.tensor(), &hidden, 1.0)?))
     }
 
     /// Probabilities, zero where a mask of rows is.
@@ -166,8 +177,11 @@ impl MemoryState {
     /// What writing both sets of keys would have left, where nothing was erased: the sum.
     /// Commutative to the bit, associative to rounding.
     ///
+    /// Where something was erased or decayed there is no such sum: a later write acts on what an
+    /// earlier one left, `M_2 + M_1 A` with a matrix `A` of all the later keys that no state keeps.
+    ///
     /// # Errors
-    /// A state from which something was erased; states of different shapes or on different
+    /// A state from which something was erased or decayed; states of different shapes or on different
     /// devices.
     ///
     /// ```

@@ -6,6 +6,10 @@
 //! WR(M, k, v, p_w, p_e) = M + p_w v k^T - p_e (M k) k^T
 //! ```
 //!
+//! With `p_e = p_w` this is the delta rule, whose rate is from 0 to 1; with a
+//! [`decay`](AttentionMemory::decay) `alpha` that multiplies `M` before each step, the gated delta rule
+//! (Yang et al. 2024, arXiv 2412.06464).
+//!
 //! A memory is `[batch, n_heads, v_dim, head_dim]`, plain data: it can be stored, sent, and gone on
 //! with. Tokens are `[batch, n, n_heads * dim]` with probabilities `[batch, n, n_heads]`, or
 //! `[batch, n_heads, n, dim]` with `[batch, n_heads, n]`.
@@ -27,7 +31,8 @@
 //! * chunked, 32 steps at a time. Within a chunk that begins with `M`, step `t` adds `u_t k_t^T` with
 //!   `u_t = p_w v_t - p_e M k_t - p_e sum_{i<t} (k_t . k_i) u_i`: forward substitution with the
 //!   products of the keys (the WY form of a product of Householder-like factors; Yang et al.
-//!   2024, arXiv 2406.06484, section 3.2). All else is products of matrices.
+//!   2024, arXiv 2406.06484, section 3.2). All else is products of matrices. With a decay, what a
+//!   step left for a later one is multiplied by the product of all `alpha` between them.
 //!
 //! On a GPU sequences of 32 steps and more are chunked; on the CPU a memory that fits the fastest
 //! cache is faster step by step, so only larger ones are.
@@ -41,6 +46,8 @@ pub(crate) mod gpu;
 mod memory;
 mod plan;
 mod problem;
+#[cfg(feature = "gpu")]
+mod text;
 
 use super::layout::Sizes;
 use crate::{
@@ -62,7 +69,7 @@ pub struct Recall {
 
 /// Writes, erases and reads at every step of a sequence; a step reads what it wrote itself. The
 /// paper's bidirectional attention without the future, and with erasing the delta rule, whose write
-/// and erasure have a probability each.
+/// and erasure have a probability each; with a [`decay`](AttentionMemory::decay) the gated one.
 ///
 /// Unit queries and keys `[batch, n, n_heads * head_dim]`, `v [batch, n, n_heads * v_dim]`, or in
 /// the other [`Layout`](crate::ops::Layout). It begins with [`AttentionMemory::state`]. With
@@ -120,6 +127,7 @@ fn run(
                 p_read: numbers(options.p_read),
                 p_write: numbers(options.p_write),
                 p_erase: numbers(options.p_erase),
+                decay: numbers(options.decay),
             };
             let (values, memory) = cpu::run(cpu.0, &inputs, form)?;
             (

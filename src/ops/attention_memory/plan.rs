@@ -46,8 +46,8 @@ pub(crate) fn iterations_of_step(problem: &Problem, form: Form) -> usize {
     match form {
         Form::Recurrent => 2 + problem.head_dim.div_ceil(4),
         // Up to 16 rows for 256 threads; every number of the memory once a step, every number
-        // that is written once a number of a key.
-        Form::Chunked => problem.head_dim.div_ceil(8) + 4,
+        // that is written once a number of a key, and every decay once.
+        Form::Chunked => problem.head_dim.div_ceil(8) + 5,
     }
 }
 

@@ -55,6 +55,9 @@ pub struct AttentionMemory<'a> {
     pub p_write: Option<&'a Probabilities>,
     /// `p_e` of every key, 0 if not given.
     pub p_erase: Option<&'a Probabilities>,
+    /// What every step keeps of the memory, before it erases and writes; 1, all, if not given. The
+    /// gate `alpha` of the gated delta rule.
+    pub decay: Option<&'a Probabilities>,
     /// How it is computed; chosen from the sizes if not given.
     pub form: Option<Form>,
 }
@@ -64,8 +67,8 @@ pub struct AttentionMemory<'a> {
 pub struct MemoryState {
     /// `[batch, n_heads, v_dim, head_dim]`: rows are values, columns keys.
     pub memory: Tensor,
-    /// Whether anything was erased. What was then depends on the order of the writes, so such
-    /// states do not merge.
+    /// Whether anything was erased or decayed. What was then depends on the order of the writes, so
+    /// such states do not merge.
     pub erased: bool,
 }
 
@@ -99,6 +102,28 @@ impl<'a> AttentionMemory<'a> {
         self
     }
 
+    /// Sets [`AttentionMemory::decay`].
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor, ops::{AttentionMemory, Layout, Probabilities, attention_memory}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let device = Device::cpu();
+    /// // The gated delta rule: what is erased is what is written, of a memory of which half is kept.
+    /// let half = Probabilities::new(&device, &[1, 1, 3], &[0.5; 3])?;
+    /// let one = Probabilities::new(&device, &[1, 1, 3], &[1.0; 3])?;
+    /// let memory = AttentionMemory::new(Layout::HeadMajor).p_write(&one).p_erase(&one).decay(&half);
+    /// let k = Tensor::new(&device, &[1, 1, 3, 2], &[1.0, 0.0, 0.0, 1.0, 0.0, 1.0])?;
+    /// let v = Tensor::new(&device, &[1, 1, 3, 1], &[8.0, 3.0, 5.0])?;
+    /// assert_eq!(attention_memory(&k, &k, &v, &memory)?.state.memory.read()?, [2.0, 5.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn decay(mut self, decay: &'a Probabilities) -> Self {
+        self.decay = Some(decay);
+        self
+    }
+
     /// Sets [`AttentionMemory::form`].
     pub fn form(mut self, form: Form) -> Self {
         self.form = Some(form);
@@ -110,9 +135,14 @@ impl<'a> AttentionMemory<'a> {
         self.state.map(|state| &state.memory)
     }
 
+    /// Whether a write is a sum.
+    pub(super) fn is_sum(&self) -> bool {
+        self.p_erase.is_none() && self.decay.is_none()
+    }
+
     /// Whether anything has been erased after these keys.
     pub(super) fn erases(&self, keys: Sizes) -> bool {
-        self.state.is_some_and(|state| state.erased) || (self.p_erase.is_some() && keys.n > 0)
+        self.state.is_some_and(|state| state.erased) || (!self.is_sum() && keys.n > 0)
     }
 }
 
@@ -186,11 +216,13 @@ pub(super) fn check(
     if let Some(state) = options.state {
         state.check(op, keys, v_dim)?;
     }
-    for (name, p) in [("p_read", options.p_read), ("p_write", options.p_write), ("p_erase", options.p_erase)] {
+    let AttentionMemory { p_read, p_write, p_erase, decay, .. } = *options;
+    let p = [("p_read", p_read), ("p_write", p_write), ("p_erase", p_erase), ("decay", decay)];
+    for (name, p) in p {
         check_probabilities(op, name, p, options.layout, keys)?;
     }
-    let p = [options.p_read, options.p_write, options.p_erase].map(|p| p.map(Probabilities::tensor));
-    check_same_device(op, k, &[q, Some(v), options.memory(), p[0], p[1], p[2]])?;
+    check_same_device(op, k, &[q, Some(v), options.memory()])?;
+    check_same_device(op, k, &p.map(|(_, p)| p.map(Probabilities::tensor)))?;
     Ok((keys, v_dim))
 }
 

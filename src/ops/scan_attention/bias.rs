@@ -320,17 +320,20 @@ impl BiasTerm {
     }
 
     /// Loop iterations of the shader for one query and one key, no fewer.
-    ///
-    /// # Errors
-    /// A snippet that is not one.
+    #[cfg(feature = "gpu")]
     pub(crate) fn iterations(&self, n_heads: usize) -> Result<usize> {
         match &self.kind {
             // One function after the other, for four queries at once.
             TermKind::Distance { .. } => Ok(self.n_basis(n_heads).div_ceil(4)),
-            #[cfg(feature = "gpu")]
             TermKind::Custom(custom) => Ok(1 + super::snippet::check(custom, self.columns.len())?),
-            #[cfg(not(feature = "gpu"))]
-            TermKind::Custom(_) => Ok(0),
+        }
+    }
+
+    /// Vectors of four parameters on a GPU.
+    pub(crate) fn n_vectors(&self, n_heads: usize) -> usize {
+        match &self.kind {
+            TermKind::Distance { .. } => n_heads * self.n_basis(n_heads),
+            TermKind::Custom(custom) => custom.params.len().div_ceil(4),
         }
     }
 
@@ -432,7 +435,7 @@ impl<'a> Bias<'a> {
         let mut strides = BiasStrides::default();
         if let Some(found) = self.matrix.map(Tensor::shape) {
             let shape = [batch, n_heads, n_queries, n_keys];
-            strides.matrix = matrix_strides(found, shape).ok_or_else(|| {
+            strides.matrix = BiasStrides::of_matrix(found, shape).ok_or_else(|| {
                 let expected = format!(
                     "{shape:?} ([batch, n_heads, n_queries, n_keys], of which the first three may be 1), or \
                      [n_queries, n_keys]"
@@ -462,17 +465,6 @@ impl<'a> Bias<'a> {
         self.terms.iter().try_for_each(|term| term.check(n_heads, n_columns))?;
         Ok((n_columns, strides))
     }
-}
-
-/// The strides of (batch, head, query) of a matrix that stands for one of this shape.
-fn matrix_strides(found: &[usize], shape: [usize; 4]) -> Option<[usize; 3]> {
-    let found = match *found {
-        [n_queries, n_keys] => [1, 1, n_queries, n_keys],
-        _ => found.try_into().ok()?,
-    };
-    let fits = found[3] == shape[3] && (0..3).all(|i| found[i] == shape[i] || found[i] == 1);
-    let stride = |i: usize| if found[i] == 1 { 0 } else { found[i + 1..].iter().product() };
-    fits.then(|| [0, 1, 2].map(stride))
 }
 
 /// Whether a logit marks a masked pair: the sentinel, or anything not finite.

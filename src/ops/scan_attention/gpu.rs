@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use super::{
     bias::{Bias, BiasKernel, BiasTerm, CustomBias, Distance},
     plan::{self, Piece, Plan, TILE},
-    problem::{BiasStrides, Problem},
+    problem::{BiasStrides, MAX_UNIFORM_VECTORS, Problem},
     text::{Constants, pack},
 };
 use crate::{
@@ -63,8 +63,7 @@ params! {
         matrix_row: u32,
         matrix_base: u32,
         kv_group: u32,
-        /// The bias vectors that follow begin at a multiple of 16 bytes.
-        padding: [u32; 1],
+        bias_base: u32,
     }
 }
 
@@ -78,8 +77,9 @@ struct Call<'a> {
     v: &'a Tensor,
     mask: Option<&'a Tensor>,
     bias: &'a Bias<'a>,
-    /// Bias parameters as the shader reads them.
+    /// Bias parameters as the shader reads them: behind the uniform, or in a buffer.
     packed: Vec<[f32; 4]>,
+    stored: Option<Buffer>,
     n_splits: usize,
 }
 
@@ -103,8 +103,12 @@ pub(super) fn scan_attention(
     let Plan { pieces, keys, n_splits, .. } = plan::plan(problem, gpu.capabilities());
     let n_parts = keys.len() * n_splits;
     let constants = Constants::new(problem, mask.is_some(), bias.terms);
-    let packed = pack(bias.terms, problem.n_heads);
-    let call = Call { gpu, problem, constants, q, k, v, mask, bias, packed, n_splits };
+    let mut packed = pack(bias.terms, problem.n_heads);
+    let stored = constants.bias_in_storage.then(|| gpu.upload(bytemuck::cast_slice(&packed))).transpose()?;
+    if stored.is_some() {
+        packed.clear();
+    }
+    let call = Call { gpu, problem, constants, q, k, v, mask, bias, packed, stored, n_splits };
     let n_rows = problem.batch * problem.n_heads * problem.n_queries;
     let values = gpu.allocate(n_rows * problem.v_dim)?;
     let log_sum_exp = gpu.allocate(n_rows)?;
@@ -244,6 +248,7 @@ impl Call<'_> {
             .read_some("q_coords", q_coords)
             .read_some("k_coords", k_coords)
             .read_some("matrix", matrix)
+            .read_some("bias", self.stored.as_ref())
             .write("values", target.values)
             .write("log_sum_exp", target.log_sum_exp)
             .groups_with(n_groups, work, params, &self.packed)
@@ -280,6 +285,9 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
         }
     }
     biases.push(("custom".into(), vec![BiasTerm::custom(0..1, custom.clone())]));
+    let many = CustomBias { params: vec![0.5; 4 * MAX_UNIFORM_VECTORS], ..custom.clone() };
+    let many = vec![BiasTerm::rbf(0..2, &a, &a), BiasTerm::custom(0..1, many)];
+    biases.push(("many parameters".into(), many));
     biases.push(("many basis functions".into(), vec![BiasTerm::rbf(0..2, &[0.1; 24], &[1.0; 24])]));
     let sum = vec![
         BiasTerm::rbf(0..2, &a, &a),

@@ -9,6 +9,10 @@ use crate::{
 
 pub(super) const OP: &str = "scan_attention";
 
+/// Vectors of bias parameters that a uniform of 16 KiB holds beside the sizes of a launch. More of
+/// them are in a buffer of their own.
+pub(crate) const MAX_UNIFORM_VECTORS: usize = 1000;
+
 /// The largest `head_dim` of queries, keys or values.
 pub const MAX_HEAD_DIM: usize = 256;
 
@@ -114,6 +118,19 @@ pub(crate) struct BiasStrides {
     pub matrix: [usize; 3],
 }
 
+impl BiasStrides {
+    /// The strides of (batch, head, query) of a matrix that stands for one of this shape.
+    pub fn of_matrix(found: &[usize], shape: [usize; 4]) -> Option<[usize; 3]> {
+        let found = match *found {
+            [n_queries, n_keys] => [1, 1, n_queries, n_keys],
+            _ => found.try_into().ok()?,
+        };
+        let fits = found[3] == shape[3] && (0..3).all(|i| found[i] == shape[i] || found[i] == 1);
+        let stride = |i: usize| if found[i] == 1 { 0 } else { found[i + 1..].iter().product() };
+        fits.then(|| [0, 1, 2].map(stride))
+    }
+}
+
 impl Problem {
     /// The sizes of a tensor of this layout.
     fn sizes(&self, n: usize, dim: usize) -> (Layout, Sizes) {
@@ -172,7 +189,9 @@ impl Problem {
                 iterations = iterations.saturating_add(term.iterations(n_heads)?);
             }
             has_matrix = bias.matrix.is_some();
+            let n_vectors: usize = bias.terms.iter().map(|term| term.n_vectors(n_heads)).sum();
             n_operands += 2 * usize::from(!bias.terms.is_empty()) + usize::from(has_matrix);
+            n_operands += usize::from(n_vectors > MAX_UNIFORM_VECTORS);
         }
         if let Some(n) = options.n_splits {
             let allowed = format_args!("1 to n_keys = {}", keys.n);

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{
     bias::{BiasKernel, BiasTerm, Distance, TermKind},
     plan::{SIDE, TILE},
-    problem::Problem,
+    problem::{MAX_UNIFORM_VECTORS, Problem},
 };
 use crate::ops::softmax::MASKED;
 
@@ -65,6 +65,8 @@ pub(super) struct Constants {
     terms: Vec<Term>,
     /// Vectors of bias parameters, at least one.
     n_bias: usize,
+    /// Whether they are in a buffer, because a uniform does not hold them.
+    pub bias_in_storage: bool,
     uses_geodesic: bool,
     pub uses_custom: bool,
     masked: String,
@@ -79,7 +81,7 @@ impl Constants {
             .enumerate()
             .map(|(index, term)| {
                 let described = describe(index, offset, term, problem.n_heads);
-                offset += n_vectors(term, problem.n_heads);
+                offset += term.n_vectors(problem.n_heads);
                 described
             })
             .collect();
@@ -103,19 +105,12 @@ impl Constants {
             n_columns: problem.n_columns,
             columns,
             n_bias: offset.max(1),
+            bias_in_storage: offset > MAX_UNIFORM_VECTORS,
             uses_geodesic: has(Kind::Distance(Distance::GreatCircle)),
             uses_custom: has(Kind::Custom),
             masked: format!("{MASKED:e}"),
             terms,
         }
-    }
-}
-
-/// Vectors of parameters that a term takes.
-fn n_vectors(term: &BiasTerm, n_heads: usize) -> usize {
-    match &term.kind {
-        TermKind::Distance { .. } => n_heads * term.n_basis(n_heads),
-        TermKind::Custom(custom) => custom.params.len().div_ceil(4),
     }
 }
 

@@ -364,3 +364,39 @@ fn f15_no_keys_read_as_zeros_and_no_queries_as_nothing() {
         }
     }
 }
+
+/// More than 16 KiB were refused on a GPU.
+#[test]
+fn f15_biases_may_have_many_parameters() {
+    const N: usize = 4000;
+    let (batch, heads, n_queries, n_keys) = (1, 2, 37, 70);
+    let mut random = Random::new(6);
+    let mut case = case(&mut random, [batch, heads, n_queries, n_keys, 8, 5]);
+    add_terms(&mut random, &mut case, 2, &[(0..1, Distance::Euclidean, BiasKernel::Rbf, 1200)]);
+    // The weights of so many functions add up to a few.
+    case.terms[0].a.iter_mut().for_each(|a| *a *= 0.01);
+    // A table of biases, by where queries and keys are.
+    for coords in [&mut case.q_coords, &mut case.k_coords] {
+        coords.chunks_mut(2).enumerate().for_each(|(i, x)| x[1] = (i * 53 % 1900) as f32);
+    }
+    let table = random.numbers(heads * N);
+    let custom = wgpu_attention::ops::CustomBias {
+        name: "table".into(),
+        wgsl: format!("return params(head * {N}u + u32(q_coord[0] + k_coord[0]));"),
+        cpu: std::sync::Arc::new(|q, k, head, params| params[head * N + (q[0] + k[0]) as usize]),
+        params: table.clone(),
+    };
+    case.custom = Some(Box::new(move |q, k, head| Some(f64::from(table[head * N + (q[1] + k[1]) as usize]))));
+    let [values, lse] = truth(&case, true);
+    let terms = [case.terms[0].bias_term(), BiasTerm::custom(1..2, custom)];
+    for (name, device) in all_devices(1 << 10) {
+        let tensor = |x: &[f32], n: usize, dim: usize| rows(&device, true, x, [batch, heads, n, dim]);
+        let (q, k, v) = (tensor(&case.q, n_queries, 8), tensor(&case.k, n_keys, 8), tensor(&case.v, n_keys, 5));
+        let coords = |n: usize, x: &[f32]| Tensor::new(&device, &[batch, n, 2], x).unwrap();
+        let (q_coords, k_coords) = (coords(n_queries, &case.q_coords), coords(n_keys, &case.k_coords));
+        let options = ScanAttention::default().bias(Bias::new(&q_coords, &k_coords, &terms));
+        let found = scan_attention(&q, &k, &v, &options).unwrap();
+        assert_near(&name, &device, &found.values, &values);
+        assert_near(&name, &device, &found.log_sum_exp, &lse);
+    }
+}

@@ -55,6 +55,10 @@ struct Chunk<'a> {
     /// What the steps write to a panel of columns, `[CHUNK, width]`.
     written: Vec<f32>,
     zeros: Vec<f32>,
+    /// With a decay: what step t leaves of what was there before the chunk, and, row t, of what
+    /// step i wrote.
+    kept: [f32; CHUNK],
+    kept_of: Vec<f32>,
 }
 
 impl<'a> Chunk<'a> {
@@ -70,6 +74,8 @@ impl<'a> Chunk<'a> {
             scores: vec![0.0; CHUNK * CHUNK],
             written: vec![0.0; CHUNK * VECTORS * crate::simd::MOST_LANES],
             zeros: zeros(&[head_dim])?,
+            kept: [1.0; CHUNK],
+            kept_of: vec![1.0; CHUNK * CHUNK],
         })
     }
 
@@ -110,6 +116,27 @@ impl<'a> Chunk<'a> {
                     self.triangles::<S, VECTORS>(simd, i, &panel, has_erase, has_query);
                 }
             }
+        }
+        if let Some(decay) = self.head.inputs.decay {
+            self.decay(decay);
+        }
+    }
+
+    /// Lets what each step wrote decay until it is erased or read.
+    fn decay(&mut self, decay: &[f32]) {
+        let mut all = 1.0;
+        for t in 0..self.len {
+            let decay = decay[self.head.token(self.first + t)];
+            all *= decay;
+            self.kept[t] = all;
+            for i in 0..t {
+                // Products and no quotients: a decay may be zero.
+                let kept = decay * self.kept_of[(t - 1) * CHUNK + i];
+                self.kept_of[t * CHUNK + i] = kept;
+                self.products[t * CHUNK + i] *= kept;
+                self.scores[t * CHUNK + i] *= kept;
+            }
+            self.kept_of[t * CHUNK + t] = 1.0;
         }
     }
 
@@ -160,7 +187,8 @@ impl<'a> Chunk<'a> {
                 let earlier = product::<S, ROWS, C>(simd, scores, &self.written[..i * C * lanes]);
                 for r in 0..used {
                     let mut row = before[r];
-                    row.iter_mut().zip(earlier[r]).for_each(|(sum, earlier)| *sum += earlier);
+                    let kept = S::f32s::splat(simd, self.kept[i + r]);
+                    row.iter_mut().zip(earlier[r]).for_each(|(sum, earlier)| *sum = sum.mul_add(kept, earlier));
                     // Up to its own step: not even a zero may meet what a later one writes.
                     for s in i..=i + r {
                         let written = &self.written[s * C * lanes..][..C * lanes];
@@ -173,6 +201,14 @@ impl<'a> Chunk<'a> {
                 }
             }
         }
+        let last = self.len - 1;
+        if self.head.inputs.decay.is_some() {
+            let kept = &self.kept_of[last * CHUNK..][..self.len];
+            for (written, kept) in self.written.chunks_exact_mut(C * lanes).zip(kept) {
+                written.iter_mut().for_each(|x| *x *= kept);
+            }
+        }
+        let kept = S::f32s::splat(simd, self.kept[last]);
         for d in (0..head_dim).step_by(ROWS) {
             let used = ROWS.min(head_dim - d);
             let mut rows = [&self.keys[..]; ROWS];
@@ -182,7 +218,7 @@ impl<'a> Chunk<'a> {
             let tile = product::<S, ROWS, C>(simd, rows, &self.written[..self.len * C * lanes]);
             for (memory, tile) in memory[d * C * lanes..].chunks_exact_mut(C * lanes).zip(&tile).take(used) {
                 for (memory, &tile) in memory.chunks_exact_mut(lanes).zip(tile) {
-                    (S::f32s::from_slice(simd, memory) + tile).store_slice(memory);
+                    S::f32s::from_slice(simd, memory).mul_add(kept, tile).store_slice(memory);
                 }
             }
         }
@@ -211,7 +247,7 @@ impl<'a> Chunk<'a> {
             }
             let earlier = product::<S, ROWS, C>(simd, products, &self.written[..i * C * lanes]);
             for r in 0..used {
-                let p = self.head.p(inputs.p_erase, self.first + i + r);
+                let p = self.head.p(inputs.p_erase, self.first + i + r) * self.kept[i + r];
                 for c in 0..C {
                     let mut x = known[r][c].mul_add(-p, tile[r][c] - earlier[r][c]);
                     for s in 0..r {

@@ -22,6 +22,7 @@ pub(crate) struct Inputs<'a> {
     pub p_read: Option<&'a [f32]>,
     pub p_write: Option<&'a [f32]>,
     pub p_erase: Option<&'a [f32]>,
+    pub decay: Option<&'a [f32]>,
 }
 
 /// The tokens of one head.

@@ -28,6 +28,10 @@ pub(super) fn run<S: Simd>(simd: S, head: &Head<'_>, before: Option<&[f32]>) -> 
     }
     let mut values = if head.inputs.q.is_some() { zeros(&[n, v_dim])? } else { Vec::new() };
     for step in 0..n {
+        if let Some(decay) = head.inputs.decay {
+            let kept = decay[head.token(step)];
+            state.iter_mut().for_each(|m| *m *= kept);
+        }
         let token = Step {
             k: head.k(step),
             q: head.inputs.q.map(|_| head.q(step)),
