@@ -3,13 +3,14 @@
 use std::{ops::Range, sync::Arc};
 
 use super::{
-    bias::{Bias, BiasKernel, BiasTerm, CustomBias, Distance},
+    bias::{Bias, BiasKernel, BiasTerm, Distance},
+    custom::CustomBias,
     plan::{self, Piece, Plan, TILE},
     problem::Problem,
     text::{Constants, pack},
 };
 use crate::{
-    device::gpu::{Buffer, Gpu, Kernel, Part, Shader, Work, params},
+    device::gpu::{Buffer, Gpu, Kernel, Part, Shader, Work, check_params, params},
     error::Result,
     ops::{merge_attention::gpu::merge_into, softmax::Attention},
     tensor::Tensor,
@@ -99,6 +100,7 @@ pub(super) fn scan_attention(
     let n_parts = keys.len() * n_splits;
     let constants = Constants::new(problem, mask.is_some(), bias.terms);
     let packed = pack(bias.terms, problem.n_heads);
+    check_params(size_of::<Params>() + size_of_val(&packed[..]))?;
     let call = Call { gpu, problem, constants, q, k, v, mask, bias, packed, n_splits };
     let n_rows = problem.batch * problem.n_heads * problem.n_queries;
     let values = gpu.allocate(n_rows * problem.v_dim)?;
