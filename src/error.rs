@@ -156,7 +156,8 @@ pub enum Error {
         message: String,
     },
 
-    /// The device has no room for a buffer.
+    /// The device, or the host, has no room. On Linux, which lends memory that it does not have, a vector
+    /// of the host of 64 MiB or more is refused where it is larger than what is available.
     #[error("out of memory{of}: {message}", of = requested.map(|n| format!(" for {n} bytes")).unwrap_or_default())]
     OutOfMemory {
         /// The size asked for, in bytes, where it is known.

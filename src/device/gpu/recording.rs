@@ -82,6 +82,8 @@ impl Gpu {
         own: &mut Own,
         after: impl FnOnce(&mut wgpu::CommandEncoder),
     ) -> Result<wgpu::SubmissionIndex> {
+        // Where there is no room for it, the work waits for another time.
+        self.params_of_own(own)?;
         let (segment, promise) = own.take();
         let done = self.run(own, &segment, after);
         let state = match &done {
@@ -126,10 +128,7 @@ impl Gpu {
         segment: &Segment,
         after: impl FnOnce(&mut wgpu::CommandEncoder),
     ) -> Result<wgpu::SubmissionIndex> {
-        let (buffer, params) = match &own.params_buffer {
-            Some(made) => made.clone(),
-            None => own.params_buffer.insert(self.params_buffer(PARAMS_BUFFER)?).clone(),
-        };
+        let (buffer, params) = self.params_of_own(own)?;
         // In queue order: the submits so far have read their parameters before this write.
         self.write_params(&buffer, segment)?;
         let index = self.guarded("a submit", || {
@@ -140,6 +139,14 @@ impl Gpu {
         })?;
         own.in_flight.push(index.clone(), segment.bytes() + self.uploaded.swap(0, Ordering::Relaxed));
         Ok(index)
+    }
+
+    /// Where the parameters of a submit go.
+    fn params_of_own(&self, own: &mut Own) -> Result<(wgpu::Buffer, wgpu::BindGroup)> {
+        match &own.params_buffer {
+            Some(made) => Ok(made.clone()),
+            None => Ok(own.params_buffer.insert(self.params_buffer(PARAMS_BUFFER)?).clone()),
+        }
     }
 
     /// Moves what is recorded into an encoder of the application's.

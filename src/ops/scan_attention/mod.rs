@@ -4,6 +4,7 @@
 
 mod bias;
 mod cpu;
+mod custom;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
 mod memory;
@@ -15,9 +16,10 @@ mod snippet;
 mod text;
 
 pub use super::softmax::{Attention, MASKED};
-pub use bias::{
-    Bias, BiasFn, BiasKernel, BiasTerm, CustomBias, Distance, MAX_COORDINATES, MAX_SNIPPET_ARRAY, MAX_SNIPPET_BLOCKS,
-    MAX_SNIPPET_BRACKETS, MAX_SNIPPET_BYTES, MAX_SNIPPET_ITERATIONS, MAX_SNIPPET_NESTING, MAX_SNIPPET_OPERATORS,
+pub use bias::{Bias, BiasKernel, BiasTerm, Distance, MAX_COORDINATES};
+pub use custom::{
+    BiasFn, CustomBias, MAX_SNIPPET_ARRAY, MAX_SNIPPET_BLOCKS, MAX_SNIPPET_BRACKETS, MAX_SNIPPET_BYTES,
+    MAX_SNIPPET_ITERATIONS, MAX_SNIPPET_NESTING, MAX_SNIPPET_OPERATORS,
 };
 pub use memory::{Placed, ScanMemory, ScanState};
 pub(crate) use problem::Problem;

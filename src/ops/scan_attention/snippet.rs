@@ -16,7 +16,7 @@ use std::{
 
 use naga::{Block, Expression, Function, Module, Statement, proc::Layouter, valid};
 
-use super::bias::{CustomBias, MAX_SNIPPET_ARRAY, MAX_SNIPPET_ITERATIONS};
+use super::custom::{CustomBias, MAX_SNIPPET_ARRAY, MAX_SNIPPET_ITERATIONS};
 use crate::{
     error::{Error, Result},
     ops::softmax::MASKED,

@@ -7,7 +7,8 @@ use fearless_simd::prelude::*;
 
 use super::{
     super::{
-        bias::{BiasTerm, CustomBias, TermKind, is_masked},
+        bias::{BiasTerm, TermKind, is_masked},
+        custom::CustomBias,
         problem::{CpuInputs, Problem},
     },
     distance::{self, Packed},

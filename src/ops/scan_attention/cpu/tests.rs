@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::{
     super::{
-        bias::{BiasKernel, BiasTerm, CustomBias, Distance, TermKind},
+        bias::{BiasKernel, BiasTerm, Distance, TermKind},
+        custom::CustomBias,
         problem::{BiasStrides, CpuInputs, Problem},
     },
     distance::{self, Packed, distances},

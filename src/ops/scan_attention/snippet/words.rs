@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::super::bias::{
+use super::super::custom::{
     MAX_SNIPPET_ARRAY, MAX_SNIPPET_BLOCKS, MAX_SNIPPET_BRACKETS, MAX_SNIPPET_BYTES, MAX_SNIPPET_NESTING,
     MAX_SNIPPET_OPERATORS,
 };
