@@ -18,8 +18,10 @@ pub struct Operation {
     /// The kernels that it is for.
     pub kernels: &'static str,
     pub operands: Vec<Operand>,
-    pub run: Box<dyn Fn(&Device, &[Tensor]) -> Vec<Tensor>>,
+    pub run: Box<Run>,
 }
+
+type Run = dyn Fn(&Device, &[Tensor]) -> Vec<Tensor>;
 
 #[derive(Clone)]
 pub struct Operand {
