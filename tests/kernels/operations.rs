@@ -1,4 +1,5 @@
 //! Every operation once, with small operands: what the tests of all operations run over.
+#![cfg(feature = "gpu")]
 
 use crate::support::layout;
 use wgpu_attention::{
