@@ -1,4 +1,5 @@
 //! Every operation once, with small operands: what the tests of all operations run over.
+#![cfg(feature = "gpu")]
 
 use crate::support::layout;
 use wgpu_attention::{
@@ -18,8 +19,10 @@ pub struct Operation {
     /// The kernels that it is for.
     pub kernels: &'static str,
     pub operands: Vec<Operand>,
-    pub run: Box<dyn Fn(&Device, &[Tensor]) -> Vec<Tensor>>,
+    pub run: Box<Run>,
 }
+
+type Run = dyn Fn(&Device, &[Tensor]) -> Vec<Tensor>;
 
 #[derive(Clone)]
 pub struct Operand {

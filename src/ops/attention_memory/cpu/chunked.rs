@@ -190,10 +190,10 @@ impl<'a> Chunk<'a> {
                     let kept = S::f32s::splat(simd, self.kept[i + r]);
                     row.iter_mut().zip(earlier[r]).for_each(|(sum, earlier)| *sum = sum.mul_add(kept, earlier));
                     // Up to its own step: not even a zero may meet what a later one writes.
-                    for s in i..=i + r {
-                        let written = &self.written[s * C * lanes..][..C * lanes];
+                    let steps = self.written[i * C * lanes..].chunks_exact(C * lanes);
+                    for (written, &score) in steps.zip(&scores[r][i..=i + r]) {
                         for (sum, written) in row.iter_mut().zip(written.chunks_exact(lanes)) {
-                            *sum = S::f32s::from_slice(simd, written).mul_add(scores[r][s], *sum);
+                            *sum = S::f32s::from_slice(simd, written).mul_add(score, *sum);
                         }
                     }
                     let p = self.head.p(self.head.inputs.p_read, self.first + i + r);
