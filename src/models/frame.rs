@@ -183,7 +183,10 @@ impl Cloud<'_> {
         }
         let mut numbers: Vec<f64> = self.of_element(b).map(|i| column.at(i)).collect();
         numbers.sort_by(f64::total_cmp);
-        numbers.get(numbers.len() / 2).copied().unwrap_or(0.0)
+        let median = |of: usize| numbers.get(of / 2).copied().unwrap_or(0.0);
+        // Of two in the middle the one that is no fill value.
+        let (a, b) = (median(numbers.len().saturating_sub(1)), median(numbers.len()));
+        if a.abs() < b.abs() { a } else { b }
     }
 
     /// A column in order, each number once.

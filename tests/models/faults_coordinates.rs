@@ -40,6 +40,9 @@ fn f3_fill_values_are_refused_and_named() {
                 refused(posterior.predict(&Locations::space(1, &x)), &["point 2", "fill"]);
             }
             refused(model.condition(&Context::new(Locations::space(1, &[0.0, 1e300, 0.0]), &y)), &["point 1", "1e18"]);
+            for two in [[0.0, 9.96921e36], [0.0, -9.96921e36]] {
+                refused(model.condition(&Context::new(Locations::space(1, &two), &y[..2])), &["point 1", "fill"]);
+            }
             let nan = [0.0, 1.0, f64::NAN];
             refused(model.condition(&Context::new(Locations::space(1, &nan), &y)), &["point 2", "\"s\"[2]", "NaN"]);
         }
