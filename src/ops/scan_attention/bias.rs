@@ -6,12 +6,14 @@
 
 use std::{fmt, ops::Range, sync::Arc};
 
-use super::problem::{BiasStrides, OP};
+use super::strides::BiasStrides;
 use crate::{
     error::{Error, Result, check_argument, check_limit, check_shape},
     ops::softmax::MASKED,
     tensor::{Tensor, check_finite},
 };
+
+const OP: &str = "scan_attention";
 
 /// The most coordinates that one Euclidean distance or custom bias may look at.
 pub const MAX_COORDINATES: usize = 16;

@@ -5,7 +5,8 @@ use std::{ops::Range, sync::Arc};
 use super::{
     bias::{Bias, BiasKernel, BiasTerm, CustomBias, Distance, TermKind},
     plan::{self, Piece, Plan, TILE},
-    problem::{BiasStrides, MAX_UNIFORM_VECTORS, Problem},
+    problem::{MAX_UNIFORM_VECTORS, Problem},
+    strides::BiasStrides,
     text::{Constants, check_custom, pack},
 };
 use crate::{

@@ -9,6 +9,7 @@ pub(crate) mod gpu;
 mod memory;
 mod plan;
 mod problem;
+mod strides;
 #[cfg(feature = "gpu")]
 mod text;
 

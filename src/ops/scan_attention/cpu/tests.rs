@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::{
     super::{
         bias::{BiasKernel, BiasTerm, CustomBias, Distance, TermKind},
-        problem::{BiasStrides, CpuInputs, Problem},
+        problem::{CpuInputs, Problem},
+        strides::BiasStrides,
     },
     distance::{self, Packed, distances},
     scan_with,
