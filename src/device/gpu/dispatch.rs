@@ -78,7 +78,7 @@ impl Gpu {
 }
 
 /// Refuses a uniform that is too large, before a text with one is compiled.
-pub(crate) fn check_params(bytes: usize) -> Result<()> {
+fn check_params(bytes: usize) -> Result<()> {
     check_limit("parameters of one kernel in bytes", bytes as u64, MAX_PARAMS)
 }
 

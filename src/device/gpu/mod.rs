@@ -26,7 +26,6 @@ pub(crate) use crate::device::Work;
 pub(crate) use adapter::adapters;
 pub use adapter::{Adapter, GpuOptions};
 pub(crate) use buffer::Buffer;
-pub(crate) use dispatch::check_params;
 pub(crate) use launch::Part;
 pub(crate) use open::Gpu;
 pub(crate) use readback::Download;

@@ -8,12 +8,14 @@ use std::{f32::consts::LOG2_E, ops::Range};
 
 use super::custom::CustomBias;
 
-use super::problem::{BiasStrides, OP};
+use super::strides::BiasStrides;
 use crate::{
     error::{Error, Result, check_argument, check_limit, check_shape},
     ops::softmax::MASKED,
     tensor::{Tensor, check_finite},
 };
+
+const OP: &str = "scan_attention";
 
 /// The most coordinates that one Euclidean distance or custom bias may look at.
 pub const MAX_COORDINATES: usize = 16;

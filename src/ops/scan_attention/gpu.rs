@@ -6,11 +6,12 @@ use super::{
     bias::{Bias, BiasKernel, BiasTerm, Distance},
     custom::CustomBias,
     plan::{self, Piece, Plan, TILE},
-    problem::{BiasStrides, MAX_UNIFORM_VECTORS, Problem},
+    problem::{MAX_UNIFORM_VECTORS, Problem},
+    strides::BiasStrides,
     text::{Constants, pack},
 };
 use crate::{
-    device::gpu::{Buffer, Gpu, Kernel, Part, Shader, Work, check_params, params},
+    device::gpu::{Buffer, Gpu, Kernel, Part, Shader, Work, params},
     error::Result,
     ops::{merge_attention::gpu::merge_splits, softmax::Attention},
     tensor::Tensor,
@@ -109,7 +110,6 @@ pub(super) fn scan_attention(
     if stored.is_some() {
         packed.clear();
     }
-    check_params(size_of::<Params>() + size_of_val(&packed[..]))?;
     let call = Call { gpu, problem, constants, q, k, v, mask, bias, packed, stored, n_splits };
     let n_rows = problem.batch * problem.n_heads * problem.n_queries;
     let values = gpu.allocate(n_rows * problem.v_dim)?;

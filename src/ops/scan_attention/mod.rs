@@ -12,6 +12,7 @@ mod plan;
 mod problem;
 #[cfg(feature = "gpu")]
 mod snippet;
+mod strides;
 #[cfg(feature = "gpu")]
 mod text;
 

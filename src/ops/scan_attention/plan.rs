@@ -178,7 +178,7 @@ pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Plan {
 mod tests {
     use std::fmt::Write;
 
-    use super::{super::problem::BiasStrides, *};
+    use super::{super::strides::BiasStrides, *};
     use crate::device::AdapterKind;
 
     fn device(max_binding: u64, submit_budget: f64) -> Capabilities {

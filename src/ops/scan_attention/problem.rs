@@ -1,6 +1,9 @@
 //! The options of a call, its sizes, and its numbers on the CPU.
 
-use super::bias::{Bias, BiasTerm};
+use super::{
+    bias::{Bias, BiasTerm},
+    strides::BiasStrides,
+};
 use crate::{
     error::{Error, Result, check_argument, check_limit},
     ops::layout::{Layout, Sizes, check_mask, check_queries},
@@ -106,29 +109,6 @@ pub(crate) struct Problem {
     pub n_operands: usize,
     /// Into how many parts the caller wishes the keys to be split.
     pub n_splits: Option<usize>,
-}
-
-/// How far apart the numbers of a bias are; 0 where they are the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct BiasStrides {
-    /// From one batch element to the next, in points.
-    pub q_coords: usize,
-    pub k_coords: usize,
-    /// Of (batch, head, query), in numbers.
-    pub matrix: [usize; 3],
-}
-
-impl BiasStrides {
-    /// The strides of (batch, head, query) of a matrix that stands for one of this shape.
-    pub fn of_matrix(found: &[usize], shape: [usize; 4]) -> Option<[usize; 3]> {
-        let found = match *found {
-            [n_queries, n_keys] => [1, 1, n_queries, n_keys],
-            _ => found.try_into().ok()?,
-        };
-        let fits = found[3] == shape[3] && (0..3).all(|i| found[i] == shape[i] || found[i] == 1);
-        let stride = |i: usize| if found[i] == 1 { 0 } else { found[i + 1..].iter().product() };
-        fits.then(|| [0, 1, 2].map(stride))
-    }
 }
 
 impl Problem {

@@ -245,12 +245,12 @@ fn r1_long_loops_in_biases_are_right_or_refused() {
     }
 }
 
-/// The parameters of a bias share a uniform of 16 KiB on a GPU.
+/// Beyond 16 KiB they are in a buffer of their own; they were refused with a word on one uniform.
 #[cfg(feature = "gpu")]
 #[test]
-fn f15_too_many_parameters_are_refused_by_name() {
+fn f15_any_number_of_parameters() {
     for (name, device) in devices() {
-        for (n, fits) in [(4000, true), (4096, false), (1 << 20, false)] {
+        for n in [4000, 4096, 1 << 20] {
             let tensor = Tensor::new(&device, &[1, 1, 1, 2], &[1.0, 2.0]).unwrap();
             let coords = Tensor::new(&device, &[1, 1, 2], &[0.0, 0.0]).unwrap();
             let wgsl = format!("return params({}u);", n - 1);
@@ -258,17 +258,9 @@ fn f15_too_many_parameters_are_refused_by_name() {
             let cpu = Arc::new(move |_: &[f32], _: &[f32], _: usize, params: &[f32]| params[n - 1]);
             let terms = [BiasTerm::custom(0..1, CustomBias { name: "many".into(), wgsl, cpu, params })];
             let options = ScanAttention::default().bias(Bias::new(&coords, &coords, &terms));
-            match scan_attention(&tensor, &tensor, &tensor, &options) {
-                Ok(read) => {
-                    assert!(fits || device == Device::cpu(), "{name}: {n}");
-                    let wanted = 5.0 / 2f32.sqrt() + (n - 1) as f32 / n as f32;
-                    assert!((read.log_sum_exp.read().unwrap()[0] - wanted).abs() < 1e-5, "{name}: {n}");
-                }
-                Err(Error::LimitExceeded { requested, allowed, .. }) => {
-                    assert!(!fits && requested > allowed, "{name}: {n}");
-                }
-                Err(other) => panic!("{name}: {n}: {other}"),
-            }
+            let read = scan_attention(&tensor, &tensor, &tensor, &options).unwrap();
+            let wanted = 5.0 / 2f32.sqrt() + (n - 1) as f32 / n as f32;
+            assert!((read.log_sum_exp.read().unwrap()[0] - wanted).abs() < 1e-5, "{name}: {n}");
         }
     }
 }

@@ -42,7 +42,7 @@ pub(super) struct PairBias<'a> {
     custom: Vec<(&'a CustomBias, Range<usize>)>,
     /// Packed columns of all terms.
     width: usize,
-    /// `[batch, n_queries, width]`, see [`BiasStrides`](super::super::problem::BiasStrides).
+    /// `[batch, n_queries, width]`, see [`BiasStrides`](super::super::strides::BiasStrides).
     q_points: Vec<f32>,
     /// `[batch, block, width, block_keys]`.
     k_points: Vec<f32>,

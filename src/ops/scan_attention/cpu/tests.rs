@@ -7,7 +7,8 @@ use super::{
     super::{
         bias::{BiasKernel, BiasTerm, Distance, TermKind},
         custom::CustomBias,
-        problem::{BiasStrides, CpuInputs, Problem},
+        problem::{CpuInputs, Problem},
+        strides::BiasStrides,
     },
     distance::{self, Packed, distances},
     scan_attention,
