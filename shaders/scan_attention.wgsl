@@ -200,11 +200,13 @@ fn main(
   var q_x_{{ t.index }}: vec4<f32>;
   var q_y_{{ t.index }}: vec4<f32>;
   var q_z_{{ t.index }}: vec4<f32>;
+  var q_c_{{ t.index }}: vec4<f32>;
   for (var r = 0u; r < 4u; r++) {
     let u = unit_vector(q_column_{{ t.first }}[r], q_column_{{ t.first + 1 }}[r]);
     q_x_{{ t.index }}[r] = u.x;
     q_y_{{ t.index }}[r] = u.y;
     q_z_{{ t.index }}[r] = u.z;
+    q_c_{{ t.index }}[r] = u.w;
   }
 //# endfor
 //# endif
@@ -268,7 +270,9 @@ fn main(
         let u_{{ t.index }} = unit_vector(k_column_{{ t.first }}, k_column_{{ t.first + 1 }});
         s += term_{{ t.index }}(
           problem.first_head + head,
-          q_x_{{ t.index }}, u_{{ t.index }}.x, q_y_{{ t.index }}, u_{{ t.index }}.y, q_z_{{ t.index }}, u_{{ t.index }}.z);
+          q_x_{{ t.index }}, u_{{ t.index }}.x, q_y_{{ t.index }}, u_{{ t.index }}.y,
+          q_z_{{ t.index }}, u_{{ t.index }}.z, q_c_{{ t.index }}, u_{{ t.index }}.w,
+          q_column_{{ t.first }}, k_column_{{ t.first }}, q_column_{{ t.first + 1 }}, k_column_{{ t.first + 1 }});
 //# else
         s += term_{{ t.index }}(
           problem.first_head + head,
