@@ -145,7 +145,7 @@ fn f14_other_shapes_are_as_accurate() {
             };
             let given: BTreeMap<String, Vec<f64>> = drawn.iter().map(|(name, x)| (name.clone(), wide(x))).collect();
             let truth = run(&given);
-            let mut moved = vec![0.0f64; 2];
+            let mut moved = [0.0f64; 2];
             for seed in 0..30 {
                 let mut random = Random::new(seed);
                 let mut step = |x: &f32| if random.below(2) == 0 { x.next_up() } else { x.next_down() };
