@@ -227,11 +227,13 @@ fn main(
   var q_x_{{ t.index }}: vec4<f32>;
   var q_y_{{ t.index }}: vec4<f32>;
   var q_z_{{ t.index }}: vec4<f32>;
+  var q_c_{{ t.index }}: vec4<f32>;
   for (var r = 0u; r < 4u; r++) {
     let u = unit_vector(q_column_{{ t.first }}[r], q_column_{{ t.first + 1 }}[r]);
     q_x_{{ t.index }}[r] = u.x;
     q_y_{{ t.index }}[r] = u.y;
     q_z_{{ t.index }}[r] = u.z;
+    q_c_{{ t.index }}[r] = u.w;
   }
 //# endfor
 //# endif
@@ -307,8 +309,9 @@ fn main(
 //# if t.kind == "great_circle"
           let u = unit_vector(k_column_{{ t.first }}, k_column_{{ t.first + 1 }});
           let term = term_{{ t.index }}(
-            problem.first_head + head,
-            q_x_{{ t.index }}, u.x, q_y_{{ t.index }}, u.y, q_z_{{ t.index }}, u.z);
+            problem.first_head + head, q_x_{{ t.index }}, u.x, q_y_{{ t.index }}, u.y, q_z_{{ t.index }}, u.z,
+            q_c_{{ t.index }}, u.w, q_column_{{ t.first }}, k_column_{{ t.first }},
+            q_column_{{ t.first + 1 }}, k_column_{{ t.first + 1 }});
 //# else
           let term = term_{{ t.index }}(
             problem.first_head + head,

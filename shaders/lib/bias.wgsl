@@ -31,7 +31,7 @@ fn params(i: u32) -> f32 {
 }
 //# endif
 //# for t in terms
-//# set width = 3 if t.kind == "great_circle" else t.width
+//# set width = 6 if t.kind == "great_circle" else t.width
 
 //# if t.kind == "custom"
 fn custom_{{ t.index }}(q_coord: array<f32, {{ t.width }}>, k_coord: array<f32, {{ t.width }}>, head: u32) -> f32 {
@@ -85,7 +85,7 @@ fn term_{{ t.index }}(
 //# endif
 //# else
 //# if t.kind == "great_circle"
-  let d = great_circle_degrees(q0, q1, q2, k0, k1, k2);
+  let d = great_circle_degrees(q0, q1, q2, q3, q4, q5, k0, k1, k2, k3, k4, k5);
   let kept = vec4(true);
 //# else
   let difference = k0 - q0;

@@ -40,11 +40,11 @@ fn cos_sin_degrees(angle: f32) -> vec2<f32> {
   return vec2(s, -c);
 }
 
-// The point on the unit sphere at a longitude and latitude in degrees.
-fn unit_vector(longitude: f32, latitude: f32) -> vec3<f32> {
+// The point on the unit sphere at a longitude and latitude in degrees, and the cosine of the latter.
+fn unit_vector(longitude: f32, latitude: f32) -> vec4<f32> {
   let a = cos_sin_degrees(longitude);
   let b = cos_sin_degrees(latitude);
-  return vec3(b.x * a.x, b.x * a.y, b.y);
+  return vec4(b.x * a.x, b.x * a.y, b.y, b.x);
 }
 
 // atan(t) for t in [0, 1], reduced once more to |u| <= tan(pi/8).
@@ -56,13 +56,30 @@ fn atan_unit(t: vec4<f32>) -> vec4<f32> {
   return select(p, p + 0.78539816, far);
 }
 
-// The central angle in degrees between unit vectors: 2 atan2(|q - k|, |q + k|).
+// The central angle in degrees, 2 asin(chord / 2), from the point or from the one opposite to it,
+// whichever is nearer. Points as `unit_vector` has them (x, y, z, c), with their degrees. The
+// difference of two unit vectors loses its digits where it is small; there the chord is that of the
+// differences in degrees, which are exact: 4 (sin^2(lat / 2) + c c' sin^2(lon / 2)).
 fn great_circle_degrees(
-  qx: vec4<f32>, qy: vec4<f32>, qz: vec4<f32>, kx: f32, ky: f32, kz: f32,
+  qx: vec4<f32>, qy: vec4<f32>, qz: vec4<f32>, qc: vec4<f32>, q_lon: vec4<f32>, q_lat: vec4<f32>,
+  kx: f32, ky: f32, kz: f32, kc: f32, k_lon: f32, k_lat: f32,
 ) -> vec4<f32> {
-  let near = sqrt((qx - kx) * (qx - kx) + (qy - ky) * (qy - ky) + (qz - kz) * (qz - kz));
-  let far = sqrt((qx + kx) * (qx + kx) + (qy + ky) * (qy + ky) + (qz + kz) * (qz + kz));
-  // Their squares sum to 4, so the larger is never zero.
-  let half = atan_unit(min(near, far) / max(near, far));
-  return 114.59156 * select(half, 1.5707964 - half, near > far);
+  let ahead = qx * kx + qy * ky + qz * kz > vec4(0.0);
+  let sign = select(vec4(-1.0), vec4(1.0), ahead);
+  let x = qx - sign * kx;
+  let y = qy - sign * ky;
+  let z = qz - sign * kz;
+  let far = x * x + y * y + z * z;
+  let lat = (q_lat - k_lat) * 0.017453293;
+  // Whole turns are taken off the larger longitude, where that is exact.
+  let turns = 360.0 * round((q_lon - k_lon) / 360.0);
+  let turned = select(q_lon - (k_lon + turns), (q_lon - turns) - k_lon, abs(q_lon) > vec4(abs(k_lon)));
+  let lon = turned * 0.017453293;
+  // 2 sin(r / 2) to 1e-8.
+  let a = lat - lat * lat * lat / 24.0;
+  let b = lon - lon * lon * lon / 24.0;
+  let near = a * a + qc * kc * b * b;
+  let square = select(far, near, ahead & (far < vec4(0.0036)) & (abs(lon) < vec4(0.1)));
+  let half = atan_unit(sqrt(square / (4.0 - square)));
+  return 114.59156 * select(1.5707964 - half, half, ahead);
 }

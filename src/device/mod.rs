@@ -64,13 +64,9 @@ impl Device {
     ///
     /// ```
     /// use wgpu_attention::Device;
-    ///
-    /// # fn main() -> wgpu_attention::Result<()> {
     /// let all = Device::cpu_instructions(); // for example ["avx2", "sse4.2", "sse2"]
-    /// assert_eq!(Device::cpu_with(all[0])?, Device::cpu());
+    /// assert_eq!(Device::cpu_with(all[0]).unwrap(), Device::cpu());
     /// assert!(Device::cpu_with("mmx").unwrap_err().to_string().contains(all[0]));
-    /// # Ok(())
-    /// # }
     /// ```
     pub fn cpu_with(instructions: &str) -> Result<Self> {
         Cpu::named(instructions).map(|cpu| Self(Backend::Cpu(cpu)))

@@ -33,18 +33,20 @@ const INPUTS: [f32; 19] = [
     f32::NEG_INFINITY,
 ];
 
+/// A function in float64.
+type Truth = fn(f64) -> f64;
+
+/// What runs a function of each number.
+type Run = dyn Fn(&Device, &[f32]) -> Result<Vec<f32>>;
+
 /// A function of each number by itself, and the same in float64.
 struct Function {
     name: String,
-    run: Box<dyn Fn(&Device, &[f32]) -> Result<Vec<f32>>>,
-    truth: fn(f64) -> f64,
+    run: Box<Run>,
+    truth: Truth,
 }
 
-fn function(
-    name: String,
-    truth: fn(f64) -> f64,
-    run: impl Fn(&Device, &[f32]) -> Result<Vec<f32>> + 'static,
-) -> Function {
+fn function(name: String, truth: Truth, run: impl Fn(&Device, &[f32]) -> Result<Vec<f32>> + 'static) -> Function {
     Function { name, run: Box::new(run), truth }
 }
 
@@ -66,7 +68,7 @@ fn relu(x: f64) -> f64 {
 
 /// All that the crate has.
 fn functions() -> Vec<Function> {
-    let activations: [(Activation, fn(f64) -> f64); 4] = [
+    let activations: [(Activation, Truth); 4] = [
         (Activation::None, |x| x),
         (Activation::Relu, relu),
         (Activation::GeluTanh, gelu_tanh),
@@ -89,7 +91,7 @@ fn functions() -> Vec<Function> {
         };
         function(format!("map, {of:?}"), truth, move |device, x| map(&column(device, x)?, of)?.read())
     }));
-    let features: [(FeatureKind, fn(f64) -> f64); 4] = [
+    let features: [(FeatureKind, Truth); 4] = [
         (FeatureKind::Relu, relu),
         (FeatureKind::Gelu, gelu_tanh),
         (FeatureKind::Exp, f64::exp),
@@ -120,7 +122,7 @@ fn functions() -> Vec<Function> {
             x.iter().map(one).collect()
         }
     };
-    let gates: [fn(f64) -> f64; 4] = [
+    let gates: [Truth; 4] = [
         |x| (0.25 + sigmoid(x)).tanh(),
         |x| (1.0 + 0.25 * sigmoid(x)).tanh(),
         |x| (0.25 + x.tanh()).tanh(),

@@ -254,6 +254,44 @@ fn great_circle_at_its_hard_points() {
     }
 }
 
+/// Fault F15: under 10 m a software adapter was up to 16% off.
+#[test]
+fn f15_small_circles_keep_their_digits() {
+    let mut random = Random::new(15);
+    let (mut q, mut k, mut n) = (Vec::new(), Vec::new(), 0);
+    // From a metre to 10,000 km, everywhere, at the poles and across the antimeridian.
+    for step in 0..40 {
+        let size = 1e-5 * 10f32.powf(0.175 * step as f32);
+        for place in 0..25 {
+            let [x, y, dx, dy] = random.numbers(4).try_into().unwrap();
+            let (lon, lat) = match place % 5 {
+                0 => (180.0, 70.0 * y),
+                1 => (180.0 * x, 90.0),
+                2 => (180.0 * x, 89.9 + 0.1 * y),
+                _ => (180.0 * x, 90.0 * y),
+            };
+            q.extend([lon, lat]);
+            let lon = lon + size * dx;
+            k.extend([if place % 5 == 0 && lon > 180.0 { lon - 360.0 } else { lon }]);
+            k.extend([(lat + size * dy).clamp(-90.0, 90.0)]);
+            n += 1;
+        }
+    }
+    for (name, device) in devices() {
+        let zeros = Tensor::new(&device, &[n, 1, 1, 1], &vec![0.0; n]).unwrap();
+        let [q_coords, k_coords] = [&q, &k].map(|x| Tensor::new(&device, &[n, 1, 2], x).unwrap());
+        let terms = [BiasTerm::built_in(0..2, Distance::GreatCircle, BiasKernel::Scalar, &[&[1.0]])];
+        let options = ScanAttention::default().bias(Bias::new(&q_coords, &k_coords, &terms));
+        let found = scan_attention(&zeros, &zeros, &zeros, &options).unwrap().log_sum_exp.read().unwrap();
+        for ((p, q), found) in q.chunks(2).zip(k.chunks(2)).zip(found) {
+            let truth = oracle::distance(Distance::GreatCircle, p, q).unwrap();
+            // Some units in the last place, and what a micrometre is.
+            let allowed = 4e-6 * truth + 1e-11;
+            assert!((f64::from(found) - truth).abs() <= allowed, "{name}: {p:?} to {q:?} is {found:e}, not {truth:e}");
+        }
+    }
+}
+
 #[test]
 fn coordinates_that_are_not_finite_mask_their_pairs() {
     let mut random = Random::new(4);

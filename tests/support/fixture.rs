@@ -121,6 +121,14 @@ impl Fixture {
         self.tensors.keys().filter_map(|name| name.strip_prefix("out64.")).map(str::to_owned).collect()
     }
 
+    /// All `param.*` in float64, under their upstream names.
+    pub fn parameters(&self) -> BTreeMap<String, Vec<f64>> {
+        let of = |(name, (_, numbers)): (&String, &(Vec<usize>, Vec<f64>))| {
+            Some((name.strip_prefix("param.")?.to_owned(), numbers.clone()))
+        };
+        self.tensors.iter().filter_map(of).collect()
+    }
+
     /// All `param.*`, under their upstream names.
     pub fn checkpoint(&self) -> Checkpoint {
         let mut checkpoint = Checkpoint::default();

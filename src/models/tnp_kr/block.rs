@@ -224,10 +224,9 @@ impl Attention {
                 let head_dim = proj_qs.n_out("proj_qs")? / n_heads;
                 let features = parameters.scope("attn").collection("projections");
                 let projection = features.random_features("qk_orf", &[*n_features, head_dim])?;
-                Ok(Self::Performer {
-                    projections: projections(proj_qs, proj_ks, proj_vs, proj_out)?,
-                    attention: LinearAttention::favor(Layout::Projected { n_heads: *n_heads }, projection),
-                })
+                let mut attention = LinearAttention::favor(Layout::Projected { n_heads: *n_heads }, projection);
+                attention.normalizer = Normalizer::favor(head_dim, proj_vs.n_out("proj_vs")? / n_heads);
+                Ok(Self::Performer { projections: projections(proj_qs, proj_ks, proj_vs, proj_out)?, attention })
             }
             AttentionConfig::DeepKernel { n_heads, proj_qks, proj_vs } => {
                 let group = config.groups.iter().position(|group| group.name == "s");

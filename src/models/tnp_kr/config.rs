@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Error, Result},
     models::layers::MlpConfig,
-    ops::{BiasKernel, Distance, scan_attention::MAX_HEAD_DIM},
+    ops::{BiasKernel, Distance, Normalizer, scan_attention::MAX_HEAD_DIM},
 };
 
 /// The architecture of a [`TnpKr`](super::TnpKr).
@@ -157,7 +157,7 @@ impl AttentionConfig {
 
     /// What a block keeps of a context, by name, see [`super::BlockMemory`].
     pub(super) fn memory_shapes(&self, batch: usize, n: usize) -> Result<Vec<(&'static str, Vec<usize>)>> {
-        let linear = |n_heads, n_features, width| vec![("sums", vec![batch, n_heads, n_features, width])];
+        let linear = |a, b, width| vec![("sums", vec![batch, a, b, width])];
         Ok(match self {
             Self::Scan { proj_ks, proj_vs, .. } => vec![
                 ("keys", vec![batch, n, proj_ks.n_out("proj_ks")?]),
@@ -166,9 +166,13 @@ impl AttentionConfig {
             Self::DeepKernel { n_heads, proj_qks, proj_vs } => {
                 linear(*n_heads, proj_qks.n_out("proj_qks")? / n_heads, proj_vs.n_out("proj_vs")? / n_heads)
             }
-            // One column more: the sums of the features.
-            Self::Performer { n_heads, n_features, proj_vs, .. } => {
-                linear(*n_heads, *n_features, proj_vs.n_out("proj_vs")? / n_heads + 1)
+            // One column more: of the sums of the features.
+            Self::Performer { n_heads, n_features, proj_qs, proj_vs, .. } => {
+                let (head_dim, v_dim) = (proj_qs.n_out("proj_qs")? / n_heads, proj_vs.n_out("proj_vs")? / n_heads);
+                match Normalizer::favor(head_dim, v_dim) {
+                    Normalizer::Stable => linear(*n_features, *n_heads, v_dim + 1),
+                    _ => linear(*n_heads, *n_features, v_dim + 1),
+                }
             }
         })
     }

@@ -97,7 +97,7 @@ impl Norm<'_> {
         let mut moments = Moments::new(simd, x, 1.0, 1.0);
         let square = moments.variance + self.epsilon;
         // Not a number if a sum overflowed.
-        if square.is_nan() || square > LARGE || square < SMALL {
+        if !(SMALL..=LARGE).contains(&square) {
             moments = match square < SMALL {
                 true => Moments::new(simd, x, 1.0, 1.0 / SHRINK),
                 false => Moments::new(simd, x, SHRINK, 1.0),

@@ -22,7 +22,6 @@ use crate::{
 };
 pub use problem::{LinearAttention, LinearState, Normalizer};
 
-const OP: &str = "linear_attention";
 const WRITE: &str = "LinearAttention::write";
 const READ: &str = "LinearAttention::read";
 const MERGE: &str = "LinearState::merge";

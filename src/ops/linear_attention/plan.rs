@@ -1,9 +1,6 @@
 //! How many keys become a partial sum: a pure function of the sizes and the device.
 
-use super::{
-    OP,
-    problem::{LinearAttention, Problem},
-};
+use super::problem::{LinearAttention, OP, Problem};
 use crate::{
     device::{Capabilities, Decision, Work},
     error::Result,

@@ -12,6 +12,8 @@ use crate::{
     tensor::{Tensor, check_size},
 };
 
+pub(super) const OP: &str = "linear_attention";
+
 /// What a read is divided by.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
@@ -34,6 +36,14 @@ pub enum Normalizer {
     /// largest before any exponential: what is read is an average of the values however long
     /// queries and keys are. Only no keys read as zeros. The width of a head is then at most 255.
     Stable,
+}
+
+impl Normalizer {
+    /// That of FAVOR+: stable, unless heads are too wide for it.
+    pub(crate) fn favor(head_dim: usize, v_dim: usize) -> Self {
+        let is_wide = v_dim.max(head_dim + 1) > MAX_HEAD_DIM;
+        if is_wide { Self::FeatureSum { floor: 1e-6 } } else { Self::Stable }
+    }
 }
 
 /// How to write and read: the layout, the features and the normaliser.
@@ -145,9 +155,8 @@ impl LinearAttention {
     /// # }
     /// ```
     pub fn favor(layout: Layout, projection: Tensor) -> Self {
-        let is_wide = projection.shape().last().is_some_and(|&head_dim| head_dim >= MAX_HEAD_DIM);
-        let normalizer = if is_wide { Normalizer::FeatureSum { floor: 1e-6 } } else { Normalizer::Stable };
-        Self::new(layout, FeatureMap::softmax(projection), normalizer)
+        let head_dim = projection.shape().last().copied().unwrap_or(1);
+        Self::new(layout, FeatureMap::softmax(projection), Normalizer::favor(head_dim, 1))
     }
 
     pub(super) fn problem(&self, op: &'static str, sizes: Sizes, v_dim: usize) -> Result<Problem> {

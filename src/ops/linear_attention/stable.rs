@@ -10,10 +10,7 @@
 //! The running softmax takes off the largest logit of every row before any exponential, and
 //! states merge as parts of attention do. Twins and kernels are those of scan attention.
 
-use super::{
-    OP,
-    problem::{LinearAttention, Problem},
-};
+use super::problem::{LinearAttention, OP, Problem};
 use crate::{
     Device,
     error::Result,

@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use super::nam::{swap, tape_options};
+use super::{
+    nam::{swap, tape_options},
+    transformer::Transformer64,
+};
 use crate::support::{fixture::Fixture, oracle, oracle_tape::tapes, sigmoid};
 
 /// Outputs in float64, by name.
@@ -15,8 +18,8 @@ type Outputs = BTreeMap<String, Vec<f64>>;
 const SEEDS: u64 = 100;
 
 /// The largest change of every output, for the cases that can be run in float64 here: those of
-/// attention without a bias, whose logits may be huge, and the Turing machines, which divide
-/// heads by their lengths.
+/// attention without a bias, whose logits may be huge, and the Turing machines and transformers,
+/// which divide heads by their lengths.
 pub fn moved(fixture: &Fixture) -> BTreeMap<String, f64> {
     let Some(truth) = run(fixture) else { return BTreeMap::new() };
     let mut largest: BTreeMap<String, f64> = truth.keys().map(|name| (name.clone(), 0.0)).collect();
@@ -44,9 +47,30 @@ fn errors(found: &[f64], truth: &[f64]) -> f64 {
 fn run(fixture: &Fixture) -> Option<Outputs> {
     match fixture.case.as_str() {
         case if case.starts_with("namtm_") => Some(turing(fixture)),
+        case if case.starts_with("lra_nam") => Some(transformer(fixture)),
         _ if fixture.config["op"] == "scan_attention" => Some(attention(fixture)),
         _ => None,
     }
+}
+
+fn transformer(fixture: &Fixture) -> Outputs {
+    let size = |name: &str| fixture.config[name].as_u64().unwrap() as usize;
+    let network = Transformer64 {
+        parameters: &fixture.parameters(),
+        layers: size("layers"),
+        emb: size("emb"),
+        heads: size("heads"),
+        learn_pos: fixture.config["learn_pos"].as_bool().unwrap(),
+    };
+    let tokens: Vec<usize> = fixture.truth("in.tokens").iter().map(|&t| t as usize).collect();
+    let runs = tokens.chunks(fixture.shape("in.tokens")[1]).map(|tokens| network.forward(tokens));
+    let mut outputs = Outputs::new();
+    for run in runs {
+        for (name, numbers) in ["encoded", "logits"].into_iter().zip(run) {
+            outputs.entry(name.to_owned()).or_default().extend(numbers);
+        }
+    }
+    outputs
 }
 
 fn attention(fixture: &Fixture) -> Outputs {
