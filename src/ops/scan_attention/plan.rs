@@ -89,7 +89,7 @@ impl Plan {
 /// Floating-point operations, roughly; an exponential counts as ten.
 pub(crate) fn cost(problem: &Problem) -> f64 {
     let pairs = problem.batch as f64 * problem.n_heads as f64 * problem.n_queries as f64 * problem.n_keys as f64;
-    pairs * (2 * (problem.head_dim + problem.v_dim) + 10 + 10 * (problem.n_basis + problem.iterations)) as f64
+    pairs * (2 * (problem.head_dim + problem.v_dim) + 10 + 10 * problem.n_basis.max(problem.iterations)) as f64
 }
 
 /// Loop iterations of an invocation for a tile of keys, no fewer.

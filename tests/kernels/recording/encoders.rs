@@ -39,7 +39,7 @@ fn recordings_that_use_each_other() {
 
     let (first, b, second) = two();
     not_computed(second.submit(), "Recording::submit");
-    not_computed(b.read(), "dropped");
+    not_computed(b.read(), "refused");
     first.submit().unwrap();
 
     let (first, b, second) = two();
@@ -68,7 +68,7 @@ fn recordings_that_use_each_other() {
     let mut one = encoder(&device);
     first.encode_into(&mut one).unwrap();
     not_computed(second.submit(), "has not submitted");
-    not_computed(b.read(), "dropped");
+    not_computed(b.read(), "has not submitted");
 }
 
 #[test]
