@@ -245,9 +245,6 @@ fn main(
 //# endif
   // Above every masked score, so that those get no weight.
   var largest = vec4(0.5 * MASKED);
-  // A sum of scores so small that it tells only what is not finite, which a maximum or an
-  // exponential may not keep.
-  var trace = vec4(0.0);
   // Over this thread's own keys; its row of threads is summed at the end.
   var sum = vec4(0.0);
 //# for chunk in range(n_v)
@@ -338,7 +335,6 @@ fn main(
 //# else
       score{{ c }} = select(vec4(MASKED), score{{ c }}, valid);
 //# endif
-      trace += 0x1p-70 * score{{ c }};
     }
 //# endfor
 
@@ -352,6 +348,12 @@ fn main(
     let decay = exp(largest - tile_largest);
     largest = tile_largest;
     sum *= decay;
+    // A maximum or an exponential may not keep what is not finite: these small sums tell it. Their
+    // factors differ, lest a compiler sums the scores first, which could overflow.
+    let trace = 0x1p-70 * score0 + 0x1p-71 * score1 + 0x1p-72 * score2 + 0x1p-73 * score3;
+    for (var r = 0u; r < 4u; r++) {
+      sum[r] = select(sum[r], not_a_number(thread), is_lost(trace[r]));
+    }
 //# for c in range(4)
     {
       let weight = exp(score{{ c }} - largest);
@@ -367,7 +369,8 @@ fn main(
 //# endfor
 //# if by_pair
     if (atomicLoad(&is_spoiled) != 0u) {
-      for (var j = 0u; j < {{ tile }}u; j++) {
+      // As long as there are keys: a length that compilers cannot unroll.
+      for (var j = 0u; j < min({{ tile }}u, key_end - key0); j++) {
         let p = weights[j * {{ side }}u + row_thread];
         let x = kv_tile[j * {{ side }}u + column_thread];
 //# for r in range(4)
@@ -395,9 +398,6 @@ fn main(
 //# endfor
   }
 
-  for (var r = 0u; r < 4u; r++) {
-    sum[r] = select(sum[r], not_a_number(thread), is_lost(trace[r]));
-  }
   shared_rows[thread] = sum;
   workgroupBarrier();
   var total = vec4(0.0);
