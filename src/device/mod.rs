@@ -288,6 +288,17 @@ impl Device {
         }
     }
 
+    /// The shaders compiled so far, each with the hash (`DefaultHasher`) of its text: for the test
+    /// that holds them to be published.
+    #[cfg(feature = "gpu")]
+    #[doc(hidden)]
+    pub fn compiled(&self) -> Vec<(String, u64)> {
+        match &self.0 {
+            Backend::Cpu => Vec::new(),
+            Backend::Gpu(gpu) => gpu.compiled(),
+        }
+    }
+
     /// Writes the pipelines compiled so far to the folder of the options
     /// ([`GpuOptions::pipeline_folder`]), so that the next start compiles nothing. Happens by
     /// itself when the last clone of the device and its tensors is dropped.

@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 /// A compiled kernel. Buffers are bind group 0; bind group 1 is the parameters.
 pub(crate) struct Pipeline {
     pub name: &'static str,
+    /// Of the text before operands share bindings: to be found among those that are published.
+    pub text: u64,
     pub raw: wgpu::ComputePipeline,
     pub buffers_layout: wgpu::BindGroupLayout,
     /// The bindings of group 0, and whether the kernel writes there.
