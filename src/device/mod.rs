@@ -50,34 +50,6 @@ pub(crate) enum Backend {
 }
 
 impl Device {
-    /// The CPU, on all its cores, with the best instructions that it has. Needs no GPU and no driver.
-    pub fn cpu() -> Self {
-        Self(Backend::Cpu(Cpu::best()))
-    }
-
-    /// The CPU with one of [`Device::cpu_instructions`]: to see on one machine the results of
-    /// another, whose sums are rounded otherwise. A device of its own, unless these are the
-    /// instructions of [`Device::cpu`].
-    ///
-    /// # Errors
-    /// [`Error::Argument`] if this machine does not have them; it names those that it has.
-    ///
-    /// ```
-    /// use wgpu_attention::Device;
-    /// let all = Device::cpu_instructions(); // for example ["avx2", "sse4.2", "sse2"]
-    /// assert_eq!(Device::cpu_with(all[0]).unwrap(), Device::cpu());
-    /// assert!(Device::cpu_with("mmx").unwrap_err().to_string().contains(all[0]));
-    /// ```
-    pub fn cpu_with(instructions: &str) -> Result<Self> {
-        Cpu::named(instructions).map(|cpu| Self(Backend::Cpu(cpu)))
-    }
-
-    /// The instruction sets of this machine that operations are compiled for, the best first:
-    /// some of `avx512`, `avx2`, `sse4.2`, `sse2`, or one of `neon`, `simd128`, `scalar`.
-    pub fn cpu_instructions() -> Vec<&'static str> {
-        Cpu::all().into_iter().map(Cpu::name).collect()
-    }
-
     /// The most bytes that one operand may have where it must be bound whole.
     pub(crate) fn max_binding(&self) -> usize {
         match &self.0 {
@@ -319,6 +291,16 @@ impl Device {
         match &self.0 {
             Backend::Cpu(_) => None,
             Backend::Gpu(gpu) => Some(gpu.limits()),
+        }
+    }
+
+    /// The shaders compiled so far, each with the hash (`DefaultHasher`) of its text: for the test
+    /// that holds them to be published.
+    #[doc(hidden)]
+    pub fn compiled(&self) -> Vec<(String, u64)> {
+        match &self.0 {
+            Backend::Cpu(_) => Vec::new(),
+            Backend::Gpu(gpu) => gpu.compiled(),
         }
     }
 

@@ -1,7 +1,10 @@
 //! From the text of a kernel to a compiled pipeline, kept for the next launch and, where the
 //! application gives a folder, for the next start of the program.
 
-use std::sync::Arc;
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+};
 
 use serde::Serialize;
 
@@ -14,7 +17,19 @@ use super::{
 };
 use crate::error::{Error, Result, check_limit};
 
+/// Tells texts apart.
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
 impl Gpu {
+    /// The texts that are kept: the kernel with its constants, and a hash.
+    pub(crate) fn compiled(&self) -> Vec<(String, u64)> {
+        lock(&self.pipelines).iter().map(|(key, pipeline)| (key.to_owned(), pipeline.text)).collect()
+    }
+
     /// The pipeline of a text, compiled where it is not kept. A text that has a snippet of the
     /// user's is compiled with all checks.
     pub(crate) fn pipeline<C: Serialize, P: Params>(
@@ -31,6 +46,7 @@ impl Gpu {
             return Ok(pipeline);
         }
         let mut source = kernel.text(constants)?;
+        let text = hash(&source);
         let module = parse(name, &source)?;
         let interface = reflect(name, &module)?;
         let is_shared = interface.needs.storage_buffers > self.capabilities.storage_buffers;
@@ -40,7 +56,7 @@ impl Gpu {
         self.check_needs(&interface.needs, is_shared)?;
         let checked = self.checked || has_snippet;
         let pipeline = self.guarded(name, || self.compile(name, source, &interface, is_shared, checked))?;
-        let pipeline = Arc::new(pipeline);
+        let pipeline = Arc::new(Pipeline { text, ..pipeline });
         lock(&self.pipelines).insert(key, pipeline.clone(), has_snippet);
         Ok(pipeline)
     }
@@ -113,6 +129,6 @@ impl Gpu {
             cache: self.pipeline_file.as_ref().map(|file| &file.cache),
         });
         let [first_group, n_groups] = ["first_group", "n_groups"].map(|field| interface.offset(field));
-        Pipeline { name, raw, buffers_layout, bindings, slots, first_group, n_groups }
+        Pipeline { name, text: 0, raw, buffers_layout, bindings, slots, first_group, n_groups }
     }
 }

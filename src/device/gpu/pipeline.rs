@@ -16,6 +16,8 @@ use crate::error::{Error, Result};
 /// A compiled kernel. Buffers are bind group 0; bind group 1 is the parameters.
 pub(crate) struct Pipeline {
     pub name: &'static str,
+    /// Of the text before operands share bindings: to be found among those that are published.
+    pub text: u64,
     pub raw: wgpu::ComputePipeline,
     pub buffers_layout: wgpu::BindGroupLayout,
     /// The bindings of group 0, and whether the kernel writes there.
@@ -67,6 +69,11 @@ impl<T> Pipelines<T> {
         let kept = self.kept.get_mut(key)?;
         kept.last_use = self.now;
         Some(kept.pipeline.clone())
+    }
+
+    /// What is kept, by its text.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
+        self.kept.iter().map(|(key, kept)| (&key[..], &*kept.pipeline))
     }
 
     /// Keeps a pipeline, and forgets the one that was not used for longest where there are too many.

@@ -306,7 +306,7 @@ fn read_params(problem: &Problem, n_tiles: usize, first_step: usize) -> ReadPara
     }
 }
 
-/// Every text that this operation may compile; of the widths of heads, the ends.
+/// Every text that this operation may compile; of the widths of heads, the ends and small ones.
 pub(crate) fn shaders() -> Result<Vec<Shader>> {
     let mut all = Vec::new();
     for i in 0..32 {
@@ -315,7 +315,7 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
         if has_read && !has_query {
             continue;
         }
-        for head_dim in [1, 64, MAX_RECURRENT] {
+        for head_dim in [1, 8, 16, 64, MAX_RECURRENT] {
             let label = format!(
                 "{head_dim} query={has_query} p_read={has_read} p_write={has_write} p_erase={has_erase} \
                  decay={has_decay}"

@@ -298,32 +298,84 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
     ];
     biases.push(("space + time + custom".into(), sum));
     let mut all = Vec::new();
+    let mut add =
+        |name: &str, terms: &[BiasTerm], [n_heads, head_dim, v_dim, n_columns]: [usize; 4], has: [bool; 2]| {
+            let [has_mask, has_matrix] = has;
+            let problem = Problem {
+                batch: 1,
+                n_heads,
+                kv_group: 1,
+                n_queries: 1,
+                n_keys: 1,
+                head_dim,
+                v_dim,
+                head_major: true,
+                scale: 1.0,
+                n_columns,
+                n_basis: 0,
+                iterations: 0,
+                has_matrix,
+                bias: BiasStrides::default(),
+                n_operands: 5,
+                n_splits: None,
+            };
+            let options = format!("mask={has_mask} matrix={has_matrix}");
+            let label = format!("bias={name} head_dim={head_dim} v_dim={v_dim} {options}");
+            all.push((label, Constants::new(&problem, has_mask, terms)));
+        };
     for (name, terms) in &biases {
-        for (head_dim, v_dim) in [(32, 32), (30, 7), (128, 65), (256, 256)] {
-            for (has_mask, has_matrix) in [(false, false), (true, false), (false, true), (true, true)] {
-                let problem = Problem {
-                    batch: 1,
-                    n_heads: 2,
-                    kv_group: 1,
-                    n_queries: 1,
-                    n_keys: 1,
-                    head_dim,
-                    v_dim,
-                    head_major: true,
-                    scale: 1.0,
-                    n_columns: if terms.is_empty() { 0 } else { 3 },
-                    n_basis: 0,
-                    iterations: 0,
-                    has_matrix,
-                    bias: BiasStrides::default(),
-                    n_operands: 5,
-                    n_splits: None,
-                };
-                let options = format!("mask={has_mask} matrix={has_matrix}");
-                let label = format!("bias={name} head_dim={head_dim} v_dim={v_dim} {options}");
-                all.push((label, Constants::new(&problem, has_mask, terms)));
+        for [head_dim, v_dim] in [[32, 32], [30, 7], [128, 65], [256, 256]] {
+            for has in [[false, false], [true, false], [false, true], [true, true]] {
+                add(name, terms, [2, head_dim, v_dim, if terms.is_empty() { 0 } else { 3 }], has);
+            }
+        }
+    }
+    // And the sizes of the papers' networks, which the golden cases compile.
+    for head_dim in [4, 6, 7, 8, 16, 64] {
+        for has in [[false, false], [true, false], [false, true], [true, true]] {
+            add("none", &[], [2, head_dim, head_dim, 0], has);
+        }
+    }
+    for (name, terms, n_columns) in [1.0, -1.0].into_iter().flat_map(networks) {
+        for head_dim in [16, 32] {
+            for has_mask in [false, true] {
+                add(&name, &terms, [NETWORK_HEADS, head_dim, head_dim, n_columns], [has_mask, false]);
             }
         }
     }
     KERNEL.shaders(all)
+}
+
+/// Heads of the papers' networks.
+const NETWORK_HEADS: usize = 4;
+
+/// The biases of the papers' networks, by name, and the columns of their coordinates; exponents
+/// with a sign. A scalar has none, so it is there once.
+fn networks(sign: f32) -> Vec<(String, Vec<BiasTerm>, usize)> {
+    let a = |n: usize| vec![1.0; NETWORK_HEADS * n];
+    let b = |n: usize| vec![sign; NETWORK_HEADS * n];
+    let rbf = |columns: Range<usize>, n: usize| BiasTerm::rbf(columns, &a(n), &b(n));
+    let circle = |kernel| BiasTerm::built_in(0..2, Distance::GreatCircle, kernel, &[&a(5), &b(5)]);
+    let causal = |kernel, parameters: &[&[f32]]| BiasTerm::built_in(2..3, Distance::CausalTime, kernel, parameters);
+    let mut all = Vec::new();
+    for dim in 1..=3 {
+        all.push((format!("rbf of {dim} columns"), vec![rbf(0..dim, 5)], dim));
+        all.push((format!("tisa of {dim} columns"), vec![BiasTerm::tisa(0..dim, &a(5), &b(5), &a(5))], dim));
+        if sign > 0.0 {
+            all.push((format!("scalar of {dim} columns"), vec![BiasTerm::scalar(0..dim, &a(1))], dim));
+        }
+    }
+    for kernel in [BiasKernel::Rbf, BiasKernel::Exponential] {
+        all.push((format!("great circle, {kernel:?} of 5"), vec![circle(kernel)], 2));
+    }
+    let times = [
+        ("causal scalar", causal(BiasKernel::Scalar, &[&a(1)])),
+        ("causal rbf", causal(BiasKernel::Rbf, &[&a(3), &b(3)])),
+        ("rbf", rbf(2..3, 3)),
+    ];
+    for (name, time) in times {
+        all.push((format!("space + {name}"), vec![rbf(0..2, 5), time], 3));
+    }
+    all.push(("space + rbf behind other columns".into(), vec![rbf(3..5, 5), rbf(5..6, 3)], 6));
+    all.into_iter().map(|(name, terms, n)| (format!("{name} {sign:+}"), terms, n)).collect()
 }

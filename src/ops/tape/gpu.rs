@@ -97,7 +97,7 @@ pub(super) fn tape(
     Ok(Tensor::from_gpu(shape, gpu, y))
 }
 
-/// Every text that this operation may compile, for a tape that fits and for one that does not.
+/// Every text that this operation may compile, for tapes that fit and for one that does not.
 pub(crate) fn shaders() -> Result<Vec<Shader>> {
     let capabilities = Capabilities::webgpu(AdapterKind::Discrete);
     let mut all = Vec::new();
@@ -108,13 +108,19 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
             if tie_is_idle || (by_position && !heads.jumps()) {
                 continue;
             }
-            for (mem, slots) in [(8, 32), (512, 1024)] {
+            // Without keys, slots of 16 numbers round up to the text of those of 8.
+            let sizes = if heads.jumps() {
+                &[(8, 16), (16, 16), (8, 32), (512, 1024)][..]
+            } else {
+                &[(8, 16), (8, 32), (512, 1024)]
+            };
+            for &(mem, slots) in sizes {
                 let options = Flags { heads, has_probabilities, has_erase, is_tied, by_position };
                 let problem = Problem { batch: 1, n: 1, n_tapes: 1, slots, mem, options };
                 let constants = Constants::new(options, &plan(&problem, &capabilities)?);
                 let place = if constants.in_workgroup { "workgroup" } else { "storage" };
                 let label = format!(
-                    "{heads:?} {place} probabilities={has_probabilities} erase={has_erase} tied={is_tied} \
+                    "{heads:?} {place} {slots} slots of {mem} probabilities={has_probabilities} erase={has_erase} tied={is_tied} \
                      by_position={by_position}"
                 );
                 all.push((label, constants));
