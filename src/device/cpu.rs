@@ -4,38 +4,7 @@ use std::fmt;
 
 use fearless_simd::{Level, prelude::*};
 
-use super::{Backend, Device};
 use crate::error::{Error, Result};
-
-impl Device {
-    /// The CPU, on all its cores, with the best instructions that it has. Needs no GPU and no driver.
-    pub fn cpu() -> Self {
-        Self(Backend::Cpu(Cpu::best()))
-    }
-
-    /// The CPU with one of [`Device::cpu_instructions`]: to see on one machine the results of
-    /// another, whose sums are rounded otherwise. A device of its own, unless these are the
-    /// instructions of [`Device::cpu`].
-    ///
-    /// # Errors
-    /// [`Error::Argument`] if this machine does not have them; it names those that it has.
-    ///
-    /// ```
-    /// use wgpu_attention::Device;
-    /// let all = Device::cpu_instructions(); // for example ["avx2", "sse4.2", "sse2"]
-    /// assert_eq!(Device::cpu_with(all[0]).unwrap(), Device::cpu());
-    /// assert!(Device::cpu_with("mmx").unwrap_err().to_string().contains(all[0]));
-    /// ```
-    pub fn cpu_with(instructions: &str) -> Result<Self> {
-        Cpu::named(instructions).map(|cpu| Self(Backend::Cpu(cpu)))
-    }
-
-    /// The instruction sets of this machine that operations are compiled for, the best first:
-    /// some of `avx512`, `avx2`, `sse4.2`, `sse2`, or one of `neon`, `simd128`, `scalar`.
-    pub fn cpu_instructions() -> Vec<&'static str> {
-        Cpu::all().into_iter().map(Cpu::name).collect()
-    }
-}
 
 /// The CPU with one of its instruction sets.
 #[derive(Clone, Copy, Debug)]

@@ -5,6 +5,7 @@ mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
 mod memory;
+mod open;
 mod recording;
 
 use std::fmt;
@@ -221,71 +222,6 @@ impl Device {
 
 #[cfg(feature = "gpu")]
 impl Device {
-    /// The adapters of this machine, best first: discrete, integrated, virtual, software.
-    #[cfg(not(target_arch = "wasm32"))]
-    pub fn adapters() -> Vec<Adapter> {
-        pollster::block_on(Self::adapters_async())
-    }
-
-    /// [`Device::adapters`] without blocking.
-    pub async fn adapters_async() -> Vec<Adapter> {
-        gpu::adapters().await
-    }
-
-    /// The best adapter there is, a software one if there is no other.
-    ///
-    /// # Errors
-    /// [`Error::NoAdapter`] if there is none, [`Error::DeviceRequest`] if it gives no device.
-    #[cfg(not(target_arch = "wasm32"))]
-    pub fn gpu() -> Result<Self> {
-        pollster::block_on(Self::gpu_async())
-    }
-
-    /// [`Device::gpu`] without blocking.
-    ///
-    /// # Errors
-    /// As [`Device::gpu`].
-    pub async fn gpu_async() -> Result<Self> {
-        Self::gpu_with_async(&GpuOptions::default()).await
-    }
-
-    /// [`Device::gpu`] with options.
-    ///
-    /// # Errors
-    /// As [`Device::gpu`].
-    #[cfg(not(target_arch = "wasm32"))]
-    pub fn gpu_with(options: &GpuOptions) -> Result<Self> {
-        pollster::block_on(Self::gpu_with_async(options))
-    }
-
-    /// [`Device::gpu_with`] without blocking.
-    ///
-    /// # Errors
-    /// As [`Device::gpu`].
-    pub async fn gpu_with_async(options: &GpuOptions) -> Result<Self> {
-        match Self::adapters_async().await.first() {
-            Some(adapter) => Self::on_adapter_async(adapter, options).await,
-            None => Err(Error::NoAdapter { wanted: "GPU adapter".into(), present: Vec::new() }),
-        }
-    }
-
-    /// A given adapter of [`Device::adapters`].
-    ///
-    /// # Errors
-    /// [`Error::DeviceRequest`] if it gives no device.
-    #[cfg(not(target_arch = "wasm32"))]
-    pub fn on_adapter(adapter: &Adapter, options: &GpuOptions) -> Result<Self> {
-        pollster::block_on(Self::on_adapter_async(adapter, options))
-    }
-
-    /// [`Device::on_adapter`] without blocking.
-    ///
-    /// # Errors
-    /// As [`Device::on_adapter`].
-    pub async fn on_adapter_async(adapter: &Adapter, options: &GpuOptions) -> Result<Self> {
-        Ok(Self(Backend::Gpu(Arc::new(gpu::Gpu::open(adapter, options).await?))))
-    }
-
     /// The limits that a GPU device was opened with; `None` on the CPU.
     pub fn limits(&self) -> Option<&wgpu::Limits> {
         match &self.0 {
@@ -315,31 +251,6 @@ impl Device {
             Backend::Cpu(_) => Ok(()),
             Backend::Gpu(gpu) => gpu.save_pipelines(),
         }
-    }
-
-    /// A device that the application already has. Its error handlers stay as they are; its
-    /// limits are read and respected. Asked again for the same `wgpu::Device`, it returns the same
-    /// device, for any thread: their tensors go together. `queue` must be the one of `device`, and a
-    /// callback that `wgpu` calls within a submit must not ask this device for anything. Storage
-    /// buffers must be bindable at multiples of 256 bytes, as WebGPU's default limits say.
-    ///
-    /// ```no_run
-    /// use wgpu_attention::{Device, Tensor, ops::relu, wgpu};
-    ///
-    /// fn apply(device: &wgpu::Device, queue: &wgpu::Queue) -> wgpu_attention::Result<()> {
-    ///     let shared = Device::from_wgpu(device.clone(), queue.clone());
-    ///     let x = Tensor::new(&shared, &[2], &[-1.0, 2.0])?;
-    ///     let (y, recording) = shared.record(|| relu(&x))?;
-    ///     let mut encoder = device.create_command_encoder(&Default::default());
-    ///     recording.encode_into(&mut encoder)?;
-    ///     // Passes of the application, on `y.buffer()?`.
-    ///     queue.submit([encoder.finish()]);
-    ///     assert_eq!(y.read()?, [0.0, 2.0]);
-    ///     Ok(())
-    /// }
-    /// ```
-    pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Self {
-        Self(Backend::Gpu(gpu::Gpu::shared(device, queue)))
     }
 
     /// Moves everything recorded so far and not submitted yet into an encoder of the application's

@@ -216,7 +216,7 @@ fn rolling_attention() {
         refused(state.merge(&other), &["same layout"]);
         let wider = by_head.write(None, &k, &t(&[1, 2, 5, 7]), None).unwrap();
         refused(state.merge(&wider), &["[1, 2, 3, 15]", "[1, 2, 3, 17]"]);
-        for shape in [&[1, 2, 15][..], &[1, 2, 3, 4], &[1, 2, 3, 3], &[1, 0, 3, 15], &[1 << 20, 1 << 20, 0, 15]] {
+        for shape in [&[1, 2, 15][..], &[1, 2, 3, 4], &[1, 2, 3, 3], &[1, 0, 3, 15]] {
             let state = RollingState { rows: t(shape), layout: Layout::HeadMajor };
             refused(state.read(), &["rows", &format!("{shape:?}")]);
             refused(state.merge(&state), &["rows", &format!("{shape:?}")]);

@@ -85,6 +85,9 @@ impl AttentionMemory<'_> {
         if !self.layout.is_head_major() {
             return mask.reshape(&[batch, n, 1]);
         }
+        if mask.is_empty() {
+            return mask.reshape(&[batch, n_heads, n, 1]);
+        }
         let mut of_heads = mask.clone();
         for head in 1..n_heads {
             of_heads = concat(&of_heads, 0..head * n, mask)?;

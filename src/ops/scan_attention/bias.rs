@@ -226,12 +226,17 @@ impl BiasTerm {
     }
 
     /// Loop iterations of the shader for one query and one key, no fewer.
-    #[cfg(feature = "gpu")]
+    ///
+    /// # Errors
+    /// A snippet that is not one.
     pub(crate) fn iterations(&self, n_heads: usize) -> Result<usize> {
         match &self.kind {
             // One function after the other, for four queries at once.
             TermKind::Distance { .. } => Ok(self.n_basis(n_heads).div_ceil(4)),
+            #[cfg(feature = "gpu")]
             TermKind::Custom(custom) => Ok(1 + super::snippet::check(custom, self.columns.len())?),
+            #[cfg(not(feature = "gpu"))]
+            TermKind::Custom(_) => Ok(0),
         }
     }
 
