@@ -10,6 +10,7 @@ mod corpus;
 mod flips;
 mod models;
 mod mutate;
+mod operation;
 mod run;
 mod targets;
 
@@ -17,15 +18,22 @@ pub use corpus::{corpus, write_corpus};
 pub use flips::{Flips, flips};
 pub use models::{Kind, Saved, kinds, outputs, saved};
 pub use mutate::Mutator;
+pub use operation::operation;
 pub use run::{Report, main, run};
-pub use targets::{checkpoint, dl4bi, posterior, snippet};
+pub use targets::{checkpoint, csv, dl4bi, posterior, snippet};
 
 /// A target's signature.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name.
-pub const TARGETS: [(&str, Target); 4] =
-    [("checkpoint", checkpoint), ("posterior", posterior), ("dl4bi", dl4bi), ("snippet", snippet)];
+pub const TARGETS: [(&str, Target); 6] = [
+    ("checkpoint", checkpoint),
+    ("posterior", posterior),
+    ("dl4bi", dl4bi),
+    ("csv", csv),
+    ("snippet", snippet),
+    ("operation", operation),
+];
 
 /// The main function of a target: that of libFuzzer under `cargo fuzz`, else [`main`].
 #[macro_export]

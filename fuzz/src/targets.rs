@@ -1,7 +1,8 @@
 //! What each kind of input may not do.
 
-use std::sync::Arc;
+use std::{io::Cursor, sync::Arc};
 
+use shared::lines::Lines;
 use wgpu_attention::{
     Device, Error, Tensor,
     checkpoint::Checkpoint,
@@ -70,8 +71,19 @@ pub fn snippet(data: &[u8]) {
     }
 }
 
+/// Lines of CSV are refused by line, or hold as many finite numbers as the header has columns.
+pub fn csv(data: &[u8]) {
+    let mut lines = Lines::new("csv", Box::new(Cursor::new(data.to_vec())));
+    let Ok(names) = lines.header() else { return };
+    while let Ok(true) = lines.advance() {
+        if let Ok(numbers) = lines.numbers(&names) {
+            assert!(numbers.len() == names.len() && numbers.iter().all(|x| x.is_finite()), "{numbers:?}");
+        }
+    }
+}
+
 /// The first adapter that there is, opened once; without one the snippets run nowhere.
-fn adapter() -> &'static Device {
+pub(crate) fn adapter() -> &'static Device {
     static DEVICE: std::sync::LazyLock<Device> =
         std::sync::LazyLock::new(|| Device::gpu().unwrap_or_else(|_| Device::cpu()));
     &DEVICE

@@ -5,8 +5,12 @@ use wgpu_attention_fuzz::{Flips, TARGETS, flips, run};
 #[test]
 fn targets_hold_for_mutated_files() {
     for (name, target) in TARGETS {
-        // A software adapter compiles a shader for each snippet.
-        let cases = if name == "snippet" { 100 } else { 20_000 };
+        let cases = match name {
+            // A software adapter compiles shaders for each.
+            "snippet" => 100,
+            "operation" => 200,
+            _ => 20_000,
+        };
         let report = run(name, target, cases, 1);
         println!("{name}: {} inputs, slowest {:.2?}", report.cases, report.slowest);
         assert!(report.failures.is_empty(), "{name}: {:#?}", report.failures);

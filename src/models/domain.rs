@@ -199,7 +199,8 @@ impl Summary {
         for element in 0..self.n.len() {
             for (c, trained) in domain.coordinates.iter().enumerate() {
                 let at = element * domain.coordinates.len() + c;
-                let (Some([low, high]), Some([first, last])) = (self.ranges[at], ranges.get(at)) else { continue };
+                let Some(Some([low, high])) = self.ranges.get(at).copied() else { continue };
+                let Some([first, last]) = ranges.get(at) else { continue };
                 // The points of targets, if there are any.
                 let (all_low, all_high) = (low.min(*first), high.max(*last));
                 let extent = [0.0, trained.extent];

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result, check_argument},
+    host::zeros,
     models::{
         domain::{Outside, Summary},
         frame::Frame,
@@ -196,6 +197,10 @@ impl Posterior {
     /// Takes in more observations, any number of them, none included. This posterior stays as it
     /// is. The result does not depend on how observations are cut into updates, up to rounding.
     ///
+    /// A point that comes alone is compared with none, so nothing says whether its coordinates survive
+    /// as f32 (unix seconds do not): give an origin when conditioning, and see
+    /// [`Prediction::outside`] where the checkpoint tells what it was trained on.
+    ///
     /// # Errors
     /// Another batch or origin than before; what [`Cmanp::condition`](super::Cmanp::condition) refuses
     /// but no observations; an LBANP, which cannot take in more.
@@ -354,9 +359,9 @@ impl Posterior {
         }
         let targets = self.targets(Numbers::new(x))?;
         let (batch, n, dim_y) = (self.batch, targets.n, self.network.about.config.dim_y);
-        let zeros = || vec![0.0; batch * n * dim_y];
+        let shape = [batch, n, dim_y];
         let mut all =
-            Prediction { shape: [batch, n, dim_y], mean: zeros(), std: zeros(), outside: self.outside(&targets) };
+            Prediction { shape, mean: zeros(&shape)?, std: zeros(&shape)?, outside: self.outside(&targets) };
         let start = |tile: &Range<usize>| self.network.predictor.forward(&self.encode_range(&targets, tile)?, None);
         stream(tiles(n, self.network.tile(batch)), start, |tile, activations| {
             let rows = activations.chunks_exact(2 * dim_y);

@@ -121,7 +121,7 @@ impl LsamDecoder {
     pub fn forward(&self, x: &Tensor, memory: &Tensor) -> Result<LsamOutput> {
         let batch = x.shape().first().copied().unwrap_or(0);
         let d_model = self.cell.d_model();
-        let hidden = Tensor::new(&x.device(), &[batch, d_model], &vec![0.0; batch * d_model])?;
+        let hidden = Tensor::zeros(&x.device(), &[batch, d_model])?;
         let state = LsamState { hidden, memory: memory.clone() };
         let output = self.cell.forward(x, Some(&state), Direction::Forward)?;
         let values = linear(&output.values, &self.out, Activation::Relu, None)?;

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result, check_argument},
+    host::zeros,
     models::{
         domain::{Outside, Summary},
         frame::Frame,
@@ -184,12 +185,11 @@ impl Posterior {
     pub async fn predict_async(&self, locations: &Locations<'_>) -> Result<Prediction> {
         let points = self.points(locations)?;
         let (n_values, n_out) = (self.network.about.config.n_values, self.network.n_out);
-        let n_all = self.batch * points.n_points;
         let mut all = Prediction {
             shape: [self.batch, points.n_points, n_values],
-            mean: vec![0.0; n_all * n_values],
-            std: vec![0.0; n_all * n_values],
-            activations: vec![0.0; n_all * n_out],
+            mean: zeros(&[self.batch, points.n_points, n_values])?,
+            std: zeros(&[self.batch, points.n_points, n_values])?,
+            activations: zeros(&[self.batch, points.n_points, n_out])?,
             outside: self.outside(&points),
         };
         self.stream(&points, self.network.tile(self.batch), &Outside::default(), |range, tile| {

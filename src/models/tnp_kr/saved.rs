@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{block::KrBlock, config::Config, network::Network, posterior::Posterior};
+use super::{block::KrBlock, network::Network, posterior::Posterior};
 use crate::{
     checkpoint::{Checkpoint, Parameters},
     error::Result,
@@ -81,7 +81,7 @@ impl Posterior {
 
     pub(super) fn restore(network: &Arc<Network>, checkpoint: &Checkpoint) -> Result<Self> {
         let (batch, details) = read(checkpoint, &network.about, |batch, details| {
-            check(checkpoint, &network.about.config, batch, details)
+            check(checkpoint, network, batch, details)
         })?;
         let memories = checkpoint.load(&network.about.device, |parameters| {
             let Details { n_context, columns, masked, n_keys, .. } = &details;
@@ -108,7 +108,8 @@ impl Posterior {
 }
 
 /// Refuses sizes that contradict the model or each other.
-fn check(checkpoint: &Checkpoint, config: &Config, batch: usize, details: &Details) -> Result<()> {
+fn check(checkpoint: &Checkpoint, network: &Network, batch: usize, details: &Details) -> Result<()> {
+    let config = &network.about.config;
     let Details { n_context, columns, masked, n_keys, frame, summary } = details;
     let columns_fit = columns.len() == config.groups.len()
         && columns.iter().try_fold(0, |end, c| (c.start == end && c.end >= end).then_some(c.end)).is_some()
@@ -116,6 +117,11 @@ fn check(checkpoint: &Checkpoint, config: &Config, batch: usize, details: &Detai
     let n_columns = columns.last().map_or(0, |columns| columns.end);
     if !columns_fit || *n_context == 0 || n_columns > 1 << 16 {
         let message = format!("its {n_context} observations and columns {columns:?} do not fit the model");
+        return Err(refused(checkpoint, message));
+    }
+    if let Some(domain) = network.domain.as_ref().filter(|domain| domain.coordinates.len() != n_columns) {
+        let trained = domain.coordinates.len();
+        let message = format!("it is of points of {n_columns} coordinates, the model of points of {trained}");
         return Err(refused(checkpoint, message));
     }
     let is_framed = batch.checked_mul(n_columns).is_some_and(|n| frame.is_of(n));

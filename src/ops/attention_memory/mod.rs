@@ -20,9 +20,9 @@
 //! and a zero query reads zeros; a longer key erases more than there is, and a memory that is
 //! erased with keys longer than the square root of 2 can grow without bound.
 //!
-//! This is the delta rule with a probability for writing and one for erasing. It is not the *gated*
-//! delta rule: no factor decays the memory as a whole, and a probability of at most 1 never erases
-//! more than there is (some variants let it go up to 2).
+//! This is the delta rule with a probability for writing and one for erasing; with a decay it is the
+//! *gated* delta rule. A probability of at most 1 never erases more than there is (some variants let
+//! it go up to 2).
 //!
 //! [`attention_memory()`] does this for every step of a sequence (the prefix, or causal, form), in
 //! one of two ways that agree to rounding:
