@@ -43,8 +43,9 @@ pub fn gpus() -> Vec<(String, Device)> {
     GPUS.clone()
 }
 
+/// Every adapter with unchecked and with checked shaders, as new devices.
 #[cfg(feature = "gpu")]
-fn open_gpus() -> Vec<(String, Device)> {
+pub fn open_gpus() -> Vec<(String, Device)> {
     use wgpu_attention::device::GpuOptions;
     let adapters = Device::adapters();
     let required = std::env::var("WGPU_ATTENTION_REQUIRE_GPU").is_ok_and(|value| value == "1");

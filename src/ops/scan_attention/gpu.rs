@@ -336,6 +336,12 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
             add("none", &[], [2, head_dim, head_dim, 0], has);
         }
     }
+    // Features of a stable linear attention have one number more.
+    for v_dim in [16, 32] {
+        for has_mask in [false, true] {
+            add("none", &[], [2, v_dim + 1, v_dim, 0], [has_mask, false]);
+        }
+    }
     for (name, terms, n_columns) in [1.0, -1.0].into_iter().flat_map(networks) {
         for head_dim in [16, 32] {
             for has_mask in [false, true] {
