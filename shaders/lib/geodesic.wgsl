@@ -12,14 +12,17 @@ fn cos_near_zero(r: f32) -> f32 {
   return 1.0 - 0.5 * s + s * s * (0.04166664568298827 + s * (-0.001388731625493765 + s * 0.00002443315711809948));
 }
 
-// The same angle of less than two turns, exact at any size: a whole number of 24 bits times a power
-// of two, of which what fills a turn of 360 * 64 parts is taken off at every doubling.
+// The same angle of less than two turns, exact at any size above 1e6: a whole number of 24 bits times
+// a power of two, of which what fills turns of 360 * 64 parts is taken off. No loop: those 2^9 * 45
+// parts see powers of two from 2^9 on come again after 12 doublings.
 fn within_a_turn(degrees: f32) -> f32 {
   let bits = bitcast<u32>(degrees);
   var parts = ((bits & 0x7fffffu) | 0x800000u) % 23040u;
-  for (var exponent = (bits >> 23u) & 0xffu; exponent > 144u; exponent--) {
-    parts = (parts * 2u) % 23040u;
-  }
+  let exponent = ((bits >> 23u) & 0xffu) - 144u;
+  let doublings = select(exponent, 9u + (exponent - 9u) % 12u, exponent > 9u);
+  // In two steps, as 15 bits doubled 20 times do not fit.
+  parts = (parts << min(doublings, 10u)) % 23040u;
+  parts = (parts << (doublings - min(doublings, 10u))) % 23040u;
   return select(1.0, -1.0, degrees < 0.0) * f32(parts) / 64.0;
 }
 

@@ -42,7 +42,8 @@ pub struct Capabilities {
     /// kind, so that no watchdog resets it.
     pub submit_budget: f64,
     /// Loop iterations of one invocation, all its loops together. Mesa's llvmpipe ends every
-    /// loop for good after 65,535 of them, without a word.
+    /// loop for good after 65,535 of them, without a word, and counts the test that ends a loop too:
+    /// there half of that is allowed.
     pub max_iterations: usize,
     /// Workgroups, or threads of the CPU, that work at once, at least.
     pub processors: usize,
@@ -202,7 +203,7 @@ impl Capabilities {
             workgroup_bytes: 16 << 10,
             threads: 256,
             submit_budget,
-            max_iterations: if kind.is_hardware() { usize::MAX } else { 60_000 },
+            max_iterations: if kind.is_hardware() { usize::MAX } else { 30_000 },
             processors,
             ..Self::cpu()
         }

@@ -21,7 +21,7 @@ impl Device {
     /// instructions of [`Device::cpu`].
     ///
     /// # Errors
-    /// [`Error::Argument`] if this machine does not have them; it names those that it has.
+    /// [`crate::Error::Argument`] if this machine does not have them; it names those that it has.
     ///
     /// ```
     /// use wgpu_attention::Device;

@@ -38,7 +38,9 @@
 //! * **Masked** is as if it were not there, whatever it holds, NaN too: keys that a mask drops, with
 //!   their values; pairs that a bias masks (a later time, a matrix of `-inf` or
 //!   [`MASKED`](scan_attention::MASKED), a coordinate that is not finite); what is merged and has read
-//!   nothing. Numbers of a *bias* say which pairs exist, so one that is not finite masks its pair.
+//!   nothing. Numbers of a *bias* say which pairs exist, so one that is not finite masks its pair. One
+//!   exception: a memory that erases takes a masked key as a step that changes nothing, which makes
+//!   NaN of a row of the memory that was not finite before.
 //! * **Empty**, where there are no keys or all are masked, reads as zeros with a log-sum-exp of
 //!   `MASKED`.
 //! * **NaN** in an operand that is read makes NaN of every output that depends on it, values and

@@ -5,9 +5,9 @@ use crate::support::{Random, gpus};
 use wgpu_attention::{
     Device, Error, Result, Tensor,
     ops::{
-        Activation, AttentionMemory, Bias, FeatureMap, HeadMoves, Layout, Linear, LinearAttention, Normalizer,
-        ProjectionRows, ScanAttention, TapeInputs, TapeOptions, attention_memory, feature_map, layer_norm, linear,
-        merge_attention, random_features, scan_attention, tape, unit_norm,
+        Activation, AttentionMemory, Bias, BiasKernel, BiasTerm, Distance, FeatureMap, HeadMoves, Layout, Linear,
+        LinearAttention, Normalizer, ProjectionRows, ScanAttention, TapeInputs, TapeOptions, attention_memory,
+        feature_map, layer_norm, linear, merge_attention, random_features, scan_attention, tape, unit_norm,
     },
 };
 
@@ -16,10 +16,13 @@ use wgpu_attention::{
 fn right_or_refused(what: &str, run: impl Fn(&Device, &mut Random) -> Result<Tensor>) {
     let on = |device: &Device| run(device, &mut Random::new(5)).and_then(|y| y.read());
     let truth = on(&Device::cpu()).unwrap();
+    assert!(truth.iter().all(|x| x.is_finite()), "{what}: nothing to compare with");
     for (name, device) in gpus().into_iter().take(1) {
         match on(&device) {
             Ok(found) => {
                 let largest = truth.iter().fold(1e-3f32, |a, b| a.max(b.abs()));
+                // A maximum passes over NaN, which sums become that were never made.
+                assert!(found.iter().all(|x| x.is_finite()), "{name}: {what}: not finite");
                 let off = found.iter().zip(&truth).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest;
                 assert!(off <= 1e-4, "{name}: {what}: off by {off}");
             }
@@ -69,6 +72,42 @@ fn f9_long_loops_are_right_or_refused() {
             Ok(scan_attention(&q, &k, &v, &options)?.log_sum_exp)
         });
     }
+    // Values that grow with the key, so that means tell which of them are missing.
+    let growing = |device: &Device, n_keys: usize| {
+        let mut v: Vec<f32> = (0..n_keys).map(|j| j as f32 / n_keys as f32).collect();
+        v[0] = f32::INFINITY;
+        Tensor::new(device, &[1, 1, n_keys, 1], &v)
+    };
+    // The infinite value is masked, but sums its rows one by one from then on.
+    for has_term in [false, true] {
+        right_or_refused(&format!("a matrix, an infinite value, a term: {has_term}"), |device, random| {
+            let n_keys = 60_000;
+            let (k, v) = (Tensor::new(device, &[1, 1, n_keys, 1], &random.numbers(n_keys))?, growing(device, n_keys)?);
+            let mut numbers = random.numbers(n_keys);
+            numbers[0] = f32::NEG_INFINITY;
+            let matrix = Tensor::new(device, &[1, 1, 1, n_keys], &numbers)?;
+            let q = Tensor::new(device, &[1, 1, 1, 1], &[1.0])?;
+            let q_coords = Tensor::new(device, &[1, 1, 1], &[0.0])?;
+            let k_coords = Tensor::new(device, &[1, n_keys, 1], &random.numbers(n_keys))?;
+            let terms = [BiasTerm::scalar(0..1, &[-1.0])];
+            let bias = if has_term { Bias::new(&q_coords, &k_coords, &terms) } else { Bias::default() };
+            let options = ScanAttention::default().n_splits(1).bias(bias.with_matrix(&matrix));
+            Ok(scan_attention(&q, &k, &v, &options)?.values)
+        });
+    }
+    // As netCDF fills what is missing: angles of 1e34 turns.
+    right_or_refused("great circles to fill values", |device, random| {
+        let n_keys = 60_000;
+        let (k, v) = (Tensor::new(device, &[1, 1, n_keys, 1], &random.numbers(n_keys))?, growing(device, n_keys)?);
+        let q = Tensor::new(device, &[1, 1, 1, 1], &[1.0])?;
+        let q_coords = Tensor::new(device, &[1, 1, 2], &[10.0, 20.0])?;
+        let mut coords: Vec<f32> = random.numbers(2 * n_keys).iter().map(|x| 9.96921e36 * x).collect();
+        coords[0] = f32::NAN;
+        let k_coords = Tensor::new(device, &[1, n_keys, 2], &coords)?;
+        let terms = [BiasTerm::built_in(0..2, Distance::GreatCircle, BiasKernel::Scalar, &[&[-0.01]])];
+        let options = ScanAttention::default().n_splits(1).bias(Bias::new(&q_coords, &k_coords, &terms));
+        Ok(scan_attention(&q, &k, &v, &options)?.values)
+    });
     for head_dim in [64, 1024] {
         right_or_refused(&format!("memory of {head_dim}"), |device, random| {
             let numbers = random.scaled(500 * head_dim, 0.1);

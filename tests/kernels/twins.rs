@@ -137,7 +137,11 @@ fn linear_attention(device: &Device, sizes: [usize; 7], head_major: bool, kind: 
         FeatureKind::Identity => FeatureMap::identity(0.5),
         kind => FeatureMap { kind, ..FeatureMap::softmax(projection) },
     };
-    let normalizer = if kind.is_multiple_of(2) { Normalizer::KeyCount } else { Normalizer::FeatureSum { floor: 1e-6 } };
+    let normalizer = match kinds[kind] {
+        FeatureKind::Softmax if (seed / 2).is_multiple_of(2) => Normalizer::Stable,
+        _ if kind.is_multiple_of(2) => Normalizer::KeyCount,
+        _ => Normalizer::FeatureSum { floor: 1e-6 },
+    };
     let grouped = Layout::Grouped { n_heads, n_kv_heads: kv_heads };
     let layout = if head_major { Layout::HeadMajor } else { grouped };
     let attention = LinearAttention::new(layout, features, normalizer);

@@ -360,8 +360,7 @@ impl Posterior {
         let targets = self.targets(Numbers::new(x))?;
         let (batch, n, dim_y) = (self.batch, targets.n, self.network.about.config.dim_y);
         let shape = [batch, n, dim_y];
-        let mut all =
-            Prediction { shape, mean: zeros(&shape)?, std: zeros(&shape)?, outside: self.outside(&targets) };
+        let mut all = Prediction { shape, mean: zeros(&shape)?, std: zeros(&shape)?, outside: self.outside(&targets) };
         let start = |tile: &Range<usize>| self.network.predictor.forward(&self.encode_range(&targets, tile)?, None);
         stream(tiles(n, self.network.tile(batch)), start, |tile, activations| {
             let rows = activations.chunks_exact(2 * dim_y);

@@ -80,9 +80,8 @@ impl Posterior {
     }
 
     pub(super) fn restore(network: &Arc<Network>, checkpoint: &Checkpoint) -> Result<Self> {
-        let (batch, details) = read(checkpoint, &network.about, |batch, details| {
-            check(checkpoint, network, batch, details)
-        })?;
+        let (batch, details) =
+            read(checkpoint, &network.about, |batch, details| check(checkpoint, network, batch, details))?;
         let memories = checkpoint.load(&network.about.device, |parameters| {
             let Details { n_context, columns, masked, n_keys, .. } = &details;
             let attention = &network.about.config.attention;

@@ -1,5 +1,7 @@
 //! The attention memory as the other memories are: written, read, merged.
 
+use std::iter::repeat_n;
+
 #[cfg(feature = "gpu")]
 use super::gpu;
 use super::{
@@ -9,6 +11,7 @@ use super::{
 };
 use crate::{
     error::{Result, check_argument, check_shapes},
+    host::collect,
     ops::{
         FeatureMap, LinearAttention, Normalizer, Probabilities, add, concat,
         elementwise::keep,
@@ -25,7 +28,10 @@ const MERGE: &str = "MemoryState::merge";
 impl AttentionMemory<'_> {
     /// `WR` for every key in turn: writes keys and their values to a state, and erases; without a
     /// state, begins one. Masked keys, `mask [batch, n]`, write and erase nothing and let nothing
-    /// decay, whatever they and their values hold. The state that is given stays as it is.
+    /// decay, whatever they and their values hold. But they are steps: where there is erasing, they
+    /// make NaN of a row of the memory that was not finite before. Where there is erasing or decay, the
+    /// state counts as [erased](MemoryState::erased) even if all keys are masked. The state that is
+    /// given stays as it is.
     ///
     /// Unit keys `[batch, n, n_heads * head_dim]` and `v [batch, n, n_heads * v_dim]`, or in the
     /// other [`Layout`](crate::ops::Layout).
@@ -98,7 +104,9 @@ impl AttentionMemory<'_> {
     /// A decay, one where a mask of rows hides a key.
     fn undecayed(&self, keys: Sizes, decay: &Probabilities, mask: &Tensor) -> Result<Probabilities> {
         let kept = self.kept(keys, decay, mask)?;
-        let ones = Tensor::new(&mask.device(), kept.shape(), &vec![1.0; kept.tensor().len()])?;
+        let n = kept.tensor().len();
+        let ones = collect(n, repeat_n(1.0, n))?;
+        let ones = Tensor::new(&mask.device(), kept.shape(), &ones)?;
         let seen = self.kept(keys, &Probabilities::computed(ones.clone()), mask)?;
         let hidden = add(&ones, seen.tensor(), -1.0)?;
         Ok(Probabilities::computed(add(kept.tensor(), &hidden, 1.0)?))
@@ -199,7 +207,7 @@ impl MemoryState {
     pub fn merge(&self, other: &Self) -> Result<Self> {
         let allowed = "states of writes alone: what erasing leaves depends on the order, so write to one state after \
                        the other";
-        let found = "one from which something was erased";
+        let found = "one from which something was erased or decayed";
         check_argument(!(self.erased || other.erased), MERGE, "state", found, allowed)?;
         let (a, b) = (self.memory.shape(), other.memory.shape());
         let rule = "both must be of the same batch, heads and widths";

@@ -175,14 +175,14 @@ pub(super) fn read(
         let map = &Map::new(simd, map, problem.head_dim, problem.n_features)?;
         let packed = pack(simd, problem, sums)?;
         let task = Read { problem, map, q, packed: &packed, n_keys };
-        y.par_chunks_mut(n * inner * v_dim).enumerate().for_each(|(outer, y)| {
-            y.par_chunks_mut(QUERIES * inner * v_dim).enumerate().for_each(|(block, y)| {
+        y.par_chunks_mut(n * inner * v_dim).enumerate().try_for_each(|(outer, y)| {
+            y.par_chunks_mut(QUERIES * inner * v_dim).enumerate().try_for_each(|(block, y)| {
                 simd.vectorize(
                     #[inline(always)]
                     || task.run(simd, outer, block * QUERIES, y),
-                );
-            });
-        });
+                )
+            })
+        })?;
         Ok(y)
     })
 }
@@ -214,13 +214,13 @@ struct Read<'a> {
 impl Read<'_> {
     /// All heads of some queries, which begin at `first`.
     #[inline(always)]
-    fn run<S: Simd>(&self, simd: S, outer: usize, first: usize, y: &mut [f32]) {
+    fn run<S: Simd>(&self, simd: S, outer: usize, first: usize, y: &mut [f32]) -> Result<()> {
         let Problem { inner, kv_group, n, head_dim, n_features, v_dim, width, normalizer, .. } = *self.problem;
         let panels = Panels::new(simd, width);
         let len = y.len() / (inner * v_dim);
-        let mut features = vec![0.0; QUERIES * n_features];
+        let mut features = zeros(&[len, n_features])?;
         let mut scaled = Vec::new();
-        let mut values = vec![0.0; ROWS * width];
+        let mut values = zeros::<f32>(&[ROWS, width])?;
         let count = self.n_keys[outer / self.problem.outer_per_batch()].max(1) as f32;
         for head in 0..inner {
             let row = |i: usize| Some(&self.q[((outer * n + first + i) * inner + head) * head_dim..][..head_dim]);
@@ -258,6 +258,7 @@ impl Read<'_> {
                 }
             }
         }
+        Ok(())
     }
 }
 

@@ -116,7 +116,7 @@ impl LinearAttention {
         let v_dim = state.v_dim;
         let mut problem = self.problem(READ, sizes, v_dim)?;
         // Several heads of queries may share one of the state; other numbers of heads are refused.
-        let kv_heads = state.sums.shape().get(1).copied().unwrap_or(0);
+        let kv_heads = state.sums.shape().get(problem.axis_of_heads()).copied().unwrap_or(0);
         if is_grouped(problem.n_heads, kv_heads) && self.layout.allows(kv_heads) {
             problem.kv_group = problem.n_heads / kv_heads;
         }

@@ -1,10 +1,13 @@
 //! How many keys become a partial sum: a pure function of the sizes and the device.
 
-use super::problem::{LinearAttention, OP, Problem};
+use super::{
+    problem::{LinearAttention, OP, Problem},
+    stable,
+};
 use crate::{
     device::{Capabilities, Decision, Work},
     error::Result,
-    tensor::Tensor,
+    tensor::{Tensor, n_elements},
 };
 
 /// Keys of a part: enough parts to fill a device, few enough to add.
@@ -64,7 +67,8 @@ impl Plan {
 }
 
 impl LinearAttention {
-    /// How [`LinearAttention::write`] would run on these keys and values, and why.
+    /// How [`LinearAttention::write`] would run on these keys and values, and why. The launches of
+    /// [`Normalizer::Stable`](super::Normalizer::Stable) are about that many.
     ///
     /// # Errors
     /// As there.
@@ -75,10 +79,14 @@ impl LinearAttention {
         if capabilities.adapter.is_none() {
             return Ok(Decision::on_cpu(OP, "cpu", "the tensors are there; sums of a few dozen keys are added in f64"));
         }
+        if problem.n == 0 || n_elements(&problem.state_shape()) == 0 {
+            return Ok(Decision { op: OP, variant: "none", launches: 0, why: "there is nothing to write".into() });
+        }
         if problem.is_stable() {
+            let launches = stable::launches(&problem, k, v)?;
             let why = "stable features are softmax attention of the projection's rows, then one launch for each \
                        array that it needs";
-            return Ok(Decision { op: OP, variant: "scan attention", launches: 8, why: why.into() });
+            return Ok(Decision { op: OP, variant: "scan attention", launches, why: why.into() });
         }
         Ok(decide(&problem, &capabilities))
     }

@@ -34,7 +34,8 @@ pub enum Normalizer {
     },
     /// `phi(q) . sum_j phi(k_j)` of softmax features, and of no others, all taken relative to the
     /// largest before any exponential: what is read is an average of the values however long
-    /// queries and keys are. Only no keys read as zeros. The width of a head is then at most 255.
+    /// queries and keys are. Only no keys read as zeros. The width of a head is then at most 255,
+    /// that of its values 256.
     Stable,
 }
 
@@ -80,8 +81,8 @@ pub struct LinearState {
     /// `sum_j phi(k_j) v_j^T`, `[batch, n_heads, n_features, width]`, of the heads of the keys. With
     /// [`Normalizer::FeatureSum`] the width is `v_dim + 1` and the last column `sum_j phi(k_j)`,
     /// else `v_dim`. With [`Normalizer::Stable`] the last of `v_dim + 1` columns is the natural
-    /// logarithm of that sum, the others are divided by it, and in [`Layout::Projected`] the
-    /// features come before the heads.
+    /// logarithm of that sum, the others are divided by it, and unless the layout is
+    /// [`Layout::HeadMajor`] the features come before the heads.
     pub sums: Tensor,
     /// The width of a value: of the columns of `sums`, those that are not sums of features.
     pub v_dim: usize,
@@ -100,6 +101,7 @@ pub(crate) struct Problem {
     pub kv_group: usize,
     pub outer: usize,
     pub inner: usize,
+    pub is_head_major: bool,
     pub n: usize,
     pub head_dim: usize,
     pub n_features: usize,
@@ -116,12 +118,23 @@ impl Problem {
         self.n_heads / self.inner
     }
 
+    /// Heads of keys, values and the state.
+    pub fn kv_heads(&self) -> usize {
+        self.n_heads / self.kv_group
+    }
+
+    /// Where a state has its heads. What is stable lies as attention reads and returns it.
+    pub fn axis_of_heads(&self) -> usize {
+        if self.is_stable() && !self.is_head_major { 2 } else { 1 }
+    }
+
     pub fn state_shape(&self) -> [usize; 4] {
         let Self { batch, n_features, width, .. } = *self;
-        // Those of the keys.
-        let n_heads = self.n_heads / self.kv_group;
-        let is_projected = self.is_stable() && self.outer == batch;
-        if is_projected { [batch, n_features, n_heads, width] } else { [batch, n_heads, n_features, width] }
+        let n_heads = self.kv_heads();
+        match self.axis_of_heads() {
+            2 => [batch, n_features, n_heads, width],
+            _ => [batch, n_heads, n_features, width],
+        }
     }
 
     pub fn is_stable(&self) -> bool {
@@ -144,6 +157,9 @@ impl LinearAttention {
     /// FAVOR+ for a projection `[n_features, head_dim]`: softmax features that do not vanish
     /// ([`Normalizer::Stable`]), or, if heads are wider than 255, the papers' own form
     /// (`FeatureSum { floor: 1e-6 }`).
+    ///
+    /// The width of values is not known here: `Stable` refuses those wider than 256, for which
+    /// [`LinearAttention::normalizer`] is to be set.
     ///
     /// ```
     /// use wgpu_attention::{Device, ops::{Layout, LinearAttention, ProjectionRows, random_features}};
@@ -180,7 +196,8 @@ impl LinearAttention {
             )?;
         }
         let Sizes { batch, n_heads, n, dim: head_dim } = sizes;
-        let (outer, inner) = if self.layout.is_head_major() { (batch * n_heads, 1) } else { (batch, n_heads) };
+        let is_head_major = self.layout.is_head_major();
+        let (outer, inner) = if is_head_major { (batch * n_heads, 1) } else { (batch, n_heads) };
         let n_features = self.features.n_features(op, head_dim)?;
         let has_sums = matches!(self.normalizer, Normalizer::FeatureSum { .. } | Normalizer::Stable);
         let width = v_dim + usize::from(has_sums);
@@ -191,6 +208,7 @@ impl LinearAttention {
             kv_group: 1,
             outer,
             inner,
+            is_head_major,
             n,
             head_dim,
             n_features,

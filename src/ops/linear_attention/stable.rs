@@ -14,6 +14,7 @@ use super::problem::{LinearAttention, OP, Problem};
 use crate::{
     Device,
     error::Result,
+    host::{collect, zeros},
     ops::{
         Activation, Linear, Map, ScanAttention, add, columns, concat,
         layout::{Layout, Sizes},
@@ -43,24 +44,38 @@ pub(super) fn write(
     let weight = Tensor::new(&k.device(), &[head_dim, 1], &vec![half; head_dim])?;
     let lengths = linear(&map(&by_head, Map::Square)?, &Linear { weight, bias: None }, Activation::None, None)?;
     let k = concat(&by_head, 0..head_dim, &lengths)?;
-    let k = k.reshape(&attention.layout.shape(sizes(problem, problem.n, head_dim + 1)))?;
-    let options = options(attention.layout, mask);
+    let layout = layout_of_keys(problem);
+    let k = k.reshape(&layout.shape(sizes_of_keys(problem, problem.n, head_dim + 1)))?;
+    let options = options(layout, mask);
     let Attention { values, log_sum_exp } = scan_attention(&rows, &k, v, &options)?;
     state(&values, &log_sum_exp, &shape)
+}
+
+/// Launches of a write, about: what else there is than attention is small and counted once.
+pub(super) fn launches(problem: &Problem, k: &Tensor, v: &Tensor) -> Result<usize> {
+    let layout = layout_of_keys(problem);
+    // Attention is asked about keys without their lengths, of which there are no tensors yet.
+    let rows = layout.shape(sizes_of_keys(problem, problem.n_features, problem.head_dim));
+    let decision = options(layout, None).decision(&Tensor::zeros(&k.device(), &rows)?, k, v)?;
+    // Two for the rows, three for the lengths beside the keys, one for the state.
+    Ok(decision.launches + 6)
 }
 
 /// What queries read, in their layout.
 pub(super) fn read(attention: &LinearAttention, problem: &Problem, q: &Tensor, sums: &Tensor) -> Result<Tensor> {
     let Problem { head_dim, v_dim, n_features, .. } = *problem;
-    let shape = attention.layout.shape(sizes(problem, problem.n, v_dim));
+    let of_queries = |dim: usize| {
+        attention.layout.shape(Sizes { n_heads: problem.n_heads, ..sizes_of_keys(problem, problem.n, dim) })
+    };
+    let shape = of_queries(v_dim);
     if n_elements(&shape) == 0 {
         return Tensor::zeros(&q.device(), &shape);
     }
     let n = q.len() / head_dim;
-    let ones = Tensor::new(&q.device(), &[n, 1], &vec![1.0; n])?;
+    let ones = Tensor::new(&q.device(), &[n, 1], &collect(n, std::iter::repeat_n(1.0, n))?)?;
     let q = concat(&q.reshape(&[n, head_dim])?, 0..head_dim, &ones)?;
-    let q = q.reshape(&attention.layout.shape(sizes(problem, problem.n, head_dim + 1)))?;
-    let of_features = |dim: usize| attention.layout.shape(sizes(problem, n_features, dim));
+    let q = q.reshape(&of_queries(head_dim + 1))?;
+    let of_features = |dim: usize| layout_of_keys(problem).shape(sizes_of_keys(problem, n_features, dim));
     let n_rows = sums.len() / (v_dim + 1);
     let (values, logs) = (columns(sums, 0..v_dim)?, columns(sums, v_dim..v_dim + 1)?);
     let rows = rows(attention, problem)?.reshape(&[n_rows, head_dim + 1])?;
@@ -87,8 +102,16 @@ fn options(layout: Layout, mask: Option<&Mask>) -> ScanAttention<'_> {
     mask.map_or(options, |mask| options.key_mask(mask))
 }
 
-fn sizes(problem: &Problem, n: usize, dim: usize) -> Sizes {
-    Sizes { batch: problem.batch, n_heads: problem.n_heads, n, dim }
+/// How keys, values, features and the state lie: none has more heads than the keys.
+fn layout_of_keys(problem: &Problem) -> Layout {
+    match problem.is_head_major {
+        true => Layout::HeadMajor,
+        false => Layout::Projected { n_heads: problem.kv_heads() },
+    }
+}
+
+fn sizes_of_keys(problem: &Problem, n: usize, dim: usize) -> Sizes {
+    Sizes { batch: problem.batch, n_heads: problem.kv_heads(), n, dim }
 }
 
 /// Values and their logarithms side by side.
@@ -99,21 +122,21 @@ fn state(values: &Tensor, log_sum_exp: &Tensor, shape: &[usize]) -> Result<Tenso
 
 /// The state without a key.
 fn nothing(device: &Device, problem: &Problem) -> Result<Tensor> {
-    let zeros = Tensor::zeros(device, &problem.state_shape())?;
-    let mut row = vec![0.0; problem.width];
+    let state = Tensor::zeros(device, &problem.state_shape())?;
+    let mut row = zeros(&[problem.width])?;
     row[problem.v_dim] = MASKED;
-    if zeros.is_empty() { Ok(zeros) } else { add(&zeros, &Tensor::new(device, &[problem.width], &row)?, 1.0) }
+    if state.is_empty() { Ok(state) } else { add(&state, &Tensor::new(device, &[problem.width], &row)?, 1.0) }
 }
 
 /// The rows of the projection times the scale, each followed by a 1, for every head and batch
-/// element in the layout of queries.
+/// element of the keys, in their layout.
 fn rows(attention: &LinearAttention, problem: &Problem) -> Result<Tensor> {
-    let Problem { n_heads, n_features, head_dim, .. } = *problem;
+    let Problem { n_features, head_dim, .. } = *problem;
     let projection = attention.features.projection(OP)?;
     let device = projection.device();
-    let copies = if attention.layout.is_head_major() { 1 } else { n_heads };
+    let copies = if problem.is_head_major { 1 } else { problem.kv_heads() };
     let width = copies * (head_dim + 1);
-    let (mut weight, mut bias) = (vec![0.0; head_dim * width], vec![0.0; width]);
+    let (mut weight, mut bias) = (zeros(&[head_dim, width])?, zeros(&[width])?);
     for copy in 0..copies {
         let first = copy * (head_dim + 1);
         (0..head_dim).for_each(|d| weight[d * width + first + d] = attention.features.scale);
@@ -124,6 +147,6 @@ fn rows(attention: &LinearAttention, problem: &Problem) -> Result<Tensor> {
         bias: Some(Tensor::new(&device, &[width], &bias)?),
     };
     let rows = linear(projection, &layer, Activation::None, None)?;
-    let shape = attention.layout.shape(sizes(problem, n_features, head_dim + 1));
+    let shape = layout_of_keys(problem).shape(sizes_of_keys(problem, n_features, head_dim + 1));
     add(&Tensor::zeros(&device, &shape)?, &rows, 1.0)
 }

@@ -50,7 +50,8 @@ pub(super) fn lstm(
     let y = gpu.allocate(batch * n * hidden)?;
     let work = Work {
         cost: (hidden * (8 * hidden + 50)) as f64,
-        iterations: hidden.div_ceil(constants.threads) * (hidden + 1) + 1,
+        // The test that ends a loop counts as one.
+        iterations: hidden.div_ceil(constants.threads) * (hidden + 2) + 2,
     };
     gpu.kernel(&KERNEL, &constants)?
         .read("gates", gates)

@@ -231,10 +231,12 @@ impl BiasTerm {
     /// A snippet that is not one.
     pub(crate) fn iterations(&self, n_heads: usize) -> Result<usize> {
         match &self.kind {
-            // One function after the other, for four queries at once.
-            TermKind::Distance { .. } => Ok(self.n_basis(n_heads).div_ceil(4)),
+            // One function after the other, for four queries at once, and the test that ends the loop.
+            // Distances take no loops.
+            TermKind::Distance { .. } => Ok((self.n_basis(n_heads) + 1).div_ceil(4)),
+            // The loop over queries, and the test that ends it.
             #[cfg(feature = "gpu")]
-            TermKind::Custom(custom) => Ok(1 + super::snippet::check(custom, self.columns.len())?),
+            TermKind::Custom(custom) => Ok(2 + super::snippet::check(custom, self.columns.len())?),
             #[cfg(not(feature = "gpu"))]
             TermKind::Custom(_) => Ok(0),
         }

@@ -92,10 +92,21 @@ pub(crate) fn cost(problem: &Problem) -> f64 {
     pairs * (2 * (problem.head_dim + problem.v_dim) + 10 + 10 * problem.n_basis.max(problem.iterations)) as f64
 }
 
-/// Loop iterations of an invocation for a tile of keys, no fewer.
+/// Loop iterations of an invocation for a tile of keys, no fewer; with each loop the test that ends it
+/// is one more. What is done once a launch is within what a device leaves of its limit.
 pub(crate) fn iterations(problem: &Problem) -> usize {
+    // The loop over tiles, the maxima of a row of threads, and what is not finite.
+    let softmax = 1 + (SIDE + 1) + 5;
+    // For 32 depths q and k are filled, and multiplied four depths at a time.
+    let products = problem.head_dim.div_ceil(TILE) * (5 + 5 + 9);
+    // A row of the matrix for each of four queries, and that for four keys.
+    let matrix = if problem.has_matrix { 4 * 5 } else { 0 };
+    // For 32 columns v is filled, and its rows summed four at a time; where pairs may be masked and
+    // a value is not finite, one at a time.
+    let by_pair = problem.has_matrix || problem.n_basis > 0;
+    let sums = problem.v_dim.div_ceil(TILE) * (5 + if by_pair { TILE + 1 } else { 9 });
     // Four keys for four queries.
-    problem.iterations.saturating_mul(16).saturating_add(40 + problem.head_dim + problem.v_dim)
+    problem.iterations.saturating_mul(16).saturating_add(softmax + products + matrix + sums)
 }
 
 /// Cuts a call.

@@ -27,13 +27,17 @@ pub(crate) struct Plan {
 pub(crate) const THREADS: usize = 64;
 
 impl Problem {
-    /// That of a step of a tape.
+    /// That of a step of a tape; with each loop the test that ends it is one more iteration.
     pub(crate) fn work(&self) -> Work {
         let Self { slots, mem, .. } = *self;
         let of_threads = |n: usize| n.div_ceil(THREADS);
         Work {
             cost: (6 * self.n_cells() + 100 * slots) as f64,
-            iterations: slots + of_threads(mem) * (4 * slots + 1) + of_threads(slots) * (2 * mem + 1) + 1,
+            // The squares of heads may be summed twice, then come columns, rows and the next step.
+            iterations: 2 * (slots + 1)
+                + (of_threads(mem) * (4 * (slots + 1) + 1) + 1)
+                + (of_threads(slots) * (2 * (mem + 1) + 1) + 1)
+                + 1,
         }
     }
 }
