@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use fearless_simd::{Level, prelude::*};
+use fearless_simd::Level;
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+use fearless_simd::prelude::*;
 
 use crate::error::{Error, Result};
 
