@@ -203,7 +203,7 @@ impl Capabilities {
             workgroup_bytes: 16 << 10,
             threads: 256,
             submit_budget,
-            max_iterations: if kind.is_hardware() { usize::MAX } else { 30_000 },
+            max_iterations: if kind.is_hardware() { usize::MAX } else { 32_767 },
             processors,
             ..Self::cpu()
         }

@@ -44,8 +44,8 @@ pub type BiasFn = dyn Fn(&[f32], &[f32], usize, &[f32]) -> f32 + Send + Sync;
 /// * its loops count from one literal to another, as `for (var i = 0u; i < 8u; i++)` does, and
 ///   nothing else changes the counter; nested and one after the other they turn at most
 ///   [`MAX_SNIPPET_ITERATIONS`] times for a pair. A software adapter ends an invocation after
-///   30,000: there the keys are cut into shorter launches, and what does not fit for 32 keys
-///   (about 1,800 turns a pair) is [`Error::LimitExceeded`](crate::Error::LimitExceeded);
+///   32,767: there the keys are cut into shorter launches, and what does not fit for 64 keys
+///   (about 1,000 turns a pair) is [`Error::LimitExceeded`](crate::Error::LimitExceeded);
 /// * it is at most [`MAX_SNIPPET_BYTES`] long, with [`MAX_SNIPPET_OPERATORS`] operators and brackets
 ///   in a statement, [`MAX_SNIPPET_BLOCKS`] blocks, at most [`MAX_SNIPPET_NESTING`] of them and
 ///   [`MAX_SNIPPET_BRACKETS`] brackets in each other, and arrays of [`MAX_SNIPPET_ARRAY`] bytes,
