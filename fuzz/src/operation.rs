@@ -158,7 +158,8 @@ fn run(mut of: Choices<'_>, device: &Device) -> Result<Vec<Tensor>> {
         11 => merge_attention(&x, &of.tensor(device, &[rows, 1])?).map(|merged| merged.values),
         _ => {
             let dim = 2 * (1 + of.below(6));
-            let x = of.tensor(device, &[1, rows, width])?;
+            // Weights like these make many steps chaotic, and of rounding anything.
+            let x = of.tensor(device, &[1, rows.min(8), width])?;
             return if of.below(2) == 0 {
                 let cell =
                     Lstm { input: of.layer(device, width, 4 * dim)?, hidden: of.tensor(device, &[dim, 4 * dim])? };
@@ -175,7 +176,7 @@ fn run(mut of: Choices<'_>, device: &Device) -> Result<Vec<Tensor>> {
 }
 
 /// The CPU and the adapter refuse the same, and compute the same: NaN where the other has it, and
-/// numbers within 1e-3 of the largest, which allows for what a recurrence of 70 steps amplifies.
+/// numbers within 1e-3 of the largest, which allows for what a recurrence of eight steps amplifies.
 pub fn operation(data: &[u8]) {
     let choices =
         Choices { bytes: data, seed: data.iter().fold(1, |seed: u32, byte| seed * 31 % 65_521 + u32::from(*byte)) };
