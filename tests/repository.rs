@@ -7,7 +7,7 @@ use std::{
 };
 
 /// What all that is built with the crate may be licensed under.
-const LICENCES: [&str; 10] = [
+const LICENCES: [&str; 11] = [
     "0BSD",
     "Apache-2.0",
     "BSD-2-Clause",
