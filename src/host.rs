@@ -37,6 +37,15 @@ pub(crate) fn zeros<T: Zeroable>(sizes: &[usize]) -> Result<Vec<T>> {
     bytemuck::try_zeroed_vec(n).map_err(|()| no_room(bytes::<T>(n), "the system refuses"))
 }
 
+/// The same value, as often as the product of some sizes.
+///
+/// # Errors
+/// There is no room.
+pub(crate) fn filled<T: Copy>(value: T, sizes: &[usize]) -> Result<Vec<T>> {
+    let n = count(sizes)?;
+    collect(n, std::iter::repeat_n(value, n))
+}
+
 /// The same numbers in a vector of their own.
 ///
 /// # Errors

@@ -48,14 +48,17 @@ fn lines(n: usize, y: impl Fn(f64) -> String) -> String {
     text
 }
 
+/// An example on the CPU, with what all its runs have and some arguments more.
+fn on_cpu(example: &Path, all: &[&str], more: &[&str]) -> Command {
+    let mut command = Command::new(example);
+    command.args(["--device", "cpu"]).args(all).args(more);
+    command
+}
+
 #[test]
 fn regression_says_what_is_wrong_with_a_file() {
     let (regression, folder) = (build("regression"), Folder::new("regression"));
-    let run = |context: &str, out: &str| {
-        let mut command = Command::new(&regression);
-        command.args(["--device", "cpu", "--context", context, "--out", &folder.path(out)]);
-        command
-    };
+    let run = |context: &str, out: &str| on_cpu(&regression, &["--context", context, "--out", &folder.path(out)], &[]);
     let refuse = |text: &[u8], words: &[&str]| {
         let file = folder.write("bad.csv", text);
         refused(&mut run(&file, "bad"), words);
@@ -88,9 +91,7 @@ fn f11_regression_takes_numbers_of_any_size_and_passes_over_what_is_missing() {
     let (regression, folder) = (build("regression"), Folder::new("sizes"));
     let run = |name: &str, text: &str| {
         let file = folder.write("context.csv", text);
-        let mut command = Command::new(&regression);
-        command.args(["--device", "cpu", "--context", &file, "--out", &folder.path(name)]);
-        command
+        on_cpu(&regression, &["--context", &file, "--out", &folder.path(name)], &[])
     };
     // The table shows the same digits whatever the units are: the old code held the second to be constant, and the
     // third broke its columns.
@@ -127,11 +128,7 @@ fn f11_regression_takes_numbers_of_any_size_and_passes_over_what_is_missing() {
 #[test]
 fn few_shot_refuses_what_no_network_knows() {
     let (few_shot, folder) = (build("few_shot"), Folder::new("few_shot"));
-    let run = |arguments: &[&str]| {
-        let mut command = Command::new(&few_shot);
-        command.args(["--device", "cpu", "--episodes", "2"]).args(arguments);
-        command
-    };
+    let run = |arguments: &[&str]| on_cpu(&few_shot, &["--episodes", "2"], arguments);
     // An empty table and exit 0.
     refused(&mut run(&["--shots", "2"]), &["--shots 2", "1 and 5"]);
     refused(&mut run(&["--shots", "0"]), &["whole number from 1"]);
@@ -154,11 +151,7 @@ fn few_shot_refuses_what_no_network_knows() {
 #[test]
 fn algorithm_refuses_lengths_without_room_and_prints_sums_as_one_writes_them() {
     let (algorithm, folder) = (build("algorithm"), Folder::new("algorithm"));
-    let run = |arguments: &[&str]| {
-        let mut command = Command::new(&algorithm);
-        command.args(["--device", "cpu", "--problems", "2"]).args(arguments);
-        command
-    };
+    let run = |arguments: &[&str]| on_cpu(&algorithm, &["--problems", "2"], arguments);
     let file = folder.write("file", "");
     // No row, an empty picture and exit 0.
     refused(&mut run(&["--lengths", "200", "--out", &folder.path("out")]), &["--lengths 200", "64 slots", "up to 62"]);

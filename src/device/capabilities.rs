@@ -51,29 +51,6 @@ pub struct Capabilities {
     pub forced: BTreeMap<String, String>,
 }
 
-/// The operations that have more than one variant, and those.
-#[cfg(feature = "gpu")]
-const OPERATIONS: [(&str, [&str; 2]); 3] = [
-    ("attention_memory", ["recurrent", "chunked"]),
-    ("linear", ["tile 32", "tile 64"]),
-    ("tape", ["workgroup memory", "storage"]),
-];
-
-/// Refuses variants that do not exist, and operations that do not or have no choice.
-#[cfg(feature = "gpu")]
-pub(crate) fn check_variants(variants: &BTreeMap<String, String>) -> Result<()> {
-    const OP: &str = "GpuOptions::variant";
-    for (operation, variant) in variants {
-        let Some((_, known)) = OPERATIONS.iter().find(|(name, _)| name == operation) else {
-            return Err(Error::argument(OP, "operation", operation, OPERATIONS.map(|(name, _)| name).join(", ")));
-        };
-        if !known.contains(&variant.as_str()) {
-            return Err(Error::argument(OP, "variant", format_args!("{variant:?} of {operation}"), known.join(", ")));
-        }
-    }
-    Ok(())
-}
-
 /// What an adapter is made of. The order is the order of preference.
 ///
 /// ```

@@ -7,6 +7,7 @@ pub(crate) mod gpu;
 mod memory;
 mod open;
 mod recording;
+pub(crate) mod variants;
 
 use std::fmt;
 #[cfg(feature = "gpu")]
@@ -14,8 +15,6 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 pub(crate) use capabilities::Work;
-#[cfg(feature = "gpu")]
-pub(crate) use capabilities::check_variants;
 pub use capabilities::{AdapterKind, Capabilities, Decision};
 pub(crate) use cpu::Cpu;
 #[cfg(feature = "gpu")]

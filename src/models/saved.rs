@@ -4,7 +4,7 @@
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use super::open::About;
+use super::{domain::Summary, frame::Frame, open::About};
 use crate::{
     checkpoint::{Checkpoint, Fingerprint},
     error::{Error, Result},
@@ -83,6 +83,21 @@ pub(crate) fn read<C: DeserializeOwned + PartialEq, D: DeserializeOwned + Serial
     check(batch, &details)?;
     as_saved(checkpoint, "counts and sizes", numbers(checkpoint, batch, &details)?, saved)?;
     Ok((batch, details))
+}
+
+/// Refuses an origin and a summary of other sizes than the posterior's.
+pub(crate) fn check_frame(
+    checkpoint: &Checkpoint,
+    (frame, summary): (&Frame, Option<&Summary>),
+    batch: usize,
+    n_columns: usize,
+) -> Result<()> {
+    let is_framed = batch.checked_mul(n_columns).is_some_and(|n| frame.is_of(n));
+    if is_framed && summary.is_none_or(|summary| summary.fits(batch, n_columns)) {
+        return Ok(());
+    }
+    let message = format!("its origin is not one of {n_columns} columns in {batch} batch elements");
+    Err(refused(checkpoint, message))
 }
 
 fn as_saved(checkpoint: &Checkpoint, what: &str, found: u64, saved: u64) -> Result<()> {

@@ -39,8 +39,7 @@ impl Mask {
 
     /// A mask `[batch, n]` that keeps all keys.
     pub(crate) fn full(device: &Device, batch: usize, n: usize) -> Result<Self> {
-        let len = host::count(&[batch, n])?;
-        Self::new(device, &[batch, n], &host::collect(len, std::iter::repeat_n(true, len))?)
+        Self::new(device, &[batch, n], &host::filled(true, &[batch, n])?)
     }
 
     /// A mask of zeros and ones that an operation computed, and [`Mask::counts`] of it.

@@ -16,6 +16,15 @@ fn random<T>(seed: u64, build: impl Fn(&Checkpoint) -> Result<T, Error>) -> (T, 
     parameters(build, |_, shape| random.layer(shape, 1.5))
 }
 
+const OPTIONS: [TuringOption; 6] = [
+    TuringOption::Default,
+    TuringOption::NoJump,
+    TuringOption::OnlyJump,
+    TuringOption::NoRwProb,
+    TuringOption::NoErase,
+    TuringOption::Paper,
+];
+
 #[test]
 fn causal_attention_ends_as_bidirectional_attention() {
     let (d_model, n_heads, n) = (24, 3, 70);
@@ -45,14 +54,7 @@ fn causal_attention_ends_as_bidirectional_attention() {
 fn what_comes_later_does_not_matter() {
     let config = |option| NamTmConfig { dim: 12, vocab_size: 7, n_heads: 3, mem_size: 4, tape_length: 5, option };
     for (name, device) in devices() {
-        for option in [
-            TuringOption::Default,
-            TuringOption::NoJump,
-            TuringOption::OnlyJump,
-            TuringOption::NoRwProb,
-            TuringOption::NoErase,
-            TuringOption::Paper,
-        ] {
+        for option in OPTIONS {
             let config = config(option);
             let (model, checkpoint) = random(3, |c| NamTmAe::new(&device, &config, c));
             let long = model.forward(1, &[1, 5, 2, 6, 3, 0]).unwrap().read().unwrap();
@@ -74,17 +76,9 @@ fn what_comes_later_does_not_matter() {
 /// A machine kept its tapes alone: keys, heads and the controller began afresh.
 #[test]
 fn c5_a_turing_machine_goes_on_from_its_state() {
-    let options = [
-        TuringOption::Default,
-        TuringOption::NoJump,
-        TuringOption::OnlyJump,
-        TuringOption::NoRwProb,
-        TuringOption::NoErase,
-        TuringOption::Paper,
-    ];
     let tokens = [1, 5, 2, 6, 3, 0, /* the second of the batch */ 4, 4, 0, 1, 2, 5];
     for (name, device) in devices() {
-        for option in options {
+        for option in OPTIONS {
             let config = NamTmConfig { dim: 12, vocab_size: 7, n_heads: 3, mem_size: 4, tape_length: 5, option };
             let (model, _) = random(3, |c| NamTmAe::new(&device, &config, c));
             let whole = model.forward(2, &tokens).unwrap().read().unwrap();

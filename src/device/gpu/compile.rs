@@ -46,6 +46,7 @@ impl Gpu {
             return Ok(pipeline);
         }
         let mut source = kernel.text(constants)?;
+        // Before operands share bindings.
         let text = hash(&source);
         let module = parse(name, &source)?;
         let interface = reflect(name, &module)?;
@@ -55,8 +56,8 @@ impl Gpu {
         }
         self.check_needs(&interface.needs, is_shared)?;
         let checked = self.checked || has_snippet;
-        let pipeline = self.guarded(name, || self.compile(name, source, &interface, is_shared, checked))?;
-        let pipeline = Arc::new(Pipeline { text, ..pipeline });
+        let pipeline = self.guarded(name, || self.compile(name, text, source, &interface, is_shared, checked))?;
+        let pipeline = Arc::new(pipeline);
         lock(&self.pipelines).insert(key, pipeline.clone(), has_snippet);
         Ok(pipeline)
     }
@@ -84,6 +85,7 @@ impl Gpu {
     fn compile(
         &self,
         name: &'static str,
+        text: u64,
         source: String,
         interface: &Interface,
         is_shared: bool,
@@ -129,6 +131,6 @@ impl Gpu {
             cache: self.pipeline_file.as_ref().map(|file| &file.cache),
         });
         let [first_group, n_groups] = ["first_group", "n_groups"].map(|field| interface.offset(field));
-        Pipeline { name, text: 0, raw, buffers_layout, bindings, slots, first_group, n_groups }
+        Pipeline { name, text, raw, buffers_layout, bindings, slots, first_group, n_groups }
     }
 }

@@ -15,7 +15,7 @@ impl Gpu {
             return Ok(());
         }
         let per_dimension = u64::from(self.limits.max_compute_workgroups_per_dimension);
-        check_params(params.len())?;
+        check_limit("parameters of one kernel in bytes", params.len() as u64, MAX_PARAMS)?;
         check_limit("workgroups of one kernel", n_groups, per_dimension * per_dimension)?;
         for view in buffers {
             check_limit("bytes in one binding", view.size, self.capabilities.max_binding)?;
@@ -75,11 +75,6 @@ impl Gpu {
         let request = Request { command, params: &[], cost: len as f64 };
         self.append(request, [(buffer, true)].into_iter())
     }
-}
-
-/// Refuses a uniform that is too large, before a text with one is compiled.
-fn check_params(bytes: usize) -> Result<()> {
-    check_limit("parameters of one kernel in bytes", bytes as u64, MAX_PARAMS)
 }
 
 /// A command that leaves its buffer would invalidate all that is submitted with it.

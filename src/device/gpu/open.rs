@@ -21,7 +21,7 @@ use super::{
     pipeline::{PipelineFile, Pipelines},
 };
 use crate::{
-    device::{Capabilities, check_variants},
+    device::{Capabilities, variants::check_variants},
     error::{Error, Result},
 };
 

@@ -11,7 +11,7 @@ use crate::{
     models::{
         domain::Summary,
         frame::Frame,
-        saved::{read, refused, write},
+        saved::{check_frame, read, refused, write},
     },
     ops::{Layout, RollingState, softmax::MASKED},
 };
@@ -78,13 +78,7 @@ impl Posterior {
                         n_points.len()
                     )));
                 }
-                let is_summary = summary.as_ref().is_none_or(|summary| summary.fits(batch, config.dim_x));
-                if !(frame.is_of(batch * config.dim_x) && is_summary) {
-                    return Err(refused(format!(
-                        "its origin is not one of {} columns in each batch element",
-                        config.dim_x
-                    )));
-                }
+                check_frame(checkpoint, (frame, summary.as_ref()), batch, config.dim_x)?;
                 match n_points.iter().position(|&n| n == 0) {
                     Some(b) => {
                         Err(refused(format!("it has 0 observations in batch element {b}, allowed is 1 or more")))

@@ -11,7 +11,7 @@ use crate::{
     models::{
         domain::Summary,
         frame::Frame,
-        saved::{read, refused, write},
+        saved::{check_frame, read, refused, write},
     },
     tensor::Mask,
 };
@@ -123,13 +123,7 @@ fn check(checkpoint: &Checkpoint, network: &Network, batch: usize, details: &Det
         let message = format!("it is of points of {n_columns} coordinates, the model of points of {trained}");
         return Err(refused(checkpoint, message));
     }
-    let is_framed = batch.checked_mul(n_columns).is_some_and(|n| frame.is_of(n));
-    if !is_framed || summary.as_ref().is_some_and(|summary| !summary.fits(batch, n_columns)) {
-        return Err(refused(
-            checkpoint,
-            format!("its origin is not one of {n_columns} columns in {batch} batch elements"),
-        ));
-    }
+    check_frame(checkpoint, (frame, summary.as_ref()), batch, n_columns)?;
     let is_scan = !config.attention.is_linear();
     let counts_fit = match (is_scan, masked) {
         (true, _) => n_keys.is_empty(),

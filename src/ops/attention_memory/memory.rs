@@ -1,7 +1,5 @@
 //! The attention memory as the other memories are: written, read, merged.
 
-use std::iter::repeat_n;
-
 #[cfg(feature = "gpu")]
 use super::gpu;
 use super::{
@@ -11,7 +9,7 @@ use super::{
 };
 use crate::{
     error::{Result, check_argument, check_shapes},
-    host::collect,
+    host::filled,
     ops::{
         FeatureMap, LinearAttention, Normalizer, Probabilities, add, concat,
         elementwise::keep,
@@ -104,9 +102,7 @@ impl AttentionMemory<'_> {
     /// A decay, one where a mask of rows hides a key.
     fn undecayed(&self, keys: Sizes, decay: &Probabilities, mask: &Tensor) -> Result<Probabilities> {
         let kept = self.kept(keys, decay, mask)?;
-        let n = kept.tensor().len();
-        let ones = collect(n, repeat_n(1.0, n))?;
-        let ones = Tensor::new(&mask.device(), kept.shape(), &ones)?;
+        let ones = Tensor::new(&mask.device(), kept.shape(), &filled(1.0, kept.shape())?)?;
         let seen = self.kept(keys, &Probabilities::computed(ones.clone()), mask)?;
         let hidden = add(&ones, seen.tensor(), -1.0)?;
         Ok(Probabilities::computed(add(kept.tensor(), &hidden, 1.0)?))

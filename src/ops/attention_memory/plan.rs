@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::problem::{AttentionMemory, Form, MAX_HEAD_DIM, OP, Problem, check};
 use crate::{
-    device::{Capabilities, Decision},
+    device::{Capabilities, Decision, variants::ATTENTION_MEMORY},
     error::{Result, check_limit},
     tensor::Tensor,
 };
@@ -24,7 +24,7 @@ pub(crate) const MAX_RECURRENT: usize = 256;
 const MAX_SCRATCH: usize = 1 << 25;
 
 /// Variants by name.
-const VARIANTS: [(&str, Form); 2] = [("recurrent", Form::Recurrent), ("chunked", Form::Chunked)];
+const VARIANTS: [(&str, Form); 2] = [(ATTENTION_MEMORY[0], Form::Recurrent), (ATTENTION_MEMORY[1], Form::Chunked)];
 
 /// How a call runs.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,13 +2,13 @@
 
 use super::problem::{Activation, Linear, OP, Problem, check};
 use crate::{
-    device::{Capabilities, Decision},
+    device::{Capabilities, Decision, variants::LINEAR},
     error::Result,
     tensor::Tensor,
 };
 
 /// Threads along each side of a workgroup, which makes a tile of 16 times as many outputs.
-pub(super) const VARIANTS: [(&str, usize); 2] = [("tile 32", 8), ("tile 64", 16)];
+pub(super) const VARIANTS: [(&str, usize); 2] = [(LINEAR[0], 8), (LINEAR[1], 16)];
 
 /// How a call runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

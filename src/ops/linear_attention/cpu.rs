@@ -192,7 +192,7 @@ pub(super) fn read(
 fn pack<S: Simd>(simd: S, problem: &Problem, sums: &[f32]) -> Result<Vec<f32>> {
     let Problem { n_features, width, .. } = *problem;
     let panels = Panels::new(simd, width);
-    let mut packed = zeros(&[problem.outer, problem.inner, n_features, panels.width])?;
+    let mut packed = zeros(&[problem.batch, problem.kv_heads(), n_features, panels.width])?;
     let heads = packed.chunks_exact_mut(n_features * panels.width);
     for (packed, sums) in heads.zip(sums.chunks_exact(n_features * width)) {
         for panel in panels.iter() {

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::{Result, check_shapes},
-    host::{collect, copy},
+    host::{copy, filled},
     tensor::{Mask, Storage, Tensor, check_same_device},
 };
 pub use problem::{LinearAttention, LinearState, Normalizer};
@@ -73,7 +73,7 @@ impl LinearAttention {
         }
         let n_keys = match mask {
             Some(mask) if problem.n > 0 => copy(mask.counts())?,
-            _ => collect(problem.batch, std::iter::repeat_n(problem.n as u64, problem.batch))?,
+            _ => filled(problem.n as u64, &[problem.batch])?,
         };
         let sums = match k.storage() {
             _ if problem.is_stable() => stable::write(self, &problem, k, v, mask)?,

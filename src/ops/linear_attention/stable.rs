@@ -14,7 +14,7 @@ use super::problem::{LinearAttention, OP, Problem};
 use crate::{
     Device,
     error::Result,
-    host::{collect, zeros},
+    host::{filled, zeros},
     ops::{
         Activation, Linear, Map, ScanAttention, add, columns, concat,
         layout::{Layout, Sizes},
@@ -72,7 +72,7 @@ pub(super) fn read(attention: &LinearAttention, problem: &Problem, q: &Tensor, s
         return Tensor::zeros(&q.device(), &shape);
     }
     let n = q.len() / head_dim;
-    let ones = Tensor::new(&q.device(), &[n, 1], &collect(n, std::iter::repeat_n(1.0, n))?)?;
+    let ones = Tensor::new(&q.device(), &[n, 1], &filled(1.0, &[n])?)?;
     let q = concat(&q.reshape(&[n, head_dim])?, 0..head_dim, &ones)?;
     let q = q.reshape(&of_queries(head_dim + 1))?;
     let of_features = |dim: usize| layout_of_keys(problem).shape(sizes_of_keys(problem, n_features, dim));

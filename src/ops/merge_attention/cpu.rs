@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::problem::{HEADROOM, REFERENCE_STEP, state_width};
 use crate::{
     error::Result,
-    host::{collect, zeros},
+    host::{filled, zeros},
     ops::softmax::MASKED,
 };
 
@@ -48,7 +48,7 @@ impl Inputs<'_> {
     pub fn attention(&self) -> Result<(Vec<f32>, Vec<f32>)> {
         let width = self.width;
         let mut merged = zeros(&[self.rows, width])?;
-        let mut merged_lse = collect(self.rows, std::iter::repeat_n(MASKED, self.rows))?;
+        let mut merged_lse = filled(MASKED, &[self.rows])?;
         let chunk = self.rows_of_task();
         let chunks = merged.par_chunks_mut(chunk * width).zip(merged_lse.par_chunks_mut(chunk));
         chunks.enumerate().for_each_init(

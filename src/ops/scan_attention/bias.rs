@@ -6,9 +6,7 @@
 
 use std::{f32::consts::LOG2_E, ops::Range};
 
-use super::custom::CustomBias;
-
-use super::strides::BiasStrides;
+use super::{custom::CustomBias, strides::BiasStrides};
 use crate::{
     error::{Error, Result, check_argument, check_limit, check_shape},
     ops::softmax::MASKED,

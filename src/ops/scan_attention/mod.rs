@@ -30,7 +30,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::{
     error::{Error, Result},
-    tensor::{Mask, Storage, Tensor, check_same_device, n_elements},
+    host::filled,
+    tensor::{Mask, Storage, Tensor, check_same_device},
 };
 use problem::{CpuInputs, OP};
 
@@ -108,7 +109,7 @@ pub(crate) fn attend(
         let (values, lse, device) = (problem.out_shape(), problem.lse_shape(), q.device());
         return Ok(Attention {
             values: Tensor::zeros(&device, &values)?,
-            log_sum_exp: Tensor::new(&device, &lse, &vec![MASKED; n_elements(&lse)])?,
+            log_sum_exp: Tensor::new(&device, &lse, &filled(MASKED, &lse)?)?,
         });
     }
     match q.storage() {

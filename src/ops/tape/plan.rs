@@ -5,12 +5,12 @@ use super::{
     problem::{MAX_TAPE_LENGTH, OP, Problem, TapeInputs, check},
 };
 use crate::{
-    device::{Capabilities, Decision, Work},
+    device::{Capabilities, Decision, Work, variants::TAPE},
     error::{Result, check_limit},
 };
 
 /// Variants by name: whether the cells are in workgroup memory.
-const VARIANTS: [(&str, bool); 2] = [("workgroup memory", true), ("storage", false)];
+const VARIANTS: [(&str, bool); 2] = [(TAPE[0], true), (TAPE[1], false)];
 
 /// Where the cells of a tape are while it runs, with the sizes that the kernel is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

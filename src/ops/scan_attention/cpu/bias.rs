@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    host::{check_room, collect, zeros},
+    host::{check_room, filled, zeros},
     simd::tile::{ROWS, VECTORS},
 };
 
@@ -105,8 +105,7 @@ impl<'a> PairBias<'a> {
         let by_point = distance::pack(inputs.k_coords, n_columns, &has_key, &packed);
 
         let mut k_points = zeros(&[batch, n_blocks, width, block_keys])?;
-        let n_slots = batch * n_blocks * block_keys;
-        let mut key_bias = collect(n_slots, std::iter::repeat_n(NONE, n_slots))?;
+        let mut key_bias = filled(NONE, &[batch, n_blocks, block_keys])?;
         let mut keep = Vec::with_capacity(batch * n_blocks);
         for b in 0..batch {
             for block in 0..n_blocks {
