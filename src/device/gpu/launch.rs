@@ -267,7 +267,11 @@ impl<'a, P: Params> Launch<'a, P> {
             if requested > allowed {
                 return Err(Error::LimitExceeded { limit: "numbers of a buffer that is bound", requested, allowed });
             }
-            set(slot.base, base);
+            if base as usize % slot.words > 0 {
+                let message = format!("{} must begin at a multiple of {} numbers", slot.name, slot.words);
+                return Err(Error::Validation { what: pipeline.name.into(), message });
+            }
+            set(slot.base, base / slot.words as u32);
             views[slot.binding] = Some(view);
         }
         let views: Vec<View<'_>> = views.into_iter().flatten().collect();

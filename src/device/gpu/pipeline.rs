@@ -36,6 +36,8 @@ pub(crate) struct Slot {
     /// Which of the bindings it is in, and whether others may be in the same.
     pub binding: usize,
     pub is_shared: bool,
+    /// Numbers of 32 bits in an element: 4 where the text reads vectors.
+    pub words: usize,
     /// Where the uniform says at which element it begins, in bytes.
     pub base: Option<usize>,
 }
@@ -152,19 +154,19 @@ pub(super) fn slots(interface: &Interface, is_shared: bool) -> (Vec<(u32, bool)>
     let (mut bindings, mut slots): (Vec<(u32, bool)>, Vec<Slot>) = (Vec::new(), Vec::new());
     let could_share = |is_written| {
         let all = interface.operands.iter().filter(|operand| operand.is_written == is_written);
-        all.filter(|operand| interface.base(operand).is_some()).count()
+        all.filter(|operand| operand.can_share(interface)).count()
     };
     for operand in &interface.operands {
         let is_written = operand.is_written;
         let base = interface.base(operand);
         // One alone shares nothing and need not be copied.
-        let is_shared = is_shared && base.is_some() && could_share(is_written) > 1;
+        let is_shared = is_shared && operand.can_share(interface) && could_share(is_written) > 1;
         let beside = slots.iter().find(|slot| slot.is_shared && is_shared && slot.is_written == is_written);
         let binding = beside.map_or(bindings.len(), |slot| slot.binding);
         if binding == bindings.len() {
             bindings.push((operand.binding, is_written));
         }
-        slots.push(Slot { name: operand.name.clone(), is_written, binding, is_shared, base });
+        slots.push(Slot { name: operand.name.clone(), is_written, binding, is_shared, words: operand.words, base });
     }
     (bindings, slots)
 }

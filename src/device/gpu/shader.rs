@@ -114,6 +114,15 @@ pub(crate) struct Operand {
     pub name: String,
     pub binding: u32,
     pub is_written: bool,
+    /// Numbers of 32 bits in an element: 4 where the text reads vectors.
+    pub words: usize,
+}
+
+impl Operand {
+    /// Whether it may lie in one binding with others, which then must have elements of one type.
+    pub fn can_share(&self, interface: &Interface) -> bool {
+        self.words == 1 && interface.base(self).is_some()
+    }
 }
 
 impl Interface {
@@ -194,6 +203,10 @@ pub(crate) fn reflect(name: &str, module: &naga::Module) -> Result<Interface> {
                 name: variable.name.clone().unwrap_or_default(),
                 binding: at.binding,
                 is_written: access.contains(StorageAccess::STORE),
+                words: match module.types[variable.ty].inner {
+                    TypeInner::Array { stride, .. } => stride as usize / 4,
+                    _ => 1,
+                },
             }),
             (AddressSpace::Uniform, Some(_)) => {
                 if let TypeInner::Struct { members, .. } = &module.types[variable.ty].inner {
@@ -219,7 +232,7 @@ pub(crate) fn reflect(name: &str, module: &naga::Module) -> Result<Interface> {
     let mut interface = Interface { operands, fields, needs };
     let kinds = |is_written| {
         let all = interface.operands.iter().filter(move |operand| operand.is_written == is_written);
-        let (based, fixed): (Vec<_>, Vec<_>) = all.partition(|operand| interface.base(operand).is_some());
+        let (based, fixed): (Vec<_>, Vec<_>) = all.partition(|operand| operand.can_share(&interface));
         fixed.len() + usize::from(!based.is_empty())
     };
     interface.needs.shared_storage_buffers = (kinds(false) + kinds(true)) as u32;

@@ -14,7 +14,7 @@ pub(super) fn share(name: &str, mut module: Module, interface: &Interface) -> Re
         let shares = |variable: &GlobalVariable| {
             let name = variable.name.as_deref().unwrap_or_default();
             let operand = interface.operands.iter().find(|operand| operand.name == name);
-            operand.is_some_and(|operand| operand.is_written == is_written && interface.base(operand).is_some())
+            operand.is_some_and(|operand| operand.is_written == is_written && operand.can_share(interface))
         };
         let all: Vec<_> =
             module.global_variables.iter().filter(|(_, variable)| shares(variable)).map(|(at, _)| at).collect();
