@@ -2,11 +2,21 @@
 
 use std::ops::Range;
 
+#[cfg(not(target_arch = "wasm32"))]
+use rayon::prelude::*;
+
 use crate::{
-    device::Device,
+    device::{Backend, Device},
     error::{Error, Result},
+    host::zeros,
     tensor::{PendingRead, Tensor},
 };
+
+/// Numbers of the widest layer that leave room in the cache of a processor for the layers beside it.
+const CACHED: usize = 1 << 15;
+
+/// Tasks of scan attention have as many rows.
+const ROWS: usize = 48;
 
 /// Points of each batch element in a tile: enough to keep the device busy, not more than what one
 /// binding holds of the widest layer.
@@ -20,13 +30,38 @@ pub(crate) fn tiles(n: usize, size: usize) -> impl Iterator<Item = Range<usize>>
     (0..n).step_by(size).map(move |start| start..n.min(start.saturating_add(size)))
 }
 
-/// Starts each tile on the device and receives its numbers on the host: the device works on a tile
-/// while the host takes the one before.
+/// Points that pass through all layers on one thread of the CPU, where none needs another: what is
+/// between the layers then stays in its cache, and threads need not wait for each other.
+pub(crate) fn piece(batch: usize, widest: usize) -> usize {
+    (CACHED / widest / batch / ROWS).max(1) * ROWS
+}
+
+/// What may be used by several threads, where there are any: on the web tensors may not.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) trait Shared: Sync {}
+#[cfg(not(target_arch = "wasm32"))]
+impl<T: Sync> Shared for T {}
+#[cfg(target_arch = "wasm32")]
+pub(crate) trait Shared {}
+#[cfg(target_arch = "wasm32")]
+impl<T> Shared for T {}
+
+/// Computes each tile on the device, `[batch, len, ..]`, and receives its numbers on the host: a GPU
+/// works on a tile while the host takes the one before; the CPU works on several pieces of a tile.
 pub(crate) async fn stream(
+    device: &Device,
     tiles: impl Iterator<Item = Range<usize>>,
-    start: impl Fn(&Range<usize>) -> Result<Tensor>,
+    piece: usize,
+    start: impl Fn(&Range<usize>) -> Result<Tensor> + Shared,
     mut receive: impl FnMut(Range<usize>, Vec<f32>) -> Result<()>,
 ) -> Result<()> {
+    if matches!(device.0, Backend::Cpu(_)) {
+        for tile in tiles {
+            let numbers = in_pieces(&tile, piece, &start)?;
+            receive(tile, numbers)?;
+        }
+        return Ok(());
+    }
     let mut before: Option<(Range<usize>, PendingRead)> = None;
     for tile in tiles {
         let read = start(&tile)?.start_read()?;
@@ -38,6 +73,25 @@ pub(crate) async fn stream(
         receive(tile, read.finish().await?)?;
     }
     Ok(())
+}
+
+fn in_pieces(
+    tile: &Range<usize>,
+    piece: usize,
+    start: &(impl Fn(&Range<usize>) -> Result<Tensor> + Shared),
+) -> Result<Vec<f32>> {
+    let pieces: Vec<_> = tiles(tile.len(), piece).collect();
+    let compute = |piece: &Range<usize>| start(&(tile.start + piece.start..tile.start + piece.end));
+    #[cfg(not(target_arch = "wasm32"))]
+    let computed = pieces.par_iter().map(compute).collect::<Result<Vec<Tensor>>>()?;
+    #[cfg(target_arch = "wasm32")]
+    let computed = pieces.iter().map(compute).collect::<Result<Vec<Tensor>>>()?;
+    let mut all = zeros(&[computed.iter().map(Tensor::len).sum()])?;
+    for (piece, numbers) in pieces.iter().zip(&computed) {
+        let width = numbers.shape().last().copied().unwrap_or(1);
+        place(piece, width, numbers.cpu(), &mut all);
+    }
+    Ok(all)
 }
 
 /// Copies a tile `[batch, len, width]` to where it belongs in `[batch, n, width]`.

@@ -19,8 +19,9 @@ use crate::{
         domain::{Outside, Summary},
         frame::Frame,
         layers::softplus,
+        open::About,
         points::{Coordinate, Numbers},
-        tiles::{check_predicted, place, stream, tiles},
+        tiles::{check_predicted, piece, place, stream, tiles},
     },
     ops::RollingState,
     tensor::{Tensor, check_finite},
@@ -361,8 +362,12 @@ impl Posterior {
         let (batch, n, dim_y) = (self.batch, targets.n, self.network.about.config.dim_y);
         let shape = [batch, n, dim_y];
         let mut all = Prediction { shape, mean: zeros(&shape)?, std: zeros(&shape)?, outside: self.outside(&targets) };
+        // Once, before several threads ask for it.
+        self.readout()?;
         let start = |tile: &Range<usize>| self.network.predictor.forward(&self.encode_range(&targets, tile)?, None);
-        stream(tiles(n, self.network.tile(batch)), start, |tile, activations| {
+        let About { device, config, .. } = &self.network.about;
+        let piece = piece(batch, config.widest());
+        stream(device, tiles(n, self.network.tile(batch)), piece, start, |tile, activations| {
             let rows = activations.chunks_exact(2 * dim_y);
             let mean: Vec<f32> = rows.clone().flat_map(|row| &row[..dim_y]).copied().collect();
             let std: Vec<f32> = rows.flat_map(|row| &row[dim_y..]).map(|raw| self.std(*raw)).collect();

@@ -15,7 +15,8 @@ use crate::{
         domain::{Outside, Summary},
         frame::Frame,
         layers::softplus,
-        tiles::{check_predicted, place, stream, tiles},
+        open::About,
+        tiles::{check_predicted, piece, place, stream, tiles},
     },
     tensor::Tensor,
 };
@@ -271,7 +272,10 @@ impl Posterior {
         mut receive: impl FnMut(Range<usize>, Prediction) -> Result<()>,
     ) -> Result<()> {
         let start = |range: &Range<usize>| self.activations(points, range);
-        stream(tiles(points.n_points, tile), start, |range, activations| {
+        let About { device, config, .. } = &self.network.about;
+        // Scan attention packs the keys for all the queries that it is given, and shares them out itself.
+        let piece = if config.attention.is_linear() { piece(self.batch, config.widest()) } else { tile };
+        stream(device, tiles(points.n_points, tile), piece, start, |range, activations| {
             check_predicted("the network's output", (points.n_points, self.network.n_out), &range, &activations)?;
             let prediction = Prediction { outside: outside.clone(), ..self.prediction(range.len(), activations) };
             receive(range, prediction)

@@ -9,6 +9,7 @@ use crate::{
     host::zeros,
     ops::linear::cpu::{gelu_tanh, relu},
     simd::{
+        load_some,
         math::{exp, exp_unclamped},
         store_some,
         tile::{Panels, ROWS, product, with_vectors},
@@ -68,6 +69,11 @@ impl Map {
         Ok(Self { kind: map.kind, scale: map.scale, head_dim, n_features, panels, packed })
     }
 
+    /// Whether the features of a row are the row itself.
+    pub fn is_plain(&self) -> bool {
+        self.kind == FeatureKind::Identity && self.scale == 1.0
+    }
+
     /// Writes the features of some rows to `y`, whose rows are `stride` apart; those of a row
     /// that is `None` are zeros.
     #[inline(always)]
@@ -82,9 +88,13 @@ impl Map {
     ) {
         if self.kind == FeatureKind::Identity {
             for (i, y) in y.chunks_exact_mut(stride).enumerate().take(n_rows) {
-                match row(i) {
-                    Some(x) => y.iter_mut().zip(x).for_each(|(y, x)| *y = self.scale * x),
-                    None => y[..self.n_features].fill(0.0),
+                let y = &mut y[..self.n_features];
+                let Some(x) = row(i) else {
+                    y.fill(0.0);
+                    continue;
+                };
+                for (y, x) in y.chunks_mut(S::f32s::LEN).zip(x.chunks(S::f32s::LEN)) {
+                    store_some::<S>(load_some(simd, x) * self.scale, y);
                 }
             }
             return;

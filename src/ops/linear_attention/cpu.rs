@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Queries whose features exist at once.
-const QUERIES: usize = 256;
+const QUERIES: usize = 96;
 
 /// Keys whose features exist at once. Their products are added in f32, those sums in f64.
 const KEYS: usize = 64;
@@ -25,6 +25,9 @@ const KEYS: usize = 64;
 /// Keys of a task at least, and how many tasks a head is cut into at most.
 const PART: usize = 4 * KEYS;
 const MAX_PARTS: usize = 32;
+
+/// With as many parts a task takes all heads that lie side by side: their rows are one piece of memory.
+const ENOUGH_PARTS: usize = 8;
 
 pub(super) fn write(
     level: Level,
@@ -48,20 +51,23 @@ pub(super) fn write(
         }
         // Parts of all heads are there before they are added.
         check_room(size_of::<f64>() as u64 * count(&[heads, parts, len])? as u64)?;
-        let sums = (0..heads * parts)
+        let together = if parts < ENOUGH_PARTS { 1 } else { problem.inner };
+        let sums = (0..heads / together * parts)
             .into_par_iter()
             .map(|i| {
-                let first = i % parts * part_len;
+                let (first_head, first) = (i / parts * together, i % parts * part_len);
+                let keys = first..problem.n.min(first + part_len);
                 simd.vectorize(
                     #[inline(always)]
-                    || task.run(simd, i / parts, first..problem.n.min(first + part_len)),
+                    || task.run(simd, first_head..first_head + together, keys),
                 )
             })
             .collect::<Result<Vec<Vec<f64>>>>()?;
         let mut total = zeros::<f64>(&[len])?;
         for (head, state) in state.chunks_exact_mut(len.max(1)).enumerate() {
             total.fill(0.0);
-            for sums in &sums[head * parts..][..parts] {
+            for sums in &sums[head / together * parts..][..parts] {
+                let sums = &sums[head % together * len..][..len];
                 total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
             }
             state.iter_mut().zip(&total).for_each(|(state, &total)| *state = total as f32);
@@ -79,46 +85,66 @@ struct Write<'a> {
 }
 
 impl Write<'_> {
-    /// The sums of one head over some keys, `[n_features, width]`.
+    /// The sums of some heads of one outer index over some keys, `[heads, n_features, width]`.
     #[inline(always)]
-    fn run<S: Simd>(&self, simd: S, head: usize, keys: Range<usize>) -> Result<Vec<f64>> {
+    fn run<S: Simd>(&self, simd: S, heads: Range<usize>, keys: Range<usize>) -> Result<Vec<f64>> {
         let Problem { inner, n, head_dim, n_features, v_dim, width, .. } = *self.problem;
-        let (outer, inner_index) = (head / inner, head % inner);
-        let stride = n_features.next_multiple_of(ROWS);
         let panels = Panels::new(simd, width);
         let mut sums = zeros::<f32>(&[n_features, width])?;
-        let mut features = zeros(&[KEYS, stride])?;
+        // Row by row as they lie in memory, for all heads: a processor foresees no other order.
+        let mut block_keys = zeros(&[heads.len(), KEYS, head_dim])?;
+        let mut block_values = zeros(&[heads.len(), KEYS, width])?;
+        let is_plain = self.map.is_plain();
+        let stride = if is_plain { head_dim } else { n_features.next_multiple_of(ROWS) };
+        // The last tile of features may read past them.
+        let mut features = zeros(&[KEYS * stride + ROWS])?;
         let mut scaled = Vec::new();
-        let mut values = zeros::<f32>(&[KEYS, width])?;
         let mut packed = zeros(&[KEYS, panels.width])?;
-        let mut total = zeros(&[sums.len()])?;
+        let mut total = zeros(&[heads.len(), sums.len()])?;
+        let (outer, first_inner) = (heads.start / inner, heads.start % inner);
+        let batch = outer / self.problem.outer_per_batch();
         for first in keys.clone().step_by(KEYS) {
             let len = KEYS.min(keys.end - first);
-            let row = |i: usize| (outer * n + first + i) * inner + inner_index;
-            let batch = outer / self.problem.outer_per_batch();
             // A masked key is not read: whatever it holds cannot spread.
             let exists = |i: usize| self.keep.is_none_or(|keep| keep[batch * n + first + i] > 0.0);
-            let key = |i: usize| exists(i).then(|| &self.k[row(i) * head_dim..][..head_dim]);
-            self.map.apply(simd, key, len, stride, &mut scaled, &mut features);
-            for (i, values) in values.chunks_exact_mut(width).enumerate().take(len) {
-                if exists(i) {
-                    values[..v_dim].copy_from_slice(&self.v[row(i) * v_dim..][..v_dim]);
-                    values[v_dim..].fill(1.0);
+            for i in 0..len {
+                let row = (outer * n + first + i) * inner + first_inner;
+                for head in 0..heads.len() {
+                    let (key, value) = (
+                        &mut block_keys[(head * KEYS + i) * head_dim..][..head_dim],
+                        &mut block_values[(head * KEYS + i) * width..][..width],
+                    );
+                    if exists(i) {
+                        key.copy_from_slice(&self.k[(row + head) * head_dim..][..head_dim]);
+                        value[..v_dim].copy_from_slice(&self.v[(row + head) * v_dim..][..v_dim]);
+                        value[v_dim..].fill(1.0);
+                    } else {
+                        key.fill(0.0);
+                        value.fill(0.0);
+                    }
+                }
+            }
+            for (head, total) in total.chunks_exact_mut(sums.len()).enumerate() {
+                let keys = &block_keys[head * KEYS * head_dim..][..len * head_dim];
+                let values = &block_values[head * KEYS * width..][..len * width];
+                if is_plain {
+                    features[..keys.len()].copy_from_slice(keys);
                 } else {
-                    values.fill(0.0);
+                    let key = |i: usize| exists(i).then(|| &keys[i * head_dim..][..head_dim]);
+                    self.map.apply(simd, key, len, stride, &mut scaled, &mut features[..KEYS * stride]);
                 }
-            }
-            for panel in panels.iter() {
-                let packed = &mut packed[..len * panel.width];
-                panel.pack(simd, |i| &values[i * width..][..width], packed);
-                for f in (0..n_features).step_by(ROWS) {
-                    let sums = &mut sums[f * width..n_features.min(f + ROWS) * width];
-                    with_vectors!(panel, C => {
-                        outer_product::<S, C>(simd, &features[f..], stride, &panel, packed, width, sums);
-                    });
+                for panel in panels.iter() {
+                    let packed = &mut packed[..len * panel.width];
+                    panel.pack(simd, |i| &values[i * width..][..width], packed);
+                    for f in (0..n_features).step_by(ROWS) {
+                        let sums = &mut sums[f * width..n_features.min(f + ROWS) * width];
+                        with_vectors!(panel, C => {
+                            outer_product::<S, C>(simd, &features[f..], stride, &panel, packed, width, sums);
+                        });
+                    }
                 }
+                total.iter_mut().zip(&mut sums).for_each(|(total, sum)| *total += f64::from(std::mem::take(sum)));
             }
-            total.iter_mut().zip(&mut sums).for_each(|(total, sum)| *total += f64::from(std::mem::take(sum)));
         }
         Ok(total)
     }
@@ -137,12 +163,12 @@ fn outer_product<S: Simd, const C: usize>(
 ) {
     let lanes = S::f32s::LEN;
     let mut tile = [[S::f32s::splat(simd, 0.0); C]; ROWS];
-    for (features, values) in features.chunks(stride).zip(packed.chunks_exact(C * lanes)) {
+    for (key, values) in packed.chunks_exact(C * lanes).enumerate() {
         let mut vectors = [S::f32s::splat(simd, 0.0); C];
         for (vector, values) in vectors.iter_mut().zip(values.chunks_exact(lanes)) {
             *vector = S::f32s::from_slice(simd, values);
         }
-        let features = &features[..ROWS];
+        let features = &features[key * stride..][..ROWS];
         for (row, &feature) in tile.iter_mut().zip(features) {
             let feature = S::f32s::splat(simd, feature);
             for (sum, &vector) in row.iter_mut().zip(&vectors) {
@@ -218,20 +244,24 @@ impl Read<'_> {
         let Problem { inner, kv_group, n, head_dim, n_features, v_dim, width, normalizer, .. } = *self.problem;
         let panels = Panels::new(simd, width);
         let len = y.len() / (inner * v_dim);
-        let mut features = zeros(&[len, n_features])?;
+        let is_plain = self.map.is_plain();
+        let mut features = zeros(&[if is_plain { 0 } else { len }, n_features])?;
         let mut scaled = Vec::new();
         let mut values = zeros::<f32>(&[ROWS, width])?;
         let count = self.n_keys[outer / self.problem.outer_per_batch()].max(1) as f32;
         for head in 0..inner {
-            let row = |i: usize| Some(&self.q[((outer * n + first + i) * inner + head) * head_dim..][..head_dim]);
-            self.map.apply(simd, row, len, n_features, &mut scaled, &mut features);
+            let query = |i: usize| &self.q[((outer * n + first + i) * inner + head) * head_dim..][..head_dim];
+            if !is_plain {
+                self.map.apply(simd, |i| Some(query(i)), len, n_features, &mut scaled, &mut features);
+            }
             let packed = &self.packed[(outer * inner + head) / kv_group * n_features * panels.width..];
             for i in (0..len).step_by(ROWS) {
                 let used = ROWS.min(len - i);
                 let mut rows = [&features[..]; ROWS];
                 for (r, row) in rows.iter_mut().enumerate() {
                     // Rows past the end repeat the last one.
-                    *row = &features[(i + r.min(used - 1)) * n_features..][..n_features];
+                    let i = i + r.min(used - 1);
+                    *row = if is_plain { query(i) } else { &features[i * n_features..][..n_features] };
                 }
                 for panel in panels.iter() {
                     let packed = &packed[panel.first * n_features..][..panel.width * n_features];
@@ -254,7 +284,10 @@ impl Read<'_> {
                         Normalizer::FeatureSum { .. } => values[v_dim],
                     };
                     let y = &mut y[((i + r) * inner + head) * v_dim..][..v_dim];
-                    y.iter_mut().zip(values).for_each(|(y, value)| *y = value / divisor);
+                    match divisor {
+                        1.0 => y.copy_from_slice(&values[..v_dim]),
+                        _ => y.iter_mut().zip(values).for_each(|(y, value)| *y = value / divisor),
+                    }
                 }
             }
         }
