@@ -5,6 +5,8 @@
 //! is asked for only where the machine, or what this process may have of it, has as much available.
 //! Elsewhere the system refuses by itself.
 
+use std::{cell::RefCell, ops::Deref};
+
 use bytemuck::Zeroable;
 
 use crate::error::{Error, Result, check_limit};
@@ -66,6 +68,80 @@ pub(crate) fn collect<T>(n: usize, from: impl Iterator<Item = T>) -> Result<Vec<
     Ok(all)
 }
 
+/// Numbers of a tensor. When the last tensor that has them goes, their memory stays for the next result
+/// of about the size: fresh memory costs the system as much as a layer of a network costs the processor.
+#[derive(Debug, Default)]
+pub(crate) struct Kept(Vec<f32>);
+
+/// What a thread keeps: vectors from [`SMALLEST`] to [`LARGEST`] numbers, so 8 MiB at most.
+const MOST: usize = 8;
+const SMALLEST: usize = 1 << 12;
+const LARGEST: usize = 1 << 18;
+
+thread_local! {
+    static LEFT: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// As many numbers as the product of some sizes, whatever they are: for results that are written whole.
+///
+/// # Errors
+/// There is no room.
+pub(crate) fn any(sizes: &[usize]) -> Result<Vec<f32>> {
+    let n = count(sizes)?;
+    let left = (SMALLEST..=LARGEST).contains(&n).then(|| LEFT.with_borrow_mut(|left| take(left, n))).flatten();
+    let Some(mut numbers) = left else { return zeros(&[n]) };
+    numbers.resize(n, 0.0);
+    if cfg!(debug_assertions) {
+        // What is not written shows.
+        numbers.fill(f32::NAN);
+    }
+    Ok(numbers)
+}
+
+/// The smallest vector that is large enough, but for those that are far too large.
+fn take(left: &mut Vec<Vec<f32>>, n: usize) -> Option<Vec<f32>> {
+    let fits = left.iter().enumerate().filter(|(_, numbers)| (n..=4 * n).contains(&numbers.capacity()));
+    let smallest = fits.min_by_key(|(_, numbers)| numbers.capacity())?.0;
+    Some(left.swap_remove(smallest))
+}
+
+impl Kept {
+    /// The numbers alone, which are the caller's from now on.
+    pub fn into_vec(mut self) -> Vec<f32> {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl From<Vec<f32>> for Kept {
+    fn from(numbers: Vec<f32>) -> Self {
+        Self(numbers)
+    }
+}
+
+impl Deref for Kept {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.0
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if !(SMALLEST..=LARGEST).contains(&self.0.capacity()) {
+            return;
+        }
+        // A thread that ends keeps nothing.
+        let _ = LEFT.try_with(|left| {
+            let mut left = left.borrow_mut();
+            if left.len() == MOST {
+                left.remove(0);
+            }
+            left.push(std::mem::take(&mut self.0));
+        });
+    }
+}
+
 /// Refuses what the machine has no room for: for work that takes several vectors at once, each of
 /// which would find room alone.
 ///
@@ -114,6 +190,24 @@ fn available() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_that_a_tensor_leaves_is_used_again() {
+        let n = SMALLEST + 3;
+        let first = any(&[n]).unwrap();
+        let at = first.as_ptr();
+        drop(Kept::from(first));
+        let again = any(&[n - 2]).unwrap();
+        assert_eq!((again.as_ptr(), again.len()), (at, n - 2));
+        // Nothing else fits, and nothing is taken that is much too large.
+        assert_ne!(any(&[n]).unwrap().as_ptr(), at);
+        drop(Kept::from(again));
+        assert_ne!(any(&[n / 8]).unwrap().as_ptr(), at);
+        for i in 0..3 * MOST {
+            drop(Kept::from(vec![1.0; SMALLEST + i]));
+        }
+        assert_eq!(LEFT.with_borrow(Vec::len), MOST);
+    }
 
     #[test]
     fn what_finds_no_room_is_an_error() {

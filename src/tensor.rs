@@ -11,7 +11,7 @@ use crate::device::gpu::{Buffer, Gpu};
 use crate::{
     device::{Backend, Cpu, Device},
     error::{Error, Result},
-    host,
+    host::{self, Kept},
 };
 #[cfg(feature = "gpu")]
 pub use buffer::TensorBuffer;
@@ -48,7 +48,7 @@ impl std::fmt::Debug for Tensor {
 /// Where the numbers are.
 #[derive(Clone)]
 pub(crate) enum Storage {
-    Cpu(Cpu, Arc<Vec<f32>>),
+    Cpu(Cpu, Arc<Kept>),
     #[cfg(feature = "gpu")]
     Gpu(Arc<Gpu>, Buffer),
 }
@@ -61,7 +61,7 @@ impl Tensor {
     pub fn new(device: &Device, shape: &[usize], data: &[f32]) -> Result<Self> {
         check_length(shape, data.len())?;
         let storage = match &device.0 {
-            Backend::Cpu(cpu) => Storage::Cpu(*cpu, Arc::new(host::copy(data)?)),
+            Backend::Cpu(cpu) => Storage::Cpu(*cpu, Arc::new(host::copy(data)?.into())),
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => Storage::Gpu(gpu.clone(), gpu.upload(data)?),
         };
@@ -111,7 +111,7 @@ impl Tensor {
     /// Wraps numbers that an operation computed on the CPU.
     pub(crate) fn from_cpu(cpu: Cpu, shape: Vec<usize>, data: Vec<f32>) -> Self {
         debug_assert_eq!(shape.iter().product::<usize>(), data.len());
-        Self { shape, storage: Storage::Cpu(cpu, Arc::new(data)) }
+        Self { shape, storage: Storage::Cpu(cpu, Arc::new(data.into())) }
     }
 
     /// Wraps a buffer that an operation writes on the GPU.
@@ -242,7 +242,7 @@ impl Tensor {
 
 /// A copy to the host that is under way.
 pub(crate) enum PendingRead {
-    Cpu(Arc<Vec<f32>>),
+    Cpu(Arc<Kept>),
     #[cfg(feature = "gpu")]
     Gpu(crate::device::gpu::Download),
 }
@@ -250,7 +250,7 @@ pub(crate) enum PendingRead {
 impl PendingRead {
     pub(crate) async fn finish(self) -> Result<Vec<f32>> {
         match self {
-            Self::Cpu(data) => Arc::try_unwrap(data).or_else(|data| host::copy(&data)),
+            Self::Cpu(data) => Arc::try_unwrap(data).map(Kept::into_vec).or_else(|data| host::copy(&data)),
             #[cfg(feature = "gpu")]
             Self::Gpu(download) => download.arrive().await,
         }

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Numbers of the widest layer that leave room in the cache of a processor for the layers beside it.
-const CACHED: usize = 1 << 15;
+const CACHED: usize = 1 << 16;
 
 /// Tasks of scan attention have as many rows.
 const ROWS: usize = 48;

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::problem::{Join, Map, Rows};
 use crate::{
     error::Result,
-    host::zeros,
+    host::any,
     ops::linear::cpu::gelu_erf,
     simd::{load_some, store_some},
 };
@@ -29,7 +29,7 @@ pub(super) fn map(map: Map, x: &[f32]) -> Result<Vec<f32>> {
 }
 
 fn each(x: &[f32], f: impl Fn(f32) -> f32 + Sync + Send) -> Result<Vec<f32>> {
-    let mut y = zeros(&[x.len()])?;
+    let mut y = any(&[x.len()])?;
     let tasks = y.par_chunks_mut(TASK).zip(x.par_chunks(TASK));
     tasks.for_each(|(y, x)| y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)));
     Ok(y)
@@ -51,7 +51,9 @@ pub(super) fn join(level: Level, join: Join, rows: &Rows, a: &[f32], b: &[f32]) 
             heads.for_each(|((y, a), b)| y.iter_mut().zip(a).for_each(|(y, a)| *y = a * b));
         }),
         Join::Keep => by_row(rows, a, |row, a, y| {
-            if of_row(row)[0] != 0.0 {
+            if of_row(row)[0] == 0.0 {
+                y.fill(0.0);
+            } else {
                 y.copy_from_slice(a);
             }
         }),
@@ -82,7 +84,7 @@ fn geglu<S: Simd>(simd: S, a: &[f32], y: &mut [f32]) {
 
 /// Every row of the result, from its index and the columns of `a` that count.
 fn by_row(rows: &Rows, a: &[f32], f: impl Fn(usize, &[f32], &mut [f32]) + Sync + Send) -> Result<Vec<f32>> {
-    let mut y = zeros(&[rows.rows, rows.width])?;
+    let mut y = any(&[rows.rows, rows.width])?;
     if y.is_empty() {
         return Ok(y);
     }

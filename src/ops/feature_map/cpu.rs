@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::problem::{FeatureKind, FeatureMap};
 use crate::{
     error::Result,
-    host::zeros,
+    host::{any, zeros},
     ops::linear::cpu::{gelu_tanh, relu},
     simd::{
         load_some,
@@ -26,7 +26,7 @@ pub(super) fn feature_map(
     n_features: usize,
     x: &[f32],
 ) -> Result<Vec<f32>> {
-    let mut y = zeros(&[x.len() / head_dim.max(1), n_features])?;
+    let mut y = any(&[x.len() / head_dim.max(1), n_features])?;
     dispatch!(level, simd => {
         let map = &Map::new(simd, map, head_dim, n_features)?;
         y.par_chunks_mut((TASK * n_features).max(1)).enumerate().for_each_init(Vec::new, |scaled, (task, y)| {

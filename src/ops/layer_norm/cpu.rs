@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::problem::{LARGE, SHRINK, SMALL, SMALLEST};
 use crate::{
     error::Result,
-    host::{copy, zeros},
+    host::any,
     simd::{load_some, store_some},
 };
 
@@ -75,14 +75,15 @@ struct Norm<'a> {
 
 impl Norm<'_> {
     fn run<S: Simd>(&self, simd: S, x: &[f32], width: usize, residual: Option<&[f32]>) -> Result<Vec<f32>> {
-        let mut y = residual.map_or_else(|| zeros(&[x.len()]), copy)?;
+        let mut y = any(&[x.len()])?;
         let chunk = (TASK / width).max(1) * width;
-        y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(y, x)| {
+        y.par_chunks_mut(chunk).enumerate().for_each(|(task, y)| {
             simd.vectorize(
                 #[inline(always)]
                 || {
-                    for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                        self.row(simd, x, y);
+                    for (i, y) in y.chunks_exact_mut(width).enumerate() {
+                        let at = task * chunk + i * width..task * chunk + (i + 1) * width;
+                        self.row(simd, &x[at.clone()], residual.map(|residual| &residual[at]), y);
                     }
                 },
             );
@@ -90,9 +91,9 @@ impl Norm<'_> {
         Ok(y)
     }
 
-    /// Adds the normalised row to `y`.
+    /// The normalised row, plus a residual.
     #[inline(always)]
-    fn row<S: Simd>(&self, simd: S, x: &[f32], y: &mut [f32]) {
+    fn row<S: Simd>(&self, simd: S, x: &[f32], residual: Option<&[f32]>, y: &mut [f32]) {
         let lanes = S::f32s::LEN;
         let mut moments = Moments::new(simd, x, 1.0, 1.0);
         let square = moments.variance + self.epsilon;
@@ -111,8 +112,9 @@ impl Norm<'_> {
             let at = i * lanes..i * lanes + y.len();
             let scale = load_some(simd, &self.scale[at.clone()]) * factor;
             let bias = load_some(simd, &self.bias[at.clone()]);
-            let centred = (load_some(simd, &x[at]) * shrink - mean) * grow - rest;
-            store_some::<S>(centred.mul_add(scale, bias) + load_some(simd, y), y);
+            let centred = (load_some(simd, &x[at.clone()]) * shrink - mean) * grow - rest;
+            let normed = centred.mul_add(scale, bias);
+            store_some::<S>(residual.map_or(normed, |residual| normed + load_some(simd, &residual[at])), y);
         }
     }
 }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::problem::{Activation, Problem};
 use crate::{
     error::Result,
-    host::zeros,
+    host::{any, zeros},
     simd::{
         load_some,
         math::{exp, scaled_erfc},
@@ -43,7 +43,7 @@ struct Layer<'a> {
 impl Layer<'_> {
     fn run<S: Simd>(&self, simd: S) -> Result<Vec<f32>> {
         let Problem { rows, n_in, n_out, .. } = *self.problem;
-        let mut y = zeros(&[rows, n_out])?;
+        let mut y = any(&[rows, n_out])?;
         if y.is_empty() {
             return Ok(y);
         }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::problem::{Normalizer, Problem};
 use crate::{
     error::Result,
-    host::{check_room, count, zeros},
+    host::{any, check_room, count, zeros},
     ops::feature_map::{FeatureMap, cpu::Map},
     simd::{
         store_some,
@@ -193,7 +193,7 @@ pub(super) fn read(
     n_keys: &[u64],
 ) -> Result<Vec<f32>> {
     let Problem { outer, inner, n, v_dim, .. } = *problem;
-    let mut y = zeros(&[outer, n, inner, v_dim])?;
+    let mut y = any(&[outer, n, inner, v_dim])?;
     if y.is_empty() {
         return Ok(y);
     }

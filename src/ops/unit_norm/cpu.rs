@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::{
     error::Result,
-    host::zeros,
+    host::any,
     simd::{load_some, packed::dot, store_some},
 };
 
@@ -20,7 +20,7 @@ const SHRINK: f32 = 1.0 / (1u128 << 80) as f32;
 const TASK: usize = 1 << 16;
 
 pub(super) fn unit_norm(level: Level, x: &[f32], width: usize) -> Result<Vec<f32>> {
-    let mut y = zeros(&[x.len()])?;
+    let mut y = any(&[x.len()])?;
     let chunk = (TASK / width).max(1) * width;
     dispatch!(level, simd => {
         y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(y, x)| {

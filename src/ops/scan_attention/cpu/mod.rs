@@ -25,7 +25,11 @@ use self::{
     softmax::{Row, State, Step},
 };
 use super::problem::{CpuInputs, Problem};
-use crate::{error::Result, host::zeros, simd::tile::ROWS};
+use crate::{
+    error::Result,
+    host::{any, zeros},
+    simd::tile::ROWS,
+};
 
 /// Queries in a task: whole tiles.
 const BLOCK_QUERIES: usize = 8 * ROWS;
@@ -94,8 +98,8 @@ fn scan<S: Simd>(simd: S, problem: &Problem, inputs: &CpuInputs<'_>) -> Result<(
     let tasks = scan.tasks();
     let rows = problem.batch * problem.n_heads * problem.n_queries;
     let output = Mutex::new(Output {
-        values: zeros(&[scan.n_splits(), rows, problem.v_dim])?,
-        log_sum_exp: zeros(&[scan.n_splits(), rows])?,
+        values: any(&[scan.n_splits(), rows, problem.v_dim])?,
+        log_sum_exp: any(&[scan.n_splits(), rows])?,
         sums: zeros(&[if scan.n_splits() > 1 { scan.n_splits() * rows } else { 0 }])?,
     });
     let tasks = tasks.par_iter().with_min_len(THREAD_WORK.div_ceil(scan.work_of_task()));
@@ -116,7 +120,7 @@ fn scan<S: Simd>(simd: S, problem: &Problem, inputs: &CpuInputs<'_>) -> Result<(
 impl Output {
     /// Of all the keys.
     fn merged(&self, rows: usize, v_dim: usize) -> Result<(Vec<f32>, Vec<f32>)> {
-        let (mut values, mut log_sum_exp) = (zeros(&[rows, v_dim])?, zeros(&[rows])?);
+        let (mut values, mut log_sum_exp) = (any(&[rows, v_dim])?, any(&[rows])?);
         let merged = values.par_chunks_exact_mut(v_dim).zip(&mut log_sum_exp).enumerate();
         merged.with_min_len(THREAD_NUMBERS.div_ceil(v_dim)).for_each(|(row, (values, log_sum_exp))| {
             let parts = (row..self.sums.len()).step_by(rows).map(|i| Row {
