@@ -57,7 +57,7 @@ pub(crate) async fn stream(
 ) -> Result<()> {
     if matches!(device.0, Backend::Cpu(_)) {
         for tile in tiles {
-            let numbers = in_pieces(&tile, piece, &start)?;
+            let numbers = in_pieces(device, &tile, piece, &start)?;
             receive(tile, numbers)?;
         }
         return Ok(());
@@ -75,17 +75,31 @@ pub(crate) async fn stream(
     Ok(())
 }
 
+/// What a function makes of items that do not need each other: on the CPU by several threads, where
+/// there are any.
+pub(crate) fn side_by_side<T: Shared>(
+    device: &Device,
+    items: &[T],
+    compute: impl Fn(&T) -> Result<Tensor> + Shared,
+) -> Result<Vec<Tensor>> {
+    #[cfg(not(target_arch = "wasm32"))]
+    if matches!(device.0, Backend::Cpu(_)) {
+        return items.par_iter().map(&compute).collect();
+    }
+    #[cfg(target_arch = "wasm32")]
+    let _ = device;
+    items.iter().map(compute).collect()
+}
+
 fn in_pieces(
+    device: &Device,
     tile: &Range<usize>,
     piece: usize,
     start: &(impl Fn(&Range<usize>) -> Result<Tensor> + Shared),
 ) -> Result<Vec<f32>> {
     let pieces: Vec<_> = tiles(tile.len(), piece).collect();
     let compute = |piece: &Range<usize>| start(&(tile.start + piece.start..tile.start + piece.end));
-    #[cfg(not(target_arch = "wasm32"))]
-    let computed = pieces.par_iter().map(compute).collect::<Result<Vec<Tensor>>>()?;
-    #[cfg(target_arch = "wasm32")]
-    let computed = pieces.iter().map(compute).collect::<Result<Vec<Tensor>>>()?;
+    let computed = side_by_side(device, &pieces, compute)?;
     let mut all = zeros(&[computed.iter().map(Tensor::len).sum()])?;
     for (piece, numbers) in pieces.iter().zip(&computed) {
         let width = numbers.shape().last().copied().unwrap_or(1);

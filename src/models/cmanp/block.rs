@@ -135,11 +135,20 @@ impl Cmab {
     /// # Errors
     /// Shapes that do not fit.
     pub fn read(&self, queries: &CmabQueries, state: &RollingState, latents: &Tensor) -> Result<Tensor> {
+        self.read.forward(latents, &self.own(queries, state)?)
+    }
+
+    /// The block's own latents after reading the context, which need no other layer.
+    pub(super) fn own(&self, queries: &CmabQueries, state: &RollingState) -> Result<Tensor> {
         let z = self.layer_cross_attn.finish(&state.read()?.values, &queries.normed)?;
         let z = self.layer_cross_ff.forward(&z)?;
         let z = self.layer_latent_self_attn.forward(&z, None)?;
-        let z = self.layer_latent_ff.forward(&z)?;
-        self.read.forward(latents, &z)
+        self.layer_latent_ff.forward(&z)
+    }
+
+    /// What the latents of the layer before make of those.
+    pub(super) fn read_own(&self, latents: &Tensor, own: &Tensor) -> Result<Tensor> {
+        self.read.forward(latents, own)
     }
 }
 

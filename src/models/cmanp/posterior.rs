@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    block::{CmabQueries, Encoder},
+    block::{Cmab, CmabQueries, Encoder},
     config::Config,
     network::Network,
     points::{Context, Points},
@@ -21,7 +21,7 @@ use crate::{
         layers::softplus,
         open::About,
         points::{Coordinate, Numbers},
-        tiles::{check_predicted, piece, place, stream, tiles},
+        tiles::{check_predicted, piece, place, side_by_side, stream, tiles},
     },
     ops::RollingState,
     tensor::{Tensor, check_finite},
@@ -298,8 +298,10 @@ impl Posterior {
         let mut encodings = Vec::new();
         if let Encoder::Rolling(layers) = &self.network.encoder {
             let mut latents = self.network.latents.repeat(self.batch)?;
-            for ((layer, queries), state) in layers.iter().zip(&*self.queries).zip(&self.states) {
-                latents = layer.read(queries, state, &latents)?;
+            let all: Vec<_> = layers.iter().zip(&*self.queries).zip(&self.states).collect();
+            let own = |((layer, queries), state): &((&Cmab, &CmabQueries), &RollingState)| layer.own(queries, state);
+            for (layer, own) in layers.iter().zip(side_by_side(&self.network.about.device, &all, own)?) {
+                latents = layer.read_own(&latents, &own)?;
                 encodings.push(latents.clone());
             }
         }
