@@ -200,9 +200,11 @@ mod tests {
         let again = any(&[n - 2]).unwrap();
         assert_eq!((again.as_ptr(), again.len()), (at, n - 2));
         // Nothing else fits, and nothing is taken that is much too large.
-        assert_ne!(any(&[n]).unwrap().as_ptr(), at);
+        let other = any(&[n]).unwrap();
+        assert_ne!(other.as_ptr(), at);
         drop(Kept::from(again));
-        assert_ne!(any(&[n / 8]).unwrap().as_ptr(), at);
+        let small = any(&[n / 8]).unwrap();
+        assert_ne!(small.as_ptr(), at);
         for i in 0..3 * MOST {
             drop(Kept::from(vec![1.0; SMALLEST + i]));
         }
