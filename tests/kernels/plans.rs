@@ -6,8 +6,8 @@ use wgpu_attention::{
     Device, Tensor,
     device::{AdapterKind, GpuOptions},
     ops::{
-        Activation, AttentionMemory, HeadMoves, Layout, Linear, Probabilities, ScanAttention, TapeInputs, TapeOptions,
-        attention_memory, linear, tape, unit_norm,
+        Activation, AttentionMemory, Direction, HeadMoves, Layout, Linear, Lsam, Lstm, Probabilities, ScanAttention,
+        TapeInputs, TapeOptions, attention_memory, linear, lsam, lstm, tape, unit_norm,
     },
 };
 
@@ -26,10 +26,21 @@ fn run(device: &Device) -> Vec<(String, Vec<f32>)> {
     let inputs = TapeInputs { value: &v, key: None, query: None, action: &action, n_tapes: 1, tape_length: 9 };
     let moves = TapeOptions { heads: HeadMoves::NoJump, ..Default::default() };
     let taped = tape(&inputs, moves, None).unwrap().values;
+    // A recurrence of large weights magnifies rounding.
+    let small =
+        |shape: &[usize]| Tensor::new(device, shape, &Random::new(4).scaled(shape.iter().product(), 0.3)).unwrap();
+    let dense = |width: usize| Linear { weight: small(&[8, width]), bias: None };
+    let long = Lstm { input: dense(36), hidden: small(&[9, 36]) };
+    let short = Lsam { n_heads: 2, input: dense(34), hidden: small(&[10, 34]) };
     vec![
         (layer.decision(&x).unwrap().to_string(), y.read().unwrap()),
         (options.decision(&k, &v).unwrap().to_string(), read.read().unwrap()),
         (inputs.decision(moves).unwrap().to_string(), taped.read().unwrap()),
+        (long.decision(&v).unwrap().to_string(), lstm(&v, &long, None).unwrap().values.read().unwrap()),
+        (
+            short.decision(&v).unwrap().to_string(),
+            lsam(&v, &short, None, Direction::Reverse).unwrap().values.read().unwrap(),
+        ),
     ]
 }
 
@@ -42,6 +53,8 @@ fn variants_that_are_asked_for_run_and_agree() {
             (0, "linear", ["tile 32", "tile 64"]),
             (1, "attention_memory", ["recurrent", "chunked"]),
             (2, "tape", ["workgroup memory", "storage"]),
+            (3, "lstm", ["one workgroup", "many workgroups"]),
+            (4, "lsam", ["one workgroup", "many workgroups"]),
         ] {
             for variant in variants {
                 let options = GpuOptions::default().variant(operation, variant);

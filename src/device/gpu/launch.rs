@@ -197,6 +197,16 @@ impl<'a, P: Params> Launch<'a, P> {
         Ok(())
     }
 
+    /// Launches all of `n_groups` workgroups, once: for what is launched again and again with other
+    /// parameters. `work` is that of a workgroup.
+    pub(crate) fn once(&self, n_groups: usize, work: Work, params: P) -> Result<()> {
+        let Some(bound) = self.complete()? else { return Ok(()) };
+        self.check(&bound, None)?;
+        self.check_iterations(work)?;
+        let parts: Vec<_> = bound.into_iter().map(|bound| bound.part).collect();
+        self.dispatch(&parts, params, &[], 0, n_groups, work.cost * n_groups as f64)
+    }
+
     /// Numbers for each row in the binding that has most of them.
     fn widest(&self, bound: &[Bound<'_>]) -> usize {
         let mut widths = vec![0; self.pipeline.bindings.len()];
@@ -267,7 +277,7 @@ impl<'a, P: Params> Launch<'a, P> {
             if requested > allowed {
                 return Err(Error::LimitExceeded { limit: "numbers of a buffer that is bound", requested, allowed });
             }
-            if base as usize % slot.words > 0 {
+            if !(base as usize).is_multiple_of(slot.words) {
                 let message = format!("{} must begin at a multiple of {} numbers", slot.name, slot.words);
                 return Err(Error::Validation { what: pipeline.name.into(), message });
             }
