@@ -50,15 +50,19 @@ fn main(
   // The lengths of q and k: by a power of two smaller where squares might overflow.
   var part = vec4(0.0);
   for (var d = lane; d < dim; d += {{ lanes }}u) {
-    let x = vec2(columns[q0 + d], columns[k0 + d]);
-    let small = x * 0x1p-80;
-    part += vec4(x * x, small * small);
+    let q = columns[q0 + d];
+    let k = columns[k0 + d];
+    let small_q = q * 0x1p-80;
+    let small_k = k * 0x1p-80;
+    part += vec4(q * q, k * k, small_q * small_q, small_k * small_k);
   }
-  let both = over_lanes(part, thread, first, 1u);
-  let is_large = both.zw > vec2(1e-18);
-  let shrink = select(vec2(1.0), vec2(0x1p-80), is_large);
-  let squares = select(both.xy, both.zw, is_large);
-  let inverse = 1.0 / max(sqrt(squares), 1e-12 * shrink);
+  let squares = over_lanes(part, thread, first, 1u);
+  let q_is_large = squares.z > 1e-18;
+  let k_is_large = squares.w > 1e-18;
+  let q_shrink = select(1.0, 0x1p-80, q_is_large);
+  let k_shrink = select(1.0, 0x1p-80, k_is_large);
+  let q_inverse = 1.0 / max(sqrt(select(squares.x, squares.z, q_is_large)), 1e-12 * q_shrink);
+  let k_inverse = 1.0 / max(sqrt(select(squares.y, squares.w, k_is_large)), 1e-12 * k_shrink);
 
   // Rows past the last hold nothing.
   let end = select(0u, dim, row < dim);
@@ -66,7 +70,7 @@ fn main(
   let m0 = (batch * d_model + j) * dim;
   part = vec4(0.0);
   for (var d = lane; d < end; d += {{ lanes }}u) {
-    part.x += memory[m0 + d] * (columns[k0 + d] * shrink.y * inverse.y);
+    part.x += memory[m0 + d] * (columns[k0 + d] * k_shrink * k_inverse);
   }
   let known = over_lanes(part, thread, first, 1u).x;
   var x = 0.0;
@@ -75,9 +79,9 @@ fn main(
   }
   part = vec4(0.0);
   for (var d = lane; d < end; d += {{ lanes }}u) {
-    let m = memory[m0 + d] + x * (columns[k0 + d] * shrink.y * inverse.y);
+    let m = memory[m0 + d] + x * (columns[k0 + d] * k_shrink * k_inverse);
     memory[m0 + d] = m;
-    part.x += m * (columns[q0 + d] * shrink.x * inverse.x);
+    part.x += m * (columns[q0 + d] * q_shrink * q_inverse);
   }
   let sum = over_lanes(part, thread, first, 1u).x;
   if (lane == 0u && row < dim) {
