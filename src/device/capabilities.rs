@@ -220,9 +220,8 @@ impl Capabilities {
     /// launch takes about 10 microseconds, with the wait for the one before: as long as a million bytes.
     pub(crate) fn pays_to_spread(&self, bytes: usize, batch: usize, launches: usize) -> bool {
         const LAUNCH: f64 = 1e6;
-        let (bytes, processors) = (bytes as f64, self.processors as f64);
-        let together = bytes * batch.div_ceil(self.processors) as f64;
-        LAUNCH * launches as f64 + bytes * batch as f64 / processors < together
+        // Elements side by side take no longer than one, until there are as many as processors.
+        LAUNCH * launches as f64 + bytes as f64 * batch as f64 / (self.processors as f64) < bytes as f64
     }
 
     /// Cuts a recurrence of `n` steps into as many at a time as a submit and an invocation take.
