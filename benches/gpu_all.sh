@@ -8,7 +8,8 @@
 # `million`, and the scripts that time PyTorch and JAX. They need an x86-64 Linux with a C library no older
 # than the one here and a Vulkan loader: give `libvulkan.so.1` as a LIBRARY where there is none.
 # `run` takes under nine minutes: each step has a limit, a step that fails is noted and the next one
-# runs. OUT then holds a text for each step, `gpu.json`, `tuned.json`, `peers.json` and `steps.tsv`.
+# runs. OUT then holds a text for each step, `gpu.json`, `tuned.json`, `torch.json`, `jax.json` and
+# `steps.tsv`. PyTorch and JAX are timed where the Python of the variable PYTHON (python3) has them.
 set -uo pipefail
 usage() { sed -n '2,/^set /{s/^# \{0,1\}//p}' "$0"; exit 2; }
 [ $# -ge 2 ] || usage
@@ -17,6 +18,7 @@ shift 2
 
 pack() {
   set -e
+  at=$(realpath -m "$at")
   cd "$(dirname "$0")/.."
   mkdir -p "$at/bin" "$at/lib" "$at/peers"
   # The program that cargo says it built.
@@ -53,7 +55,7 @@ run() {
   export LD_LIBRARY_PATH="$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
   export WGPU_ATTENTION_FIXTURES="$here/fixtures" WGPU_ATTENTION_REQUIRE_GPU=1
   : "${XDG_RUNTIME_DIR:=/tmp}" && export XDG_RUNTIME_DIR
-  local budget=520 failed=0
+  local budget=520 failed=0 python=${PYTHON:-python3}
   printf 'step\tseconds\tstatus\n' >steps.tsv
   # step NAME SECONDS COMMAND...: what it prints goes to NAME.txt.
   step() {
@@ -85,15 +87,23 @@ run() {
     step "million-$attention" 90 "$here/bin/million" --device "${adapter[1]:-gpu}" \
       --context "$context" --test "$test" --attention "$attention"
   done
-  step peers 120 python3 "$here/peers/attention.py" "${quick[@]}" --json peers.json
-  step peers-jax 60 python3 "$here/peers/attention_jax.py" "${quick[@]}" --json peers-jax.json
+  # peer NAME MODULE SECONDS SCRIPT: where this Python has the module.
+  peer() {
+    if "$python" -c "import $2" >/dev/null 2>&1; then
+      step "$1" "$3" "$python" "$here/peers/$4" "${quick[@]}" --json "$1.json"
+    else
+      printf '%s\t0\tskipped: %s has no %s\n' "$1" "$python" "$2" | tee -a steps.tsv
+    fi
+  }
+  peer torch torch 120 attention.py
+  peer jax jax 60 attention_jax.py
   step twins 80 "$here/bin/kernels" twins plans
   step tune 90 "$here/bin/tune" "${quick[@]}" "${adapter[@]}" --out tuned.json
   echo
   [ ! -s gpu.txt ] || cat gpu.txt
-  for attention in million-*.txt peers*.txt; do
-    echo "== $attention"
-    tail -n 12 "$attention"
+  local text
+  for text in million-*.txt torch.txt jax.txt; do
+    [ ! -e "$text" ] || { echo "== $text" && tail -n 30 "$text"; }
   done
   echo "all of it in $at, after $SECONDS s"
   exit "$failed"
