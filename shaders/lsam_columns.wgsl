@@ -11,6 +11,7 @@ struct Params {
   d_model: u32,
   width: u32,
   step: u32,
+  first_group: u32,
   n_groups: u32,
 }
 
@@ -30,10 +31,11 @@ fn main(
   @builtin(local_invocation_index) thread: u32,
 ) {
   // Uniform for the whole group, so no thread waits at a barrier alone.
-  let group = group_index(group_id, group_count);
-  if (group >= params.n_groups) {
+  let local = group_index(group_id, group_count);
+  if (local >= params.n_groups) {
     return;
   }
+  let group = params.first_group + local;
   let width = params.width;
   let blocks = (width + {{ outputs - 1 }}u) / {{ outputs }}u;
   let batch = group / blocks;

@@ -218,6 +218,7 @@ impl Capabilities {
     /// launches of its own over all processors, instead of in one workgroup an element that takes all
     /// steps. A workgroup moves about 100 bytes in a nanosecond, from a cache that many share; a
     /// launch takes about 10 microseconds, with the wait for the one before: as long as a million bytes.
+    #[cfg(feature = "gpu")]
     pub(crate) fn pays_to_spread(&self, bytes: usize, batch: usize, launches: usize) -> bool {
         const LAUNCH: f64 = 1e6;
         // Elements side by side take no longer than one, until there are as many as processors.

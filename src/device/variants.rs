@@ -11,7 +11,9 @@ pub(crate) const ATTENTION_MEMORY: [&str; 2] = ["recurrent", "chunked"];
 pub(crate) const LINEAR: [&str; 2] = ["tile 32", "tile 64"];
 #[cfg(feature = "gpu")]
 pub(crate) const TAPE: [&str; 2] = ["workgroup memory", "storage"];
+#[cfg(feature = "gpu")]
 pub(crate) const LSAM: [&str; 2] = ["one workgroup", "many workgroups"];
+#[cfg(feature = "gpu")]
 pub(crate) const LSTM: [&str; 2] = ["one workgroup", "many workgroups"];
 
 /// The operations that have more than one.

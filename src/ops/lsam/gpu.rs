@@ -69,6 +69,7 @@ params! {
         d_model: u32,
         width: u32,
         step: u32,
+        first_group: u32,
         n_groups: u32,
     }
 }
@@ -79,6 +80,7 @@ params! {
         n_heads: u32,
         dim: u32,
         step: u32,
+        first_group: u32,
         n_groups: u32,
     }
 }
@@ -162,9 +164,9 @@ fn steps(
         let (n, step) = (n as u32, if reverse { n - 1 - step } else { step } as u32);
         let params =
             ColumnsParams { n, d_model: d_model as u32, width: width as u32, step, ..ColumnsParams::default() };
-        of_columns.once(problem.groups_of_columns(), problem.work_of_columns(), params)?;
+        of_columns.groups(problem.groups_of_columns(), problem.work_of_columns(), params)?;
         let params = MemoryParams { n, n_heads: n_heads as u32, dim: dim as u32, step, ..MemoryParams::default() };
-        of_memory.once(problem.groups_of_memory(), problem.work_of_memory(), params)?;
+        of_memory.groups(problem.groups_of_memory(), problem.work_of_memory(), params)?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+#[cfg(feature = "gpu")]
 mod plan;
 mod problem;
 

@@ -50,6 +50,7 @@ params! {
         n: u32,
         hidden: u32,
         step: u32,
+        first_group: u32,
         n_groups: u32,
     }
 }
@@ -108,7 +109,7 @@ fn steps(gpu: &Gpu, problem: &Problem, gates: &Tensor, weight: &Tensor, state: &
         .write("y", y);
     let params = StepParams { n: n as u32, hidden: hidden as u32, ..StepParams::default() };
     for step in 0..n {
-        launch.once(problem.n_groups(), problem.work_of_group(), StepParams { step: step as u32, ..params })?;
+        launch.groups(problem.n_groups(), problem.work_of_group(), StepParams { step: step as u32, ..params })?;
     }
     // The steps read h of the one before from y.
     for element in 0..if n == 0 { 0 } else { batch } {
