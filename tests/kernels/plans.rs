@@ -4,7 +4,7 @@
 use crate::support::{Random, error, refused};
 use wgpu_attention::{
     Device, Tensor,
-    device::{AdapterKind, GpuOptions},
+    device::{AdapterKind, GpuOptions, Tuned},
     ops::{
         Activation, AttentionMemory, Direction, HeadMoves, Layout, Linear, Lsam, Lstm, Probabilities, ScanAttention,
         TapeInputs, TapeOptions, attention_memory, linear, lsam, lstm, tape, unit_norm,
@@ -70,6 +70,34 @@ fn variants_that_are_asked_for_run_and_agree() {
         let unknown = GpuOptions::default().variant("liner", "tile 32");
         refused(Device::on_adapter(&adapter, &unknown), &["liner", "linear"]);
     }
+}
+
+#[test]
+fn tuned_variants_are_those_of_their_adapter_alone() {
+    for adapter in Device::adapters() {
+        let forced = |options: &GpuOptions| Device::on_adapter(&adapter, options).unwrap().capabilities().forced;
+        let own = Device::on_adapter(&adapter, &GpuOptions::default()).unwrap().capabilities();
+        let mut tuned = Tuned::new(own.driver);
+        tuned.variants.insert("linear".into(), "tile 64".into());
+        let options = GpuOptions::default().tuned(tuned.clone());
+        assert_eq!(forced(&options)["linear"], "tile 64");
+        // What the application asks for goes first.
+        assert_eq!(forced(&options.variant("linear", "tile 32"))["linear"], "tile 32");
+        tuned.driver += " of another version";
+        let options = GpuOptions::default().tuned(tuned);
+        refused(Device::on_adapter(&adapter, &options), &["of another version"]);
+    }
+    let path = std::env::temp_dir().join(format!("wgpu-attention-tuned-{}.json", std::process::id()));
+    for (text, words) in [
+        ("{", ["a file that `tune` wrote", "EOF"]),
+        (r#"{"driver": "a", "variants": {}, "speed": 9}"#, ["a file that `tune` wrote", "speed"]),
+        (r#"{"driver": "a", "variants": {"linear": "tile 7"}}"#, ["tile 7", "tile 32"]),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        refused(Tuned::open(&path), &words);
+    }
+    std::fs::remove_file(&path).unwrap();
+    refused(Tuned::open(&path), &["wgpu-attention-tuned"]);
 }
 
 #[test]
