@@ -16,8 +16,6 @@ use crate::{
 };
 pub use problem::{Direction, Lsam, LsamOutput, LsamState};
 
-const OP: &str = "lsam";
-
 /// Reads every step of `x [batch, n, n_in]` in one direction, beginning with a state or with zeros:
 ///
 /// ```text

@@ -1,6 +1,6 @@
 //! How many workgroups take an LSAM: a pure function of the sizes and the device.
 
-use super::{Lsam, OP, problem::Problem};
+use super::problem::{Lsam, OP, Problem};
 use crate::{
     device::{Capabilities, Decision, Work, variants::LSAM},
     error::{Result, check_limit},

@@ -1,11 +1,12 @@
 //! The parameters of a cell, its state, and the sizes of a call.
 
-use super::OP;
 use crate::{
     error::{Error, Result, check_shape, check_shapes},
     ops::Linear,
     tensor::{Tensor, check_same_device, check_size},
 };
+
+pub(super) const OP: &str = "lsam";
 
 /// The parameters. Columns are `[q | k | v | w | r]`: `d_model` each of the first three, heads
 /// side by side, and `n_heads` of the gates.

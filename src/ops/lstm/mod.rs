@@ -17,8 +17,6 @@ use crate::{
 use problem::Problem;
 pub use problem::{Lstm, LstmOutput};
 
-const OP: &str = "lstm";
-
 /// `c = sigmoid(f) c + sigmoid(i) tanh(g)`, `h = sigmoid(o) tanh(c)` for every step of
 /// `x [batch, n, n_in]`, beginning with `state [batch, 2, hidden]` (h and c), or with zeros.
 ///

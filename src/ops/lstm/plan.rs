@@ -1,6 +1,6 @@
 //! How many workgroups take an LSTM: a pure function of the sizes and the device.
 
-use super::{Lstm, OP, problem::Problem};
+use super::problem::{Lstm, OP, Problem};
 use crate::{
     device::{Capabilities, Decision, Work, variants::LSTM},
     error::{Result, check_limit},

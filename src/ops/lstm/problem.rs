@@ -1,11 +1,12 @@
 //! The parameters of a cell, and what comes out of it.
 
-use super::OP;
 use crate::{
     error::{Error, Result, check_shape, check_shapes},
     ops::Linear,
     tensor::{Tensor, check_same_device, check_size},
 };
+
+pub(super) const OP: &str = "lstm";
 
 /// The parameters; gates are in blocks i, f, g, o.
 #[derive(Clone, Debug)]
