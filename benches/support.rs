@@ -1,4 +1,12 @@
-//! What the benches share: devices, random numbers, networks of random parameters.
+//! What the benches share: devices, random numbers, networks of random parameters; what `--bench gpu`
+//! and the example `tune` measure, and how.
+
+#[cfg(feature = "gpu")]
+pub mod cases;
+#[cfg(feature = "gpu")]
+pub mod measure;
+#[cfg(feature = "gpu")]
+pub mod peaks;
 
 use wgpu_attention::{
     Device,

@@ -8,7 +8,8 @@
 //
 // A workgroup of {{ threads }} threads takes a tape. A thread owns columns of the tape and {% if by_position %}columns{% else %}rows{% endif %} of the keys;
 // the heads are double. {% if in_workgroup %}The tape is in workgroup memory, up to
-// {{ len }} numbers{% else %}The tape stays in storage{% endif %}: {{ 4 * ((len if in_workgroup else 0) + 4 * slots) }} bytes.
+// {{ len }} numbers{% else %}The tape stays in storage{% endif %}, the heads are in {% if has_heads %}workgroup memory{% else %}storage, [batch, n_tapes,
+// 4, slots], too{% endif %}: {{ 4 * ((len if in_workgroup else 0) + (4 * slots if has_heads else 0)) }} bytes.
 
 struct Params {
   n: u32,
@@ -34,15 +35,19 @@ struct Params {
 @group(0) @binding(3) var<storage, read> action: array<f32>;
 @group(0) @binding(4) var<storage, read_write> state: array<f32>;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
+//# if not has_heads
+@group(0) @binding(6) var<storage, read_write> heads: array<f32>;
+//# endif
 @group(1) @binding(0) var<uniform> params: Params;
 
 //# if in_workgroup
 // The tape{% if has_keys %}, then the keys{% endif %}.
 var<workgroup> cells: array<f32, {{ len }}>;
 //# endif
-// Before a step and after it take turns.
-var<workgroup> read_head: array<f32, {{ 2 * slots }}>;
-var<workgroup> write_head: array<f32, {{ 2 * slots }}>;
+//# if has_heads
+// The read head twice, since before a step and after it take turns, then the write head twice.
+var<workgroup> heads: array<f32, {{ 4 * slots }}>;
+//# endif
 
 //# include "lib/group.wgsl"
 //# include "lib/sigmoid.wgsl"
@@ -98,16 +103,27 @@ fn main(
   let mem = params.mem;
   let n_cells = slots * mem{% if has_keys %} * 2u{% endif %};
   let base = group * (n_cells + 2u * slots);
+//# if has_heads
+  let room = {{ slots }}u;
+  let read_head = 0u;
+//# else
+  let room = slots;
+  let read_head = group * 4u * slots;
+//# endif
+  let write_head = read_head + 2u * room;
 //# if in_workgroup
   for (var i = thread; i < n_cells; i += {{ threads }}u) {
     cells[i] = state[base + i];
   }
 //# endif
   for (var l = thread; l < slots; l += {{ threads }}u) {
-    read_head[l] = state[base + n_cells + l];
-    write_head[l] = state[base + n_cells + slots + l];
+    heads[read_head + l] = state[base + n_cells + l];
+    heads[write_head + l] = state[base + n_cells + slots + l];
   }
   workgroupBarrier();
+//# if not has_heads
+  storageBarrier();
+//# endif
   var now = 0u;
   for (var step = params.first_step; step < params.end; step++) {
     let token = (batch * params.n + step) * params.n_tapes + group % params.n_tapes;
@@ -129,15 +145,15 @@ fn main(
     let p_write = 1.0;
     let p_erase = {% if has_erase %}1.0{% else %}0.0{% endif %};
 //# endif
-    let before = now * {{ slots }}u;
-    let after = (1u - now) * {{ slots }}u;
+    let before = now * room;
+    let after = (1u - now) * room;
 //# if has_keys
     // Heads that jump are not distributions; they touch the tape with length one.
     var read_squares = 0.0;
     var write_squares = 0.0;
     for (var l = 0u; l < slots; l++) {
-      read_squares += read_head[before + l] * read_head[before + l];
-      write_squares += write_head[before + l] * write_head[before + l];
+      read_squares += heads[read_head + before + l] * heads[read_head + before + l];
+      write_squares += heads[write_head + before + l] * heads[write_head + before + l];
     }
     // Again with numbers so small that their squares fit, where they do not.
     let read_shrink = select(1.0, 0x1p-80, read_squares > 1e37);
@@ -146,8 +162,8 @@ fn main(
       read_squares = 0.0;
       write_squares = 0.0;
       for (var l = 0u; l < slots; l++) {
-        let r = read_head[before + l] * read_shrink;
-        let w = write_head[before + l] * write_shrink;
+        let r = heads[read_head + before + l] * read_shrink;
+        let w = heads[write_head + before + l] * write_shrink;
         read_squares += r * r;
         write_squares += w * w;
       }
@@ -161,25 +177,25 @@ fn main(
     for (var c = thread; c < mem; c += {{ threads }}u) {
       var old = 0.0;
       for (var l = 0u; l < slots; l++) {
-        old += load(base, l * mem + c) * write_head[before + l] * write_scale;
+        old += load(base, l * mem + c) * heads[write_head + before + l] * write_scale;
       }
       let x = p_write * value[params.value_base + token * mem + c] - p_erase * old;
       var sum = 0.0;
       for (var l = 0u; l < slots; l++) {
-        let cell = load(base, l * mem + c) + write_head[before + l] * write_scale * x;
+        let cell = load(base, l * mem + c) + heads[write_head + before + l] * write_scale * x;
         save(base, l * mem + c, cell);
-        sum += cell * read_head[before + l] * read_scale;
+        sum += cell * heads[read_head + before + l] * read_scale;
       }
       y[token * mem + c] = p_read * sum;
 //# if has_keys and by_position
       var known = 0.0;
       for (var l = 0u; l < slots; l++) {
-        known += load(base, (slots + l) * mem + c) * write_head[before + l] * write_scale;
+        known += load(base, (slots + l) * mem + c) * heads[write_head + before + l] * write_scale;
       }
       let z = {% if has_erase %}p_write * {% endif %}key[params.key_base + token * mem + c] - p_erase * known;
       for (var l = 0u; l < slots; l++) {
         let at = (slots + l) * mem + c;
-        save(base, at, load(base, at) + write_head[before + l] * write_scale * z);
+        save(base, at, load(base, at) + heads[write_head + before + l] * write_scale * z);
       }
 //# endif
     }
@@ -204,7 +220,7 @@ fn main(
         known += load(base, row + c) * key[params.key_base + token * mem + c];
       }
       // The keys are erased by content, with the heads as they are.
-      let x = {% if has_erase %}p_write * {% endif %}write_head[before + l] - p_erase * known;
+      let x = {% if has_erase %}p_write * {% endif %}heads[write_head + before + l] - p_erase * known;
       for (var c = 0u; c < mem; c++) {
         let cell = load(base, row + c) + x * key[params.key_base + token * mem + c];
         save(base, row + c, cell);
@@ -214,12 +230,12 @@ fn main(
 //# endif
       let previous = select(l - 1u, slots - 1u, l == 0u);
       let next = select(l + 1u, 0u, l + 1u == slots);
-      read_head[after + l] = dot(read_directions, vec4(read_head[before + next], read_head[before + l], read_head[before + previous], jump));
-      write_head[after + l] = dot(write_directions, vec4(write_head[before + next], write_head[before + l], write_head[before + previous], jump));
+      heads[read_head + after + l] = dot(read_directions, vec4(heads[read_head + before + next], heads[read_head + before + l], heads[read_head + before + previous], jump));
+      heads[write_head + after + l] = dot(write_directions, vec4(heads[write_head + before + next], heads[write_head + before + l], heads[write_head + before + previous], jump));
     }
     now = 1u - now;
     workgroupBarrier();
-//# if has_keys and by_position and not in_workgroup
+//# if not has_heads or (has_keys and by_position and not in_workgroup)
     storageBarrier();
 //# endif
   }
@@ -229,7 +245,7 @@ fn main(
   }
 //# endif
   for (var l = thread; l < slots; l += {{ threads }}u) {
-    state[base + n_cells + l] = read_head[now * {{ slots }}u + l];
-    state[base + n_cells + slots + l] = write_head[now * {{ slots }}u + l];
+    state[base + n_cells + l] = heads[read_head + now * room + l];
+    state[base + n_cells + slots + l] = heads[write_head + now * room + l];
   }
 }

@@ -1,12 +1,16 @@
-"""PyTorch on the shape of the headline comparison: 4 heads, head_dim 32, 4096 x 4096.
+"""PyTorch on the shapes of `cargo bench --bench gpu` and `--bench scan_attention`: 4 heads, 4096 x 4096.
 
     pip install torch numpy && python benches/peers/attention.py
 
-Prints the median of several runs: attention with a 2-D RBF bias of 5 basis functions, by compiled
-FlexAttention (which makes no matrix of biases and needs a C++ compiler), and computed eagerly and
-handed to scaled_dot_product_attention; and the fused kernel without a bias.
+Prints the median of several runs, on a GPU where PyTorch has one, else on the CPU: attention with a
+2-D RBF bias of 5 basis functions, by compiled FlexAttention (which makes no matrix of biases, and
+needs a C++ compiler on the CPU), and computed eagerly and handed to scaled_dot_product_attention; and
+scaled_dot_product_attention without a bias. All in f32; on a GPU also with products in TF32, which
+are not: their errors are about 1e-3.
 """
 
+import argparse
+import json
 import statistics
 import time
 
@@ -14,30 +18,40 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention.flex_attention import flex_attention
 
-HEADS, DIM, BASES, LENGTH = 4, 32, 5, 4096
+HEADS, BASES = 4, 5
 
 
-def median(run, n=7):
-    run()
+def median(run, device, n):
+    def wait():
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    for _ in range(3):
+        run()
+    wait()
     times = []
     for _ in range(n):
+        # Several calls, so that what a launch costs on the host is hidden as in a recording.
+        calls = 10 if device == "cuda" else 1
         start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
+        for _ in range(calls):
+            run()
+        wait()
+        times.append((time.perf_counter() - start) / calls)
     return statistics.median(times)
 
 
-@torch.inference_mode()
-def main():
+def cases(dim, length, device):
+    """The calls of one head size, by name."""
     torch.manual_seed(0)
-    q, k, v = (torch.randn(1, HEADS, LENGTH, DIM) for _ in range(3))
-    coords = torch.rand(1, LENGTH, 2) * 4 - 2
-    a = torch.randn(HEADS, BASES)
-    b = torch.rand(HEADS, BASES) + 0.1
+    q, k, v = (torch.randn(1, HEADS, length, dim, device=device) for _ in range(3))
+    coords = torch.rand(1, length, 2, device=device) * 4 - 2
+    a = torch.randn(HEADS, BASES, device=device)
+    b = torch.rand(HEADS, BASES, device=device) + 0.1
 
     def biased():
         d2 = (coords[:, :, None] - coords[:, None]).square().sum(-1)
-        bias = torch.zeros(1, HEADS, LENGTH, LENGTH)
+        bias = torch.zeros(1, HEADS, length, length, device=device)
         for f in range(BASES):
             bias += a[:, f, None, None] * torch.exp(-b[:, f, None, None] * d2[:, None])
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
@@ -51,11 +65,43 @@ def main():
         return logit
 
     flex = torch.compile(flex_attention)
+    return {
+        "RBF bias, FlexAttention": lambda: flex(q, k, v, score_mod=score),
+        "no bias, FlexAttention": lambda: flex(q, k, v),
+        "RBF bias computed, then SDPA": biased,
+        "SDPA without a bias": lambda: F.scaled_dot_product_attention(q, k, v),
+    }
 
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print(f"RBF bias, FlexAttention:      {median(lambda: flex(q, k, v, score_mod=score)):.3f} s")
-    print(f"RBF bias computed, then SDPA: {median(biased):.3f} s")
-    print(f"SDPA without a bias:          {median(lambda: F.scaled_dot_product_attention(q, k, v)):.3f} s")
+
+@torch.inference_mode()
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--quick", action="store_true", help="a short sequence, once: to see that it runs")
+    parser.add_argument("--json", help="also write the times to this file")
+    args = parser.parse_args()
+    length = 128 if args.quick else 4096
+    on_gpu = args.device == "cuda"
+    name = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} threads"
+    print(f"torch {torch.__version__}, {name}, {HEADS} heads, {length} x {length}")
+    results = []
+    for precision in ["highest", "high"] if on_gpu else ["highest"]:
+        torch.set_float32_matmul_precision(precision)
+        products = "f32" if precision == "highest" else "TF32"
+        for dim in [32, 64, 128] if on_gpu and not args.quick else [32]:
+            for case, run in cases(dim, length, args.device).items():
+                torch._dynamo.reset()
+                row = {"case": case, "head_dim": dim, "products": products, "length": length}
+                try:
+                    row["seconds"] = median(run, args.device, 1 if args.quick else 7)
+                    print(f"{products}, head_dim {dim}: {case + ':':<30} {1e3 * row['seconds']:9.3f} ms", flush=True)
+                except Exception as error:  # One that is missing here must not hide the others.
+                    row["error"] = str(error).splitlines()[0] if str(error) else type(error).__name__
+                    print(f"{products}, head_dim {dim}: {case}: {row['error']}", flush=True)
+                results.append(row)
+                if args.json:
+                    with open(args.json, "w") as file:
+                        json.dump({"torch": torch.__version__, "device": name, "results": results}, file, indent=1)
 
 
 if __name__ == "__main__":

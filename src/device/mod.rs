@@ -18,9 +18,11 @@ pub(crate) use capabilities::Work;
 pub use capabilities::{AdapterKind, Capabilities, Decision};
 pub(crate) use cpu::Cpu;
 #[cfg(feature = "gpu")]
-pub use gpu::{Adapter, GpuOptions};
+pub use gpu::{Adapter, GpuOptions, Tuned};
 pub use memory::Memory;
 pub use recording::Recording;
+#[cfg(feature = "gpu")]
+pub use variants::variants;
 
 /// A place to compute. Cheap to clone; clones are the same device.
 ///

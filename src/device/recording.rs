@@ -126,6 +126,35 @@ impl Recording {
         Ok(())
     }
 
+    /// Runs the work as [`Recording::submit`] does, waits for it, and says how long it took by the
+    /// device's own clock: from the beginning of the first kernel of each submit to the end of its
+    /// last one, all together, without what the host takes. None where the device has no such clock
+    /// ([`Capabilities::timestamps`](super::Capabilities::timestamps)), as on the CPU.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor, ops::relu};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let device = Device::best();
+    /// let x = Tensor::new(&device, &[2], &[-1.0, 2.0])?;
+    /// let (y, recording) = device.record(|| relu(&x))?;
+    /// println!("{:?}", recording.time()?);
+    /// assert_eq!(y.read()?, [0.0, 2.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Recording::submit`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn time(self) -> Result<Option<std::time::Duration>> {
+        #[cfg(feature = "gpu")]
+        if let Some(recorded) = self.recorded {
+            return recorded.time();
+        }
+        Ok(None)
+    }
+
     /// Encodes all of the work into an encoder of the application's own, however long it is (see
     /// [`Recording::n_submits`]), in compute passes between what the application encodes before and
     /// after. What the device has recorded by itself so far is submitted.

@@ -11,18 +11,41 @@ pub(crate) const ATTENTION_MEMORY: [&str; 2] = ["recurrent", "chunked"];
 pub(crate) const LINEAR: [&str; 2] = ["tile 32", "tile 64"];
 #[cfg(feature = "gpu")]
 pub(crate) const TAPE: [&str; 2] = ["workgroup memory", "storage"];
+#[cfg(feature = "gpu")]
+pub(crate) const LSAM: [&str; 2] = ["one workgroup", "many workgroups"];
+#[cfg(feature = "gpu")]
+pub(crate) const LSTM: [&str; 2] = ["one workgroup", "many workgroups"];
 
 /// The operations that have more than one.
 #[cfg(feature = "gpu")]
-const OPERATIONS: [(&str, [&str; 2]); 3] = [("attention_memory", ATTENTION_MEMORY), ("linear", LINEAR), ("tape", TAPE)];
+const OPERATIONS: &[(&str, &[&str])] =
+    &[("attention_memory", &ATTENTION_MEMORY), ("linear", &LINEAR), ("lsam", &LSAM), ("lstm", &LSTM), ("tape", &TAPE)];
+
+/// The variants of each operation that has a choice, by name: those that
+/// [`GpuOptions::variant`](super::GpuOptions::variant) takes. What each of them is stands in the plan of
+/// its operation, and which one runs, and why, in its [`Decision`](super::Decision).
+///
+/// ```
+/// let all = wgpu_attention::device::variants();
+/// assert!(all["linear"].contains(&"tile 32"));
+/// for (operation, variants) in all {
+///     println!("{operation}: {}", variants.join(", "));
+/// }
+/// ```
+#[cfg(feature = "gpu")]
+pub fn variants() -> BTreeMap<&'static str, &'static [&'static str]> {
+    OPERATIONS.iter().copied().collect()
+}
 
 /// Refuses variants that do not exist, and operations that do not or have no choice.
 #[cfg(feature = "gpu")]
-pub(crate) fn check_variants(variants: &BTreeMap<String, String>) -> Result<()> {
+pub(crate) fn check_variants(asked: &BTreeMap<String, String>) -> Result<()> {
     const OP: &str = "GpuOptions::variant";
-    for (operation, variant) in variants {
-        let Some((_, known)) = OPERATIONS.iter().find(|(name, _)| name == operation) else {
-            return Err(Error::argument(OP, "operation", operation, OPERATIONS.map(|(name, _)| name).join(", ")));
+    let all = variants();
+    for (operation, variant) in asked {
+        let Some(known) = all.get(operation.as_str()) else {
+            let operations: Vec<_> = all.into_keys().collect();
+            return Err(Error::argument(OP, "operation", operation, operations.join(", ")));
         };
         if !known.contains(&variant.as_str()) {
             return Err(Error::argument(OP, "variant", format_args!("{variant:?} of {operation}"), known.join(", ")));

@@ -8,7 +8,10 @@ use crate::{
     operations::{Operation, operations},
     support::{Random, gpus},
 };
-use wgpu_attention::{Device, Tensor};
+use wgpu_attention::{
+    Device, Tensor,
+    device::{Adapter, GpuOptions},
+};
 
 /// What a number is replaced by.
 const CLASSES: [(&str, f32); 8] = [
@@ -58,9 +61,17 @@ fn difference(cpu: &[Vec<f32>], gpu: &[Vec<f32>]) -> Option<String> {
     None
 }
 
+/// Devices on which recurrences take many workgroups.
+fn forced() -> Vec<(String, Device)> {
+    let options = GpuOptions::default().variant("lstm", "many workgroups").variant("lsam", "many workgroups");
+    let open =
+        |adapter: Adapter| (format!("{adapter}, many workgroups"), Device::on_adapter(&adapter, &options).unwrap());
+    Device::adapters().into_iter().map(open).collect()
+}
+
 #[test]
 fn twins_agree_on_what_is_not_finite() {
-    let gpus = gpus();
+    let (gpus, forced) = (gpus(), forced());
     let mut faults = Vec::new();
     for operation in operations() {
         for (which, operand) in operation.operands.iter().enumerate() {
@@ -77,7 +88,8 @@ fn twins_agree_on_what_is_not_finite() {
                     if is_masked && difference(&untouched, &cpu).is_some() {
                         faults.push(format!("{line}: read on the CPU, though masked"));
                     }
-                    for (name, device) in &gpus {
+                    let more = &forced[if operation.name.starts_with("ls") { 0..forced.len() } else { 0..0 }];
+                    for (name, device) in gpus.iter().chain(more) {
                         let gpu = run(&operation, device, Some((which, at, x)));
                         if let Some(difference) = difference(&cpu, &gpu) {
                             faults.push(format!("{line}: on {name}, {difference}"));

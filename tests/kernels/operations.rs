@@ -225,11 +225,11 @@ fn recurrences() -> Vec<Operation> {
         }
     };
     vec![
-        operation("lstm", "lstm", cell(32), move |_, [x, weight, bias, hidden]| {
+        operation("lstm", "lstm lstm_step", cell(32), move |_, [x, weight, bias, hidden]| {
             let output = lstm(x, &Lstm { input: input(weight, bias), hidden: hidden.clone() }, None).unwrap();
             vec![output.values, output.state]
         }),
-        operation("lsam", "lsam", cell(28), move |_, [x, weight, bias, hidden]| {
+        operation("lsam", "lsam lsam_columns lsam_memory", cell(28), move |_, [x, weight, bias, hidden]| {
             let cell = Lsam { n_heads: 2, input: input(weight, bias), hidden: hidden.clone() };
             let output = lsam(x, &cell, None, Direction::Forward).unwrap();
             vec![output.values, output.state.memory]

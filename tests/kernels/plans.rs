@@ -4,10 +4,10 @@
 use crate::support::{Random, error, refused};
 use wgpu_attention::{
     Device, Tensor,
-    device::{AdapterKind, GpuOptions},
+    device::{AdapterKind, GpuOptions, Tuned},
     ops::{
-        Activation, AttentionMemory, HeadMoves, Layout, Linear, Probabilities, ScanAttention, TapeInputs, TapeOptions,
-        attention_memory, linear, tape, unit_norm,
+        Activation, AttentionMemory, Direction, HeadMoves, Layout, Linear, Lsam, Lstm, Probabilities, ScanAttention,
+        TapeInputs, TapeOptions, attention_memory, linear, lsam, lstm, tape, unit_norm,
     },
 };
 
@@ -26,10 +26,21 @@ fn run(device: &Device) -> Vec<(String, Vec<f32>)> {
     let inputs = TapeInputs { value: &v, key: None, query: None, action: &action, n_tapes: 1, tape_length: 9 };
     let moves = TapeOptions { heads: HeadMoves::NoJump, ..Default::default() };
     let taped = tape(&inputs, moves, None).unwrap().values;
+    // A recurrence of large weights magnifies rounding.
+    let small =
+        |shape: &[usize]| Tensor::new(device, shape, &Random::new(4).scaled(shape.iter().product(), 0.3)).unwrap();
+    let dense = |width: usize| Linear { weight: small(&[8, width]), bias: None };
+    let long = Lstm { input: dense(36), hidden: small(&[9, 36]) };
+    let short = Lsam { n_heads: 2, input: dense(34), hidden: small(&[10, 34]) };
     vec![
         (layer.decision(&x).unwrap().to_string(), y.read().unwrap()),
         (options.decision(&k, &v).unwrap().to_string(), read.read().unwrap()),
         (inputs.decision(moves).unwrap().to_string(), taped.read().unwrap()),
+        (long.decision(&v).unwrap().to_string(), lstm(&v, &long, None).unwrap().values.read().unwrap()),
+        (
+            short.decision(&v).unwrap().to_string(),
+            lsam(&v, &short, None, Direction::Reverse).unwrap().values.read().unwrap(),
+        ),
     ]
 }
 
@@ -42,6 +53,8 @@ fn variants_that_are_asked_for_run_and_agree() {
             (0, "linear", ["tile 32", "tile 64"]),
             (1, "attention_memory", ["recurrent", "chunked"]),
             (2, "tape", ["workgroup memory", "storage"]),
+            (3, "lstm", ["one workgroup", "many workgroups"]),
+            (4, "lsam", ["one workgroup", "many workgroups"]),
         ] {
             for variant in variants {
                 let options = GpuOptions::default().variant(operation, variant);
@@ -57,6 +70,34 @@ fn variants_that_are_asked_for_run_and_agree() {
         let unknown = GpuOptions::default().variant("liner", "tile 32");
         refused(Device::on_adapter(&adapter, &unknown), &["liner", "linear"]);
     }
+}
+
+#[test]
+fn tuned_variants_are_those_of_their_adapter_alone() {
+    for adapter in Device::adapters() {
+        let forced = |options: &GpuOptions| Device::on_adapter(&adapter, options).unwrap().capabilities().forced;
+        let own = Device::on_adapter(&adapter, &GpuOptions::default()).unwrap().capabilities();
+        let mut tuned = Tuned::new(own.driver);
+        tuned.variants.insert("linear".into(), "tile 64".into());
+        let options = GpuOptions::default().tuned(tuned.clone());
+        assert_eq!(forced(&options)["linear"], "tile 64");
+        // What the application asks for goes first.
+        assert_eq!(forced(&options.variant("linear", "tile 32"))["linear"], "tile 32");
+        tuned.driver += " of another version";
+        let options = GpuOptions::default().tuned(tuned);
+        refused(Device::on_adapter(&adapter, &options), &["of another version"]);
+    }
+    let path = std::env::temp_dir().join(format!("wgpu-attention-tuned-{}.json", std::process::id()));
+    for (text, words) in [
+        ("{", ["a file that `tune` wrote", "EOF"]),
+        (r#"{"driver": "a", "variants": {}, "speed": 9}"#, ["a file that `tune` wrote", "speed"]),
+        (r#"{"driver": "a", "variants": {"linear": "tile 7"}}"#, ["tile 7", "tile 32"]),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        refused(Tuned::open(&path), &words);
+    }
+    std::fs::remove_file(&path).unwrap();
+    refused(Tuned::open(&path), &["wgpu-attention-tuned"]);
 }
 
 #[test]

@@ -13,10 +13,23 @@ fn product(x: &[f64], weight: &[f32]) -> Vec<f64> {
     (0..n_out).map(|o| x.iter().enumerate().map(|(i, x)| x * f64::from(weight[i * n_out + o])).sum()).collect()
 }
 
+/// All devices, and those that take every step of an operation in many workgroups.
+fn devices_and_forced(_operation: &str) -> Vec<(String, Device)> {
+    #[allow(unused_mut)]
+    let mut all = devices();
+    #[cfg(feature = "gpu")]
+    for (adapter, checked) in Device::adapters().iter().flat_map(|adapter| [(adapter, false), (adapter, true)]) {
+        let options = wgpu_attention::device::GpuOptions::default().checked(checked);
+        let device = Device::on_adapter(adapter, &options.variant(_operation, "many workgroups")).unwrap();
+        all.push((format!("{adapter}, many workgroups, checked={checked}"), device));
+    }
+    all
+}
+
 #[test]
 fn lstm_agrees_with_float64() {
-    for (name, device) in devices() {
-        for [batch, n, n_in, hidden] in [[1, 1, 1, 1], [2, 30, 5, 7], [7, 9, 3, 70], [1, 100, 16, 33]] {
+    for (name, device) in devices_and_forced("lstm") {
+        for [batch, n, n_in, hidden] in [[1, 1, 1, 1], [2, 30, 5, 7], [7, 9, 3, 70], [1, 100, 16, 33], [3, 65, 2, 16]] {
             let mut random = Random::new((batch * n) as u64);
             let width = 4 * hidden;
             let x = random.numbers(batch * n * n_in);
@@ -55,8 +68,9 @@ fn lstm_agrees_with_float64() {
 
 #[test]
 fn lsam_agrees_with_float64() {
-    for (name, device) in devices() {
-        for [batch, n, n_in, n_heads, dim] in [[1, 1, 1, 1, 1], [2, 20, 5, 3, 7], [8, 10, 4, 1, 70], [1, 65, 16, 4, 8]]
+    for (name, device) in devices_and_forced("lsam") {
+        for [batch, n, n_in, n_heads, dim] in
+            [[1, 1, 1, 1, 1], [2, 20, 5, 3, 7], [8, 10, 4, 1, 70], [1, 65, 16, 4, 8], [2, 9, 2, 2, 16]]
         {
             let mut random = Random::new((batch * n) as u64);
             let d_model = n_heads * dim;
@@ -113,6 +127,38 @@ fn lsam_agrees_with_float64() {
                     let what = format!("{name}: {batch} {n} {n_in} {n_heads} {dim}");
                     assert!(error <= bound(&device, 5e-6), "{what} off by {error:.2e}");
                 }
+            }
+        }
+    }
+}
+
+/// States too large for any workgroup's memory, in storage: against the CPU twin.
+#[test]
+fn wide_recurrences_run_on_every_adapter() {
+    let on = |device: &Device, n_heads: usize, d_model: usize| {
+        let mut random = Random::new(d_model as u64);
+        let mut tensor = |shape: &[usize], scale: f32| {
+            Tensor::new(device, shape, &random.scaled(shape.iter().product(), scale)).unwrap()
+        };
+        let x = tensor(&[2, 3, 2], 1.0);
+        let mut cell = |width: usize| {
+            let input = Linear { weight: tensor(&[2, width], 0.8), bias: None };
+            (input, tensor(&[d_model, width], 1.5 / (d_model as f32).sqrt()))
+        };
+        let (input, hidden) = cell(4 * d_model);
+        let long = lstm(&x, &Lstm { input, hidden }, None).unwrap();
+        let (input, hidden) = cell(3 * d_model + 2 * n_heads);
+        let short = lsam(&x, &Lsam { n_heads, input, hidden }, None, Direction::Forward).unwrap();
+        [long.values, long.state, short.values, short.state.hidden, short.state.memory]
+            .map(|y| wide(&y.read().unwrap()))
+    };
+    for (n_heads, d_model) in [(8, 1024), (8, 1536), (1, 1536)] {
+        let truth = on(&Device::cpu(), n_heads, d_model);
+        for (name, device) in devices() {
+            for (found, truth) in on(&device, n_heads, d_model).iter().zip(&truth) {
+                let found: Vec<f32> = found.iter().map(|x| *x as f32).collect();
+                let error = error(&found, truth);
+                assert!(error <= bound(&device, 5e-6), "{name}: {n_heads} heads of {d_model} off by {error:.2e}");
             }
         }
     }

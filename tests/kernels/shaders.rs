@@ -141,8 +141,6 @@ fn tables() -> [String; 2] {
         ("`scan_attention`: numbers of a head", ops::scan_attention::MAX_HEAD_DIM as u64, "everywhere"),
         ("coordinates of one bias term", ops::scan_attention::MAX_COORDINATES as u64, "everywhere"),
         ("`attention_memory`: numbers of a head", ops::attention_memory::MAX_HEAD_DIM as u64, "on a GPU"),
-        ("`lstm`: numbers of the hidden state", ops::lstm::MAX_HIDDEN as u64, "on a GPU"),
-        ("`tape`: slots", ops::tape::MAX_TAPE_LENGTH as u64, "on a GPU"),
         ("CMANP-AND: numbers predicted together", cmanp::MAX_JOINT as u64, "everywhere"),
         ("checkpoint: bytes of a file", checkpoint::MAX_BYTES, "everywhere"),
         ("checkpoint: bytes of its header beyond those of its data", checkpoint::MAX_HEADER, "everywhere"),

@@ -16,8 +16,16 @@ fn tapes_agree_with_float64() {
         TapeOptions { erase: TapeErase::Never, ..all },
         TapeOptions { erase: TapeErase::Tied, key_erase: KeyErase::ByPosition, ..all },
     ];
-    // Tapes that fit workgroup memory, one slot, and two that do not fit.
-    let sizes = [[2, 10, 3, 5, 4], [1, 3, 1, 1, 1], [1, 20, 2, 70, 65], [1, 8, 1, 300, 3]];
+    // Tapes that fit workgroup memory, one slot, two that do not fit, and two whose heads do not (of
+    // every adapter).
+    let sizes = [
+        [2, 10, 3, 5, 4],
+        [1, 3, 1, 1, 1],
+        [1, 20, 2, 70, 65],
+        [1, 8, 1, 300, 3],
+        [2, 3, 2, 1100, 2],
+        [1, 2, 1, 5000, 3],
+    ];
     for (name, device) in devices() {
         for (i, (options, sizes)) in options.iter().flat_map(|o| sizes.iter().map(move |s| (*o, *s))).enumerate() {
             let [batch, n, n_tapes, slots, mem] = sizes;

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
-use crate::device::{AdapterKind, Capabilities};
+use super::tuned::Tuned;
+use crate::{
+    device::{AdapterKind, Capabilities},
+    error::{Error, Result},
+};
 
 /// An adapter of this machine.
 ///
@@ -57,6 +61,8 @@ pub struct GpuOptions {
     /// Variants to run, by operation, instead of those that it would choose; see
     /// [`Decision`](crate::device::Decision).
     pub variants: BTreeMap<String, String>,
+    /// Variants that were measured to be the fastest on the adapter; [`GpuOptions::variants`] go first.
+    pub tuned: Option<Tuned>,
 }
 
 impl GpuOptions {
@@ -83,6 +89,36 @@ impl GpuOptions {
     pub fn variant(mut self, operation: impl Into<String>, variant: impl Into<String>) -> Self {
         self.variants.insert(operation.into(), variant.into());
         self
+    }
+
+    /// Sets [`GpuOptions::tuned`]. A device does not open with what was measured on another adapter
+    /// or with another driver.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, device::{GpuOptions, Tuned}};
+    ///
+    /// let options = GpuOptions::default().tuned(Tuned::new("a GPU that nobody has"));
+    /// if let Some(adapter) = Device::adapters().first() {
+    ///     let refused = Device::on_adapter(adapter, &options).unwrap_err();
+    ///     assert!(refused.to_string().contains("a GPU that nobody has"));
+    /// }
+    /// ```
+    pub fn tuned(mut self, tuned: Tuned) -> Self {
+        self.tuned = Some(tuned);
+        self
+    }
+
+    /// All variants that are asked for of this adapter.
+    pub(super) fn variants_on(&self, info: &wgpu::AdapterInfo) -> Result<BTreeMap<String, String>> {
+        let Some(Tuned { driver, variants }) = &self.tuned else { return Ok(self.variants.clone()) };
+        let here = driver_of(info);
+        if *driver != here {
+            let found = format_args!("variants of {driver:?}");
+            return Err(Error::argument("GpuOptions::tuned", "tuned", found, format_args!("those of {here:?}")));
+        }
+        let mut all = variants.clone();
+        all.extend(self.variants.clone());
+        Ok(all)
     }
 }
 
@@ -172,13 +208,18 @@ fn clamped(max_binding: u64) -> u64 {
     (max_binding - max_binding % 256).min(1 << 32)
 }
 
+/// An adapter and its driver.
+fn driver_of(info: &wgpu::AdapterInfo) -> String {
+    format!("{} {} {}", info.name, info.driver, info.driver_info).trim().to_owned()
+}
+
 /// What an open device is and allows.
 pub(super) fn capabilities(device: &wgpu::Device, variants: &BTreeMap<String, String>) -> Capabilities {
     let (info, limits, features) = (device.adapter_info(), device.limits(), device.features());
     let max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
     let has = |feature| features.contains(feature);
     Capabilities {
-        driver: format!("{} {} {}", info.name, info.driver, info.driver_info).trim().to_owned(),
+        driver: driver_of(&info),
         max_binding: clamped(max_binding),
         storage_buffers: limits.max_storage_buffers_per_shader_stage,
         workgroup_bytes: limits.max_compute_workgroup_storage_size,

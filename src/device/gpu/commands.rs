@@ -42,6 +42,15 @@ pub(super) struct Segment {
     commands: Vec<Command>,
     params: Vec<u8>,
     cost: f64,
+    /// Where it says when its first pass began and when its last one ended, for those who measure.
+    pub stamps: Option<Stamps>,
+}
+
+/// Two places in a set of time stamps.
+#[cfg_attr(target_arch = "wasm32", allow(dead_code))]
+pub(super) struct Stamps {
+    pub set: wgpu::QuerySet,
+    pub first: u32,
 }
 
 /// A command to be recorded.
@@ -96,11 +105,27 @@ impl Segment {
         self.commands.push(command);
     }
 
+    /// Dispatches that follow each other make a pass.
+    fn passes(&self) -> impl Iterator<Item = &[Command]> {
+        self.commands.chunk_by(|a, b| a.is_dispatch() && b.is_dispatch())
+    }
+
     pub(super) fn encode(&self, encoder: &mut wgpu::CommandEncoder, params: &wgpu::BindGroup) {
-        for run in self.commands.chunk_by(|a, b| a.is_dispatch() && b.is_dispatch()) {
+        let n_passes = self.passes().filter(|run| run[0].is_dispatch()).count();
+        let mut pass_index = 0;
+        for run in self.passes() {
             match &run[0] {
                 Command::Dispatch { .. } => {
-                    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                    let (is_first, is_last) = (pass_index == 0, pass_index + 1 == n_passes);
+                    pass_index += 1;
+                    let stamps = self.stamps.as_ref().filter(|_| is_first || is_last);
+                    let timestamp_writes = stamps.map(|Stamps { set, first }| wgpu::ComputePassTimestampWrites {
+                        query_set: set,
+                        beginning_of_pass_write_index: is_first.then_some(*first),
+                        end_of_pass_write_index: is_last.then_some(first + 1),
+                    });
+                    let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+                    let mut pass = encoder.begin_compute_pass(&descriptor);
                     for command in run {
                         let Command::Dispatch { pipeline, bind_group, params_offset, groups } = command else {
                             continue;

@@ -160,13 +160,13 @@ impl<'a, P: Params> Launch<'a, P> {
     }
 
     /// Launches workgroups over whole operands, in parts that no watchdog minds; `work` is that
-    /// of a workgroup.
-    pub(crate) fn groups(self, n_groups: usize, work: Work, params: P) -> Result<()> {
+    /// of a workgroup. A launch may be made again, with other parameters.
+    pub(crate) fn groups(&self, n_groups: usize, work: Work, params: P) -> Result<()> {
         self.groups_with(n_groups, work, params, &[])
     }
 
     /// [`Launch::groups`] with numbers behind the fixed fields of the uniform.
-    pub(crate) fn groups_with(self, n_groups: usize, work: Work, params: P, tail: &[[f32; 4]]) -> Result<()> {
+    pub(crate) fn groups_with(&self, n_groups: usize, work: Work, params: P, tail: &[[f32; 4]]) -> Result<()> {
         let Some(bound) = self.complete()? else { return Ok(()) };
         self.check(&bound, None)?;
         self.check_iterations(work)?;

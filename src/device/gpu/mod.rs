@@ -20,6 +20,9 @@ mod scope;
 mod shader;
 mod share;
 mod shared;
+#[cfg(not(target_arch = "wasm32"))]
+mod timing;
+mod tuned;
 mod waiting;
 
 pub(crate) use crate::device::Work;
@@ -32,3 +35,4 @@ pub(crate) use readback::Download;
 pub(crate) use scope::Recorded;
 pub(crate) use shader::{Field, Kernel, Params, params};
 pub use shader::{Needs, Shader};
+pub use tuned::Tuned;

@@ -68,7 +68,9 @@ pub(super) struct Waiter(pub Mutex<Option<mpsc::Sender<Wait>>>);
 
 impl Gpu {
     pub(crate) async fn open(adapter: &Adapter, options: &GpuOptions) -> Result<Self> {
-        check_variants(&options.variants)?;
+        let variants = options.variants_on(&adapter.raw.get_info())?;
+        check_variants(&variants)?;
+        let options = &GpuOptions { variants, ..options.clone() };
         let limits = options.limits.clone().unwrap_or_else(|| adapter.raw.limits());
         let alignment = limits.min_storage_buffer_offset_alignment;
         if alignment > 256 {

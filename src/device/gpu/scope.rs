@@ -217,6 +217,19 @@ impl Recorded {
         gpu.throttle()
     }
 
+    /// Runs all of it and waits: the time between the first pass of each submit and the end of its last.
+    /// None where the device does not say.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn time(mut self) -> Result<Option<std::time::Duration>> {
+        // Copies alone make no pass.
+        let has_passes = self.segments.iter().all(|segment| segment.n_dispatches() > 0);
+        let set = if has_passes { self.gpu.stamp(&mut self.segments)? } else { None };
+        let (gpu, n_segments) = (self.gpu.clone(), self.segments.len());
+        self.submit()?;
+        gpu.wait_for(None)?;
+        set.map(|set| gpu.stamped(&set, n_segments)).transpose()
+    }
+
     pub(crate) fn encode_into(self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         let Self { gpu, segments, pledge } = self;
         let prepare = || {

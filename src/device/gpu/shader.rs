@@ -22,6 +22,7 @@ const LIBRARY: &[(&str, &str)] = &[
     ("lib/finite.wgsl", include_str!("../../../shaders/lib/finite.wgsl")),
     ("lib/geodesic.wgsl", include_str!("../../../shaders/lib/geodesic.wgsl")),
     ("lib/group.wgsl", include_str!("../../../shaders/lib/group.wgsl")),
+    ("lib/lanes.wgsl", include_str!("../../../shaders/lib/lanes.wgsl")),
     ("lib/sigmoid.wgsl", include_str!("../../../shaders/lib/sigmoid.wgsl")),
 ];
 

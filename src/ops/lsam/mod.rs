@@ -4,18 +4,17 @@
 mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+#[cfg(feature = "gpu")]
+mod plan;
 mod problem;
 
 use super::{Activation, linear};
 use crate::{
-    error::{Error, Result, check_shape, check_shapes},
+    error::Result,
     host::{copy, zeros},
-    tensor::{Storage, Tensor, check_same_device, check_size},
+    tensor::{Storage, Tensor},
 };
-use problem::Problem;
 pub use problem::{Direction, Lsam, LsamOutput, LsamState};
-
-const OP: &str = "lsam";
 
 /// Reads every step of `x [batch, n, n_in]` in one direction, beginning with a state or with zeros:
 ///
@@ -28,9 +27,7 @@ const OP: &str = "lsam";
 /// sequence on the device, without a step back to the host.
 ///
 /// # Errors
-/// Shapes that do not fit; different devices; on a GPU, a state that workgroup memory does not
-/// hold (`4 d_model + 4 n_heads` numbers against [`Capabilities::workgroup_bytes`](crate::device::Capabilities::workgroup_bytes)) or an operand larger than one
-/// binding.
+/// Shapes that do not fit; different devices; on a GPU, an operand larger than one binding.
 ///
 /// ```
 /// use wgpu_attention::{Device, Tensor, ops::{Direction, Linear, Lsam, lsam}};
@@ -48,27 +45,8 @@ const OP: &str = "lsam";
 /// # }
 /// ```
 pub fn lsam(x: &Tensor, layer: &Lsam, state: Option<&LsamState>, direction: Direction) -> Result<LsamOutput> {
-    let &[batch, n, _] = x.shape() else {
-        return Err(Error::shape(OP, "x", x.shape(), "[batch, n, n_in]"));
-    };
-    let n_heads = layer.n_heads;
-    let d_model = layer.hidden.shape().first().copied().unwrap_or(0);
-    let width = n_heads.saturating_mul(2).saturating_add(3 * d_model);
-    let fits = n_heads > 0 && d_model > 0 && d_model.is_multiple_of(n_heads);
-    let (hidden, input) = (layer.hidden.shape(), layer.input.weight.shape());
-    let fit = fits && *hidden == [d_model, width] && input.last() == Some(&width);
-    let rule = "they must be [d_model, 3 d_model + 2 n_heads] and [n_in, 3 d_model + 2 n_heads], d_model a multiple of n_heads";
-    check_shapes(fit, OP, ("hidden", hidden), ("input.weight", input), rule)?;
-    let problem = Problem { batch, n, n_heads, dim: d_model / n_heads };
-    check_size(&problem.memory_shape())?;
-    if let Some(state) = state {
-        let (hidden, memory) = (state.hidden.shape(), state.memory.shape());
-        let (of_hidden, of_memory) = ([batch, d_model], problem.memory_shape());
-        check_shape(*hidden == of_hidden, OP, "state.hidden", hidden, format_args!("{of_hidden:?}"))?;
-        check_shape(*memory == of_memory, OP, "state.memory", memory, format_args!("{of_memory:?}"))?;
-    }
-    let others = [Some(&layer.hidden), state.map(|state| &state.hidden), state.map(|state| &state.memory)];
-    check_same_device(OP, x, &others)?;
+    let problem = layer.problem(x, state)?;
+    let (batch, n, d_model) = (problem.batch, problem.n, problem.d_model());
     let reverse = direction == Direction::Reverse;
     let z = linear(x, &layer.input, Activation::None, None)?;
     match x.storage() {

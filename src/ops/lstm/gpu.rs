@@ -1,17 +1,22 @@
-//! Launches `shaders/lstm.wgsl`.
+//! Launches `shaders/lstm.wgsl` and `shaders/lstm_step.wgsl`.
 
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::problem::{LstmOutput, MAX_HIDDEN};
+use super::{
+    plan::{LANES, OUTPUTS, Plan, plan},
+    problem::{LstmOutput, Problem},
+};
 use crate::{
-    device::gpu::{Gpu, Kernel, Shader, Work, params},
-    error::{Result, check_limit},
+    device::gpu::{Gpu, Kernel, Shader, params},
+    error::Result,
     tensor::Tensor,
 };
 
 const KERNEL: Kernel<Constants, Params> = Kernel::new("lstm", include_str!("../../../shaders/lstm.wgsl"));
+const STEP: Kernel<StepConstants, StepParams> =
+    Kernel::new("lstm_step", include_str!("../../../shaders/lstm_step.wgsl"));
 
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Constants {
@@ -20,12 +25,15 @@ struct Constants {
     threads: usize,
 }
 
-impl Constants {
-    fn new(hidden: usize) -> Self {
-        let hidden = hidden.next_power_of_two().max(64);
-        Self { hidden, threads: hidden.min(256) }
-    }
+#[derive(Clone, Copy, Debug, Serialize)]
+struct StepConstants {
+    lanes: usize,
+    outputs: usize,
+    /// What is added over lanes.
+    part: &'static str,
 }
+
+const STEP_CONSTANTS: StepConstants = StepConstants { lanes: LANES, outputs: OUTPUTS, part: "vec4<f32>" };
 
 params! {
     Params {
@@ -37,38 +45,85 @@ params! {
     }
 }
 
+params! {
+    StepParams {
+        n: u32,
+        hidden: u32,
+        step: u32,
+        first_group: u32,
+        n_groups: u32,
+    }
+}
+
 pub(super) fn lstm(
     gpu: &Arc<Gpu>,
-    [batch, n, hidden]: [usize; 3],
+    problem: &Problem,
     gates: &Tensor,
     weight: &Tensor,
     state: Option<&Tensor>,
 ) -> Result<LstmOutput> {
-    check_limit("hidden numbers of lstm on a GPU", hidden as u64, MAX_HIDDEN as u64)?;
-    let constants = Constants::new(hidden);
+    let Problem { batch, n, hidden } = *problem;
+    let plan = plan(problem, gpu.capabilities())?;
     let state = Tensor::own(state, &[batch, 2, hidden], &gates.device())?;
-    let y = gpu.allocate(batch * n * hidden)?;
-    let work = Work {
-        cost: (hidden * (8 * hidden + 50)) as f64,
-        // The test that ends a loop counts as one.
-        iterations: hidden.div_ceil(constants.threads) * (hidden + 2) + 2,
-    };
-    gpu.kernel(&KERNEL, &constants)?
+    let values = Tensor::from_gpu(vec![batch, n, hidden], gpu, gpu.allocate(batch * n * hidden)?);
+    if plan.spreads {
+        steps(gpu, problem, gates, weight, &state, &values)?;
+    } else {
+        whole(gpu, problem, &plan, [gates, weight], &state, &values)?;
+    }
+    Ok(LstmOutput { values, state })
+}
+
+/// A workgroup takes all steps of a batch element.
+fn whole(
+    gpu: &Gpu,
+    problem: &Problem,
+    plan: &Plan,
+    [gates, weight]: [&Tensor; 2],
+    state: &Tensor,
+    y: &Tensor,
+) -> Result<()> {
+    let Problem { batch, n, hidden } = *problem;
+    gpu.kernel(&KERNEL, &Constants { hidden: plan.hidden, threads: plan.threads })?
         .read("gates", gates)
         .read("weight", weight)
-        .write("state", &state)
-        .write("y", &y)
-        .steps(n, batch, work, |steps| Params {
+        .write("state", state)
+        .write("y", y)
+        .steps(n, batch, problem.work(plan.threads), |steps| Params {
             n: n as u32,
             hidden: hidden as u32,
             first_step: steps.start as u32,
             end: steps.end as u32,
             ..Params::default()
-        })?;
-    Ok(LstmOutput { values: Tensor::from_gpu(vec![batch, n, hidden], gpu, y), state })
+        })
 }
 
-/// The texts that this operation may compile.
+/// Many workgroups take a step.
+fn steps(gpu: &Gpu, problem: &Problem, gates: &Tensor, weight: &Tensor, state: &Tensor, y: &Tensor) -> Result<()> {
+    let Problem { batch, n, hidden } = *problem;
+    let launch = gpu
+        .kernel(&STEP, &STEP_CONSTANTS)?
+        .read("gates", gates)
+        .read("weight", weight)
+        .write("state", state)
+        .write("y", y);
+    let params = StepParams { n: n as u32, hidden: hidden as u32, ..StepParams::default() };
+    for step in 0..n {
+        launch.groups(problem.n_groups(), problem.work_of_group(), StepParams { step: step as u32, ..params })?;
+    }
+    // The steps read h of the one before from y.
+    for element in 0..if n == 0 { 0 } else { batch } {
+        let last = (element * n + n - 1) * hidden;
+        gpu.copy(y.gpu(), last, state.gpu(), element * 2 * hidden, hidden)?;
+    }
+    Ok(())
+}
+
+/// The texts that this operation may compile, of hidden states that fit WebGPU's workgroup memory.
 pub(crate) fn shaders() -> Result<Vec<Shader>> {
-    KERNEL.shaders([64, 128, 256, 512, MAX_HIDDEN].map(|hidden| (format!("{hidden}"), Constants::new(hidden))))
+    let sizes = [64, 128, 256, 512, 1024];
+    let mut all =
+        KERNEL.shaders(sizes.map(|hidden| (format!("{hidden}"), Constants { hidden, threads: hidden.min(256) })))?;
+    all.push(STEP.shader("", &STEP_CONSTANTS)?);
+    Ok(all)
 }

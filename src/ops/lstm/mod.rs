@@ -4,17 +4,18 @@
 mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+#[cfg(feature = "gpu")]
+mod plan;
 mod problem;
 
 use super::{Activation, linear};
 use crate::{
-    error::{Error, Result, check_shape, check_shapes},
+    error::Result,
     host::{copy, zeros},
-    tensor::{Storage, Tensor, check_same_device, check_size},
+    tensor::{Storage, Tensor},
 };
-pub use problem::{Lstm, LstmOutput, MAX_HIDDEN};
-
-const OP: &str = "lstm";
+use problem::Problem;
+pub use problem::{Lstm, LstmOutput};
 
 /// `c = sigmoid(f) c + sigmoid(i) tanh(g)`, `h = sigmoid(o) tanh(c)` for every step of
 /// `x [batch, n, n_in]`, beginning with `state [batch, 2, hidden]` (h and c), or with zeros.
@@ -23,8 +24,8 @@ const OP: &str = "lstm";
 /// over the whole sequence on the device.
 ///
 /// # Errors
-/// Shapes that do not fit; different devices; on a GPU, a hidden state wider than
-/// [`MAX_HIDDEN`] or an operand larger than one binding.
+/// Shapes that do not fit; different devices; on a GPU, an operand larger than one
+/// binding.
 ///
 /// ```
 /// use wgpu_attention::{Device, Tensor, ops::{Linear, Lstm, lstm}};
@@ -42,26 +43,12 @@ const OP: &str = "lstm";
 /// # }
 /// ```
 pub fn lstm(x: &Tensor, layer: &Lstm, state: Option<&Tensor>) -> Result<LstmOutput> {
-    let (of_hidden, of_input) = (layer.hidden.shape(), layer.input.weight.shape());
-    let &[hidden, width] = of_hidden else {
-        return Err(Error::shape(OP, "hidden", of_hidden, "[hidden, 4 hidden]"));
-    };
-    let fit = hidden > 0 && width == 4 * hidden && of_input.last() == Some(&width);
-    let rule = "they must be [hidden, 4 hidden] and [n_in, 4 hidden]";
-    check_shapes(fit, OP, ("hidden", of_hidden), ("input.weight", of_input), rule)?;
-    let &[batch, n, _] = x.shape() else {
-        return Err(Error::shape(OP, "x", x.shape(), "[batch, n, n_in]"));
-    };
-    check_size(&[batch, n, 4, hidden])?;
-    if let Some(found) = state.map(Tensor::shape) {
-        let expected = format_args!("[batch, 2, hidden] = [{batch}, 2, {hidden}]");
-        check_shape(*found == [batch, 2, hidden], OP, "state", found, expected)?;
-    }
-    check_same_device(OP, x, &[Some(&layer.hidden), state])?;
+    let problem = layer.problem(x, state)?;
     let gates = linear(x, &layer.input, Activation::None, None)?;
-    let sizes = [batch, n, hidden];
     match x.storage() {
         Storage::Cpu(cpu, _) => {
+            let Problem { batch, n, hidden } = problem;
+            let sizes = [batch, n, hidden];
             let before = state.map_or_else(|| zeros(&[batch, 2, hidden]), |state| copy(state.cpu()))?;
             let (values, state) = cpu::lstm(cpu.0, sizes, gates.cpu(), layer.hidden.cpu(), before)?;
             Ok(LstmOutput {
@@ -70,6 +57,6 @@ pub fn lstm(x: &Tensor, layer: &Lstm, state: Option<&Tensor>) -> Result<LstmOutp
             })
         }
         #[cfg(feature = "gpu")]
-        Storage::Gpu(gpu, _) => gpu::lstm(gpu, sizes, &gates, &layer.hidden, state),
+        Storage::Gpu(gpu, _) => gpu::lstm(gpu, &problem, &gates, &layer.hidden, state),
     }
 }

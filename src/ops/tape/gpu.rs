@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     options::{Flags, HeadMoves},
-    plan::{Plan, THREADS, plan},
+    plan::{Plan, plan},
     problem::{Problem, TapeInputs},
 };
 use crate::{
@@ -29,6 +29,8 @@ struct Constants {
     is_tied: bool,
     by_position: bool,
     in_workgroup: bool,
+    /// Whether the heads are in workgroup memory.
+    has_heads: bool,
     threads: usize,
     len: usize,
     slots: usize,
@@ -44,7 +46,8 @@ impl Constants {
             is_tied: options.is_tied && options.has_erase && options.has_probabilities,
             by_position: options.by_position && options.heads.jumps(),
             in_workgroup: plan.in_workgroup,
-            threads: THREADS,
+            has_heads: plan.slots > 0,
+            threads: plan.threads,
             len: plan.len,
             slots: plan.slots,
         }
@@ -78,6 +81,7 @@ pub(super) fn tape(
     let Problem { batch, n, n_tapes, slots, mem, options } = *problem;
     let plan = plan(problem, gpu.capabilities())?;
     let y = gpu.allocate(batch * n * n_tapes * mem)?;
+    let heads = (plan.slots == 0).then(|| gpu.allocate(batch * n_tapes * 4 * slots)).transpose()?;
     gpu.kernel(&KERNEL, &Constants::new(options, &plan))?
         .read("value", inputs.value)
         .read_some("key", inputs.key)
@@ -85,7 +89,8 @@ pub(super) fn tape(
         .read("action", inputs.action)
         .write("state", state)
         .write("y", &y)
-        .steps(n, batch * n_tapes, problem.work(), |steps| Params {
+        .write_some("heads", heads.as_ref())
+        .steps(n, batch * n_tapes, problem.work(plan.threads), |steps| Params {
             n: n as u32,
             n_tapes: n_tapes as u32,
             slots: slots as u32,
@@ -97,7 +102,8 @@ pub(super) fn tape(
     Ok(Tensor::from_gpu(shape, gpu, y))
 }
 
-/// Every text that this operation may compile, for tapes that fit and for one that does not.
+/// Every text that this operation may compile, for tapes that fit, for one that does not, and
+/// for one whose heads do not either.
 pub(crate) fn shaders() -> Result<Vec<Shader>> {
     let capabilities = Capabilities::webgpu(AdapterKind::Discrete);
     let mut all = Vec::new();
@@ -110,9 +116,9 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
             }
             // Without keys, slots of 16 numbers round up to the text of those of 8.
             let sizes = if heads.jumps() {
-                &[(8, 16), (16, 16), (8, 32), (512, 1024)][..]
+                &[(8, 16), (16, 16), (8, 32), (512, 1024), (8, 1040)][..]
             } else {
-                &[(8, 16), (8, 32), (512, 1024)]
+                &[(8, 16), (8, 32), (512, 1024), (8, 1040)]
             };
             for &(mem, slots) in sizes {
                 let options = Flags { heads, has_probabilities, has_erase, is_tied, by_position };

@@ -16,8 +16,8 @@ use crate::{
     tensor::{Storage, Tensor},
 };
 pub use options::{HeadMoves, KeyErase, TapeErase, TapeOptions, TapeProbabilities};
-pub use problem::{MAX_TAPE_LENGTH, TapeInputs, TapeOutput, TapeState};
 use problem::{Problem, check};
+pub use problem::{TapeInputs, TapeOutput, TapeState};
 
 /// All steps of all tapes, beginning with a state or with zeros and both heads on slot 0. What it
 /// returns goes on where it ended: a sequence in parts is the sequence at once.
@@ -37,7 +37,7 @@ use problem::{Problem, check};
 ///
 /// # Errors
 /// Shapes that do not fit; a tape of length 0; keys or queries that are missing or too many;
-/// different devices; on a GPU, a tape longer than [`MAX_TAPE_LENGTH`] or an operand larger than
+/// different devices; on a GPU, an operand larger than
 /// one binding.
 ///
 /// ```

@@ -2,7 +2,7 @@
 
 use super::{
     options::TapeOptions,
-    problem::{MAX_TAPE_LENGTH, OP, Problem, TapeInputs, check},
+    problem::{OP, Problem, TapeInputs, check},
 };
 use crate::{
     device::{Capabilities, Decision, Work, variants::TAPE},
@@ -18,19 +18,18 @@ pub(crate) struct Plan {
     pub in_workgroup: bool,
     /// Cells in workgroup memory.
     pub len: usize,
-    /// Slots of a head.
+    /// Slots of a head in workgroup memory; 0 where the heads do not fit there either.
     pub slots: usize,
+    /// Threads of a workgroup, which takes a tape: one for each column or slot, if there are as many.
+    pub threads: usize,
     why: &'static str,
 }
 
-/// Threads of a workgroup, which takes a tape.
-pub(crate) const THREADS: usize = 64;
-
 impl Problem {
     /// That of a step of a tape; with each loop the test that ends it is one more iteration.
-    pub(crate) fn work(&self) -> Work {
+    pub(crate) fn work(&self, threads: usize) -> Work {
         let Self { slots, mem, .. } = *self;
-        let of_threads = |n: usize| n.div_ceil(THREADS);
+        let of_threads = |n: usize| n.div_ceil(threads);
         Work {
             cost: (6 * self.n_cells() + 100 * slots) as f64,
             // The squares of heads may be summed twice, then come columns, rows and the next step.
@@ -43,14 +42,16 @@ impl Problem {
 }
 
 /// Workgroup memory where the cells fit beside the heads, both before and after a step; storage
-/// where not.
+/// where not. A tape is not spread over workgroups: a step of the papers' tapes (32 x 128) moves 64 KB
+/// three times over, about 2 microseconds of one workgroup, and a launch for each step takes 10; more
+/// tapes than one fill a device by themselves.
 pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Result<Plan> {
-    check_limit("slots of a tape on a GPU", problem.slots as u64, MAX_TAPE_LENGTH as u64)?;
     let slots = problem.slots.next_multiple_of(16);
     let len = problem.n_cells().next_multiple_of(256);
     let bytes = 4 * (len + 4 * slots);
     let allowed = capabilities.workgroup_bytes as usize;
     let fits = bytes <= allowed;
+    let heads_fit = 16 * slots <= allowed;
     let (in_workgroup, why) = match capabilities.forced(OP, &VARIANTS)? {
         Some(true) => {
             check_limit("bytes of a tape in workgroup memory", bytes as u64, allowed as u64)?;
@@ -58,9 +59,12 @@ pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Result<Pla
         }
         Some(false) => (false, "it was asked for"),
         None if fits => (true, "the cells and the heads fit workgroup memory"),
-        None => (false, "the cells and the heads do not fit workgroup memory"),
+        None if heads_fit => (false, "the cells and the heads do not fit workgroup memory"),
+        None => (false, "not even the heads fit workgroup memory"),
     };
-    Ok(Plan { in_workgroup, len: if in_workgroup { len } else { 0 }, slots, why })
+    let threads = problem.mem.max(problem.slots).next_multiple_of(64).min(256);
+    let (len, slots) = (if in_workgroup { len } else { 0 }, if heads_fit { slots } else { 0 });
+    Ok(Plan { in_workgroup, len, slots, threads, why })
 }
 
 impl TapeInputs<'_> {
@@ -93,9 +97,9 @@ impl TapeInputs<'_> {
 }
 
 fn decide(problem: &Problem, capabilities: &Capabilities) -> Result<Decision> {
-    let Plan { in_workgroup, why, .. } = plan(problem, capabilities)?;
+    let Plan { in_workgroup, threads, why, .. } = plan(problem, capabilities)?;
     let variant = if in_workgroup { "workgroup memory" } else { "storage" };
-    let launches = capabilities.step_pieces(problem.n, problem.batch * problem.n_tapes, problem.work()).len();
+    let launches = capabilities.step_pieces(problem.n, problem.batch * problem.n_tapes, problem.work(threads)).len();
     Ok(Decision { op: OP, variant, launches, why: why.into() })
 }
 
@@ -116,6 +120,8 @@ mod tests {
         assert!(place(16, 32).in_workgroup);
         assert!(place(1, 1).in_workgroup);
         assert!(!place(2, 1024).in_workgroup);
+        assert_eq!([place(2, 1024).slots, place(2, 1025).slots], [1024, 0]);
+        assert_eq!([place(2, 32).threads, place(128, 32).threads, place(2, 1024).threads], [64, 128, 256]);
         for slots in [1, 16, 33, 500, 1024] {
             for mem in [1, 16, 100] {
                 let place = place(mem, slots);

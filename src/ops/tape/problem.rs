@@ -6,9 +6,6 @@ use crate::{
     tensor::{Tensor, check_same_device, n_elements},
 };
 
-/// The longest tape on a GPU, where the heads are in workgroup memory.
-pub const MAX_TAPE_LENGTH: usize = 1024;
-
 /// More than this is a mistake: 8 GiB.
 const MAX_NUMBERS: usize = 1 << 31;
 
