@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use crate::error::{Error, Result};
 
 pub(crate) const ATTENTION_MEMORY: [&str; 2] = ["recurrent", "chunked"];
-pub(crate) const LINEAR: [&str; 2] = ["tile 32", "tile 64"];
+pub(crate) const LINEAR: [&str; 4] = ["tile 32", "tile 64", "vector 32", "vector 64"];
 #[cfg(feature = "gpu")]
 pub(crate) const TAPE: [&str; 2] = ["workgroup memory", "storage"];
 
 /// The operations that have more than one.
 #[cfg(feature = "gpu")]
-const OPERATIONS: [(&str, [&str; 2]); 3] = [("attention_memory", ATTENTION_MEMORY), ("linear", LINEAR), ("tape", TAPE)];
+const OPERATIONS: [(&str, &[&str]); 3] =
+    [("attention_memory", &ATTENTION_MEMORY), ("linear", &LINEAR), ("tape", &TAPE)];
 
 /// Refuses variants that do not exist, and operations that do not or have no choice.
 #[cfg(feature = "gpu")]

@@ -267,7 +267,7 @@ impl<'a, P: Params> Launch<'a, P> {
             if requested > allowed {
                 return Err(Error::LimitExceeded { limit: "numbers of a buffer that is bound", requested, allowed });
             }
-            if base as usize % slot.words > 0 {
+            if !(base as usize).is_multiple_of(slot.words) {
                 let message = format!("{} must begin at a multiple of {} numbers", slot.name, slot.words);
                 return Err(Error::Validation { what: pipeline.name.into(), message });
             }

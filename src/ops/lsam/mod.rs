@@ -10,7 +10,7 @@ use super::{Activation, linear};
 use crate::{
     error::{Error, Result, check_shape, check_shapes},
     host::{copy, zeros},
-    tensor::{Storage, Tensor, check_same_device, check_size},
+    tensor::{Storage, Tensor, check_operands, check_size},
 };
 use problem::Problem;
 pub use problem::{Direction, Lsam, LsamOutput, LsamState};
@@ -67,8 +67,13 @@ pub fn lsam(x: &Tensor, layer: &Lsam, state: Option<&LsamState>, direction: Dire
         check_shape(*hidden == of_hidden, OP, "state.hidden", hidden, format_args!("{of_hidden:?}"))?;
         check_shape(*memory == of_memory, OP, "state.memory", memory, format_args!("{of_memory:?}"))?;
     }
-    let others = [Some(&layer.hidden), state.map(|state| &state.hidden), state.map(|state| &state.memory)];
-    check_same_device(OP, x, &others)?;
+    let operands = [
+        ("x", Some(x)),
+        ("hidden", Some(&layer.hidden)),
+        ("state.hidden", state.map(|state| &state.hidden)),
+        ("state.memory", state.map(|state| &state.memory)),
+    ];
+    check_operands(OP, &operands, &[])?;
     let reverse = direction == Direction::Reverse;
     let z = linear(x, &layer.input, Activation::None, None)?;
     match x.storage() {

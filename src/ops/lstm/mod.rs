@@ -10,7 +10,7 @@ use super::{Activation, linear};
 use crate::{
     error::{Error, Result, check_shape, check_shapes},
     host::{copy, zeros},
-    tensor::{Storage, Tensor, check_same_device, check_size},
+    tensor::{Storage, Tensor, check_operands, check_size},
 };
 pub use problem::{Lstm, LstmOutput, MAX_HIDDEN};
 
@@ -57,7 +57,7 @@ pub fn lstm(x: &Tensor, layer: &Lstm, state: Option<&Tensor>) -> Result<LstmOutp
         let expected = format_args!("[batch, 2, hidden] = [{batch}, 2, {hidden}]");
         check_shape(*found == [batch, 2, hidden], OP, "state", found, expected)?;
     }
-    check_same_device(OP, x, &[Some(&layer.hidden), state])?;
+    check_operands(OP, &[("x", Some(x)), ("hidden", Some(&layer.hidden)), ("state", state)], &[])?;
     let gates = linear(x, &layer.input, Activation::None, None)?;
     let sizes = [batch, n, hidden];
     match x.storage() {
