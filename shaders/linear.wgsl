@@ -2,9 +2,10 @@
 //
 //   x [rows, n_in] · weight [n_in, n_out] · bias [n_out] · residual, y [rows, n_out]
 //
-// A workgroup of {{ threads }} x {{ threads }} threads makes a tile of {{ 4 * threads }} x {{ 4 * threads }}
-// outputs, each thread 4 x 4 of them, reading both operands through workgroup memory in
-// slices {{ depth }} deep: {{ 2 * depth * threads * 16 }} bytes.
+//# set width = quads * threads
+// A workgroup of {{ threads }} x {{ threads }} threads makes a tile of {{ 4 * width }} x {{ 4 * width }}
+// outputs, each thread {{ 4 * quads }} x {{ 4 * quads }} of them, reading both operands through workgroup memory
+// in slices {{ depth }} deep: {{ 2 * depth * width * 16 }} bytes.
 
 struct Params {
   rows: u32,
@@ -19,24 +20,59 @@ struct Params {
   y_base: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;
+//# set number = "vec4<f32>" if has_vectors else "f32"
+//# set halves = "vec2<u32>" if has_vectors else "u32"
+@group(0) @binding(0) var<storage, read> x: array<{{ number }}>;
+@group(0) @binding(1) var<storage, read> weight: array<{{ halves if weight_f16 else number }}>;
 //# if has_bias
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
+@group(0) @binding(2) var<storage, read> bias: array<{{ number }}>;
 //# endif
 //# if has_residual
-@group(0) @binding(3) var<storage, read> residual: array<f32>;
+@group(0) @binding(3) var<storage, read> residual: array<{{ number }}>;
 //# endif
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;
+@group(0) @binding(4) var<storage, read_write> y: array<{{ number }}>;
 @group(1) @binding(0) var<uniform> params: Params;
 
 // Four rows of x at one depth; four columns of weight at one depth.
-var<workgroup> x_tile: array<vec4<f32>, {{ depth * threads }}>;
-var<workgroup> weight_tile: array<vec4<f32>, {{ depth * threads }}>;
+var<workgroup> x_tile: array<vec4<f32>, {{ depth * width }}>;
+var<workgroup> weight_tile: array<vec4<f32>, {{ depth * width }}>;
 
 //# include "lib/group.wgsl"
 //# include "lib/activation.wgsl"
 
+//# if has_vectors
+// n_in and n_out are multiples of 4, and every thread makes its part of a slice without a branch: what
+// lies past the end is any number of the operand, which is neither multiplied nor stored.
+fn load_x(at: u32) -> vec4<f32> {
+  return x[params.x_base + min(at, params.rows * (params.n_in / 4u) - 1u)];
+}
+
+fn load_weight(at: u32) -> vec4<f32> {
+  let i = min(at, params.n_in * (params.n_out / 4u) - 1u);
+//# if weight_f16
+  let halves = weight[i];
+  return vec4(unpack2x16float(halves.x), unpack2x16float(halves.y));
+//# else
+  return weight[i];
+//# endif
+}
+
+fn store(row: u32, column: u32, values: vec4<f32>) {
+  if (row >= params.rows || column >= params.n_out) {
+    return;
+  }
+  var z = values;
+//# if has_bias
+  z += bias[column / 4u];
+//# endif
+  z = activate(z);
+  let at = (row * params.n_out + column) / 4u;
+//# if has_residual
+  z += residual[params.residual_base + at];
+//# endif
+  y[params.y_base + at] = z;
+}
+//# else
 fn load_x(row: u32, i: u32) -> f32 {
   if (row < params.rows && i < params.n_in) {
     return x[params.x_base + row * params.n_in + i];
@@ -46,34 +82,53 @@ fn load_x(row: u32, i: u32) -> f32 {
 
 fn load_weight(i: u32, column: u32) -> f32 {
   if (i < params.n_in && column < params.n_out) {
-    return weight[i * params.n_out + column];
+    let at = i * params.n_out + column;
+//# if weight_f16
+    let halves = unpack2x16float(weight[at / 2u]);
+    return select(halves.x, halves.y, at % 2u == 1u);
+//# else
+    return weight[at];
+//# endif
   }
   return 0.0;
+}
+
+//# if has_bias
+fn load_bias(column: u32) -> f32 {
+  if (column < params.n_out) {
+    return bias[column];
+  }
+  return 0.0;
+}
+
+//# endif
+fn store_one(row: u32, column: u32, value: f32) {
+  if (column < params.n_out) {
+    let at = row * params.n_out + column;
+//# if has_residual
+    y[params.y_base + at] = value + residual[params.residual_base + at];
+//# else
+    y[params.y_base + at] = value;
+//# endif
+  }
 }
 
 fn store(row: u32, column: u32, values: vec4<f32>) {
   if (row >= params.rows) {
     return;
   }
-  var z = values;
 //# if has_bias
-  for (var c = 0u; c < 4u; c++) {
-    if (column + c < params.n_out) {
-      z[c] += bias[column + c];
-    }
-  }
+  let z = activate(
+    values + vec4(load_bias(column), load_bias(column + 1u), load_bias(column + 2u), load_bias(column + 3u)));
+//# else
+  let z = activate(values);
 //# endif
-  z = activate(z);
-  for (var c = 0u; c < 4u; c++) {
-    if (column + c < params.n_out) {
-      let i = row * params.n_out + column + c;
-//# if has_residual
-      z[c] += residual[params.residual_base + i];
-//# endif
-      y[params.y_base + i] = z[c];
-    }
-  }
+  store_one(row, column, z.x);
+  store_one(row, column + 1u, z.y);
+  store_one(row, column + 2u, z.z);
+  store_one(row, column + 3u, z.w);
 }
+//# endif
 
 @compute @workgroup_size({{ threads * threads }})
 fn main(
@@ -88,37 +143,83 @@ fn main(
   }
   let row_thread = thread / {{ threads }}u;
   let column_thread = thread % {{ threads }}u;
-  let row0 = (group / params.n_tiles) * {{ 4 * threads }}u;
-  let column0 = (group % params.n_tiles) * {{ 4 * threads }}u;
+  let row0 = (group / params.n_tiles) * {{ 4 * width }}u;
+  let column0 = (group % params.n_tiles) * {{ 4 * width }}u;
 
+//# for g in range(quads)
+//# for h in range(quads)
 //# for r in range(4)
-  var y{{ r }} = vec4(0.0);
+  var y{{ r }}_{{ g }}{{ h }} = vec4(0.0);
 //# endfor
+//# endfor
+//# endfor
+//# if has_vectors
+  // Where the thread reads, in vectors: one of a row of x, and one of every {{ threads // quads }} rows of the weight.
+  let x_step = params.n_in / 4u;
+  let weight_step = params.n_out / 4u;
+  let quad = thread % {{ width }}u;
+  let first = thread / {{ width }}u;
+  var x_at = (row0 + 4u * quad) * x_step + first;
+  var weight_at = first * weight_step + min(column0 / 4u + quad, weight_step - 1u);
+//# endif
   for (var i0 = 0u; i0 < params.n_in; i0 += {{ depth }}u) {
-    for (var slot = thread; slot < {{ depth * threads }}u; slot += {{ threads * threads }}u) {
+//# if has_vectors
+    {
+      // 4 rows x 4 depths, transposed.
+      let a = load_x(x_at);
+      let b = load_x(x_at + x_step);
+      let c = load_x(x_at + 2u * x_step);
+      let e = load_x(x_at + 3u * x_step);
+      let to = 4u * first * {{ width }}u + quad;
+      x_tile[to] = vec4(a.x, b.x, c.x, e.x);
+      x_tile[to + {{ width }}u] = vec4(a.y, b.y, c.y, e.y);
+      x_tile[to + {{ 2 * width }}u] = vec4(a.z, b.z, c.z, e.z);
+      x_tile[to + {{ 3 * width }}u] = vec4(a.w, b.w, c.w, e.w);
+    }
+    x_at += {{ depth // 4 }}u;
+//# for slot in range(depth * width // (threads * threads))
+    weight_tile[thread + {{ slot * threads * threads }}u] = load_weight(weight_at);
+    weight_at += {{ threads // quads }}u * weight_step;
+//# endfor
+//# else
+    for (var slot = thread; slot < {{ depth * width }}u; slot += {{ threads * threads }}u) {
       // Neighbouring threads read neighbouring numbers.
       let i = i0 + slot % {{ depth }}u;
       let quad = slot / {{ depth }}u;
       let row = row0 + 4u * quad;
-      x_tile[(slot % {{ depth }}u) * {{ threads }}u + quad] =
+      x_tile[(slot % {{ depth }}u) * {{ width }}u + quad] =
         vec4(load_x(row, i), load_x(row + 1u, i), load_x(row + 2u, i), load_x(row + 3u, i));
     }
-    for (var slot = thread; slot < {{ depth * threads }}u; slot += {{ threads * threads }}u) {
-      let i = i0 + slot / {{ threads }}u;
-      let column = column0 + 4u * (slot % {{ threads }}u);
+    for (var slot = thread; slot < {{ depth * width }}u; slot += {{ threads * threads }}u) {
+      let i = i0 + slot / {{ width }}u;
+      let column = column0 + 4u * (slot % {{ width }}u);
       weight_tile[slot] = vec4(
         load_weight(i, column), load_weight(i, column + 1u), load_weight(i, column + 2u), load_weight(i, column + 3u));
     }
+//# endif
     workgroupBarrier();
-    for (var d = 0u; d < {{ depth }}u; d += 4u) {
-//# for u in range(4)
+//# if has_vectors
+    // A bound that no compiler knows keeps the loop a loop: unrolled, it spills registers on some devices.
+    let n_depth = min({{ depth }}u, params.n_in - i0);
+    for (var d = 0u; d < n_depth; d += {{ unroll }}u) {
+//# else
+    for (var d = 0u; d < {{ depth }}u; d += {{ unroll }}u) {
+//# endif
+//# for u in range(unroll)
       {
-        let a = x_tile[(d + {{ u }}u) * {{ threads }}u + row_thread];
-        let b = weight_tile[(d + {{ u }}u) * {{ threads }}u + column_thread];
-        y0 += a.x * b;
-        y1 += a.y * b;
-        y2 += a.z * b;
-        y3 += a.w * b;
+        // Quads of a thread are far apart, so that neighbours read neighbours.
+//# for g in range(quads)
+        let a{{ g }} = x_tile[(d + {{ u }}u) * {{ width }}u + row_thread + {{ g * threads }}u];
+        let b{{ g }} = weight_tile[(d + {{ u }}u) * {{ width }}u + column_thread + {{ g * threads }}u];
+//# endfor
+//# for g in range(quads)
+//# for h in range(quads)
+        y0_{{ g }}{{ h }} += a{{ g }}.x * b{{ h }};
+        y1_{{ g }}{{ h }} += a{{ g }}.y * b{{ h }};
+        y2_{{ g }}{{ h }} += a{{ g }}.z * b{{ h }};
+        y3_{{ g }}{{ h }} += a{{ g }}.w * b{{ h }};
+//# endfor
+//# endfor
       }
 //# endfor
     }
@@ -126,7 +227,11 @@ fn main(
   }
   let row = row0 + 4u * row_thread;
   let column = column0 + 4u * column_thread;
+//# for g in range(quads)
+//# for h in range(quads)
 //# for r in range(4)
-  store(row + {{ r }}u, column, y{{ r }});
+  store(row + {{ 4 * g * threads + r }}u, column + {{ 4 * h * threads }}u, y{{ r }}_{{ g }}{{ h }});
+//# endfor
+//# endfor
 //# endfor
 }

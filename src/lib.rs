@@ -33,7 +33,7 @@
 //! | [`ops`] | the kernels: the memories [`ScanMemory`](ops::ScanMemory), [`LinearAttention`](ops::LinearAttention), [`RollingAttention`](ops::RollingAttention) and [`AttentionMemory`](ops::AttentionMemory), [`scan_attention`](ops::scan_attention()) at once, its exact [merge](ops::merge_attention()), biases from coordinates and [of your own](ops::CustomBias), recurrences, tapes, dense layers, normalisation |
 //! | [`models`] | the papers' networks, written once over the kernels: [`TnpKr`](models::tnp_kr::TnpKr), [`Cmanp`](models::cmanp::Cmanp), and [those of neural attention memory](models::nam) |
 //! | [`checkpoint`] | trained parameters from safetensors files: what a file must hold, and how names are mended |
-//! | [`Device`], [`Tensor`], [`Mask`] | where things run and live |
+//! | [`Device`], [`Tensor`], [`Mask`], [`DType`] | where things run and live |
 //! | [`device`] | [recordings](Device::record) that an application submits or encodes, what a device [allows](device::Capabilities), and which variant of an operation runs, with the [reason](device::Decision) |
 //! | [`error`] | the one error type: what was asked, and what is allowed |
 //! | `shaders` | with the feature `gpu`: the WGSL as text, and the limits that each kernel needs |
@@ -42,7 +42,8 @@
 //!
 //! # Numbers
 //!
-//! f32 in, f32 out; the same input gives the same bits on the same device. What cannot be done is an
+//! f32 in, f32 out; the same input gives the same bits on the same device. Some operands may be stored
+//! in half the memory, see [`DType`]. What cannot be done is an
 //! [`Error`] that says what was asked and what is allowed.
 #![deny(missing_docs)]
 #![cfg_attr(
@@ -63,7 +64,10 @@ pub mod tensor;
 
 pub use device::Device;
 pub use error::{Error, Result};
-pub use tensor::{Mask, Tensor};
+pub use tensor::{DType, Mask, Tensor};
+
+/// The type of [`Tensor::from_f16`].
+pub use half::f16;
 
 /// Configurations are JSON, see [`checkpoint`].
 pub use serde_json;

@@ -1,7 +1,9 @@
-//! A shape and the f32 numbers of it, on a device.
+//! A shape and the numbers of it, on a device.
 
 #[cfg(feature = "gpu")]
 mod buffer;
+mod convert;
+mod dtype;
 mod mask;
 
 use std::sync::Arc;
@@ -15,10 +17,14 @@ use crate::{
 };
 #[cfg(feature = "gpu")]
 pub use buffer::TensorBuffer;
+#[cfg(feature = "gpu")]
+pub(crate) use convert::shaders;
+pub use dtype::DType;
+pub(crate) use dtype::{Numbers, check_f16};
 pub use mask::Mask;
 
-/// Row-major f32 numbers on a device. Cloning is cheap and shares them: no operation
-/// changes a tensor that exists.
+/// Row-major numbers on a device, f32 or, where [some operands](DType) may be, f16. Cloning is cheap
+/// and shares them: no operation changes a tensor that exists.
 ///
 /// ```
 /// use wgpu_attention::{Device, Tensor};
@@ -36,19 +42,22 @@ pub use mask::Mask;
 #[derive(Clone)]
 pub struct Tensor {
     shape: Vec<usize>,
+    dtype: DType,
     storage: Storage,
 }
 
 impl std::fmt::Debug for Tensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tensor({:?} on {})", self.shape, self.device())
+        let of = if self.dtype == DType::F16 { " of f16" } else { "" };
+        write!(f, "Tensor({:?}{of} on {})", self.shape, self.device())
     }
 }
 
 /// Where the numbers are.
 #[derive(Clone)]
 pub(crate) enum Storage {
-    Cpu(Cpu, Arc<Kept>),
+    Cpu(Cpu, Numbers),
+    /// Of f16 there are two in each number of the buffer, the first in its lower half.
     #[cfg(feature = "gpu")]
     Gpu(Arc<Gpu>, Buffer),
 }
@@ -61,11 +70,11 @@ impl Tensor {
     pub fn new(device: &Device, shape: &[usize], data: &[f32]) -> Result<Self> {
         check_length(shape, data.len())?;
         let storage = match &device.0 {
-            Backend::Cpu(cpu) => Storage::Cpu(*cpu, Arc::new(host::copy(data)?.into())),
+            Backend::Cpu(cpu) => Storage::Cpu(*cpu, Numbers::F32(Arc::new(host::copy(data)?.into()))),
             #[cfg(feature = "gpu")]
             Backend::Gpu(gpu) => Storage::Gpu(gpu.clone(), gpu.upload(data)?),
         };
-        Ok(Self { shape: shape.to_vec(), storage })
+        Ok(Self { shape: shape.to_vec(), dtype: DType::F32, storage })
     }
 
     /// Zeros.
@@ -86,11 +95,11 @@ impl Tensor {
         }
     }
 
-    /// The same numbers, bit for bit, in memory of its own.
+    /// The same f32 numbers, bit for bit, in memory of its own.
     #[cfg(feature = "gpu")]
     pub(crate) fn duplicate(&self) -> Result<Self> {
         match &self.storage {
-            Storage::Cpu(cpu, data) => Ok(Self::from_cpu(*cpu, self.shape.clone(), host::copy(data)?)),
+            Storage::Cpu(cpu, _) => Ok(Self::from_cpu(*cpu, self.shape.clone(), host::copy(self.cpu())?)),
             Storage::Gpu(gpu, buffer) => {
                 let copy = gpu.allocate(self.len())?;
                 gpu.copy(buffer, 0, &copy, 0, self.len())?;
@@ -111,13 +120,13 @@ impl Tensor {
     /// Wraps numbers that an operation computed on the CPU.
     pub(crate) fn from_cpu(cpu: Cpu, shape: Vec<usize>, data: Vec<f32>) -> Self {
         debug_assert_eq!(shape.iter().product::<usize>(), data.len());
-        Self { shape, storage: Storage::Cpu(cpu, Arc::new(data.into())) }
+        Self { shape, dtype: DType::F32, storage: Storage::Cpu(cpu, Numbers::F32(Arc::new(data.into()))) }
     }
 
     /// Wraps a buffer that an operation writes on the GPU.
     #[cfg(feature = "gpu")]
     pub(crate) fn from_gpu(shape: Vec<usize>, gpu: &Arc<Gpu>, buffer: Buffer) -> Self {
-        Self { shape, storage: Storage::Gpu(gpu.clone(), buffer) }
+        Self { shape, dtype: DType::F32, storage: Storage::Gpu(gpu.clone(), buffer) }
     }
 
     /// The size of each dimension, slowest first.
@@ -148,10 +157,18 @@ impl Tensor {
         &self.storage
     }
 
-    /// The numbers of a tensor that is known to be on the CPU.
+    /// The numbers of a tensor that is known to be on the CPU, and of f32.
     pub(crate) fn cpu(&self) -> &[f32] {
+        match self.numbers() {
+            Numbers::F32(data) => data,
+            Numbers::F16(_) => unreachable!("operations check the types of their inputs"), // infallible
+        }
+    }
+
+    /// The numbers of a tensor that is known to be on the CPU.
+    pub(crate) fn numbers(&self) -> &Numbers {
         match &self.storage {
-            Storage::Cpu(_, data) => data,
+            Storage::Cpu(_, numbers) => numbers,
             #[cfg(feature = "gpu")]
             Storage::Gpu(..) => unreachable!("operations check that their inputs share a device"), // infallible
         }
@@ -172,10 +189,10 @@ impl Tensor {
     /// The shape has more or fewer elements.
     pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
         check_length(shape, self.len())?;
-        Ok(Self { shape: shape.to_vec(), storage: self.storage.clone() })
+        Ok(Self { shape: shape.to_vec(), dtype: self.dtype, storage: self.storage.clone() })
     }
 
-    /// Copies the numbers to the host, waiting for the device.
+    /// Copies the numbers to the host as f32, waiting for the device.
     ///
     /// # Errors
     /// [`Error::NotComputed`] if the work that computes them was recorded or encoded and not
@@ -184,9 +201,12 @@ impl Tensor {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn read(&self) -> Result<Vec<f32>> {
         match &self.storage {
-            Storage::Cpu(_, data) => host::copy(data),
+            Storage::Cpu(_, numbers) => numbers.to_f32(),
             #[cfg(feature = "gpu")]
-            Storage::Gpu(gpu, buffer) => gpu.download(buffer, self.len())?.wait(),
+            Storage::Gpu(gpu, buffer) => {
+                let words = gpu.download(buffer, self.dtype.words(self.len()))?.wait()?;
+                self.dtype.numbers_of(words, self.len())
+            }
         }
     }
 
@@ -212,9 +232,12 @@ impl Tensor {
     /// Starts to copy the numbers to the host.
     pub(crate) fn start_read(&self) -> Result<PendingRead> {
         match &self.storage {
-            Storage::Cpu(_, data) => Ok(PendingRead::Cpu(data.clone())),
+            Storage::Cpu(_, numbers) => Ok(PendingRead::Cpu(numbers.clone())),
             #[cfg(feature = "gpu")]
-            Storage::Gpu(gpu, buffer) => Ok(PendingRead::Gpu(gpu.download(buffer, self.len())?)),
+            Storage::Gpu(gpu, buffer) => {
+                let download = gpu.download(buffer, self.dtype.words(self.len()))?;
+                Ok(PendingRead::Gpu(download, self.dtype, self.len()))
+            }
         }
     }
 
@@ -225,7 +248,10 @@ impl Tensor {
     /// As [`Tensor::read`] and [`Tensor::new`].
     #[cfg(not(target_arch = "wasm32"))]
     pub fn to(&self, device: &Device) -> Result<Self> {
-        if self.device() == *device { Ok(self.clone()) } else { Self::new(device, &self.shape, &self.read()?) }
+        if self.device() == *device {
+            return Ok(self.clone());
+        }
+        Self::of_type(device, self.dtype, &self.shape, &self.read()?)
     }
 
     /// [`Tensor::to`] without blocking.
@@ -236,23 +262,27 @@ impl Tensor {
         if self.device() == *device {
             return Ok(self.clone());
         }
-        Self::new(device, &self.shape, &self.read_async().await?)
+        Self::of_type(device, self.dtype, &self.shape, &self.read_async().await?)
     }
 }
 
 /// A copy to the host that is under way.
 pub(crate) enum PendingRead {
-    Cpu(Arc<Kept>),
+    Cpu(Numbers),
+    /// So many numbers of a type.
     #[cfg(feature = "gpu")]
-    Gpu(crate::device::gpu::Download),
+    Gpu(crate::device::gpu::Download, DType, usize),
 }
 
 impl PendingRead {
     pub(crate) async fn finish(self) -> Result<Vec<f32>> {
         match self {
-            Self::Cpu(data) => Arc::try_unwrap(data).map(Kept::into_vec).or_else(|data| host::copy(&data)),
+            Self::Cpu(Numbers::F32(data)) => {
+                Arc::try_unwrap(data).map(Kept::into_vec).or_else(|data| host::copy(&data))
+            }
+            Self::Cpu(numbers) => numbers.to_f32(),
             #[cfg(feature = "gpu")]
-            Self::Gpu(download) => download.arrive().await,
+            Self::Gpu(download, dtype, len) => dtype.numbers_of(download.arrive().await?, len),
         }
     }
 }
@@ -286,13 +316,25 @@ pub(crate) fn check_finite(name: &str, values: &[f32]) -> Result<()> {
     }
 }
 
-/// Refuses inputs that are not all on the device of the first.
-pub(crate) fn check_same_device(op: &'static str, first: &Tensor, others: &[Option<&Tensor>]) -> Result<()> {
-    let left = first.device();
-    for other in others.iter().flatten() {
-        let right = other.device();
-        if left != right {
+/// Refuses operands that are not all on the device of the first, and operands of f16 but those that may be.
+pub(crate) fn check_operands(
+    op: &'static str,
+    operands: &[(&'static str, Option<&Tensor>)],
+    may_be_f16: &[&'static str],
+) -> Result<()> {
+    let mut first = None;
+    for &(name, tensor) in operands {
+        let Some(tensor) = tensor else { continue };
+        let (left, right) = (first.get_or_insert_with(|| tensor.device()), tensor.device());
+        if *left != right {
             return Err(Error::DeviceMismatch { op, left: left.identity(), right: right.identity() });
+        }
+        if tensor.dtype == DType::F16 && !may_be_f16.contains(&name) {
+            let but = match may_be_f16 {
+                [] => String::new(),
+                names => format!("; {} may be of f16", names.join(" and ")),
+            };
+            return Err(Error::argument(op, name, "of f16", format!("f32, which Tensor::to_f32 makes of it{but}")));
         }
     }
     Ok(())

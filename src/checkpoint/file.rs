@@ -8,7 +8,10 @@ use super::{
     fingerprint::KEY,
     store::{Checkpoint, Parameter, Unusable},
 };
-use crate::error::{Error, Result, check_limit};
+use crate::{
+    error::{Error, Result, check_limit},
+    tensor::DType,
+};
 
 /// The largest file that is read: a model of a billion parameters.
 pub const MAX_BYTES: u64 = 4 << 30;
@@ -18,7 +21,8 @@ pub const MAX_BYTES: u64 = 4 << 30;
 pub const MAX_HEADER: u64 = 4 << 20;
 
 impl Checkpoint {
-    /// Reads a safetensors file. Numbers of type F64, F16 and BF16 are converted to F32.
+    /// Reads a safetensors file. Numbers of type F64, F16 and BF16 are converted to F32; weights that are F16
+    /// in the file are so on the device, too, see [`Parameters::weight`](super::Parameters::weight).
     ///
     /// Entries of another type (counters of integers) or with a number that is not finite (buffers of
     /// masks) are no parameters: they are left out, and an error only where a model asks for one.
@@ -99,10 +103,15 @@ impl Checkpoint {
         let bytes: Vec<(&String, Vec<u8>)> = self
             .parameters
             .iter()
-            .map(|(name, parameter)| (name, parameter.data.iter().flat_map(|x| x.to_le_bytes()).collect()))
+            .map(|(name, Parameter { data, dtype, .. })| match dtype {
+                DType::F16 => (name, data.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect()),
+                DType::F32 => (name, data.iter().flat_map(|x| x.to_le_bytes()).collect()),
+            })
             .collect();
         let views = bytes.iter().map(|(name, bytes)| {
-            let view = TensorView::new(Dtype::F32, self.parameters[*name].shape.clone(), bytes).map_err(refused)?;
+            let Parameter { shape, dtype, .. } = &self.parameters[*name];
+            let dtype = if *dtype == DType::F16 { Dtype::F16 } else { Dtype::F32 };
+            let view = TensorView::new(dtype, shape.clone(), bytes).map_err(refused)?;
             Ok((name.as_str(), view))
         });
         let views = views.collect::<Result<Vec<_>>>()?;
@@ -198,7 +207,8 @@ fn parse(bytes: &[u8], file: String, keep: impl Fn(&str) -> bool) -> Result<Chec
         if let Some(index) = data.iter().position(|x| !x.is_finite()) {
             checkpoint.unusable.insert(name, Unusable::NonFinite { index, value: data[index] });
         } else {
-            checkpoint.parameters.insert(name, Parameter { shape: info.shape.clone(), data });
+            let dtype = if info.dtype == Dtype::F16 { DType::F16 } else { DType::F32 };
+            checkpoint.parameters.insert(name, Parameter { shape: info.shape.clone(), data, dtype });
         }
     }
     let found = written.as_ref().filter(|_| is_whole).map(|_| format!("{:016x}", checkpoint.of_contents()));

@@ -10,7 +10,7 @@ use super::store::{Checkpoint, Parameter, Unusable};
 use crate::{
     device::Device,
     error::{Error, Result},
-    tensor::{Tensor, n_elements},
+    tensor::{DType, Tensor, n_elements},
 };
 
 /// How many names an error suggests.
@@ -146,6 +146,34 @@ impl<'a> Parameters<'a> {
     /// As there.
     pub fn random_features(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         Tensor::new(self.device, shape, self.find(name, shape, true)?)
+    }
+
+    /// [`Parameters::tensor`] of the weight of a dense layer: of [f16](DType) where it is in the file. It then
+    /// takes half of the memory, and the numbers are the same.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// ```
+    /// use wgpu_attention::{DType, Device, checkpoint::Checkpoint};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let mut checkpoint = Checkpoint::default();
+    /// checkpoint.insert("kernel", &[1, 2], vec![0.5, 2.0])?;
+    /// checkpoint.to_f16("kernel")?; // as a file may have it
+    /// let weight = checkpoint.load(&Device::best(), |parameters| parameters.weight("kernel", &[1, 2]))?;
+    /// assert_eq!((weight.dtype(), weight.read()?), (DType::F16, vec![0.5, 2.0]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn weight(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        Tensor::of_type(self.device, self.dtype(name), shape, self.numbers(name, shape)?)
+    }
+
+    /// What the file holds a parameter as.
+    pub(crate) fn dtype(&self, name: &str) -> DType {
+        let parameter = self.checkpoint.parameters.get(&format!("{}{name}", self.prefix));
+        parameter.map(|parameter| parameter.dtype).unwrap_or_default()
     }
 
     /// A parameter on the host.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use super::fingerprint::{Fingerprint, KEY};
 use crate::{
     error::{Error, Result},
-    tensor::{check_finite, n_elements},
+    tensor::{DType, check_f16, check_finite, n_elements},
 };
 
 /// Named parameters and metadata, on the host.
@@ -36,6 +36,8 @@ pub struct Checkpoint {
 pub(super) struct Parameter {
     pub shape: Vec<usize>,
     pub data: Vec<f32>,
+    /// What a file holds, or is to hold, the numbers as: they have it exactly.
+    pub dtype: DType,
 }
 
 /// Why an entry of a file is no parameter.
@@ -86,7 +88,34 @@ impl Checkpoint {
         }
         check_finite(&format!("parameter {name}"), &data)?;
         self.unusable.remove(name);
-        self.parameters.insert(name.to_owned(), Parameter { shape: shape.to_vec(), data });
+        self.parameters.insert(name.to_owned(), Parameter { shape: shape.to_vec(), data, dtype: DType::F32 });
+        Ok(())
+    }
+
+    /// Rounds a parameter to f16, as which a file then holds it, in half of the bytes; and so does a device, if
+    /// it is the weight of a dense layer.
+    ///
+    /// # Errors
+    /// There is none of that name; a number beyond 65,504.
+    ///
+    /// ```
+    /// use wgpu_attention::checkpoint::Checkpoint;
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let mut checkpoint = Checkpoint::default();
+    /// checkpoint.insert("fc.weight", &[1, 2], vec![0.1, 2.0])?;
+    /// checkpoint.to_f16("fc.weight")?;
+    /// assert_eq!(checkpoint.get("fc.weight"), Some((&[1, 2][..], &[0.099975586, 2.0][..])));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn to_f16(&mut self, name: &str) -> Result<()> {
+        let Some(parameter) = self.parameters.get_mut(name) else {
+            return Err(Error::argument("Checkpoint::to_f16", "name", format_args!("{name:?}"), "that of a parameter"));
+        };
+        check_f16("Checkpoint::to_f16", &parameter.data)?;
+        parameter.data.iter_mut().for_each(|x| *x = half::f16::from_f32(*x).to_f32());
+        parameter.dtype = DType::F16;
         Ok(())
     }
 

@@ -90,7 +90,7 @@ impl AdapterKind {
 /// let device = Device::best();
 /// let layer = Linear { weight: Tensor::zeros(&device, &[64, 64])?, bias: None };
 /// let decision = layer.decision(&Tensor::zeros(&device, &[4096, 64])?)?;
-/// println!("{decision}"); // "linear: tile 64 in 1 launch, since .."
+/// println!("{decision}"); // "linear: vector 64 in 1 launch, since .."
 /// assert_eq!(decision.op, "linear");
 /// # Ok(())
 /// # }

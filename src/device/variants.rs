@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::error::{Error, Result};
 
 pub(crate) const ATTENTION_MEMORY: [&str; 2] = ["recurrent", "chunked"];
-pub(crate) const LINEAR: [&str; 2] = ["tile 32", "tile 64"];
+pub(crate) const LINEAR: [&str; 4] = ["tile 32", "tile 64", "vector 32", "vector 64"];
 #[cfg(feature = "gpu")]
 pub(crate) const TAPE: [&str; 2] = ["workgroup memory", "storage"];
 #[cfg(feature = "gpu")]

@@ -7,7 +7,7 @@ use crate::{
     device::Device,
     error::{Error, Result},
     ops::{self, Activation, Linear},
-    tensor::Tensor,
+    tensor::{DType, Tensor},
 };
 
 /// What flax adds to the variance in a layer normalisation.
@@ -73,7 +73,8 @@ impl MlpConfig {
 /// ```
 pub fn torch_linear(parameters: &Parameters<'_>, n_in: usize, n_out: usize, has_bias: bool) -> Result<Linear> {
     check_positive(&[("the width of a layer's input", n_in), ("the width of its output", n_out)])?;
-    let weight = transposed(parameters.device(), parameters.numbers("weight", &[n_out, n_in])?, n_in)?;
+    let weight = parameters.numbers("weight", &[n_out, n_in])?;
+    let weight = transposed(parameters.device(), parameters.dtype("weight"), weight, n_in)?;
     let bias = has_bias.then(|| parameters.tensor("bias", &[n_out])).transpose()?;
     Ok(Linear { weight, bias })
 }
@@ -95,10 +96,10 @@ pub(crate) fn check_heads((name, width): (&str, usize), (heads, n_heads): (&str,
     Err(Error::Config { message: format!("{name} is {width}, allowed is a multiple of {heads} {n_heads}") })
 }
 
-/// The rows of a weight `[n_out, n_in]` as the columns that [`Linear`] takes.
-pub(crate) fn transposed(device: &Device, weight: &[f32], n_in: usize) -> Result<Tensor> {
+/// The rows of a weight `[n_out, n_in]` as the columns that [`Linear`] takes, of a type that they have exactly.
+pub(crate) fn transposed(device: &Device, dtype: DType, weight: &[f32], n_in: usize) -> Result<Tensor> {
     check_positive(&[("the width of a layer's input", n_in)])?;
-    Tensor::new(device, &[n_in, weight.len() / n_in], &columns(weight, n_in))
+    Tensor::of_type(device, dtype, &[n_in, weight.len() / n_in], &columns(weight, n_in))
 }
 
 /// Rows of `n_in` numbers, transposed.
@@ -151,7 +152,7 @@ impl Mlp {
         let inputs = std::iter::once(&n_in).chain(&config.dims);
         let layers = inputs.zip(&config.dims).enumerate().map(|(i, (&n_in, &n_out))| {
             let dense = parameters.scope(format!("Dense_{i}"));
-            Ok(Linear { weight: dense.tensor("kernel", &[n_in, n_out])?, bias: Some(dense.tensor("bias", &[n_out])?) })
+            Ok(Linear { weight: dense.weight("kernel", &[n_in, n_out])?, bias: Some(dense.tensor("bias", &[n_out])?) })
         });
         Ok(Self { layers: layers.collect::<Result<_>>()?, activation: config.activation })
     }

@@ -112,6 +112,7 @@ pub(crate) fn shaders() -> crate::Result<Vec<crate::device::gpu::Shader>> {
         scan_attention::gpu::shaders()?,
         tape::gpu::shaders()?,
         unit_norm::gpu::shaders()?,
+        crate::tensor::shaders()?,
     ];
     Ok(all.into_iter().flatten().collect())
 }

@@ -1,6 +1,7 @@
 //! The innermost product: a tile of rows times vectors that stays in registers.
 
 use fearless_simd::prelude::*;
+use half::{f16, slice::HalfFloatSliceExt};
 
 use super::load_some;
 
@@ -104,6 +105,15 @@ impl Panel {
             for (packed, from) in packed.chunks_exact_mut(S::f32s::LEN).zip(row.chunks(S::f32s::LEN)) {
                 load_some(simd, from).store_slice(packed);
             }
+        }
+    }
+
+    /// [`Panel::pack`] of a matrix of halves.
+    pub fn pack_halves<'a>(&self, row: impl Fn(usize) -> &'a [f16], packed: &mut [f32]) {
+        for (i, packed) in packed.chunks_exact_mut(self.width).enumerate() {
+            let (used, rest) = packed.split_at_mut(self.used);
+            row(i)[self.first..self.first + self.used].convert_to_f32_slice(used);
+            rest.fill(0.0);
         }
     }
 }

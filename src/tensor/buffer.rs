@@ -42,13 +42,13 @@ impl TensorBuffer {
 
 impl<'a> From<&'a Tensor> for Part<'a> {
     fn from(tensor: &'a Tensor) -> Self {
-        Self { buffer: tensor.gpu(), elements: 0..tensor.len() }
+        Self { buffer: tensor.gpu(), elements: 0..tensor.dtype.words(tensor.len()) }
     }
 }
 
 impl Tensor {
     /// The GPU memory that holds the numbers, for an application that goes on with them in its own
-    /// passes. Copies nothing.
+    /// passes. Copies nothing. Numbers of f16 are two in each word of 32 bits, the first in its lower half.
     ///
     /// The work that computes the numbers is submitted, or it is in a [`Recording`] or an encoder
     /// whose place the application chooses: what it encodes after that, or submits later, finds
@@ -86,7 +86,7 @@ impl Tensor {
             });
         };
         gpu.submit_for(buffer)?;
-        Ok(TensorBuffer { buffer: buffer.clone(), size: self.len() as u64 * 4 })
+        Ok(TensorBuffer { buffer: buffer.clone(), size: self.dtype.words(self.len()) as u64 * 4 })
     }
 
     /// Wraps a buffer of an application's own, of the same `wgpu::Device`, with usage `STORAGE`
@@ -119,6 +119,6 @@ impl Tensor {
         check_argument(is_allowed, "Tensor::from_buffer", "buffer usage", format_args!("{usage:?}"), allowed)?;
         gpu.check_buffer(&buffer)?;
         let buffer = Buffer::borrowed(buffer, wanted);
-        Ok(Self { shape: shape.to_vec(), storage: Storage::Gpu(gpu.clone(), buffer) })
+        Ok(Self::from_gpu(shape.to_vec(), gpu, buffer))
     }
 }

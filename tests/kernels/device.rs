@@ -212,7 +212,7 @@ fn names_that_are_empty_or_unknown_are_refused() {
         let open =
             |operation, variant| Device::on_adapter(&adapter, &GpuOptions::default().variant(operation, variant));
         for (operation, variant, wanted) in [
-            ("linear", "tile64", "tile 32, tile 64"),
+            ("linear", "tile64", "tile 32, tile 64, vector 32, vector 64"),
             ("tape", "", "workgroup memory, storage"),
             ("layer_norm", "fast", "attention_memory, "),
         ] {

@@ -10,6 +10,7 @@ mod bad_input;
 mod bad_input_memories;
 mod device;
 mod differential;
+mod half;
 mod linear_attention;
 mod long_loops;
 mod lost;

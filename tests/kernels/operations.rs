@@ -3,7 +3,7 @@
 
 use crate::support::layout;
 use wgpu_attention::{
-    Device, Mask, Tensor,
+    Device, Mask, Tensor, f16,
     ops::{
         Activation, AttentionMemory, Bias, BiasKernel, BiasTerm, Direction, Distance, FeatureKind, FeatureMap, Form,
         HeadMoves, KeyErase, Linear, LinearAttention, Lsam, Lstm, Map, Normalizer, Probabilities, ProjectionRows,
@@ -252,6 +252,14 @@ fn of_rows() -> Vec<Operation> {
         operation("columns", "elementwise", [x()], |_, [x]| vec![columns(x, 2..5).unwrap()]),
         operation("concat", "elementwise", [x(), of("y", [5, 2])], |_, [x, y]| vec![concat(x, 1..4, y).unwrap()]),
         operation("geglu", "elementwise", [x()], |_, [x]| vec![geglu(x).unwrap()]),
+        operation("to_f16", "half", [x()], |device, [x]| {
+            // The CPU refuses what a GPU makes infinite.
+            let rounded = |_| {
+                let halves: Vec<f16> = x.read().unwrap().into_iter().map(f16::from_f32).collect();
+                Tensor::from_f16(device, x.shape(), &halves).unwrap()
+            };
+            vec![x.to_f16().unwrap_or_else(rounded).to_f32().unwrap()]
+        }),
         operation("unit_norm", "unit_norm", [x()], |_, [x]| vec![unit_norm(x).unwrap()]),
         operation("layer_norm", "layer_norm", [x(), of("scale", [6]), of("bias", [6])], |_, [x, scale, bias]| {
             vec![layer_norm(x, scale, bias, 1e-5, None).unwrap()]

@@ -1,6 +1,8 @@
 //! The small operations against float64: dense layers, normalisation, the merge.
 
 use crate::support::{Random, bound, devices, error, poison};
+#[cfg(feature = "gpu")]
+use crate::support::{few_bindings, forced};
 use wgpu_attention::{
     Device, Tensor,
     ops::{Activation, Linear, concat, layer_norm, linear, merge_attention, scan_attention::MASKED},
@@ -41,31 +43,21 @@ fn activate(activation: Activation, x: f64) -> f64 {
     }
 }
 
-#[test]
-fn linear_agrees_with_float64() {
+/// Dense layers of these sizes against float64.
+fn linear_agrees(devices: &[(String, Device)], sizes: &[(usize, usize, usize)]) {
     let mut random = Random::new(1);
-    let sizes = [
-        (1, 1, 1),
-        (7, 5, 2),
-        (63, 64, 65),
-        (64, 128, 64),
-        (65, 31, 100),
-        (1000, 7, 33),
-        (1100, 64, 256),
-        (3, 1000, 3),
-    ];
-    for (name, device) in devices() {
-        for (i, (rows, n_in, n_out)) in sizes.into_iter().enumerate() {
+    for (name, device) in devices {
+        for (i, &(rows, n_in, n_out)) in sizes.iter().enumerate() {
             let activation = [Activation::None, Activation::Relu, Activation::GeluTanh, Activation::GeluErf][i % 4];
             let x = random.scaled(rows * n_in, 2.0);
             let weight = random.scaled(n_in * n_out, 2.0 / (n_in as f32).sqrt());
             let (bias, residual) = (random.numbers(n_out), random.numbers(rows * n_out));
             let (has_bias, has_residual) = (i % 3 != 0, i % 2 == 0);
-            let tensor = |shape: &[usize], data: &[f32]| Tensor::new(&device, shape, data).unwrap();
+            let tensor = |shape: &[usize], data: &[f32]| Tensor::new(device, shape, data).unwrap();
             let layer =
                 Linear { weight: tensor(&[n_in, n_out], &weight), bias: has_bias.then(|| tensor(&[n_out], &bias)) };
             let residual_tensor = has_residual.then(|| tensor(&[rows, n_out], &residual));
-            poison(&device, &[rows * n_out]);
+            poison(device, &[rows * n_out]);
             let y = linear(&tensor(&[rows, n_in], &x), &layer, activation, residual_tensor.as_ref()).unwrap();
             let truth: Vec<f64> = (0..rows * n_out)
                 .map(|at| {
@@ -77,8 +69,73 @@ fn linear_agrees_with_float64() {
                 })
                 .collect();
             let error = error(&y.read().unwrap(), &truth);
-            let allowed = bound(&device, RECORDED);
+            let allowed = bound(device, RECORDED);
             assert!(error <= allowed, "{name}: {rows}x{n_in}x{n_out} {activation:?} off by {error:.2e}");
+        }
+    }
+}
+
+#[test]
+fn linear_agrees_with_float64() {
+    let sizes = [
+        (1, 1, 1),
+        (7, 5, 2),
+        (63, 64, 65),
+        (64, 128, 64),
+        (65, 31, 100),
+        (1000, 7, 33),
+        (1100, 64, 256),
+        (3, 1000, 3),
+    ];
+    linear_agrees(&devices(), &sizes);
+}
+
+#[cfg(feature = "gpu")]
+#[test]
+fn every_variant_of_linear_agrees_with_float64() {
+    // Slices and tiles that are full, that end early and that are one; widths that vectors are not for.
+    let sizes = [
+        (1, 4, 4),
+        (7, 20, 12),
+        (63, 64, 68),
+        (64, 128, 64),
+        (65, 36, 100),
+        (100, 12, 260),
+        (130, 100, 132),
+        (1000, 8, 64),
+        (1, 1000, 4),
+        (7, 5, 2),
+        (65, 62, 64),
+        (64, 64, 30),
+    ];
+    for variant in ["tile 32", "tile 64", "vector 32", "vector 64"] {
+        linear_agrees(&forced("linear", variant), &sizes);
+    }
+    linear_agrees(&few_bindings(), &sizes);
+}
+
+/// What lies past the end of an operand, or of a slice, is read where vectors are and must not count.
+#[cfg(feature = "gpu")]
+#[test]
+fn nothing_past_the_end_of_linear_counts() {
+    for variant in ["tile 32", "tile 64", "vector 32", "vector 64"] {
+        for (name, device) in forced("linear", variant) {
+            let (rows, n_in, n_out) = (65, 20, 68);
+            let tensor = |shape: &[usize], data: &[f32]| Tensor::new(&device, shape, data).unwrap();
+            for bad in [f32::NAN, f32::INFINITY] {
+                // The last row of x, and the last row of the weight: what is read past the end is one of them.
+                let mut x = vec![1.0; rows * n_in];
+                x[(rows - 1) * n_in..].fill(bad);
+                let mut weight = vec![1.0; n_in * n_out];
+                weight[n_in * n_out - 1] = bad;
+                let layer = Linear { weight: tensor(&[n_in, n_out], &weight), bias: None };
+                let y = linear(&tensor(&[rows, n_in], &x), &layer, Activation::None, None).unwrap().read().unwrap();
+                for (i, &y) in y.iter().enumerate() {
+                    let is_bad = i / n_out == rows - 1 || i % n_out == n_out - 1;
+                    let same = if is_bad { y.is_nan() || y == bad } else { y == n_in as f32 };
+                    assert!(same, "{name}: {bad} is {y} at {i}");
+                }
+            }
         }
     }
 }

@@ -15,8 +15,8 @@ use wgpu_attention::{
 fn run(device: &Device) -> Vec<(String, Vec<f32>)> {
     let mut random = Random::new(3);
     let mut tensor = |shape: &[usize]| Tensor::new(device, shape, &random.numbers(shape.iter().product())).unwrap();
-    let layer = Linear { weight: tensor(&[30, 70]), bias: Some(tensor(&[70])) };
-    let x = tensor(&[100, 30]);
+    let layer = Linear { weight: tensor(&[28, 68]), bias: Some(tensor(&[68])) };
+    let x = tensor(&[100, 28]);
     let y = linear(&x, &layer, Activation::Relu, None).unwrap();
     let (k, v) = (unit_norm(&tensor(&[2, 50, 8])).unwrap(), tensor(&[2, 50, 8]));
     let p = Probabilities::sigmoid(&tensor(&[2, 50, 1])).unwrap();
@@ -50,13 +50,13 @@ fn variants_that_are_asked_for_run_and_agree() {
         run(&Device::cpu()).into_iter().map(|(_, y)| y.into_iter().map(f64::from).collect()).collect();
     for adapter in Device::adapters() {
         for (i, operation, variants) in [
-            (0, "linear", ["tile 32", "tile 64"]),
-            (1, "attention_memory", ["recurrent", "chunked"]),
-            (2, "tape", ["workgroup memory", "storage"]),
-            (3, "lstm", ["one workgroup", "many workgroups"]),
-            (4, "lsam", ["one workgroup", "many workgroups"]),
+            (0, "linear", &["tile 32", "tile 64", "vector 32", "vector 64"][..]),
+            (1, "attention_memory", &["recurrent", "chunked"]),
+            (2, "tape", &["workgroup memory", "storage"]),
+            (3, "lstm", &["one workgroup", "many workgroups"]),
+            (4, "lsam", &["one workgroup", "many workgroups"]),
         ] {
-            for variant in variants {
+            for &variant in variants {
                 let options = GpuOptions::default().variant(operation, variant);
                 let found = run(&Device::on_adapter(&adapter, &options).unwrap());
                 let (said, numbers) = &found[i];
@@ -66,7 +66,10 @@ fn variants_that_are_asked_for_run_and_agree() {
             }
         }
         let unknown = GpuOptions::default().variant("linear", "tile 7");
-        refused(Device::on_adapter(&adapter, &unknown), &["linear", "tile 7", "tile 32, tile 64"]);
+        refused(
+            Device::on_adapter(&adapter, &unknown),
+            &["linear", "tile 7", "tile 32, tile 64, vector 32, vector 64"],
+        );
         let unknown = GpuOptions::default().variant("liner", "tile 32");
         refused(Device::on_adapter(&adapter, &unknown), &["liner", "linear"]);
     }

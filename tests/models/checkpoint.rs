@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::support::{Random, refused};
+use crate::support::{Random, bound, devices, error, refused};
 use wgpu_attention::{
-    Device, Error,
+    DType, Device, Error,
     checkpoint::Checkpoint,
     models::{
         cmanp::Cmanp,
@@ -185,4 +185,46 @@ fn damaged_posteriors_are_called_so() {
     let [before, after] = [&saved, &wrong].map(|checkpoint| format!("\"states\":{}", checkpoint.fingerprint()));
     wrong.set_metadata("posterior", saved.metadata("posterior").unwrap().replace(&before, &after));
     refused(model.restore(&wrong), &["saved posterior", "mask"]);
+}
+
+/// Weights that are of f16 in a file are so on the device, and the predictions are those of the same numbers
+/// as f32; the file takes half of the bytes.
+#[test]
+fn halves_of_a_file_stay_halves() {
+    let mut wide = Checkpoint::open(checkpoints("gp_1d.safetensors")).unwrap();
+    let names: Vec<String> = wide.names().map(str::to_owned).collect();
+    let mut narrow = wide.clone();
+    for name in &names {
+        narrow.to_f16(name).unwrap();
+        let (shape, numbers) = narrow.get(name).map(|(shape, numbers)| (shape.to_vec(), numbers.to_vec())).unwrap();
+        wide.insert(name, &shape, numbers).unwrap();
+    }
+    let (of_wide, of_narrow) = (wide.to_bytes().unwrap(), narrow.to_bytes().unwrap());
+    assert!(of_narrow.len() < of_wide.len() * 6 / 10, "{} and {}", of_narrow.len(), of_wide.len());
+    let read = Checkpoint::from_bytes(&of_narrow).unwrap();
+    assert_eq!((read.fingerprint(), read.to_bytes().unwrap()), (wide.fingerprint(), of_narrow));
+    let context = Context::new(Locations::space(1, &[-1.0, 0.0, 1.0]), &[0.3, -0.1, 0.5]);
+    for (name, device) in devices() {
+        // One of the weights of both.
+        let kernel = names.iter().find(|name| name.ends_with("Dense_0.kernel")).unwrap();
+        for (checkpoint, dtype) in [(&wide, DType::F32), (&read, DType::F16)] {
+            let mut one = checkpoint.clone();
+            names.iter().filter(|name| *name != kernel).for_each(|name| drop(one.remove(name)));
+            let shape = one.shape(kernel).unwrap().to_vec();
+            let weight = one.load(&device, |parameters| parameters.weight(kernel, &shape)).unwrap();
+            assert_eq!(weight.dtype(), dtype);
+        }
+        let predict = |checkpoint: &Checkpoint| {
+            let model = TnpKr::from_checkpoint(&device, checkpoint).unwrap();
+            let posterior = model.condition(&context).unwrap();
+            let prediction = posterior.predict(&Locations::space(1, &[-0.5, 0.5, 2.0])).unwrap();
+            [prediction.mean, prediction.std].concat()
+        };
+        let truth: Vec<f64> = predict(&wide).into_iter().map(f64::from).collect();
+        let error = error(&predict(&read), &truth);
+        assert!(error <= bound(&device, 5e-7), "{name}: off by {error:.2e}");
+    }
+    refused(narrow.to_f16("nothing"), &["Checkpoint::to_f16", "nothing"]);
+    narrow.insert("large", &[2], vec![1.0, 1e6]).unwrap();
+    refused(narrow.to_f16("large"), &["1000000 at 1", "65504"]);
 }

@@ -80,6 +80,18 @@ pub fn few_bindings() -> Vec<(String, Device)> {
     FEW.clone()
 }
 
+/// Every adapter with a variant of an operation that was asked for, with unchecked and with checked shaders.
+#[cfg(feature = "gpu")]
+pub fn forced(operation: &str, variant: &str) -> Vec<(String, Device)> {
+    use wgpu_attention::device::GpuOptions;
+    let open = |adapter: &wgpu_attention::device::Adapter, checked| {
+        let options = GpuOptions::default().variant(operation, variant).checked(checked);
+        let suffix = if checked { ", checked" } else { "" };
+        (format!("{}, {variant}{suffix}", adapter.name), Device::on_adapter(adapter, &options).unwrap())
+    };
+    Device::adapters().iter().flat_map(|adapter| [open(adapter, false), open(adapter, true)]).collect()
+}
+
 /// The project's error measure: max |a - b| / (1 + |b|). Infinite for NaN.
 pub fn error(found: &[f32], truth: &[f64]) -> f64 {
     assert_eq!(found.len(), truth.len(), "lengths");

@@ -35,6 +35,11 @@ impl Gpu {
 
     /// A buffer with these numbers. They are there at once, whatever is being recorded.
     pub(crate) fn upload(&self, data: &[f32]) -> Result<Buffer> {
+        self.upload_words(bytemuck::cast_slice(data))
+    }
+
+    /// [`Gpu::upload`] of words of 32 bits that are not numbers of f32.
+    pub(crate) fn upload_words(&self, data: &[u32]) -> Result<Buffer> {
         let size = self.size_of(data.len())?;
         // The write overtakes recorded commands, which may still read what the buffer held.
         let mut reused = self.pool.reuse(size, true);

@@ -53,8 +53,12 @@ impl Attention {
         check_positive(&sizes)?;
         // What overflows is the shape of no parameter.
         let width = n_heads.saturating_mul(dim_head);
-        let kv = parameters.scope("to_kv").numbers("weight", &[width.saturating_mul(2), context_dim])?;
-        let part = |rows| Ok(Linear { weight: transposed(parameters.device(), rows, context_dim)?, bias: None });
+        let to_kv = parameters.scope("to_kv");
+        let kv = to_kv.numbers("weight", &[width.saturating_mul(2), context_dim])?;
+        let part = |rows| {
+            let weight = transposed(parameters.device(), to_kv.dtype("weight"), rows, context_dim)?;
+            Ok(Linear { weight, bias: None })
+        };
         let (k, v) = kv.split_at(width * context_dim);
         Ok(Self {
             to_q: torch_linear(&parameters.scope("to_q"), query_dim, width, false)?,

@@ -50,7 +50,8 @@ impl TransformerLayer {
         let bias = attention.numbers("in_proj_bias", &[3 * width])?;
         let part = |i: usize| {
             let device = parameters.device();
-            let weight = transposed(device, &weight[i * width * width..][..width * width], width)?;
+            let rows = &weight[i * width * width..][..width * width];
+            let weight = transposed(device, attention.dtype("in_proj_weight"), rows, width)?;
             Ok(Linear { weight, bias: Some(Tensor::new(device, &[width], &bias[i * width..][..width])?) })
         };
         Ok(Self {

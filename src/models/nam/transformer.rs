@@ -76,11 +76,11 @@ impl Block {
         let dim = qkv / heads;
         let attention = parameters.scope("attn");
         let project = |name: &str| -> Result<Linear> {
-            let weight = attention.tensor(name, &[emb, heads, dim])?.reshape(&[emb, qkv])?;
+            let weight = attention.weight(name, &[emb, heads, dim])?.reshape(&[emb, qkv])?;
             Ok(Linear { weight, bias: None })
         };
         let norm = |name: &str| Ok(LayerNorm::load_torch(&parameters.scope(name), emb)?.with_epsilon(EPSILON));
-        let out = attention.tensor("out", &[heads, dim, emb])?.reshape(&[qkv, emb])?;
+        let out = attention.weight("out", &[heads, dim, emb])?.reshape(&[qkv, emb])?;
         Ok(Self {
             n_heads: heads,
             norms: [norm("ln1")?, norm("ln2")?],

@@ -17,7 +17,7 @@ use crate::{
         tiles::read_predicted,
     },
     ops::{self, Activation, Linear, Lstm, TapeInputs, TapeOptions, TapeState, linear, lstm},
-    tensor::Tensor,
+    tensor::{DType, Tensor},
 };
 
 const MODEL: &str = "nam_tm";
@@ -171,16 +171,17 @@ impl NamTm {
 /// ```
 pub fn torch_lstm(parameters: &Parameters<'_>, n_in: usize, hidden: usize) -> Result<Lstm> {
     let width = 4 * hidden;
-    let weight =
-        |name: &str, n_in: usize| transposed(parameters.device(), parameters.numbers(name, &[width, n_in])?, n_in);
+    let weight = |name: &str, dtype, n_in: usize| {
+        transposed(parameters.device(), dtype, parameters.numbers(name, &[width, n_in])?, n_in)
+    };
     let (a, b) = (parameters.numbers("bias_ih_l0", &[width])?, parameters.numbers("bias_hh_l0", &[width])?);
     let bias: Vec<f32> = a.iter().zip(b).map(|(a, b)| a + b).collect();
     Ok(Lstm {
         input: Linear {
-            weight: weight("weight_ih_l0", n_in)?,
+            weight: weight("weight_ih_l0", parameters.dtype("weight_ih_l0"), n_in)?,
             bias: Some(Tensor::new(parameters.device(), &[width], &bias)?),
         },
-        hidden: weight("weight_hh_l0", hidden)?,
+        hidden: weight("weight_hh_l0", DType::F32, hidden)?,
     })
 }
 

@@ -16,7 +16,7 @@ use crate::{
         gate,
         layout::{Read, Sizes, check_mask},
     },
-    tensor::{Mask, Storage, Tensor, check_same_device},
+    tensor::{Mask, Storage, Tensor, check_operands},
 };
 
 const WRITE: &str = "AttentionMemory::write";
@@ -60,7 +60,7 @@ impl AttentionMemory<'_> {
         let options = AttentionMemory { state: state.or(self.state), p_read: None, ..*self };
         let (keys, v_dim) = check(WRITE, None, k, v, &options)?;
         check_mask(WRITE, mask, keys.batch, keys.n)?;
-        check_same_device(WRITE, k, &[mask.map(Mask::tensor)])?;
+        check_operands(WRITE, &[("k", Some(k)), ("mask", mask.map(Mask::tensor))], &[])?;
         if keys.n == 0 {
             let shape = memory_shape(keys, v_dim);
             let zeros = || Tensor::zeros(&k.device(), &shape).map(MemoryState::new);
@@ -164,7 +164,8 @@ impl AttentionMemory<'_> {
         let v_dim = state.memory.shape().get(2).copied().unwrap_or(0).max(1);
         state.check(READ, queries, v_dim)?;
         check_probabilities(READ, "p_read", self.p_read, self.layout, queries)?;
-        check_same_device(READ, q, &[Some(&state.memory), self.p_read.map(Probabilities::tensor)])?;
+        let p_read = self.p_read.map(Probabilities::tensor);
+        check_operands(READ, &[("q", Some(q)), ("state", Some(&state.memory)), ("p_read", p_read)], &[])?;
         let problem = Problem::new(self.layout, queries, v_dim);
         let shape = self.layout.shape(Sizes { dim: v_dim, ..queries });
         let values = match q.storage() {
@@ -208,7 +209,7 @@ impl MemoryState {
         let (a, b) = (self.memory.shape(), other.memory.shape());
         let rule = "both must be of the same batch, heads and widths";
         check_shapes(a == b, MERGE, ("one state", a), ("the other", b), rule)?;
-        check_same_device(MERGE, &self.memory, &[Some(&other.memory)])?;
+        check_operands(MERGE, &[("one state", Some(&self.memory)), ("the other", Some(&other.memory))], &[])?;
         add(&self.memory, &other.memory, 1.0).map(Self::new)
     }
 }

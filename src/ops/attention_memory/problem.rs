@@ -6,7 +6,7 @@ use crate::{
         Probabilities,
         layout::{Layout, Sizes},
     },
-    tensor::{Tensor, check_same_device, check_size},
+    tensor::{Tensor, check_operands, check_size},
 };
 
 pub(super) const OP: &str = "attention_memory";
@@ -221,8 +221,10 @@ pub(super) fn check(
     for (name, p) in p {
         check_probabilities(op, name, p, options.layout, keys)?;
     }
-    check_same_device(op, k, &[q, Some(v), options.memory()])?;
-    check_same_device(op, k, &p.map(|(_, p)| p.map(Probabilities::tensor)))?;
+    let [p_read, p_write, p_erase, decay] = p.map(|(name, p)| (name, p.map(Probabilities::tensor)));
+    let operands =
+        [("k", Some(k)), ("q", q), ("v", Some(v)), ("state", options.memory()), p_read, p_write, p_erase, decay];
+    check_operands(op, &operands, &[])?;
     Ok((keys, v_dim))
 }
 

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use crate::{
     error::{Error, Result, check_argument, check_shape, check_shapes},
-    tensor::{Storage, Tensor, check_same_device, check_size, n_elements},
+    tensor::{Storage, Tensor, check_operands, check_size, n_elements},
 };
 pub use probabilities::{Probabilities, gate};
 pub use problem::Map;
@@ -33,6 +33,7 @@ use problem::{Join, Rows};
 /// # }
 /// ```
 pub fn map(x: &Tensor, map: Map) -> Result<Tensor> {
+    check_operands("map", &[("x", Some(x))], &[])?;
     match x.storage() {
         Storage::Cpu(cpu, _) => Ok(Tensor::from_cpu(*cpu, x.shape().to_vec(), cpu::map(map, x.cpu())?)),
         #[cfg(feature = "gpu")]
@@ -92,7 +93,7 @@ pub fn add(a: &Tensor, b: &Tensor, scale: f32) -> Result<Tensor> {
     let rule = "the shape of b must be that of the last dimensions of a";
     check_shapes(of_a.ends_with(of_b), OP, ("a", of_a), ("b", of_b), rule)?;
     check_argument(scale.is_finite(), OP, "scale", scale, "a finite number")?;
-    check_same_device(OP, a, &[Some(b)])?;
+    check_operands(OP, &[("a", Some(a)), ("b", Some(b))], &[])?;
     if a.is_empty() {
         return Ok(a.clone());
     }
@@ -125,7 +126,7 @@ pub fn scale_columns(x: &Tensor, scale: &Tensor) -> Result<Tensor> {
     let (of_x, of_scale) = (x.shape(), scale.shape());
     let fit = of_scale.len() == 1 && of_x.ends_with(of_scale);
     check_shapes(fit, OP, ("x", of_x), ("scale", of_scale), "x must be [.., width] and scale [width]")?;
-    check_same_device(OP, x, &[Some(scale)])?;
+    check_operands(OP, &[("x", Some(x)), ("scale", Some(scale))], &[])?;
     if x.is_empty() {
         return Ok(x.clone());
     }
@@ -149,6 +150,7 @@ pub fn scale_columns(x: &Tensor, scale: &Tensor) -> Result<Tensor> {
 pub fn columns(x: &Tensor, columns: Range<usize>) -> Result<Tensor> {
     const OP: &str = "columns";
     let rows = left_columns(OP, "x", x, &columns)?;
+    check_operands(OP, &[("x", Some(x))], &[])?;
     join(Join::Columns, rows, with_last(x, rows.width), x, None)
 }
 
@@ -178,7 +180,7 @@ pub fn concat(left: &Tensor, columns: Range<usize>, right: &Tensor) -> Result<Te
     let fit = of_left.len() == of_right.len() && of_left[..of_left.len() - 1] == of_right[..of_left.len() - 1];
     let rule = "all dimensions but the last must be equal";
     check_shapes(fit, OP, ("left", of_left), ("right", of_right), rule)?;
-    check_same_device(OP, left, &[Some(right)])?;
+    check_operands(OP, &[("left", Some(left)), ("right", Some(right))], &[])?;
     let rows = Rows { width: rows.width + m, b_width: m, b_stride: m, ..rows };
     let shape = with_last(left, rows.width);
     check_size(&shape)?;
@@ -205,6 +207,7 @@ pub fn concat(left: &Tensor, columns: Range<usize>, right: &Tensor) -> Result<Te
 pub fn geglu(x: &Tensor) -> Result<Tensor> {
     let both = x.shape().last().copied().unwrap_or(0);
     check_shape(both > 0 && both % 2 == 0, "geglu", "x", x.shape(), "[.., 2 width] with width > 0")?;
+    check_operands("geglu", &[("x", Some(x))], &[])?;
     let rows = Rows { a_width: both, ..whole(x.len() / both, both / 2, 0) };
     join(Join::Geglu, rows, with_last(x, both / 2), x, None)
 }

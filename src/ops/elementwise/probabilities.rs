@@ -8,7 +8,7 @@ use super::{
 use crate::{
     Device,
     error::{Error, Result},
-    tensor::{Tensor, check_same_device},
+    tensor::{Tensor, check_operands},
 };
 
 /// Numbers from 0 to 1 on a device, mostly `[batch, n, n_heads]`: one for each head of a token.
@@ -103,7 +103,7 @@ pub fn gate(x: &Tensor, p: &Probabilities) -> Result<Tensor> {
             return Err(Error::mismatch(OP, ("x", x.shape()), ("p", p.shape()), rule));
         }
     };
-    check_same_device(OP, x, &[Some(&p.0)])?;
+    check_operands(OP, &[("x", Some(x)), ("p", Some(&p.0))], &[])?;
     let rows = Rows { b_stride: n_heads, ..whole(p.0.len() / n_heads, width, n_heads) };
     join(Join::Gate, rows, x.shape().to_vec(), x, Some(&p.0))
 }

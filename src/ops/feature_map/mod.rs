@@ -9,7 +9,7 @@ mod random;
 
 use crate::{
     error::{Error, Result, check_shape},
-    tensor::{Storage, Tensor, check_same_device, check_size},
+    tensor::{Storage, Tensor, check_operands, check_size},
 };
 use problem::OP;
 pub use problem::{FeatureKind, FeatureMap};
@@ -42,7 +42,7 @@ pub fn feature_map(x: &Tensor, map: &FeatureMap) -> Result<Tensor> {
     };
     check_shape(head_dim > 0, OP, "x", x.shape(), "[.., head_dim], head_dim > 0")?;
     let n_features = map.n_features(OP, head_dim)?;
-    check_same_device(OP, x, &[map.projection.as_ref()])?;
+    check_operands(OP, &[("x", Some(x)), ("projection", map.projection.as_ref())], &[])?;
     let mut shape = rows.to_vec();
     shape.push(n_features);
     check_size(&shape)?;

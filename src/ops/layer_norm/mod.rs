@@ -7,7 +7,7 @@ mod problem;
 
 use crate::{
     error::{Result, check_argument, check_shape, check_shapes},
-    tensor::{Storage, Tensor, check_same_device},
+    tensor::{Storage, Tensor, check_operands},
 };
 
 const OP: &str = "layer_norm";
@@ -53,7 +53,8 @@ pub fn layer_norm(
     }
     let is_allowed = epsilon >= 0.0 && epsilon.is_finite();
     check_argument(is_allowed, OP, "epsilon", epsilon, "a finite number, 0 or more")?;
-    check_same_device(OP, x, &[Some(scale), Some(bias), residual])?;
+    let operands = [("x", Some(x)), ("scale", Some(scale)), ("bias", Some(bias)), ("residual", residual)];
+    check_operands(OP, &operands, &[])?;
     match x.storage() {
         Storage::Cpu(cpu, _) => {
             let data =

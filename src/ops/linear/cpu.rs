@@ -15,6 +15,7 @@ use crate::{
         store_some,
         tile::{Panel, Panels, ROWS, VECTORS, product, with_vectors},
     },
+    tensor::Numbers,
 };
 
 /// Multiply-adds in a task: enough to be worth a thread.
@@ -24,7 +25,7 @@ pub(super) fn linear(
     level: Level,
     problem: &Problem,
     x: &[f32],
-    weight: &[f32],
+    weight: &Numbers,
     bias: Option<&[f32]>,
     residual: Option<&[f32]>,
 ) -> Result<Vec<f32>> {
@@ -35,7 +36,7 @@ pub(super) fn linear(
 struct Layer<'a> {
     problem: &'a Problem,
     x: &'a [f32],
-    weight: &'a [f32],
+    weight: &'a Numbers,
     bias: Option<&'a [f32]>,
     residual: Option<&'a [f32]>,
 }
@@ -59,17 +60,18 @@ impl Layer<'_> {
         Ok(y)
     }
 
-    /// The weights, panel after panel.
+    /// The weights as f32, panel after panel.
     fn pack<S: Simd>(&self, simd: S, panels: Panels) -> Result<Vec<f32>> {
         let Problem { n_in, n_out, .. } = *self.problem;
         let mut packed = zeros(&[n_in, panels.width])?;
         let len = (VECTORS * S::f32s::LEN * n_in).max(1);
         let of_panel = packed.par_chunks_mut(len).with_min_len(TASK / 16 / len + 1);
-        of_panel.enumerate().for_each(|(i, packed)| {
-            simd.vectorize(
+        of_panel.enumerate().for_each(|(i, packed)| match self.weight {
+            Numbers::F32(weight) => simd.vectorize(
                 #[inline(always)]
-                || panels.get(i).pack(simd, |row| &self.weight[row * n_out..][..n_out], packed),
-            );
+                || panels.get(i).pack(simd, |row| &weight[row * n_out..][..n_out], packed),
+            ),
+            Numbers::F16(weight) => panels.get(i).pack_halves(|row| &weight[row * n_out..][..n_out], packed),
         });
         Ok(packed)
     }
@@ -164,6 +166,8 @@ pub(crate) fn gelu_erf<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::simd::levels;
 
@@ -213,7 +217,7 @@ mod tests {
     fn without_inputs_the_result_is_the_activated_bias() {
         let problem = Problem { rows: 3, n_in: 0, n_out: 2, activation: Activation::Relu };
         assert_eq!(
-            linear(Level::new(), &problem, &[], &[], Some(&[1.0, -1.0]), None).unwrap(),
+            linear(Level::new(), &problem, &[], &Numbers::F32(Arc::default()), Some(&[1.0, -1.0]), None).unwrap(),
             [1.0, 0.0, 1.0, 0.0, 1.0, 0.0]
         );
     }

@@ -5,28 +5,36 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{
-    plan::{VARIANTS, plan},
+    plan::{Tile, VARIANTS, plan},
     problem::{Activation, Linear, Problem},
 };
 use crate::{
     device::gpu::{Gpu, Kernel, Shader, Work, params},
     error::Result,
-    tensor::Tensor,
+    tensor::{DType, Tensor},
 };
 
 const KERNEL: Kernel<Constants, Params> = Kernel::new("linear", include_str!("../../../shaders/linear.wgsl"));
-
-/// Numbers of each operand, along the sum, that are in workgroup memory at once.
-const DEPTH: usize = 16;
 
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Constants {
     activation: Activation,
     has_bias: bool,
     has_residual: bool,
-    /// Threads along each side of a workgroup.
+    /// Whether the weight holds two halves in a word.
+    weight_f16: bool,
     threads: usize,
+    quads: usize,
     depth: usize,
+    unroll: usize,
+    has_vectors: bool,
+}
+
+impl Constants {
+    fn new(tile: Tile, activation: Activation, [has_bias, has_residual, weight_f16]: [bool; 3]) -> Self {
+        let Tile { threads, quads, depth, unroll, has_vectors } = tile;
+        Self { activation, has_bias, has_residual, weight_f16, threads, quads, depth, unroll, has_vectors }
+    }
 }
 
 params! {
@@ -51,18 +59,19 @@ pub(super) fn linear(
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
     let Problem { rows, n_in, n_out, activation } = *problem;
-    let threads = plan(problem, gpu.capabilities())?.threads;
-    let (has_bias, has_residual) = (layer.bias.is_some(), residual.is_some());
+    let tile = plan(problem, gpu.capabilities())?.tile;
     let y = gpu.allocate(rows * n_out)?;
-    let launch = gpu.kernel(&KERNEL, &Constants { activation, has_bias, has_residual, threads, depth: DEPTH })?;
+    let weight_f16 = layer.weight.dtype() == DType::F16;
+    let constants = Constants::new(tile, activation, [layer.bias.is_some(), residual.is_some(), weight_f16]);
+    let launch = gpu.kernel(&KERNEL, &constants)?;
     let launch = match residual {
         Some(residual) => launch.read_rows("residual", residual, n_out),
         None => launch,
     };
-    // Of every slice: four depths a turn, and what a thread loads.
-    let iterations = n_in.div_ceil(DEPTH) * (1 + DEPTH / 4 + 2 * DEPTH.div_ceil(threads));
-    let tile = 4 * threads;
-    let n_tiles = n_out.div_ceil(tile);
+    // Of every slice: the turns of the innermost loop, and of those of what a thread loads number by number.
+    let loads = if tile.has_vectors { 0 } else { 2 * tile.depth.div_ceil(tile.threads) };
+    let iterations = n_in.div_ceil(tile.depth) * (1 + tile.depth / tile.unroll + loads);
+    let n_tiles = n_out.div_ceil(tile.edge());
     launch
         .read_rows("x", x, n_in)
         .read("weight", &layer.weight)
@@ -76,7 +85,7 @@ pub(super) fn linear(
                 n_tiles: n_tiles as u32,
                 ..Params::default()
             };
-            (params, rows.div_ceil(tile) * n_tiles)
+            (params, rows.div_ceil(tile.edge()) * n_tiles)
         })?;
     Ok(Tensor::from_gpu(shape, gpu, y))
 }
@@ -85,11 +94,11 @@ pub(super) fn linear(
 pub(crate) fn shaders() -> Result<Vec<Shader>> {
     let mut all = Vec::new();
     for activation in [Activation::None, Activation::Relu, Activation::GeluTanh, Activation::GeluErf] {
-        for (has_bias, has_residual) in [(false, false), (true, false), (false, true), (true, true)] {
-            for (_, threads) in VARIANTS {
-                let constants = Constants { activation, has_bias, has_residual, threads, depth: DEPTH };
-                let label = format!("{activation:?} bias={has_bias} residual={has_residual} tile={}", 4 * threads);
-                all.push((label, constants));
+        for flags in 0..8 {
+            let flags @ [has_bias, has_residual, weight_f16] = [1, 2, 4].map(|bit| flags & bit != 0);
+            for (name, tile) in VARIANTS {
+                let label = format!("{activation:?} bias={has_bias} residual={has_residual} f16={weight_f16} {name}");
+                all.push((label, Constants::new(tile, activation, flags)));
             }
         }
     }

@@ -18,7 +18,7 @@ pub use problem::{Activation, Linear};
 ///
 /// # Errors
 /// A last dimension of `x` that is not `n_in`, a bias or residual of another shape, tensors
-/// on different devices.
+/// on different devices; operands of f16 but the weight.
 ///
 /// ```
 /// use wgpu_attention::{Device, Tensor, ops::{Activation, Linear, linear}};
@@ -38,7 +38,7 @@ pub fn linear(x: &Tensor, layer: &Linear, activation: Activation, residual: Opti
     match x.storage() {
         Storage::Cpu(cpu, _) => {
             let bias = layer.bias.as_ref().map(Tensor::cpu);
-            let data = cpu::linear(cpu.0, &problem, x.cpu(), layer.weight.cpu(), bias, residual.map(Tensor::cpu))?;
+            let data = cpu::linear(cpu.0, &problem, x.cpu(), layer.weight.numbers(), bias, residual.map(Tensor::cpu))?;
             Ok(Tensor::from_cpu(*cpu, shape, data))
         }
         #[cfg(feature = "gpu")]

@@ -2,12 +2,11 @@
 
 use crate::{
     error::{Error, Result, check_shape, check_shapes},
-    tensor::{Tensor, check_same_device, check_size, n_elements},
+    tensor::{Tensor, check_operands, check_size, n_elements},
 };
 
 pub(super) const OP: &str = "linear";
 
-/// More than any memory holds.
 /// What follows the product of a dense layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -28,7 +27,8 @@ pub enum Activation {
 /// The parameters of a dense layer.
 #[derive(Clone, Debug)]
 pub struct Linear {
-    /// `[n_in, n_out]`: `x W`, as in JAX. PyTorch stores the transpose.
+    /// `[n_in, n_out]`: `x W`, as in JAX. PyTorch stores the transpose. It may be of
+    /// [f16](crate::DType).
     pub weight: Tensor,
     /// `[n_out]`.
     pub bias: Option<Tensor>,
@@ -73,7 +73,8 @@ pub(super) fn check(
     if let Some(found) = residual.map(Tensor::shape) {
         check_shape(found == shape, OP, "residual", found, format_args!("{shape:?}, the shape of the result"))?;
     }
-    check_same_device(OP, x, &[Some(&layer.weight), layer.bias.as_ref(), residual])?;
+    let (weight, bias) = (Some(&layer.weight), layer.bias.as_ref());
+    check_operands(OP, &[("x", Some(x)), ("weight", weight), ("bias", bias), ("residual", residual)], &["weight"])?;
     // Without inputs a small tensor can ask for a large result.
     let rows = n_elements(&shape[..shape.len() - 1]);
     check_size(&shape)?;

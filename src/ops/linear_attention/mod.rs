@@ -18,7 +18,7 @@ use super::{
 use crate::{
     error::{Result, check_shapes},
     host::{copy, filled},
-    tensor::{Mask, Storage, Tensor, check_same_device},
+    tensor::{Mask, Storage, Tensor, check_operands},
 };
 pub use problem::{LinearAttention, LinearState, Normalizer};
 
@@ -67,7 +67,9 @@ impl LinearAttention {
         }
         let keep = mask.map(Mask::tensor);
         let before = state.map(|state| &state.sums);
-        check_same_device(WRITE, k, &[Some(v), keep, before, self.features.projection.as_ref()])?;
+        let projection = ("projection", self.features.projection.as_ref());
+        let operands = [("k", Some(k)), ("v", Some(v)), ("mask", keep), ("state", before), projection];
+        check_operands(WRITE, &operands, &[])?;
         if let Some(state) = state.filter(|_| problem.n == 0) {
             return Ok(state.clone());
         }
@@ -121,7 +123,8 @@ impl LinearAttention {
             problem.kv_group = problem.n_heads / kv_heads;
         }
         self.check_state(READ, &problem, state)?;
-        check_same_device(READ, q, &[Some(&state.sums), self.features.projection.as_ref()])?;
+        let projection = ("projection", self.features.projection.as_ref());
+        check_operands(READ, &[("q", Some(q)), ("state", Some(&state.sums)), projection], &[])?;
         let shape = self.layout.shape(Sizes { dim: v_dim, ..sizes });
         let values = match q.storage() {
             _ if problem.is_stable() => stable::read(self, &problem, q, &state.sums)?,
@@ -164,7 +167,7 @@ impl LinearState {
             && self.n_keys.len() == other.n_keys.len();
         let rule = "both must be of the same batch, heads, features, width and normaliser";
         check_shapes(fit, MERGE, ("one state", a), ("the other", b), rule)?;
-        check_same_device(MERGE, &self.sums, &[Some(&other.sums)])?;
+        check_operands(MERGE, &[("one state", Some(&self.sums)), ("the other", Some(&other.sums))], &[])?;
         let n_keys = self.n_keys.iter().zip(&other.n_keys).map(|(a, b)| a.saturating_add(*b)).collect();
         let sums = match self.is_stable {
             true => stable::merge(&self.sums, &other.sums)?,

@@ -3,7 +3,7 @@
 use crate::{
     error::{Error, Result, check_shape, check_shapes},
     ops::Linear,
-    tensor::{Tensor, check_same_device, check_size},
+    tensor::{Tensor, check_operands, check_size},
 };
 
 pub(super) const OP: &str = "lsam";
@@ -92,8 +92,13 @@ impl Lsam {
             check_shape(*hidden == of_hidden, OP, "state.hidden", hidden, format_args!("{of_hidden:?}"))?;
             check_shape(*memory == of_memory, OP, "state.memory", memory, format_args!("{of_memory:?}"))?;
         }
-        let others = [Some(&self.hidden), state.map(|state| &state.hidden), state.map(|state| &state.memory)];
-        check_same_device(OP, x, &others)?;
+        let operands = [
+            ("x", Some(x)),
+            ("hidden", Some(&self.hidden)),
+            ("state.hidden", state.map(|state| &state.hidden)),
+            ("state.memory", state.map(|state| &state.memory)),
+        ];
+        check_operands(OP, &operands, &[])?;
         Ok(problem)
     }
 }

@@ -3,7 +3,7 @@
 use crate::{
     error::{Error, Result, check_shape, check_shapes},
     ops::Linear,
-    tensor::{Tensor, check_same_device, check_size},
+    tensor::{Tensor, check_operands, check_size},
 };
 
 pub(super) const OP: &str = "lstm";
@@ -51,7 +51,7 @@ impl Lstm {
             let expected = format_args!("[batch, 2, hidden] = [{batch}, 2, {hidden}]");
             check_shape(*found == [batch, 2, hidden], OP, "state", found, expected)?;
         }
-        check_same_device(OP, x, &[Some(&self.hidden), state])?;
+        check_operands(OP, &[("x", Some(x)), ("hidden", Some(&self.hidden)), ("state", state)], &[])?;
         Ok(Problem { batch, n, hidden })
     }
 }

@@ -11,7 +11,7 @@ mod problem;
 use crate::{
     error::{Error, Result, check_shape, check_shapes},
     ops::softmax::Attention,
-    tensor::{Storage, Tensor, check_same_device, n_elements},
+    tensor::{Storage, Tensor, check_operands, n_elements},
 };
 pub(crate) use problem::state_width;
 
@@ -64,7 +64,7 @@ pub fn merge_attention(values: &Tensor, log_sum_exp: &Tensor) -> Result<Attentio
     let fit = of_values.first() == Some(&n_parts) && width > 0 && width * log_sum_exp.len() == values.len();
     let rule = "both begin with n_parts, and values holds a multiple of the elements of log_sum_exp";
     check_shapes(fit, OP, ("values", of_values), ("log_sum_exp", of_lse), rule)?;
-    check_same_device(OP, values, &[Some(log_sum_exp)])?;
+    check_operands(OP, &[("values", Some(values)), ("log_sum_exp", Some(log_sum_exp))], &[])?;
     match values.storage() {
         Storage::Cpu(cpu, _) => {
             let (merged, lse) = cpu::merge_attention(n_parts, width, values.cpu(), log_sum_exp.cpu())?;

@@ -35,7 +35,7 @@ use crate::{
         merge_attention::{merge_states, read_state, state_width},
         scan_attention::{Problem, attend},
     },
-    tensor::{Mask, Tensor, check_same_device, check_size},
+    tensor::{Mask, Tensor, check_operands, check_size},
 };
 
 const WRITE: &str = "RollingAttention::write";
@@ -129,7 +129,9 @@ impl RollingAttention {
     ) -> Result<RollingState> {
         let layout = self.layout;
         // Before the work, so that an error costs nothing.
-        check_same_device(WRITE, &self.queries, &[Some(k), Some(v), state.map(|state| &state.rows)])?;
+        let rows = state.map(|state| &state.rows);
+        let operands = [("queries", Some(&self.queries)), ("k", Some(k)), ("v", Some(v)), ("state", rows)];
+        check_operands(WRITE, &operands, &[])?;
         if let Some(state) = state {
             let (keys, v_dim) = layout.keys_values(WRITE, k, v)?;
             self.check_state(WRITE, state, v_dim)?;
@@ -168,7 +170,7 @@ impl RollingAttention {
     /// ```
     pub fn read(&self, state: &RollingState) -> Result<Read> {
         self.check_state(READ_WITH, state, state.sizes(READ_WITH)?.dim)?;
-        check_same_device(READ_WITH, &self.queries, &[Some(&state.rows)])?;
+        check_operands(READ_WITH, &[("queries", Some(&self.queries)), ("state", Some(&state.rows))], &[])?;
         state.read().map(Attention::into)
     }
 
@@ -208,7 +210,7 @@ impl RollingState {
         let (a, b) = (self.rows.shape(), other.rows.shape());
         let rule = "both must be of the same batch, heads, queries and width";
         check_shapes(a == b, MERGE, ("one state", a), ("the other", b), rule)?;
-        check_same_device(MERGE, &self.rows, &[Some(&other.rows)])?;
+        check_operands(MERGE, &[("one state", Some(&self.rows)), ("the other", Some(&other.rows))], &[])?;
         let rows = merge_states(&[&self.rows, &other.rows], None, self.rows.shape().to_vec())?;
         Ok(Self { rows, layout: self.layout })
     }

@@ -6,13 +6,13 @@ use super::{
     scan_attention,
 };
 use crate::{
-    error::{Error, Result, check_shape, check_shapes},
+    error::{Error, Result, check_argument, check_shape, check_shapes},
     ops::{
         concat,
         layout::{Layout, Read, Sizes, check_mask},
         softmax::Attention,
     },
-    tensor::{Mask, Tensor, check_same_device},
+    tensor::{DType, Mask, Tensor, check_operands},
 };
 
 const WRITE: &str = "ScanMemory::write";
@@ -74,7 +74,7 @@ pub struct ScanMemory {
     pub matrix: Option<Tensor>,
 }
 
-/// The keys that were written and their values: plain data.
+/// The keys that were written and their values: plain data, of [f16](DType) where what was written is.
 #[derive(Clone, Debug)]
 pub struct ScanState {
     /// `[batch, n_heads, n, head_dim]` or `[batch, n, n_heads * head_dim]`; they may have fewer heads
@@ -122,7 +122,8 @@ impl ScanMemory {
     ///
     /// # Errors
     /// Shapes that do not fit each other, the layout or the state; coordinates that are missing
-    /// here and not there; different devices; on a GPU, a state larger than one binding.
+    /// here and not there; keys or values of f16 here and not there; different devices; on a GPU, a
+    /// state larger than one binding.
     ///
     /// ```
     /// use wgpu_attention::{Device, Mask, Tensor, ops::{Layout, ScanMemory}};
@@ -235,7 +236,7 @@ impl ScanState {
     fn join(&self, op: &'static str, names: [&'static str; 2], other: &Self) -> Result<Self> {
         other.layout.check_state(op, self.layout)?;
         let (sizes, other_sizes) = (self.check(op)?, other.check(op)?);
-        check_same_device(op, &self.keys, &[Some(&other.keys)])?;
+        check_operands(op, &[(names[0], Some(&self.keys)), (names[1], Some(&other.keys))], &names)?;
         let axis = if self.layout.is_head_major() { 2 } else { 1 };
         let keys = append(op, names, [&self.keys, &other.keys], axis)?;
         let values = append(op, names, [&self.values, &other.values], axis)?;
@@ -266,7 +267,8 @@ impl ScanState {
         let (coords, mask) = (self.coords.as_ref(), self.mask.as_ref());
         check_mask(op, mask, sizes.batch, sizes.n)?;
         check_coords(op, coords, sizes)?;
-        check_same_device(op, &self.keys, &[Some(&self.values), coords, mask.map(Mask::tensor)])?;
+        let (keys, values) = (("keys", Some(&self.keys)), ("values", Some(&self.values)));
+        check_operands(op, &[keys, values, ("coords", coords), ("mask", mask.map(Mask::tensor))], &["keys", "values"])?;
         Ok(sizes)
     }
 
@@ -300,11 +302,21 @@ fn append(
     shape[axis] = a.shape()[axis];
     let rule = "all sizes but the length must be equal: batch, heads and width";
     check_shapes(shape == a.shape(), op, (left_name, a.shape()), (right_name, b.shape()), rule)?;
+    let found = [a, b].map(Tensor::dtype);
+    check_argument(
+        found[0] == found[1],
+        op,
+        right_name,
+        format_args!("of {:?}", found[1]),
+        format_args!("{:?}, as that of {left_name}", found[0]),
+    )?;
     if a.is_empty() || b.is_empty() {
         return Ok(if b.is_empty() { a.clone() } else { b.clone() });
     }
     shape[axis] += b.shape()[axis];
     let outer = shape[..axis].iter().product();
-    let flat = |x: &Tensor| x.reshape(&[outer, x.len() / outer]);
-    concat(&flat(a)?, 0..a.len() / outer, &flat(b)?)?.reshape(&shape)
+    let flat = |x: &Tensor| x.to_f32()?.reshape(&[outer, x.len() / outer]);
+    let joined = concat(&flat(a)?, 0..a.len() / outer, &flat(b)?)?.reshape(&shape)?;
+    // Halves come back as they were.
+    if found[0] == DType::F16 { joined.to_f16() } else { Ok(joined) }
 }

@@ -31,7 +31,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::{
     error::{Error, Result},
     host::filled,
-    tensor::{Mask, Storage, Tensor, check_same_device},
+    tensor::{Mask, Storage, Tensor, check_operands},
 };
 use problem::{CpuInputs, OP};
 
@@ -57,8 +57,8 @@ use problem::{CpuInputs, OP};
 /// To keep keys and values and read them again and again, see [`ScanMemory`].
 ///
 /// # Errors
-/// Shapes that do not fit, a `head_dim` over the limit, tensors on different devices, bias
-/// parameters that do not fit the heads, a custom bias that does not compile.
+/// Shapes that do not fit, a `head_dim` over the limit, tensors on different devices, operands of
+/// [f16](crate::DType) but keys and values, bias parameters that do not fit the heads, a custom bias that does not compile.
 ///
 /// ```
 /// use wgpu_attention::{Device, Tensor, ops::{Bias, BiasTerm, ScanAttention, scan_attention}};
@@ -104,7 +104,16 @@ pub(crate) fn attend(
 ) -> Result<Attention> {
     let bias = options.bias.unwrap_or_default();
     let mask = options.key_mask.map(Mask::tensor);
-    check_same_device(OP, q, &[Some(k), Some(v), mask, bias.q_coords, bias.k_coords, bias.matrix])?;
+    let operands = [
+        ("q", Some(q)),
+        ("k", Some(k)),
+        ("v", Some(v)),
+        ("key_mask", mask),
+        ("q_coords", bias.q_coords),
+        ("k_coords", bias.k_coords),
+        ("matrix", bias.matrix),
+    ];
+    check_operands(OP, &operands, &["k", "v"])?;
     if problem.is_empty() {
         let (values, lse, device) = (problem.out_shape(), problem.lse_shape(), q.device());
         return Ok(Attention {
@@ -116,8 +125,8 @@ pub(crate) fn attend(
         Storage::Cpu(cpu, _) => {
             let inputs = CpuInputs {
                 q: q.cpu(),
-                k: k.cpu(),
-                v: v.cpu(),
+                k: k.numbers().clone(),
+                v: v.numbers().clone(),
                 key_mask: mask.map(Tensor::cpu),
                 q_coords: bias.q_coords.map(Tensor::cpu).unwrap_or_default(),
                 k_coords: bias.k_coords.map(Tensor::cpu).unwrap_or_default(),
@@ -132,6 +141,10 @@ pub(crate) fn attend(
             })
         }
         #[cfg(feature = "gpu")]
-        Storage::Gpu(gpu, _) => gpu::scan_attention(gpu, problem, [q, k, v], mask, &bias),
+        Storage::Gpu(gpu, _) => {
+            // The kernel reads f32.
+            let (k, v) = (k.to_f32()?, v.to_f32()?);
+            gpu::scan_attention(gpu, problem, [q, &k, &v], mask, &bias)
+        }
     }
 }

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     error::{Error, Result, check_argument, check_limit},
     ops::layout::{Layout, Sizes, check_mask, check_queries},
-    tensor::{Mask, Tensor},
+    tensor::{Mask, Numbers, Tensor},
 };
 
 pub(super) const OP: &str = "scan_attention";
@@ -202,8 +202,8 @@ impl Problem {
 /// The numbers of one call on the CPU.
 pub(crate) struct CpuInputs<'a> {
     pub q: &'a [f32],
-    pub k: &'a [f32],
-    pub v: &'a [f32],
+    pub k: Numbers,
+    pub v: Numbers,
     /// `[batch, n_keys]`, zero where the key does not exist.
     pub key_mask: Option<&'a [f32]>,
     /// `[batch, n_queries, n_columns]`, see [`BiasStrides`].

@@ -3,7 +3,7 @@
 use super::options::{Flags, TapeOptions};
 use crate::{
     error::{Error, Result, check_argument, check_limit, check_shape},
-    tensor::{Tensor, check_same_device, n_elements},
+    tensor::{Tensor, check_operands, n_elements},
 };
 
 /// More than this is a mistake: 8 GiB.
@@ -140,10 +140,18 @@ pub(super) fn check(inputs: &TapeInputs<'_>, options: TapeOptions, state: Option
     let numbers = n_elements(&[batch, n_tapes, slots, mem + 1, kinds]);
     check_limit("numbers in all tapes", numbers as u64, MAX_NUMBERS as u64)?;
     let problem = Problem { batch, n, n_tapes, slots, mem, options: options.into() };
-    check_same_device(OP, inputs.value, &[inputs.key, inputs.query, Some(inputs.action)])?;
     if let Some(state) = state {
         state.check(problem)?;
-        check_same_device(OP, inputs.value, &[Some(&state.tape), state.keys.as_ref(), state.heads.as_ref()])?;
     }
+    let operands = [
+        ("value", Some(inputs.value)),
+        ("key", inputs.key),
+        ("query", inputs.query),
+        ("action", Some(inputs.action)),
+        ("state.tape", state.map(|state| &state.tape)),
+        ("state.keys", state.and_then(|state| state.keys.as_ref())),
+        ("state.heads", state.and_then(|state| state.heads.as_ref())),
+    ];
+    check_operands(OP, &operands, &[])?;
     Ok(problem)
 }

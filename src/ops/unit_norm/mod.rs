@@ -6,7 +6,7 @@ pub(crate) mod gpu;
 
 use crate::{
     error::{Result, check_shape},
-    tensor::{Storage, Tensor},
+    tensor::{Storage, Tensor, check_operands},
 };
 
 const OP: &str = "unit_norm";
@@ -34,6 +34,7 @@ const OP: &str = "unit_norm";
 pub fn unit_norm(x: &Tensor) -> Result<Tensor> {
     let width = x.shape().last().copied().unwrap_or(0);
     check_shape(width > 0, OP, "x", x.shape(), "[.., width] with width > 0")?;
+    check_operands(OP, &[("x", Some(x))], &[])?;
     match x.storage() {
         Storage::Cpu(cpu, _) => Ok(Tensor::from_cpu(*cpu, x.shape().to_vec(), cpu::unit_norm(cpu.0, x.cpu(), width)?)),
         #[cfg(feature = "gpu")]

@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use self::{
     bias::{Keep, PairBias, Region, Tiles},
     kernel::base_2,
-    pack::{Packing, Unpacked},
+    pack::{Packing, Unpacked, Wide},
     softmax::{Row, State, Step},
 };
 use super::problem::{CpuInputs, Problem};
@@ -88,6 +88,7 @@ struct Output {
 struct Scratch {
     q: Vec<f32>,
     block: Vec<f32>,
+    wide: Wide,
     scores: Vec<f32>,
     tiles: Tiles,
     states: Vec<State>,
@@ -192,6 +193,7 @@ impl<'a> Scan<'a> {
         Scratch {
             q: Vec::new(),
             block: if self.packs_itself() { vec![0.0; heads * self.packing.block_len()] } else { Vec::new() },
+            wide: Wide::default(),
             scores: vec![0.0; tile],
             tiles: self.bias.tiles(),
             states: (0..heads).map(|_| State::new()).collect(),
@@ -220,30 +222,25 @@ impl<'a> Scan<'a> {
         let len = self.packing.block_len();
         let mut packed = zeros(&[batch, n_heads, self.n_blocks, len])?;
         let blocks = packed.par_chunks_mut(len).enumerate().with_min_len(THREAD_NUMBERS.div_ceil(len));
-        blocks.for_each(|(i, packed)| {
+        blocks.for_each_init(Wide::default, |wide, (i, packed)| {
             let (head, block) = (i / self.n_blocks, i % self.n_blocks);
             simd.vectorize(
                 #[inline(always)]
-                || self.pack_block(simd, [head / n_heads, head % n_heads], block, packed),
+                || self.pack_block(simd, [head / n_heads, head % n_heads], block, wide, packed),
             );
         });
         Ok(packed)
     }
 
     #[inline(always)]
-    fn pack_block<S: Simd>(&self, simd: S, at: [usize; 2], block: usize, packed: &mut [f32]) {
-        self.packing.pack(simd, &self.unpacked(at, block), packed);
+    fn pack_block<S: Simd>(&self, simd: S, at: [usize; 2], block: usize, wide: &mut Wide, packed: &mut [f32]) {
+        self.packing.pack(simd, &self.unpacked(at, block, wide), packed);
     }
 
     /// The keys and values of one block of one of their heads.
-    fn unpacked(&self, at: [usize; 2], block: usize) -> Unpacked<'_> {
-        let keys = self.keys(block);
-        Unpacked {
-            k: self.inputs.k_rows(self.problem, at, keys.clone()),
-            v: self.inputs.v_rows(self.problem, at, keys),
-            keep: self.bias.key_bias(at[0], block),
-            by_pair: self.bias.is_by_pair(),
-        }
+    fn unpacked<'w>(&'w self, at: [usize; 2], block: usize, wide: &'w mut Wide) -> Unpacked<'w> {
+        let [k, v] = self.inputs.kv_rows(self.problem, at, self.keys(block), wide);
+        Unpacked { k, v, keep: self.bias.key_bias(at[0], block), by_pair: self.bias.is_by_pair() }
     }
 
     /// Reads all keys of a task into the states of its heads.
@@ -265,7 +262,7 @@ impl<'a> Scan<'a> {
             if self.packs_itself() {
                 let blocks = scratch.block.chunks_exact_mut(self.packing.block_len());
                 for (head, packed) in heads.clone().zip(blocks) {
-                    self.pack_block(simd, [batch, head / kv_group], block, packed);
+                    self.pack_block(simd, [batch, head / kv_group], block, &mut scratch.wide, packed);
                 }
             }
             for first_row in (0..queries.len()).step_by(ROWS) {
@@ -289,8 +286,9 @@ impl<'a> Scan<'a> {
                     let q = &scratch.q[(i * padded + first_row) * head_dim..];
                     let step = Step { packing: &self.packing, q, n_keys, biased, first_row, n_rows };
                     let (scores, state) = (&mut scratch.scores, &mut scratch.states[i]);
-                    let unpacked = self.unpacked([batch, head / kv_group], block);
+                    let (at, wide) = ([batch, head / kv_group], &mut scratch.wide);
                     if self.is_single() {
+                        let unpacked = self.unpacked(at, block, wide);
                         simd.vectorize(
                             #[inline(always)]
                             || step.run_single(simd, &unpacked, scores, state),
@@ -305,7 +303,7 @@ impl<'a> Scan<'a> {
                         };
                         simd.vectorize(
                             #[inline(always)]
-                            || step.run(simd, packed, &unpacked, scores, state),
+                            || step.run(simd, packed, move || self.unpacked(at, block, wide), scores, state),
                         );
                     }
                 }

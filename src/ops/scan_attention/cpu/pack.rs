@@ -3,11 +3,15 @@
 use std::ops::Range;
 
 use fearless_simd::prelude::*;
+use half::slice::HalfFloatSliceExt;
 
 use super::super::problem::{CpuInputs, MAX_HEAD_DIM, Problem};
-use crate::simd::{
-    tile::{Panels, VECTORS},
-    transpose::transpose,
+use crate::{
+    simd::{
+        tile::{Panels, VECTORS},
+        transpose::transpose,
+    },
+    tensor::Numbers,
 };
 
 /// Keys in a block: the scores of a tile stay in the first-level cache.
@@ -122,27 +126,55 @@ static ZEROS: [f32; MAX_HEAD_DIM] = [0.0; MAX_HEAD_DIM];
 
 /// Rows of one head in a tensor of either layout.
 #[derive(Clone, Copy)]
-pub(super) struct Rows<'a> {
-    data: &'a [f32],
+pub(super) struct Rows<'a, T = f32> {
+    data: &'a [T],
     stride: usize,
     dim: usize,
     pub n: usize,
 }
 
-impl<'a> Rows<'a> {
-    pub fn row(&self, i: usize) -> &'a [f32] {
+impl<'a, T> Rows<'a, T> {
+    pub fn row(&self, i: usize) -> &'a [T] {
         &self.data[i * self.stride..][..self.dim]
     }
 }
 
+/// Memory for the keys and values of a block as f32, where they are halves.
+#[derive(Default)]
+pub(super) struct Wide {
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+/// Which rows of which head, as f32.
+fn wide_rows<'a>(
+    data: &'a Numbers,
+    strides: [usize; 3],
+    dim: usize,
+    at: [usize; 2],
+    range: Range<usize>,
+    wide: &'a mut Vec<f32>,
+) -> Rows<'a> {
+    let data = match data {
+        Numbers::F32(data) => return rows(data, strides, dim, at, range),
+        Numbers::F16(data) => data,
+    };
+    let halves = rows(data, strides, dim, at, range);
+    wide.resize(halves.n * dim, 0.0);
+    for (i, row) in wide.chunks_exact_mut(dim).enumerate() {
+        halves.row(i).convert_to_f32_slice(row);
+    }
+    Rows { data: wide, stride: dim, dim, n: halves.n }
+}
+
 /// Which rows of which head.
-fn rows<'a>(
-    data: &'a [f32],
+fn rows<'a, T>(
+    data: &'a [T],
     [batch_stride, head_stride, stride]: [usize; 3],
     dim: usize,
     [batch, head]: [usize; 2],
     range: Range<usize>,
-) -> Rows<'a> {
+) -> Rows<'a, T> {
     let data = &data[batch * batch_stride + head * head_stride + range.start * stride..];
     Rows { data, stride, dim, n: range.len() }
 }
@@ -152,11 +184,17 @@ impl<'a> CpuInputs<'a> {
         rows(self.q, problem.strides(problem.n_queries, problem.head_dim), problem.head_dim, at, range)
     }
 
-    pub(super) fn k_rows(&self, problem: &Problem, at: [usize; 2], range: Range<usize>) -> Rows<'a> {
-        rows(self.k, problem.kv_strides(problem.head_dim), problem.head_dim, at, range)
-    }
-
-    pub(super) fn v_rows(&self, problem: &Problem, at: [usize; 2], range: Range<usize>) -> Rows<'a> {
-        rows(self.v, problem.kv_strides(problem.v_dim), problem.v_dim, at, range)
+    /// Some keys and their values. Halves are widened.
+    pub(super) fn kv_rows<'w>(
+        &'w self,
+        problem: &Problem,
+        at: [usize; 2],
+        range: Range<usize>,
+        wide: &'w mut Wide,
+    ) -> [Rows<'w>; 2] {
+        let Problem { head_dim, v_dim, .. } = *problem;
+        let k = wide_rows(&self.k, problem.kv_strides(head_dim), head_dim, at, range.clone(), &mut wide.k);
+        let v = wide_rows(&self.v, problem.kv_strides(v_dim), v_dim, at, range, &mut wide.v);
+        [k, v]
     }
 }

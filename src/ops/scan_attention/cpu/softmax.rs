@@ -126,9 +126,16 @@ pub(super) struct Step<'a> {
 
 impl Step<'_> {
     /// Reads a packed block. `scores` is `[ROWS, block_keys]`: the bias on entry, if there is
-    /// one, and weights afterwards.
+    /// one, and weights afterwards. The block as it was before is asked for only where values were set aside.
     #[inline(always)]
-    pub fn run<S: Simd>(&self, simd: S, packed: &[f32], block: &Unpacked<'_>, scores: &mut [f32], state: &mut State) {
+    pub fn run<'b, S: Simd>(
+        &self,
+        simd: S,
+        packed: &[f32],
+        block: impl FnOnce() -> Unpacked<'b>,
+        scores: &mut [f32],
+        state: &mut State,
+    ) {
         if self.n_rows == 1 {
             self.run_tile::<S, 1>(simd, packed, block, scores, state);
         } else {
@@ -137,19 +144,23 @@ impl Step<'_> {
     }
 
     #[inline(always)]
-    fn run_tile<S: Simd, const R: usize>(
+    fn run_tile<'b, S: Simd, const R: usize>(
         &self,
         simd: S,
         packed: &[f32],
-        block: &Unpacked<'_>,
+        block: impl FnOnce() -> Unpacked<'b>,
         scores: &mut [f32],
         state: &mut State,
     ) {
         let (k, v, is_set_aside) = self.packing.split(packed);
         let largest = self.score::<S, R>(simd, k, scores);
-        let pairs = if is_set_aside { self.pairs_set_aside(block, scores) } else { Vec::new() };
+        let set_aside = is_set_aside.then(|| {
+            let block = block();
+            (block, self.pairs_set_aside(&block, scores))
+        });
         let decay = self.weigh::<S, R>(simd, &largest, scores, state);
         self.read::<S, R>(simd, v, &decay, scores, state);
+        let Some((block, pairs)) = set_aside else { return };
         for [row, key] in pairs {
             let weight = scores[row * self.packing.block_keys + key];
             let values = &mut state.values[(self.first_row + row) * self.packing.v_panels.width..];

@@ -13,7 +13,7 @@ use super::{
     distance::{self, Packed, distances},
     scan_attention,
 };
-use crate::{ops::softmax::MASKED, simd::levels};
+use crate::{ops::softmax::MASKED, simd::levels, tensor::Numbers};
 use fearless_simd::dispatch;
 
 /// The project's bound for f32 on the CPU.
@@ -90,8 +90,8 @@ impl Case {
     fn inputs(&self) -> CpuInputs<'_> {
         CpuInputs {
             q: &self.q,
-            k: &self.k,
-            v: &self.v,
+            k: Numbers::F32(Arc::new(self.k.clone().into())),
+            v: Numbers::F32(Arc::new(self.v.clone().into())),
             key_mask: self.key_mask.as_deref(),
             q_coords: &self.q_coords,
             k_coords: &self.k_coords,
