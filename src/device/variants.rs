@@ -10,11 +10,18 @@ use crate::error::{Error, Result};
 pub(crate) const ATTENTION_MEMORY: [&str; 2] = ["recurrent", "chunked"];
 pub(crate) const LINEAR: [&str; 2] = ["tile 32", "tile 64"];
 #[cfg(feature = "gpu")]
+pub(crate) const SCAN_ATTENTION: [&str; 6] = ["portable", "wide", "rolled", "tall", "decode", "decode 8"];
+#[cfg(feature = "gpu")]
 pub(crate) const TAPE: [&str; 2] = ["workgroup memory", "storage"];
 
 /// The operations that have more than one.
 #[cfg(feature = "gpu")]
-const OPERATIONS: [(&str, [&str; 2]); 3] = [("attention_memory", ATTENTION_MEMORY), ("linear", LINEAR), ("tape", TAPE)];
+const OPERATIONS: [(&str, &[&str]); 4] = [
+    ("attention_memory", &ATTENTION_MEMORY),
+    ("linear", &LINEAR),
+    ("scan_attention", &SCAN_ATTENTION),
+    ("tape", &TAPE),
+];
 
 /// Refuses variants that do not exist, and operations that do not or have no choice.
 #[cfg(feature = "gpu")]

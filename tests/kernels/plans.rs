@@ -7,7 +7,7 @@ use wgpu_attention::{
     device::{AdapterKind, GpuOptions},
     ops::{
         Activation, AttentionMemory, HeadMoves, Layout, Linear, Probabilities, ScanAttention, TapeInputs, TapeOptions,
-        attention_memory, linear, tape, unit_norm,
+        attention_memory, linear, scan_attention, tape, unit_norm,
     },
 };
 
@@ -26,10 +26,14 @@ fn run(device: &Device) -> Vec<(String, Vec<f32>)> {
     let inputs = TapeInputs { value: &v, key: None, query: None, action: &action, n_tapes: 1, tape_length: 9 };
     let moves = TapeOptions { heads: HeadMoves::NoJump, ..Default::default() };
     let taped = tape(&inputs, moves, None).unwrap().values;
+    let (q, kv) = (tensor(&[1, 2, 70, 8]), tensor(&[1, 2, 300, 8]));
+    let attend = ScanAttention::default();
+    let attended = scan_attention(&q, &kv, &kv, &attend).unwrap().values;
     vec![
         (layer.decision(&x).unwrap().to_string(), y.read().unwrap()),
         (options.decision(&k, &v).unwrap().to_string(), read.read().unwrap()),
         (inputs.decision(moves).unwrap().to_string(), taped.read().unwrap()),
+        (attend.decision(&q, &kv, &kv).unwrap().to_string(), attended.read().unwrap()),
     ]
 }
 
@@ -39,12 +43,13 @@ fn variants_that_are_asked_for_run_and_agree() {
         run(&Device::cpu()).into_iter().map(|(_, y)| y.into_iter().map(f64::from).collect()).collect();
     for adapter in Device::adapters() {
         for (i, operation, variants) in [
-            (0, "linear", ["tile 32", "tile 64"]),
-            (1, "attention_memory", ["recurrent", "chunked"]),
-            (2, "tape", ["workgroup memory", "storage"]),
+            (0, "linear", &["tile 32", "tile 64"][..]),
+            (1, "attention_memory", &["recurrent", "chunked"]),
+            (2, "tape", &["workgroup memory", "storage"]),
+            (3, "scan_attention", &["portable", "wide", "rolled", "tall", "decode", "decode 8"]),
         ] {
             for variant in variants {
-                let options = GpuOptions::default().variant(operation, variant);
+                let options = GpuOptions::default().variant(operation, *variant);
                 let found = run(&Device::on_adapter(&adapter, &options).unwrap());
                 let (said, numbers) = &found[i];
                 assert!(said.starts_with(&format!("{operation}: {variant}")), "{said}");
