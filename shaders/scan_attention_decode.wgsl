@@ -240,11 +240,11 @@ fn main(
 //# endif
 //# for u in range(steps)
 //# set step = u * threads // lanes
-      let key{{ u }} = key0 + j + {{ step }}u;
-      let at{{ u }} = min(key{{ u }}, problem.n_keys - 1u);
+      let v_key{{ u }} = key0 + j + {{ step }}u;
+      let at{{ u }} = min(v_key{{ u }}, problem.n_keys - 1u);
 //# if not by_pair
       // Keys that do not exist are zeros, as are those of another split.
-      let is_read{{ u }} = key{{ u }} < key_end{{ " && exists(batch, at" ~ u ~ ")" if has_mask }};
+      let is_read{{ u }} = v_key{{ u }} < key_end{{ " && exists(batch, at" ~ u ~ ")" if has_mask }};
 //# endif
 //# for i in range(n_v)
       let x{{ u }}_{{ i }} = {{ "select(vec4(0.0), " if not by_pair }}load_v(v_base + at{{ u }} * problem.v_row, lane + {{ lanes * i }}u){{ ", is_read" ~ u ~ ")" if not by_pair }};
