@@ -9,7 +9,6 @@ use crate::error::{Error, Result};
 
 pub(crate) const ATTENTION_MEMORY: [&str; 2] = ["recurrent", "chunked"];
 pub(crate) const LINEAR: [&str; 2] = ["tile 32", "tile 64"];
-#[cfg(feature = "gpu")]
 pub(crate) const SCAN_ATTENTION: [&str; 6] = ["portable", "wide", "rolled", "tall", "decode", "decode 8"];
 #[cfg(feature = "gpu")]
 pub(crate) const TAPE: [&str; 2] = ["workgroup memory", "storage"];

@@ -62,6 +62,7 @@ impl Rung {
     }
 
     /// Whether loops stay loops.
+    #[cfg(feature = "gpu")]
     pub fn is_rolled(self) -> bool {
         matches!(self, Self::Portable | Self::Rolled)
     }
