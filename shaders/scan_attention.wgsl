@@ -6,183 +6,98 @@
 //   values like q with v's width · log_sum_exp [.., n_queries], both for each split of the keys;
 //   several splits leave their largest logits instead, and their sums `lse_sums` numbers further.
 //
-// A workgroup of {{ side }} x {{ side }} threads owns {{ tile }} queries of one head and walks over its share of the keys,
-// {{ tile }} at a time. A thread makes 4 queries x 4 keys of the scores and 4 queries x 4 columns of the
-// output for every {{ tile }} columns of v. Scores never leave the group. Workgroup memory:
-// {{ depth * side * 16 }} (q) + {{ kv_quads * 16 }} (k, then v) + {{ tile * side * 16 }} (weights) + {{ side * side * 16 }} (maxima) bytes.
+//# set rows = 4 * quads
+//# set slots = quads * side
+//# set threads = side * side
+// A workgroup of {{ side }} x {{ side }} threads owns {{ tile * quads }} queries of one head and walks over its share of the
+// keys, {{ tile }} at a time. A thread makes {{ rows }} queries x 4 keys of the scores and {{ rows }} queries x 4 columns of
+// the output for every {{ tile }} columns of v. Scores never leave the group. Workgroup memory:
+// {{ slots * left * 16 }} (q, then weights) + {{ side * left * 16 }} (k, then v) + {{ threads * quads * 16 }} (maxima) bytes.
 
-struct Problem {
-  batch: u32,
-  n_heads: u32,
-  n_queries: u32,
-  n_keys: u32,
-  n_groups: u32,
-  q_tiles: u32,
-  keys_per_split: u32,
-  first_head: u32,
-  scale: f32,
-  // Strides of (batch, head, row), and where the first element is in each binding.
-  q_batch: u32,
-  q_head: u32,
-  q_row: u32,
-  q_base: u32,
-  k_batch: u32,
-  k_head: u32,
-  k_row: u32,
-  k_base: u32,
-  v_batch: u32,
-  v_head: u32,
-  v_row: u32,
-  v_base: u32,
-  out_split: u32,
-  out_batch: u32,
-  out_head: u32,
-  out_row: u32,
-  values_base: u32,
-  lse_split: u32,
-  lse_batch: u32,
-  lse_head: u32,
-  lse_row: u32,
-  log_sum_exp_base: u32,
-  lse_sums: u32,
-  q_coords_batch: u32,
-  q_coords_base: u32,
-  k_coords_batch: u32,
-  k_coords_base: u32,
-  mask_batch: u32,
-  key_mask_base: u32,
-  matrix_batch: u32,
-  matrix_head: u32,
-  matrix_row: u32,
-  matrix_base: u32,
-  // Heads of queries that share a head of keys and values.
-  kv_group: u32,
-  bias_base: u32,
-//# if not bias_in_storage
-  bias: array<vec4<f32>, {{ n_bias }}>,
-//# endif
-}
+//# include "lib/scan_attention.wgsl"
 
-@group(0) @binding(0) var<storage, read> q: array<f32>;
-@group(0) @binding(1) var<storage, read> k: array<f32>;
-@group(0) @binding(2) var<storage, read> v: array<f32>;
-//# if has_mask
-@group(0) @binding(3) var<storage, read> key_mask: array<f32>;
-//# endif
-//# if terms
-@group(0) @binding(4) var<storage, read> q_coords: array<f32>;
-@group(0) @binding(5) var<storage, read> k_coords: array<f32>;
-//# endif
-//# if has_matrix
-@group(0) @binding(6) var<storage, read> matrix: array<f32>;
-//# endif
-//# if bias_in_storage
-@group(0) @binding(9) var<storage, read> bias: array<f32>;
-//# endif
-@group(0) @binding(7) var<storage, read_write> values: array<f32>;
-@group(0) @binding(8) var<storage, read_write> log_sum_exp: array<f32>;
-@group(1) @binding(0) var<uniform> problem: Problem;
-
-// Four queries, or four keys, at one depth; then four columns of one row of v.
-var<workgroup> q_tile: array<vec4<f32>, {{ depth * side }}>;
-var<workgroup> kv_tile: array<vec4<f32>, {{ kv_quads }}>;
-// The weights of four queries for one key.
-var<workgroup> weights: array<vec4<f32>, {{ tile * side }}>;
+// Four queries at one depth; then the weights of four queries for one key.
+var<workgroup> left: array<vec4<f32>, {{ slots * left }}>;
+// Four keys at one depth; then four columns of one row of v.
+var<workgroup> right: array<vec4<f32>, {{ side * left }}>;
 // What the threads of a row of threads exchange.
-var<workgroup> shared_rows: array<vec4<f32>, {{ side * side }}>;
-
-//# include "lib/group.wgsl"
-//# include "lib/finite.wgsl"
-//# include "lib/bias.wgsl"
+var<workgroup> shared_rows: array<vec4<f32>, {{ threads * quads }}>;
 //# if by_pair
-
 // Not zero if a value is not finite: then no weight of zero may meet it.
 var<workgroup> is_spoiled: atomic<u32>;
 //# endif
+//# if skips
+// A bit for each tile of keys that some query may read.
+var<workgroup> votes: atomic<u32>;
+var<workgroup> read_tiles: u32;
+//# endif
+//# for x, n, wide_slots in [["q", "n_queries", slots], ["k", "n_keys", side]]
 
-// Scaled before it meets the keys, as on the CPU: both overflow at the same logits.
-fn load_q(base: u32, row: u32, d: u32) -> f32 {
-  if (row < problem.n_queries && d < {{ head_dim }}u) {
-    return problem.scale * q[base + row * problem.q_row + d];
+// A slice of rows from `row0` on, blocks of 4 x 4 transposed. Rows past the end are the last one:
+// {{ "they are not stored" if x == "q" else "they are masked" }}.
+fn fill_{{ x }}(thread: u32, base: u32, row0: u32, quad0: u32) {
+//# set blocks = depth // 4 * wide_slots
+//# if is_rolled
+  for (var block = thread; block < problem.depth * {{ wide_slots // 4 }}u; block += {{ threads }}u) {
+//# endif
+//# for i in range(1 if is_rolled else (blocks + threads - 1) // threads)
+  {
+//# if not is_rolled
+    let block = thread + {{ threads * i }}u;
+//# endif
+//# if blocks < threads * (i + 1) and not is_rolled
+    if (block < {{ blocks }}u) {
+//# endif
+    let slot = block % {{ wide_slots }}u;
+    let d = block / {{ wide_slots }}u;
+    let row = row0 + 4u * slot;
+//# for r in range(4)
+//# set loaded = "load_" ~ x ~ "(base + min(row + " ~ r ~ "u, problem." ~ n ~ " - 1u) * problem." ~ x ~ "_row, quad0 + d)"
+    // Scaled before it meets the keys, as on the CPU: both overflow at the same logits.
+    let x{{ r }} = {{ "problem.scale * " if x == "q" }}{{ loaded }};
+//# endfor
+    let at = 4u * d * {{ wide_slots }}u + slot;
+//# for c in ["x", "y", "z", "w"]
+    {{ "left" if x == "q" else "right" }}[at + {{ loop.index0 * wide_slots }}u] = vec4(x0.{{ c }}, x1.{{ c }}, x2.{{ c }}, x3.{{ c }});
+//# endfor
+//# if blocks < threads * (i + 1) and not is_rolled
+    }
+//# endif
   }
-  return 0.0;
-}
-
-fn load_k(base: u32, row: u32, d: u32) -> f32 {
-  if (row < problem.n_keys && d < {{ head_dim }}u) {
-    return k[base + row * problem.k_row + d];
+//# endfor
+//# if is_rolled
   }
-  return 0.0;
-}
-
-fn load_v(base: u32, row: u32, end: u32, d: u32) -> f32 {
-  if (row < end && d < {{ v_dim }}u) {
-    return v[base + row * problem.v_row + d];
-  }
-  return 0.0;
-}
-
-// Whether the mask keeps a key; the values of one that does not exist may hold anything, and
-// even a weight of zero would not keep NaN out.
-fn exists(batch: u32, key: u32) -> bool {
-//# if has_mask
-  return key < problem.n_keys && key_mask[problem.key_mask_base + batch * problem.mask_batch + key] != 0.0;
-//# else
-  return true;
 //# endif
 }
+//# endfor
 
-fn fill_q_tile(thread: u32, base: u32, row0: u32, d0: u32) {
-  for (var slot = thread; slot < {{ depth * side }}u; slot += {{ side * side }}u) {
-    // Neighbouring threads read neighbouring numbers.
-    let d = slot % {{ depth }}u;
-    let row = row0 + 4u * (slot / {{ depth }}u);
-    q_tile[d * {{ side }}u + slot / {{ depth }}u] = vec4(
-      load_q(base, row, d0 + d), load_q(base, row + 1u, d0 + d),
-      load_q(base, row + 2u, d0 + d), load_q(base, row + 3u, d0 + d));
-  }
-}
-
-fn fill_k_tile(thread: u32, base: u32, row0: u32, d0: u32) {
-  for (var slot = thread; slot < {{ depth * side }}u; slot += {{ side * side }}u) {
-    let d = slot % {{ depth }}u;
-    let row = row0 + 4u * (slot / {{ depth }}u);
-    kv_tile[d * {{ side }}u + slot / {{ depth }}u] = vec4(
-      load_k(base, row, d0 + d), load_k(base, row + 1u, d0 + d),
-      load_k(base, row + 2u, d0 + d), load_k(base, row + 3u, d0 + d));
-  }
-}
-
-// Keys from `end` on are those of another split.
-fn fill_v_tile(thread: u32, batch: u32, base: u32, row0: u32, end: u32, d0: u32) {
-  for (var slot = thread; slot < {{ tile * side }}u; slot += {{ side * side }}u) {
-    let row = row0 + slot / {{ side }}u;
-    let d = d0 + 4u * (slot % {{ side }}u);
-    kv_tile[slot] = vec4(0.0);
-    if (exists(batch, row)) {
-      let x = vec4(
-        load_v(base, row, end, d), load_v(base, row, end, d + 1u),
-        load_v(base, row, end, d + 2u), load_v(base, row, end, d + 3u));
-      kv_tile[slot] = x;
+// {{ "What is not to be read has no weight, which is enough where all values are finite" if by_pair else "Keys that do not exist are zeros, as are those from `end` on, which are another split's" }}.
+fn fill_v(thread: u32, batch: u32, base: u32, row0: u32, end: u32, quad0: u32) {
 //# if by_pair
-      let bits = bitcast<vec4<u32>>(x) << vec4(1u);
-      if (max(max(bits.x, bits.y), max(bits.z, bits.w)) >= 0xff000000u) {
-        atomicStore(&is_spoiled, 1u);
-      }
+  // Not finite if a value is not.
+  var trace = 0.0;
 //# endif
-    }
+//# for i in range(tile // side)
+  {
+    let row = row0 + thread / {{ side }}u + {{ side * i }}u;
+    let at = min(row, problem.n_keys - 1u);
+    let x = load_v(base + at * problem.v_row, quad0 + thread % {{ side }}u);
+//# if by_pair
+    right[thread + {{ threads * i }}u] = x;
+    trace += 0x1p-70 * x.x + 0x1p-71 * x.y + 0x1p-72 * x.z + 0x1p-73 * x.w;
+//# else
+    right[thread + {{ threads * i }}u] = select(vec4(0.0), x, row < end{{ " && exists(batch, at)" if has_mask }});
+//# endif
   }
+//# endfor
+//# if by_pair
+  if (!finite(trace)) {
+    atomicStore(&is_spoiled, 1u);
+  }
+//# endif
 }
 
-fn store(base: u32, d: u32, value: vec4<f32>) {
-  for (var c = 0u; c < 4u; c++) {
-    if (d + c < {{ v_dim }}u) {
-      values[base + d + c] = value[c];
-    }
-  }
-}
-
-@compute @workgroup_size({{ side * side }})
+@compute @workgroup_size({{ threads }})
 fn main(
   @builtin(workgroup_id) group_id: vec3<u32>,
   @builtin(num_workgroups) group_count: vec3<u32>,
@@ -195,7 +110,7 @@ fn main(
   }
   let row_thread = thread / {{ side }}u;
   let column_thread = thread % {{ side }}u;
-  let row0 = (group % problem.q_tiles) * {{ tile }}u;
+  let row0 = (group % problem.q_tiles) * {{ tile * quads }}u;
   let head = (group / problem.q_tiles) % problem.n_heads;
   let batch = (group / problem.q_tiles / problem.n_heads) % problem.batch;
   let split = group / problem.q_tiles / problem.n_heads / problem.batch;
@@ -206,76 +121,120 @@ fn main(
   let kv_head = (problem.first_head + head) / problem.kv_group - problem.first_head / problem.kv_group;
   let k_base = problem.k_base + batch * problem.k_batch + kv_head * problem.k_head;
   let v_base = problem.v_base + batch * problem.v_batch + kv_head * problem.v_head;
-  let row = row0 + 4u * row_thread;
-
+  let row = row0 + {{ rows }}u * row_thread;
 //# if terms
-  // The coordinates of this thread's queries, one vector a column.
-  let q_coords_base = problem.q_coords_base + batch * problem.q_coords_batch;
   let k_coords_base = problem.k_coords_base + batch * problem.k_coords_batch;
-  var row_valid = vec4(true);
+//# endif
+//# for h in range(quads)
+//# for r in range(4)
+//# if terms or has_matrix
+  let row_{{ h }}_{{ r }} = min(row + {{ 4 * h + r }}u, problem.n_queries - 1u);
+//# endif
+//# endfor
+//# if terms
+
+  // The coordinates of four of this thread's queries, one vector a column.
+  var row_valid_{{ h }} = vec4(true);
+//# for r in range(4)
+  let q_at_{{ h }}_{{ r }} = problem.q_coords_base + batch * problem.q_coords_batch + row_{{ h }}_{{ r }} * {{ n_columns }}u;
+//# endfor
 //# for c in columns
-  var q_column_{{ c }} = vec4(0.0);
-  for (var r = 0u; r < 4u; r++) {
-    if (row + r < problem.n_queries) {
-      let x = q_coords[q_coords_base + (row + r) * {{ n_columns }}u + {{ c }}u];
-      row_valid[r] = row_valid[r] && finite(x);
-      q_column_{{ c }}[r] = select(0.0, x, finite(x));
-    }
-  }
+  var q_column_{{ h }}_{{ c }} = vec4(
+{%- for r in range(4) %}q_coords[q_at_{{ h }}_{{ r }} + {{ c }}u]{{ ", " if r < 3 }}{% endfor %});
+  row_valid_{{ h }} = row_valid_{{ h }} & finite4(q_column_{{ h }}_{{ c }});
+  q_column_{{ h }}_{{ c }} = select(vec4(0.0), q_column_{{ h }}_{{ c }}, finite4(q_column_{{ h }}_{{ c }}));
 //# endfor
 //# for t in terms if t.kind == "great_circle"
-  var q_x_{{ t.index }}: vec4<f32>;
-  var q_y_{{ t.index }}: vec4<f32>;
-  var q_z_{{ t.index }}: vec4<f32>;
-  var q_c_{{ t.index }}: vec4<f32>;
-  for (var r = 0u; r < 4u; r++) {
-    let u = unit_vector(q_column_{{ t.first }}[r], q_column_{{ t.first + 1 }}[r]);
-    q_x_{{ t.index }}[r] = u.x;
-    q_y_{{ t.index }}[r] = u.y;
-    q_z_{{ t.index }}[r] = u.z;
-    q_c_{{ t.index }}[r] = u.w;
-  }
+//# for r in range(4)
+  let point_{{ h }}_{{ t.index }}_{{ r }} = unit_vector(q_column_{{ h }}_{{ t.first }}[{{ r }}], q_column_{{ h }}_{{ t.first + 1 }}[{{ r }}]);
+//# endfor
+//# for c in ["x", "y", "z", "w"]
+  let q_{{ c }}_{{ h }}_{{ t.index }} = vec4(
+{%- for r in range(4) %}point_{{ h }}_{{ t.index }}_{{ r }}.{{ c }}{{ ", " if r < 3 }}{% endfor %});
+//# endfor
 //# endfor
 //# endif
+//# endfor
 
+//# if skips
+  var tiles = 0u;
+//# if causal_columns
+  if (thread == 0u) {
+    forget_latest();
+  }
+  workgroupBarrier();
+//# for h in range(quads)
+//# for r in range(4)
+  if (row_valid_{{ h }}[{{ r }}]) {
+    keep_latest({% for c in causal_columns %}q_column_{{ h }}_{{ c }}[{{ r }}]{{ ", " if not loop.last }}{% endfor %});
+  }
+//# endfor
+//# endfor
+//# endif
+//# endif
 //# if by_pair
   if (thread == 0u) {
     atomicStore(&is_spoiled, 0u);
   }
 //# endif
+//# for h in range(quads)
   // Above every masked score, so that those get no weight.
-  var largest = vec4(0.5 * MASKED);
+  var largest_{{ h }} = vec4(0.5 * MASKED);
   // Over this thread's own keys; its row of threads is summed at the end.
-  var sum = vec4(0.0);
+  var sum_{{ h }} = vec4(0.0);
 //# for chunk in range(n_v)
 //# for r in range(4)
-  var out{{ r }}_{{ chunk }} = vec4(0.0);
+  var out{{ r }}_{{ h }}_{{ chunk }} = vec4(0.0);
 //# endfor
 //# endfor
-//# if n_depth == 1
-  fill_q_tile(thread, q_base, row0, 0u);
-//# endif
+//# endfor
 
   for (var key0 = key_begin; key0 < key_end; key0 += {{ tile }}u) {
+//# if skips
+    // Tiles of which no query reads a key are passed over: they would change nothing. Once for 32 of them.
+    let tile = (key0 - key_begin) / {{ tile }}u;
+    if (tile % 32u == 0u) {
+      if (thread == 0u) {
+        atomicStore(&votes, 0u);
+      }
+      workgroupBarrier();
+      for (var i = thread; i < {{ 32 * tile }}u; i += {{ threads }}u) {
+        let key = key0 + i;
+        if (key < key_end && may_be_read(batch, key{{ ", k_coords_base" if terms }})) {
+          atomicOr(&votes, 1u << (i / {{ tile }}u));
+        }
+      }
+      workgroupBarrier();
+      if (thread == 0u) {
+        read_tiles = atomicLoad(&votes);
+      }
+      tiles = workgroupUniformLoad(&read_tiles);
+    }
+    if (((tiles >> (tile % 32u)) & 1u) == 0u) {
+      continue;
+    }
+//# endif
+//# for h in range(quads)
 //# for c in range(4)
     // Four queries against key {{ c }} of this thread's four.
-    var score{{ c }} = vec4(0.0);
+    var score{{ c }}_{{ h }} = vec4(0.0);
+//# endfor
 //# endfor
 //# for chunk in range(n_depth)
-//# if n_depth > 1
-    fill_q_tile(thread, q_base, row0, {{ chunk * depth }}u);
-//# endif
-    fill_k_tile(thread, k_base, key0, {{ chunk * depth }}u);
+    fill_q(thread, q_base, row0, {{ chunk * depth // 4 }}u);
+    fill_k(thread, k_base, key0, {{ chunk * depth // 4 }}u);
     workgroupBarrier();
-    for (var d = 0u; d < {{ depth }}u; d += 4u) {
-//# for u in range(4)
+    for (var d = 0u; d < {{ "problem.depth" if is_rolled else depth ~ "u" }}; d += {{ unroll }}u) {
+//# for u in range(unroll)
       {
-        let a = q_tile[(d + {{ u }}u) * {{ side }}u + row_thread];
-        let b = kv_tile[(d + {{ u }}u) * {{ side }}u + column_thread];
-        score0 += a * b.x;
-        score1 += a * b.y;
-        score2 += a * b.z;
-        score3 += a * b.w;
+        let b = right[(d + {{ u }}u) * {{ side }}u + column_thread];
+//# for h in range(quads)
+        let a{{ h }} = left[(d + {{ u }}u) * {{ slots }}u + {{ quads }}u * row_thread + {{ h }}u];
+        score0_{{ h }} += a{{ h }} * b.x;
+        score1_{{ h }} += a{{ h }} * b.y;
+        score2_{{ h }} += a{{ h }} * b.z;
+        score3_{{ h }} += a{{ h }} * b.w;
+//# endfor
       }
 //# endfor
     }
@@ -284,110 +243,155 @@ fn main(
 //# endif
 //# endfor
 
+//# if is_rolled
+    // The scores wait in the place of the weights, so that a loop can go over them. Every thread has read q.
+    workgroupBarrier();
+    let own = 4u * column_thread * {{ slots }}u + {{ quads }}u * row_thread;
 //# for c in range(4)
-    {
-      let key = key0 + 4u * column_thread + {{ c }}u;
-      var valid = key < key_end;
-//# if by_pair
-      var s = score{{ c }};
-      var pair = vec4(true);
-//# endif
-      if (valid) {
-        valid = exists(batch, key);
-//# if terms
-        pair = row_valid;
-//# for column in columns
-        var k_column_{{ column }} = k_coords[k_coords_base + key * {{ n_columns }}u + {{ column }}u];
-        valid = valid && finite(k_column_{{ column }});
-        k_column_{{ column }} = select(0.0, k_column_{{ column }}, finite(k_column_{{ column }}));
+//# for h in range(quads)
+    left[own + {{ c * slots + h }}u] = score{{ c }}_{{ h }};
 //# endfor
+//# endfor
+//# for h in range(quads)
+    var top_{{ h }} = vec4(MASKED);
+    var trace_{{ h }} = vec4(0.0);
+//# endfor
+    for (var c = 0u; c < problem.tile / {{ side }}u; c++) {
+//# endif
+//# for c in range(1 if is_rolled else 4)
+    {
+      let key = key0 + 4u * column_thread + {{ "c" if is_rolled else c ~ "u" }};
+      let at = min(key, problem.n_keys - 1u);
+      var valid = key < key_end;
+//# if has_mask
+      valid = valid & exists(batch, at);
+//# endif
+//# if terms
+//# for column in columns
+      var k_column_{{ column }} = k_coords[k_coords_base + at * {{ n_columns }}u + {{ column }}u];
+      valid = valid & finite(k_column_{{ column }});
+      k_column_{{ column }} = select(0.0, k_column_{{ column }}, finite(k_column_{{ column }}));
+//# endfor
+//# for t in terms if t.kind == "great_circle"
+      let point_{{ t.index }} = unit_vector(k_column_{{ t.first }}, k_column_{{ t.first + 1 }});
+//# endfor
+//# endif
+//# for h in range(quads)
+      {
+        var s = {{ "left[own + c * " ~ slots ~ "u + " ~ h ~ "u]" if is_rolled else "score" ~ c ~ "_" ~ h }};
+//# if by_pair
+        var pair = vec4(valid);
+//# else
+        let pair = vec4(valid);
+//# endif
 //# for t in terms
         {
 //# if t.kind == "great_circle"
-          let u = unit_vector(k_column_{{ t.first }}, k_column_{{ t.first + 1 }});
           let term = term_{{ t.index }}(
-            problem.first_head + head, q_x_{{ t.index }}, u.x, q_y_{{ t.index }}, u.y, q_z_{{ t.index }}, u.z,
-            q_c_{{ t.index }}, u.w, q_column_{{ t.first }}, k_column_{{ t.first }},
-            q_column_{{ t.first + 1 }}, k_column_{{ t.first + 1 }});
+            problem.first_head + head,
+{%- for c in ["x", "y", "z", "w"] %} q_{{ c }}_{{ h }}_{{ t.index }}, point_{{ t.index }}.{{ c }},{% endfor %}
+            q_column_{{ h }}_{{ t.first }}, k_column_{{ t.first }}, q_column_{{ h }}_{{ t.first + 1 }}, k_column_{{ t.first + 1 }});
 //# else
           let term = term_{{ t.index }}(
             problem.first_head + head,
-{%- for i in range(t.width) %} q_column_{{ t.first + i }}, k_column_{{ t.first + i }},{% endfor %});
+{%- for i in range(t.width) %} q_column_{{ h }}_{{ t.first + i }}, k_column_{{ t.first + i }},{% endfor %});
 //# endif
           s += term.bias;
           pair = pair & term.kept;
         }
 //# endfor
-//# endif
 //# if has_matrix
-        for (var r = 0u; r < 4u; r++) {
-          if (row + r < problem.n_queries) {
-            let i = problem.matrix_base + batch * problem.matrix_batch + head * problem.matrix_head;
-            let x = matrix[i + (row + r) * problem.matrix_row + key];
-            s[r] += x;
-            pair[r] = pair[r] && finite(x) && x > 0.5 * MASKED;
-          }
-        }
+        let i = problem.matrix_base + batch * problem.matrix_batch + head * problem.matrix_head + at;
+        let x = vec4(
+{%- for r in range(4) %}matrix[i + row_{{ h }}_{{ r }} * problem.matrix_row]{{ ", " if r < 3 }}{% endfor %});
+        s += x;
+        pair = pair & finite4(x) & (x > vec4(0.5 * MASKED));
+//# endif
+        s = select(vec4(MASKED), s, pair);
+//# if is_rolled
+        left[own + c * {{ slots }}u + {{ h }}u] = s;
+        top_{{ h }} = max(top_{{ h }}, s);
+        trace_{{ h }} = 0.5 * trace_{{ h }} + 0x1p-70 * s;
+//# else
+        score{{ c }}_{{ h }} = s;
 //# endif
       }
-//# if by_pair
-      score{{ c }} = select(vec4(MASKED), s, pair & vec4(valid));
-//# else
-      score{{ c }} = select(vec4(MASKED), score{{ c }}, valid);
-//# endif
+//# endfor
     }
 //# endfor
-
-    shared_rows[thread] = max(max(score0, score1), max(score2, score3));
-    // Every thread has read the keys, and every row of threads shown its maxima.
-    workgroupBarrier();
-    var tile_largest = largest;
-    for (var i = 0u; i < {{ side }}u; i++) {
-      tile_largest = max(tile_largest, shared_rows[row_thread * {{ side }}u + i]);
+//# if is_rolled
     }
-    let decay = exp(largest - tile_largest);
-    largest = tile_largest;
-    sum *= decay;
+//# endif
+
+//# for h in range(quads)
+//# if not is_rolled
+    let top_{{ h }} = max(max(score0_{{ h }}, score1_{{ h }}), max(score2_{{ h }}, score3_{{ h }}));
+    let trace_{{ h }} = 0x1p-70 * score0_{{ h }} + 0x1p-71 * score1_{{ h }} + 0x1p-72 * score2_{{ h }} + 0x1p-73 * score3_{{ h }};
+//# endif
+    shared_rows[{{ quads }}u * thread + {{ h }}u] = top_{{ h }};
+//# endfor
+    // Every thread has read q and the keys, and every row of threads shown its maxima.
+    workgroupBarrier();
+//# for h in range(quads)
+    var tile_largest_{{ h }} = largest_{{ h }};
+    for (var i = 0u; i < {{ side }}u; i++) {
+      tile_largest_{{ h }} = max(tile_largest_{{ h }}, shared_rows[{{ quads }}u * (row_thread * {{ side }}u + i) + {{ h }}u]);
+    }
+    let decay_{{ h }} = exp(largest_{{ h }} - tile_largest_{{ h }});
+    largest_{{ h }} = tile_largest_{{ h }};
+    sum_{{ h }} *= decay_{{ h }};
     // A maximum or an exponential may not keep what is not finite: these small sums tell it. Their
     // factors differ, lest a compiler sums the scores first, which could overflow.
-    let trace = 0x1p-70 * score0 + 0x1p-71 * score1 + 0x1p-72 * score2 + 0x1p-73 * score3;
-    for (var r = 0u; r < 4u; r++) {
-      sum[r] = select(sum[r], not_a_number(thread), is_lost(trace[r]));
+    sum_{{ h }} = select(sum_{{ h }}, vec4(not_a_number(thread)), lost4(trace_{{ h }}));
+//# if is_rolled
+    for (var c = 0u; c < problem.tile / {{ side }}u; c++) {
+      let weight = exp(left[own + c * {{ slots }}u + {{ h }}u] - largest_{{ h }});
+      sum_{{ h }} += weight;
+      left[own + c * {{ slots }}u + {{ h }}u] = weight;
     }
+//# else
 //# for c in range(4)
     {
-      let weight = exp(score{{ c }} - largest);
-      sum += weight;
-      weights[(4u * column_thread + {{ c }}u) * {{ side }}u + row_thread] = weight;
+      let weight = exp(score{{ c }}_{{ h }} - largest_{{ h }});
+      sum_{{ h }} += weight;
+      left[(4u * column_thread + {{ c }}u) * {{ slots }}u + {{ quads }}u * row_thread + {{ h }}u] = weight;
     }
 //# endfor
+//# endif
+//# endfor
 //# for chunk in range(n_v)
-    fill_v_tile(thread, batch, v_base, key0, key_end, {{ chunk * tile }}u);
+    fill_v(thread, batch, v_base, key0, key_end, {{ chunk * tile // 4 }}u);
     workgroupBarrier();
+//# for h in range(quads)
 //# for r in range(4)
-    out{{ r }}_{{ chunk }} *= decay[{{ r }}];
+    out{{ r }}_{{ h }}_{{ chunk }} *= decay_{{ h }}[{{ r }}];
+//# endfor
 //# endfor
 //# if by_pair
     if (atomicLoad(&is_spoiled) != 0u) {
       // As long as there are keys: a length that compilers cannot unroll.
       for (var j = 0u; j < min({{ tile }}u, key_end - key0); j++) {
-        let p = weights[j * {{ side }}u + row_thread];
-        let x = kv_tile[j * {{ side }}u + column_thread];
+        let x = right[j * {{ side }}u + column_thread];
+//# for h in range(quads)
+        let p{{ h }} = left[j * {{ slots }}u + {{ quads }}u * row_thread + {{ h }}u];
 //# for r in range(4)
-        out{{ r }}_{{ chunk }} += select(p[{{ r }}] * x, vec4(0.0), p[{{ r }}] == 0.0);
+        out{{ r }}_{{ h }}_{{ chunk }} += select(p{{ h }}[{{ r }}] * x, vec4(0.0), p{{ h }}[{{ r }}] == 0.0);
+//# endfor
 //# endfor
       }
     } else {
 //# endif
-    for (var j = 0u; j < {{ tile }}u; j += 4u) {
-//# for u in range(4)
+    for (var j = 0u; j < {{ "problem.tile" if is_rolled else tile ~ "u" }}; j += {{ unroll }}u) {
+//# for u in range(unroll)
       {
-        let p = weights[(j + {{ u }}u) * {{ side }}u + row_thread];
-        let x = kv_tile[(j + {{ u }}u) * {{ side }}u + column_thread];
-        out0_{{ chunk }} += p.x * x;
-        out1_{{ chunk }} += p.y * x;
-        out2_{{ chunk }} += p.z * x;
-        out3_{{ chunk }} += p.w * x;
+        let x = right[(j + {{ u }}u) * {{ side }}u + column_thread];
+//# for h in range(quads)
+        let p{{ h }} = left[(j + {{ u }}u) * {{ slots }}u + {{ quads }}u * row_thread + {{ h }}u];
+        out0_{{ h }}_{{ chunk }} += p{{ h }}.x * x;
+        out1_{{ h }}_{{ chunk }} += p{{ h }}.y * x;
+        out2_{{ h }}_{{ chunk }} += p{{ h }}.z * x;
+        out3_{{ h }}_{{ chunk }} += p{{ h }}.w * x;
+//# endfor
       }
 //# endfor
     }
@@ -398,34 +402,39 @@ fn main(
 //# endfor
   }
 
-  shared_rows[thread] = sum;
+//# for h in range(quads)
+  shared_rows[{{ quads }}u * thread + {{ h }}u] = sum_{{ h }};
+//# endfor
   workgroupBarrier();
-  var total = vec4(0.0);
-  for (var i = 0u; i < {{ side }}u; i++) {
-    total += shared_rows[row_thread * {{ side }}u + i];
-  }
   let out_base = problem.values_base + split * problem.out_split + batch * problem.out_batch + head * problem.out_head;
   let lse_base = problem.log_sum_exp_base + split * problem.lse_split + batch * problem.lse_batch + head * problem.lse_head;
+//# for h in range(quads)
+  var total_{{ h }} = vec4(0.0);
+  for (var i = 0u; i < {{ side }}u; i++) {
+    total_{{ h }} += shared_rows[{{ quads }}u * (row_thread * {{ side }}u + i) + {{ h }}u];
+  }
 //# for r in range(4)
-  if (row + {{ r }}u < problem.n_queries) {
-    let base = out_base + (row + {{ r }}u) * problem.out_row;
-    let is_lost = is_lost(total[{{ r }}]);
-    // A row without a valid key reads as zeros.
-    let is_empty = largest[{{ r }}] <= 0.5 * MASKED && !is_lost;
-    let inverse = select(1.0 / total[{{ r }}], total[{{ r }}], is_lost);
+  if (row + {{ 4 * h + r }}u < problem.n_queries) {
+    let base = out_base + (row + {{ 4 * h + r }}u) * problem.out_row;
+    let total = total_{{ h }}[{{ r }}];
+    let is_lost = is_lost(total){{ " && row_valid_" ~ h ~ "[" ~ r ~ "]" if terms }};
+    // A row without a valid key reads as zeros, and so does a query that is nowhere.
+    let is_empty = (largest_{{ h }}[{{ r }}] <= 0.5 * MASKED && !is_lost){{ " || !row_valid_" ~ h ~ "[" ~ r ~ "]" if terms }};
+    let inverse = select(1.0 / total, total, is_lost);
 //# for chunk in range(n_v)
-    store(base, {{ chunk * tile }}u + 4u * column_thread, select(out{{ r }}_{{ chunk }} * inverse, vec4(0.0), is_empty));
+    store(base, {{ chunk * tile // 4 }}u + column_thread, select(out{{ r }}_{{ h }}_{{ chunk }} * inverse, vec4(0.0), is_empty));
 //# endfor
     if (column_thread == 0u) {
-      let at = lse_base + (row + {{ r }}u) * problem.lse_row;
-      let first = select(select(largest[{{ r }}], MASKED, is_empty), total[{{ r }}], is_lost);
+      let at = lse_base + (row + {{ 4 * h + r }}u) * problem.lse_row;
+      let first = select(select(largest_{{ h }}[{{ r }}], MASKED, is_empty), total, is_lost);
       if (problem.lse_sums > 0u) {
         log_sum_exp[at] = first;
-        log_sum_exp[at + problem.lse_sums] = total[{{ r }}];
+        log_sum_exp[at + problem.lse_sums] = select(total, 0.0, is_empty);
       } else {
-        log_sum_exp[at] = first + select(log(total[{{ r }}]), 0.0, is_empty || is_lost);
+        log_sum_exp[at] = first + select(log(total), 0.0, is_empty || is_lost);
       }
     }
   }
+//# endfor
 //# endfor
 }

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 
 pub(crate) const ATTENTION_MEMORY: [&str; 2] = ["recurrent", "chunked"];
 pub(crate) const LINEAR: [&str; 4] = ["tile 32", "tile 64", "vector 32", "vector 64"];
+pub(crate) const SCAN_ATTENTION: [&str; 6] = ["portable", "wide", "rolled", "tall", "decode", "decode 8"];
 #[cfg(feature = "gpu")]
 pub(crate) const TAPE: [&str; 2] = ["workgroup memory", "storage"];
 #[cfg(feature = "gpu")]
@@ -18,8 +19,14 @@ pub(crate) const LSTM: [&str; 2] = ["one workgroup", "many workgroups"];
 
 /// The operations that have more than one.
 #[cfg(feature = "gpu")]
-const OPERATIONS: &[(&str, &[&str])] =
-    &[("attention_memory", &ATTENTION_MEMORY), ("linear", &LINEAR), ("lsam", &LSAM), ("lstm", &LSTM), ("tape", &TAPE)];
+const OPERATIONS: &[(&str, &[&str])] = &[
+    ("attention_memory", &ATTENTION_MEMORY),
+    ("linear", &LINEAR),
+    ("lsam", &LSAM),
+    ("lstm", &LSTM),
+    ("scan_attention", &SCAN_ATTENTION),
+    ("tape", &TAPE),
+];
 
 /// The variants of each operation that has a choice, by name: those that
 /// [`GpuOptions::variant`](super::GpuOptions::variant) takes. What each of them is stands in the plan of

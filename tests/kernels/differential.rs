@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     operations::{Operation, operations},
-    support::{Random, gpus},
+    support::{Random, forced_scans, gpus},
 };
 use wgpu_attention::{
     Device, Tensor,
@@ -71,7 +71,7 @@ fn forced() -> Vec<(String, Device)> {
 
 #[test]
 fn twins_agree_on_what_is_not_finite() {
-    let (gpus, forced) = (gpus(), forced());
+    let (gpus, recurrences, scans) = (gpus(), forced(), forced_scans());
     let mut faults = Vec::new();
     for operation in operations() {
         for (which, operand) in operation.operands.iter().enumerate() {
@@ -88,7 +88,11 @@ fn twins_agree_on_what_is_not_finite() {
                     if is_masked && difference(&untouched, &cpu).is_some() {
                         faults.push(format!("{line}: read on the CPU, though masked"));
                     }
-                    let more = &forced[if operation.name.starts_with("ls") { 0..forced.len() } else { 0..0 }];
+                    let more = match operation.name.starts_with("ls") {
+                        true => &recurrences[..],
+                        false if operation.kernels.contains("scan_attention") => &scans[..],
+                        false => &[],
+                    };
                     for (name, device) in gpus.iter().chain(more) {
                         let gpu = run(&operation, device, Some((which, at, x)));
                         if let Some(difference) = difference(&cpu, &gpu) {

@@ -54,7 +54,9 @@ fn operation<const N: usize>(
 
 /// One or two lines an operation.
 pub fn operations() -> Vec<Operation> {
-    let mut all = attentions();
+    let mut all = attentions(5);
+    // Vectors of four.
+    all.extend(attentions(8));
     all.extend(memories());
     all.extend(recurrences());
     all.extend(of_rows());
@@ -76,11 +78,18 @@ fn mask(device: &Device) -> Mask {
     Mask::new(device, &[1, 40], &(0..40).map(|i| i != 21).collect::<Vec<_>>()).unwrap()
 }
 
-fn attentions() -> Vec<Operation> {
-    const KERNELS: &str = "scan_attention merge_attention";
+/// Values of some width.
+fn attentions(width: usize) -> Vec<Operation> {
+    let q_k_v = |n, n_keys| {
+        let [q, k, _] = q_k_v(n, n_keys);
+        [q, k, of("v", [1, 2, n_keys, width])]
+    };
+    const KERNELS: &str = "scan_attention scan_attention_decode merge_attention";
     let splits = |n| move |_: &Device, qkv: [&Tensor; 3]| attend(qkv, &ScanAttention::default().n_splits(n));
-    let hidden =
-        || [of("q", [1, 2, 7, 8]), hides("k", [1, 2, 40, 8], 21 * 8 + 3), hides("v", [1, 2, 40, 5], 61 * 5 + 2)];
+    let hidden = || {
+        let (k, v) = (hides("k", [1, 2, 40, 8], 21 * 8 + 3), hides("v", [1, 2, 40, width], 61 * width + 2));
+        [of("q", [1, 2, 7, 8]), k, v]
+    };
     let biased = |distance, columns: std::ops::Range<usize>| {
         move |_: &Device, [q, k, v, here, there]: [&Tensor; 5]| {
             let of_kernel = |kernel: BiasKernel| {

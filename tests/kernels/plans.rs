@@ -7,7 +7,7 @@ use wgpu_attention::{
     device::{AdapterKind, GpuOptions, Tuned},
     ops::{
         Activation, AttentionMemory, Direction, HeadMoves, Layout, Linear, Lsam, Lstm, Probabilities, ScanAttention,
-        TapeInputs, TapeOptions, attention_memory, linear, lsam, lstm, tape, unit_norm,
+        TapeInputs, TapeOptions, attention_memory, linear, lsam, lstm, scan_attention, tape, unit_norm,
     },
 };
 
@@ -32,6 +32,9 @@ fn run(device: &Device) -> Vec<(String, Vec<f32>)> {
     let dense = |width: usize| Linear { weight: small(&[8, width]), bias: None };
     let long = Lstm { input: dense(36), hidden: small(&[9, 36]) };
     let short = Lsam { n_heads: 2, input: dense(34), hidden: small(&[10, 34]) };
+    let (q, kv) = (tensor(&[1, 2, 70, 8]), tensor(&[1, 2, 300, 8]));
+    let attend = ScanAttention::default();
+    let attended = scan_attention(&q, &kv, &kv, &attend).unwrap().values;
     vec![
         (layer.decision(&x).unwrap().to_string(), y.read().unwrap()),
         (options.decision(&k, &v).unwrap().to_string(), read.read().unwrap()),
@@ -41,6 +44,7 @@ fn run(device: &Device) -> Vec<(String, Vec<f32>)> {
             short.decision(&v).unwrap().to_string(),
             lsam(&v, &short, None, Direction::Reverse).unwrap().values.read().unwrap(),
         ),
+        (attend.decision(&q, &kv, &kv).unwrap().to_string(), attended.read().unwrap()),
     ]
 }
 
@@ -55,6 +59,7 @@ fn variants_that_are_asked_for_run_and_agree() {
             (2, "tape", &["workgroup memory", "storage"]),
             (3, "lstm", &["one workgroup", "many workgroups"]),
             (4, "lsam", &["one workgroup", "many workgroups"]),
+            (5, "scan_attention", &["portable", "wide", "rolled", "tall", "decode", "decode 8"]),
         ] {
             for &variant in variants {
                 let options = GpuOptions::default().variant(operation, variant);

@@ -7,7 +7,7 @@ mod shapes;
 use std::sync::Arc;
 
 use crate::support::{
-    Random, bound, devices, error, layout,
+    Random, bound, error, layout,
     oracle::{self, Case, Term, projected},
     poison,
 };
@@ -66,6 +66,15 @@ fn add_terms(
             c: if kernel.parameters().contains(&"c") { random.numbers(n) } else { vec![] },
         });
     }
+}
+
+/// All devices, and the adapters with every variant forced.
+fn devices() -> Vec<(String, Device)> {
+    #[allow(unused_mut)]
+    let mut all = crate::support::devices();
+    #[cfg(feature = "gpu")]
+    all.extend(crate::support::forced_scans());
+    all
 }
 
 struct Run<'a> {
@@ -348,5 +357,56 @@ fn one_grid_past_65535_groups() {
     let case = case(&mut random, [batch, 1, 1, 2, 1, 1]);
     for (name, device) in devices() {
         check("70 000 workgroups", &name, &device, &case, &PLAIN);
+    }
+}
+
+/// Tiles of keys of which no query reads one are passed over: bit for bit as if they were not there,
+/// whatever they hold.
+#[cfg(feature = "gpu")]
+#[test]
+fn keys_that_no_query_reads_are_passed_over() {
+    let mut random = Random::new(8);
+    const ROUND: usize = 256;
+    for (name, device) in devices().into_iter().filter(|(_, device)| !crate::support::is_cpu(device)) {
+        for (n_queries, is_causal) in [(3, false), (3, true), (70, false), (70, true)] {
+            // Of four rounds the first and the third are read, but for some keys.
+            let mut long = case(&mut random, [1, 2, n_queries, 4 * ROUND, 8, 12]);
+            let is_read = |j: usize| j / ROUND % 2 == 0;
+            let mut keep = random.booleans(4 * ROUND, 0.7);
+            if is_causal {
+                let term = (0..1, Distance::CausalTime, BiasKernel::Rbf, 2);
+                add_terms(&mut random, &mut long, 1, &[term]);
+                long.q_coords.iter_mut().for_each(|x| *x += 2.0);
+                long.k_coords.iter_mut().enumerate().filter(|(j, _)| !is_read(*j)).for_each(|(j, x)| {
+                    *x = [4.5, 1e30, f32::NAN, f32::INFINITY][j % 4];
+                });
+                long.q_coords[1] = f32::NAN;
+            } else {
+                keep.iter_mut().enumerate().for_each(|(j, keep)| *keep &= is_read(j));
+            }
+            for j in (0..4 * ROUND).filter(|&j| !is_read(j)) {
+                for h in 0..2 {
+                    long.k[(h * 4 * ROUND + j) * 8..][..8].fill(f32::NAN);
+                    long.v[(h * 4 * ROUND + j) * 12..][..12].fill(f32::NAN);
+                }
+            }
+            fn read_alone<T: Copy>(x: &[T], width: usize) -> Vec<T> {
+                x.chunks(ROUND * width).step_by(2).flatten().copied().collect()
+            }
+            let mut short = case(&mut random, [1, 2, n_queries, 2 * ROUND, 8, 12]);
+            (short.q, short.k, short.v) = (long.q.clone(), read_alone(&long.k, 8), read_alone(&long.v, 12));
+            (short.n_columns, short.q_coords) = (long.n_columns, long.q_coords.clone());
+            short.k_coords = read_alone(&long.k_coords, 1);
+            short.terms.clone_from(&long.terms);
+            (short.mask, long.mask) = (Some(read_alone(&keep, 1)), Some(keep));
+            let how = Run { n_splits: Some(1), ..PLAIN };
+            let bits = |case: &Case| {
+                let read = run(&device, case, &how);
+                let all = [read.values, read.log_sum_exp].map(|x| x.read().unwrap());
+                all.map(|x| x.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+            };
+            assert_eq!(bits(&long), bits(&short), "{name}: {n_queries} queries, causal {is_causal}");
+            check("with keys that nobody reads", &name, &device, &long, &how);
+        }
     }
 }

@@ -33,7 +33,7 @@ fn f16_golden_cases() {
     devices.extend(other_cpus());
     // Devices of its own, whose texts are those of these cases alone.
     #[cfg(feature = "gpu")]
-    let own = crate::support::open_gpus();
+    let own = [crate::support::open_gpus(), crate::support::open_forced_scans()].concat();
     #[cfg(feature = "gpu")]
     devices.extend(own.clone());
     #[cfg(feature = "gpu")]

@@ -64,6 +64,32 @@ pub fn open_gpus() -> Vec<(String, Device)> {
     devices
 }
 
+/// Every adapter once for each variant of `scan_attention`, which it is made to run; with checked
+/// shaders, too.
+#[cfg(feature = "gpu")]
+pub fn forced_scans() -> Vec<(String, Device)> {
+    static FORCED: std::sync::LazyLock<Vec<(String, Device)>> = std::sync::LazyLock::new(open_forced_scans);
+    FORCED.clone()
+}
+
+/// [`forced_scans`] as new devices.
+#[cfg(feature = "gpu")]
+pub fn open_forced_scans() -> Vec<(String, Device)> {
+    use wgpu_attention::device::GpuOptions;
+    let mut all = Vec::new();
+    for adapter in Device::adapters() {
+        for variant in ["portable", "wide", "rolled", "tall", "decode", "decode 8"] {
+            for checked in [false, true] {
+                let options = GpuOptions::default().checked(checked).variant("scan_attention", variant);
+                let suffix = if checked { ", checked" } else { "" };
+                let name = format!("{}, {variant}{suffix}", adapter.name);
+                all.push((name, Device::on_adapter(&adapter, &options).unwrap()));
+            }
+        }
+    }
+    all
+}
+
 /// Every adapter as a device that binds four storage buffers, as downlevel ones do.
 #[cfg(feature = "gpu")]
 pub fn few_bindings() -> Vec<(String, Device)> {

@@ -3,6 +3,7 @@
 use wgpu_attention::ops::{BiasKernel, BiasTerm, Distance};
 
 /// A bias term of the oracle.
+#[derive(Clone)]
 pub struct Term {
     pub columns: std::ops::Range<usize>,
     pub distance: Distance,

@@ -23,6 +23,7 @@ const LIBRARY: &[(&str, &str)] = &[
     ("lib/geodesic.wgsl", include_str!("../../../shaders/lib/geodesic.wgsl")),
     ("lib/group.wgsl", include_str!("../../../shaders/lib/group.wgsl")),
     ("lib/lanes.wgsl", include_str!("../../../shaders/lib/lanes.wgsl")),
+    ("lib/scan_attention.wgsl", include_str!("../../../shaders/lib/scan_attention.wgsl")),
     ("lib/sigmoid.wgsl", include_str!("../../../shaders/lib/sigmoid.wgsl")),
 ];
 
@@ -58,7 +59,8 @@ pub struct Needs {
     /// Storage buffers bound at once (`max_storage_buffers_per_shader_stage`).
     pub storage_buffers: u32,
     /// The same where operands share bindings, which costs a copy of each: the form that a launch
-    /// takes on a device that offers fewer than [`Needs::storage_buffers`].
+    /// takes on a device that offers fewer than [`Needs::storage_buffers`]. 0 of a kernel whose work another
+    /// does there.
     pub shared_storage_buffers: u32,
     /// Bytes of workgroup memory (`max_compute_workgroup_storage_size`).
     pub workgroup_bytes: u32,

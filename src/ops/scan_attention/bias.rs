@@ -215,6 +215,11 @@ impl BiasTerm {
         }
     }
 
+    /// Whether distances are those of a great circle.
+    pub(crate) fn on_sphere(&self) -> bool {
+        matches!(self.kind, TermKind::Distance { distance: Distance::GreatCircle, .. })
+    }
+
     /// The number of basis functions, or 0 for a custom term.
     pub(crate) fn n_basis(&self, n_heads: usize) -> usize {
         match &self.kind {

@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use super::{
     bias::{Bias, BiasKernel, BiasTerm, Distance},
     custom::CustomBias,
-    plan::{self, Piece, Plan, TILE},
+    plan::{self, Piece, Plan, Rung, TILE},
     problem::{MAX_UNIFORM_VECTORS, Problem},
     strides::BiasStrides,
     text::{Constants, pack},
@@ -19,6 +19,14 @@ use crate::{
 
 const KERNEL: Kernel<Constants, Params> =
     Kernel::new("scan_attention", include_str!("../../../shaders/scan_attention.wgsl"));
+
+const DECODE: Kernel<Constants, Params> =
+    Kernel::new("scan_attention_decode", include_str!("../../../shaders/scan_attention_decode.wgsl"));
+
+/// The file of a variant.
+fn kernel(rung: Rung) -> &'static Kernel<Constants, Params> {
+    if rung.is_decode() { &DECODE } else { &KERNEL }
+}
 
 params! {
     Params {
@@ -66,6 +74,9 @@ params! {
         matrix_base: u32,
         kv_group: u32,
         bias_base: u32,
+        depth: u32,
+        tile: u32,
+        padding: [u32; 2],
     }
 }
 
@@ -73,6 +84,7 @@ params! {
 struct Call<'a> {
     gpu: &'a Gpu,
     problem: &'a Problem,
+    rung: Rung,
     constants: Constants,
     q: &'a Tensor,
     k: &'a Tensor,
@@ -102,15 +114,15 @@ pub(super) fn scan_attention(
     mask: Option<&Tensor>,
     bias: &Bias<'_>,
 ) -> Result<Attention> {
-    let Plan { pieces, keys, n_splits, .. } = plan::plan(problem, gpu.capabilities());
+    let Plan { rung, pieces, keys, n_splits, .. } = plan::plan(problem, gpu.capabilities())?;
     let n_parts = keys.len() * n_splits;
-    let constants = Constants::new(problem, mask.is_some(), bias.terms);
+    let constants = Constants::new(problem, rung, mask.is_some(), bias.terms);
     let mut packed = pack(bias.terms, problem.n_heads);
     let stored = constants.bias_in_storage.then(|| gpu.upload(bytemuck::cast_slice(&packed))).transpose()?;
     if stored.is_some() {
         packed.clear();
     }
-    let call = Call { gpu, problem, constants, q, k, v, mask, bias, packed, stored, n_splits };
+    let call = Call { gpu, problem, rung, constants, q, k, v, mask, bias, packed, stored, n_splits };
     let n_rows = problem.batch * problem.n_heads * problem.n_queries;
     let values = gpu.allocate(n_rows * problem.v_dim)?;
     let log_sum_exp = gpu.allocate(n_rows)?;
@@ -163,6 +175,8 @@ impl Call<'_> {
         let Problem { n_queries, n_keys, head_dim, v_dim, n_columns, kv_group, bias: strides, .. } = **problem;
         let Piece { batch, heads, queries } = piece;
         let as_u32 = |strides: [usize; 3]| strides.map(|stride| stride as u32);
+        // Of q, k, v and values, in elements of the text's arrays.
+        let elements = |strides: [usize; 3]| as_u32(strides.map(|stride| stride / self.rung.words()));
         let of_q = problem.strides(n_queries, head_dim);
         let [of_k, of_v] = [head_dim, v_dim].map(|dim| problem.kv_strides(dim));
         let kv_heads = &(heads.start / kv_group..heads.end.div_ceil(kv_group));
@@ -172,14 +186,15 @@ impl Call<'_> {
             of_out[0] = heads.len() * queries.len() * v_dim;
             of_lse[0] = heads.len() * queries.len();
         }
-        let [q_batch, q_head, q_row] = as_u32(of_q);
-        let [k_batch, k_head, k_row] = as_u32(of_k);
-        let [v_batch, v_head, v_row] = as_u32(of_v);
-        let [out_batch, out_head, out_row] = as_u32(of_out);
+        let [q_batch, q_head, q_row] = elements(of_q);
+        let [k_batch, k_head, k_row] = elements(of_k);
+        let [v_batch, v_head, v_row] = elements(of_v);
+        let [out_batch, out_head, out_row] = elements(of_out);
         let [lse_batch, lse_head, lse_row] = as_u32(of_lse);
         let [matrix_batch, matrix_head, matrix_row] = as_u32(strides.matrix);
         let [out_split, lse_split] = target.split_strides.map(|stride| stride as u32);
-        let q_tiles = queries.len().div_ceil(TILE);
+        let out_split = out_split / self.rung.words() as u32;
+        let q_tiles = queries.len().div_ceil(self.rung.queries());
         let n_groups = batch.len() * heads.len() * q_tiles * self.n_splits;
         let keys_per_split = keys.len().div_ceil(self.n_splits);
         let params = Params {
@@ -216,6 +231,8 @@ impl Call<'_> {
             matrix_batch,
             matrix_head,
             matrix_row,
+            depth: self.constants.depth as u32,
+            tile: TILE as u32,
             ..Params::default()
         };
         let none = 0..1;
@@ -239,8 +256,8 @@ impl Call<'_> {
             iterations: keys_per_split.div_ceil(TILE) * plan::iterations(problem),
         };
         let launch = match self.constants.uses_custom {
-            true => self.gpu.kernel_with_snippet(&KERNEL, &self.constants)?,
-            false => self.gpu.kernel(&KERNEL, &self.constants)?,
+            true => self.gpu.kernel_with_snippet(kernel(self.rung), &self.constants)?,
+            false => self.gpu.kernel(kernel(self.rung), &self.constants)?,
         };
         launch
             .read("q", cover(self.q.gpu(), of_q, 0..head_dim, [batch, heads, queries]))
@@ -298,58 +315,75 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
     ];
     biases.push(("space + time + custom".into(), sum));
     let mut all = Vec::new();
-    let mut add =
-        |name: &str, terms: &[BiasTerm], [n_heads, head_dim, v_dim, n_columns]: [usize; 4], has: [bool; 2]| {
-            let [has_mask, has_matrix] = has;
-            let problem = Problem {
-                batch: 1,
-                n_heads,
-                kv_group: 1,
-                n_queries: 1,
-                n_keys: 1,
-                head_dim,
-                v_dim,
-                head_major: true,
-                scale: 1.0,
-                n_columns,
-                n_basis: 0,
-                iterations: 0,
-                has_matrix,
-                bias: BiasStrides::default(),
-                n_operands: 5,
-                n_splits: None,
-            };
-            let options = format!("mask={has_mask} matrix={has_matrix}");
-            let label = format!("bias={name} head_dim={head_dim} v_dim={v_dim} {options}");
-            all.push((label, Constants::new(&problem, has_mask, terms)));
+    let mut add = |name: &str,
+                   terms: &[BiasTerm],
+                   [n_heads, head_dim, v_dim, n_columns]: [usize; 4],
+                   has: [bool; 2],
+                   rungs: &[Rung]| {
+        let [has_mask, has_matrix] = has;
+        let problem = Problem {
+            batch: 1,
+            n_heads,
+            kv_group: 1,
+            n_queries: 1,
+            n_keys: 1,
+            head_dim,
+            v_dim,
+            head_major: true,
+            scale: 1.0,
+            n_columns,
+            n_basis: 0,
+            iterations: 0,
+            on_sphere: false,
+            has_matrix,
+            bias: BiasStrides::default(),
+            n_operands: 5,
+            n_splits: None,
         };
-    for (name, terms) in &biases {
-        for [head_dim, v_dim] in [[32, 32], [30, 7], [128, 65], [256, 256]] {
-            for has in [[false, false], [true, false], [false, true], [true, true]] {
-                add(name, terms, [2, head_dim, v_dim, if terms.is_empty() { 0 } else { 3 }], has);
-            }
+        let options = format!("mask={has_mask} matrix={has_matrix}");
+        let label = format!("bias={name} head_dim={head_dim} v_dim={v_dim} {options}");
+        let fitting = |rung: &Rung| rungs.contains(rung) && rung.fits(&problem);
+        for (variant, rung) in Rung::ALL.into_iter().filter(|(_, rung)| fitting(rung)) {
+            all.push((rung, format!("{variant} {label}"), Constants::new(&problem, rung, has_mask, terms)));
         }
+    };
+    let every = &Rung::ALL.map(|(_, rung)| rung)[..];
+    let (portable, wide, plain_and_wide) = (&every[..1], &every[1..], &every[..2]);
+    const HAS: [[bool; 2]; 4] = [[false, false], [true, false], [false, true], [true, true]];
+    for (name, terms) in &biases {
+        let n_columns = if terms.is_empty() { 0 } else { 3 };
+        for has in HAS {
+            add(name, terms, [2, 30, 7, n_columns], has, portable);
+            add(name, terms, [2, 128, 65, n_columns], has, portable);
+            add(name, terms, [2, 32, 32, n_columns], has, plain_and_wide);
+        }
+        add(name, terms, [2, 256, 256, n_columns], [true, true], every);
+        add(name, terms, [2, 36, 20, n_columns], [false, false], wide);
     }
     // And the sizes of the papers' networks, which the golden cases compile.
     for head_dim in [4, 6, 7, 8, 16, 64] {
-        for has in [[false, false], [true, false], [false, true], [true, true]] {
-            add("none", &[], [2, head_dim, head_dim, 0], has);
+        for has in HAS {
+            add("none", &[], [2, head_dim, head_dim, 0], has, every);
         }
     }
     // Features of a stable linear attention have one number more.
     for v_dim in [16, 32] {
         for has_mask in [false, true] {
-            add("none", &[], [2, v_dim + 1, v_dim, 0], [has_mask, false]);
+            add("none", &[], [2, v_dim + 1, v_dim, 0], [has_mask, false], portable);
         }
+    }
+    // What a network at work compiles.
+    for head_dim in [32, 128] {
+        add("none", &[], [2, head_dim, head_dim, 0], [false, false], &wide[1..]);
     }
     for (name, terms, n_columns) in [1.0, -1.0].into_iter().flat_map(networks) {
         for head_dim in [16, 32] {
             for has_mask in [false, true] {
-                add(&name, &terms, [NETWORK_HEADS, head_dim, head_dim, n_columns], [has_mask, false]);
+                add(&name, &terms, [NETWORK_HEADS, head_dim, head_dim, n_columns], [has_mask, false], every);
             }
         }
     }
-    KERNEL.shaders(all)
+    all.into_iter().map(|(rung, label, constants)| kernel(rung).shader(&label, &constants)).collect()
 }
 
 /// Heads of the papers' networks.

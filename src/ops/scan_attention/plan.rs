@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::problem::{OP, Problem, ScanAttention};
 use crate::{
-    device::{Capabilities, Decision},
+    device::{Capabilities, Decision, variants::SCAN_ATTENTION},
     error::Result,
     tensor::Tensor,
 };
@@ -16,11 +16,85 @@ pub(crate) const SIDE: usize = 8;
 /// Queries, keys and columns of v that a workgroup takes at a time.
 pub(crate) const TILE: usize = 4 * SIDE;
 
+/// Threads that read a row of keys or values together, where there are few queries.
+const DECODE_LANES: usize = 8;
+
 /// Workgroups that keep a large GPU busy.
 const ENOUGH_GROUPS: usize = 2048;
 
 /// Key tiles that are worth a split: fewer, and merging costs more than it saves.
 const TILES_PER_SPLIT: usize = 8;
+
+/// A variant of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rung {
+    /// Numbers one by one: any sizes, few bindings, few registers.
+    Portable,
+    /// Vectors of four from memory; 4 queries a thread.
+    Wide,
+    /// The same with loops that stay loops, for few registers.
+    Rolled,
+    /// 8 queries a thread: less workgroup memory is read for each product.
+    Tall,
+    /// Few queries: what is read of the keys and values goes through no workgroup memory.
+    Decode,
+    /// The same for 8 queries at a time.
+    Decode8,
+}
+
+impl Rung {
+    pub const ALL: [(&str, Self); 6] = [
+        (SCAN_ATTENTION[0], Self::Portable),
+        (SCAN_ATTENTION[1], Self::Wide),
+        (SCAN_ATTENTION[2], Self::Rolled),
+        (SCAN_ATTENTION[3], Self::Tall),
+        (SCAN_ATTENTION[4], Self::Decode),
+        (SCAN_ATTENTION[5], Self::Decode8),
+    ];
+
+    fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, rung)| *rung == self).map_or("", |(name, _)| name)
+    }
+
+    /// Whether q, k, v and the result are vectors of four.
+    pub fn is_wide(self) -> bool {
+        self != Self::Portable
+    }
+
+    /// Whether loops stay loops.
+    #[cfg(feature = "gpu")]
+    pub fn is_rolled(self) -> bool {
+        matches!(self, Self::Portable | Self::Rolled)
+    }
+
+    /// Whether it is a text for few queries.
+    pub fn is_decode(self) -> bool {
+        matches!(self, Self::Decode | Self::Decode8)
+    }
+
+    /// Vectors of four queries that a thread owns.
+    pub fn quads(self) -> usize {
+        if matches!(self, Self::Tall | Self::Decode8) { 2 } else { 1 }
+    }
+
+    /// Queries of a workgroup.
+    pub fn queries(self) -> usize {
+        (if self.is_decode() { 4 } else { TILE }) * self.quads()
+    }
+
+    /// Numbers in an element of q, k, v and the result.
+    pub fn words(self) -> usize {
+        if self.is_wide() { 4 } else { 1 }
+    }
+
+    /// Whether rows of a problem are whole numbers of elements.
+    pub fn fits(self, problem: &Problem) -> bool {
+        let is_whole = problem.head_dim % self.words() == 0 && problem.v_dim % self.words() == 0;
+        // A thread holds an eighth of each query and of each row of the result.
+        let vectors = problem.head_dim.max(problem.v_dim).div_ceil(4 * DECODE_LANES);
+        is_whole && !(self.is_decode() && vectors * self.quads() > 4)
+    }
+}
 
 /// One launch, or one for each range of keys: parts of the batch, heads and queries whose
 /// results lie side by side.
@@ -34,6 +108,8 @@ pub(crate) struct Piece {
 /// How a call is cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
+    pub rung: Rung,
+    why: &'static str,
     pub pieces: Vec<Piece>,
     /// Ranges of keys whose bindings fit; each becomes a launch.
     pub keys: Vec<Range<usize>>,
@@ -67,22 +143,22 @@ impl ScanAttention<'_> {
         if capabilities.adapter.is_none() {
             return Ok(Decision::on_cpu(OP, "cpu", "the tensors are there; blocks of keys stay in the cache"));
         }
-        Ok(plan(&problem, &capabilities).decision())
+        Ok(plan(&problem, &capabilities)?.decision())
     }
 }
 
 impl Plan {
     fn decision(&self) -> Decision {
-        let Self { pieces, keys, n_splits } = self;
+        let Self { rung, why, pieces, keys, n_splits } = self;
         let merges = if keys.len() * n_splits > 1 { pieces.len() } else { 0 };
-        let mut why = format!("there is no other; {} piece(s) of the queries fit a binding and a submit", pieces.len());
+        let mut why = format!("{why}; {} piece(s) of the queries fit a binding and a submit", pieces.len());
         if keys.len() > 1 {
             why += &format!(", the keys only in {} ranges", keys.len());
         }
         if *n_splits > 1 {
             why += &format!("; {n_splits} splits of the keys keep the device busy");
         }
-        Decision { op: OP, variant: "portable", launches: pieces.len() * keys.len() + merges, why }
+        Decision { op: OP, variant: rung.name(), launches: pieces.len() * keys.len() + merges, why }
     }
 }
 
@@ -95,22 +171,106 @@ pub(crate) fn cost(problem: &Problem) -> f64 {
 /// Loop iterations of an invocation for a tile of keys, no fewer; with each loop the test that ends it
 /// is one more. What is done once a launch is within what a device leaves of its limit.
 pub(crate) fn iterations(problem: &Problem) -> usize {
-    // The loop over tiles, the maxima of a row of threads, and what is not finite.
-    let softmax = 1 + (SIDE + 1) + 5;
-    // For 32 depths q and k are filled, and multiplied four depths at a time.
-    let products = problem.head_dim.div_ceil(TILE) * (5 + 5 + 9);
-    // A row of the matrix for each of four queries, and that for four keys.
-    let matrix = if problem.has_matrix { 4 * 5 } else { 0 };
-    // For 32 columns v is filled, and its rows summed four at a time; where pairs may be masked and
-    // a value is not finite, one at a time.
+    // The loop over tiles, its share of the votes of 32 tiles, and the maxima of a row of threads for
+    // each of two vectors of queries.
+    let softmax = 1 + 1 + 2 * (SIDE + 1);
+    // 32 depths are multiplied four at a time.
+    let products = problem.head_dim.div_ceil(TILE) * 9;
+    // The rows of 32 columns of v are summed four at a time; where pairs may be masked and a value is
+    // not finite, one at a time.
     let by_pair = problem.has_matrix || problem.n_basis > 0;
-    let sums = problem.v_dim.div_ceil(TILE) * (5 + if by_pair { TILE + 1 } else { 9 });
-    // Four keys for four queries.
-    problem.iterations.saturating_mul(16).saturating_add(softmax + products + matrix + sums)
+    let sums = problem.v_dim.div_ceil(TILE) * if by_pair { TILE + 1 } else { 9 };
+    // Four keys for eight queries.
+    problem.iterations.saturating_mul(32).saturating_add(softmax + products + sums)
+}
+
+/// Who made a GPU: what its compiler does with a text, and how many registers there are, are much
+/// alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Maker {
+    Amd,
+    Apple,
+    Intel,
+    Nvidia,
+    Qualcomm,
+    Unknown,
+}
+
+/// By what the driver calls itself, or where it says nothing, as in a browser, by the sizes of its
+/// subgroups.
+fn maker(capabilities: &Capabilities) -> Maker {
+    const NAMES: [(&str, Maker); 9] = [
+        ("nvidia", Maker::Nvidia),
+        ("geforce", Maker::Nvidia),
+        ("amd", Maker::Amd),
+        ("radeon", Maker::Amd),
+        ("intel", Maker::Intel),
+        ("apple", Maker::Apple),
+        ("adreno", Maker::Qualcomm),
+        ("qualcomm", Maker::Qualcomm),
+        ("turnip", Maker::Qualcomm),
+    ];
+    let driver = capabilities.driver.to_lowercase();
+    let named = NAMES.iter().find(|(name, _)| driver.contains(name)).map(|(_, maker)| *maker);
+    named.unwrap_or(match capabilities.subgroups {
+        Some([32 | 64, 64]) => Maker::Amd,
+        Some([8 | 16, 16 | 32]) => Maker::Intel,
+        Some([64, 128]) => Maker::Qualcomm,
+        _ => Maker::Unknown,
+    })
+}
+
+/// Which variant runs, and why: of those whose texts the maker's compiler keeps in registers, the one
+/// that it makes the fastest code of.
+fn choose(problem: &Problem, capabilities: &Capabilities) -> Result<(Rung, &'static str)> {
+    let forced = capabilities.forced(OP, &Rung::ALL)?;
+    if !Rung::Wide.fits(problem) {
+        return Ok((Rung::Portable, "heads of a width that is no multiple of 4 are read number by number"));
+    }
+    // Vectors do not share bindings.
+    if problem.n_operands > capabilities.storage_buffers as usize {
+        return Ok((Rung::Portable, "operands that share a binding are read number by number"));
+    }
+    match forced {
+        Some(rung) if rung.fits(problem) => return Ok((rung, "it was asked for")),
+        Some(_) => return Ok((Rung::Wide, "what was asked for has no room for such heads")),
+        None => {}
+    }
+    let maker = maker(capabilities);
+    if Rung::Decode.fits(problem) && problem.n_queries <= 8 && problem.n_keys >= 128 {
+        // Twice the queries take twice the registers.
+        let has_registers = matches!(maker, Maker::Nvidia | Maker::Amd | Maker::Qualcomm);
+        let at_once = problem.n_queries > 4 && has_registers && Rung::Decode8.fits(problem);
+        let rung = if at_once { Rung::Decode8 } else { Rung::Decode };
+        return Ok((rung, "few queries leave nothing to do but to read the keys"));
+    }
+    let dim = problem.head_dim.max(problem.v_dim);
+    let has_terms = problem.n_basis > 0;
+    // A subgroup of Intel's is 16 wide from Xe2 on, with twice the registers.
+    let is_xe2 = capabilities.subgroups.is_some_and(|[least, _]| least >= 16);
+    // What a text needs beyond its registers is kept in memory, which costs more than a better text saves.
+    let (rung, why) = match maker {
+        Maker::Nvidia if problem.n_queries > TILE && (dim <= 32 || dim <= 64 && !problem.on_sphere) => {
+            (Rung::Tall, "tall tiles read less workgroup memory, which it waits for")
+        }
+        Maker::Qualcomm if dim > 64 => (Rung::Rolled, "loops that stay loops need the fewest registers"),
+        Maker::Nvidia | Maker::Amd | Maker::Qualcomm => (Rung::Wide, "it has the registers for unrolled loops"),
+        Maker::Intel if is_xe2 && (dim <= 32 && !problem.on_sphere || dim <= 64 && !has_terms || dim > 64) => {
+            (Rung::Wide, "it has the registers for unrolled loops")
+        }
+        Maker::Apple if dim <= 32 && !has_terms => (Rung::Wide, "it has the registers for unrolled loops"),
+        Maker::Apple if dim > 64 => {
+            (Rung::Wide, "no text of so wide heads fits its registers, and this one is short of fewest")
+        }
+        _ => (Rung::Rolled, "loops that stay loops need the fewest registers"),
+    };
+    Ok((rung, why))
 }
 
 /// Cuts a call.
-pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Plan {
+pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Result<Plan> {
+    let (rung, why) = choose(problem, capabilities)?;
+    let queries_of_group = rung.queries();
     let Problem { batch, n_heads, n_queries, n_keys, has_matrix, n_operands, .. } = *problem;
     // A binding may begin up to 256 bytes early, to be aligned. Where there are too few, all that
     // is read shares one.
@@ -129,7 +289,7 @@ pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Plan {
     // Where a piece spans several batch elements or heads, all their keys fit by construction.
     let cost_of_query = cost / (batch * n_queries) as f64 / if problem.head_major { n_heads as f64 } else { 1.0 };
     // One tile of queries must stay within the budget, too.
-    let cost_of_key = cost_of_query / n_keys as f64 * n_queries.min(TILE) as f64;
+    let cost_of_key = cost_of_query / n_keys as f64 * n_queries.min(queries_of_group) as f64;
     let by_iterations = (capabilities.max_iterations / iterations(problem)).saturating_mul(TILE);
     let fits = fitting(row, cost_of_key).min(by_iterations);
     let keys = ranges(n_keys, if fits >= n_keys { n_keys } else { (fits / 64 * 64).max(64) });
@@ -147,7 +307,8 @@ pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Plan {
     let batch_step = steps(n_heads * of_head, matrix_of_batch, matrix_batch, cost / batch as f64);
     let head_step = steps(of_head, matrix_of_head, matrix_head, cost / (batch * n_heads) as f64);
     let of_query = (row * parts).max(matrix_row);
-    let query_step = (fitting(of_query, cost_of_query / keys.len() as f64) / TILE * TILE).max(TILE);
+    let query_step = (fitting(of_query, cost_of_query / keys.len() as f64) / queries_of_group * queries_of_group)
+        .max(queries_of_group);
 
     let mut pieces = Vec::new();
     if batch_step >= batch {
@@ -173,7 +334,7 @@ pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Plan {
 
     let (groups, values) = pieces.first().map_or((1, 1), |piece| {
         let slices = piece.batch.len() * piece.heads.len();
-        (slices * piece.queries.len().div_ceil(TILE), slices * piece.queries.len() * problem.v_dim)
+        (slices * piece.queries.len().div_ceil(queries_of_group), slices * piece.queries.len() * problem.v_dim)
     });
     let keys_of_launch = keys.first().map_or(1, Range::len);
     let n_splits = problem.n_splits.unwrap_or_else(|| {
@@ -182,7 +343,7 @@ pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Plan {
         // Splits cost a merge; two groups a processor are not worth one.
         if groups * 2 > ENOUGH_GROUPS { 1 } else { wanted.min(worthwhile).min(per_binding / (values * keys.len())) }
     });
-    Plan { pieces, keys, n_splits: n_splits.clamp(1, keys_of_launch) }
+    Ok(Plan { rung, why, pieces, keys, n_splits: n_splits.clamp(1, keys_of_launch) })
 }
 
 #[cfg(test)]
@@ -214,6 +375,7 @@ mod tests {
             n_columns: 2,
             n_basis: 5,
             iterations: 2,
+            on_sphere: false,
             has_matrix: false,
             bias: BiasStrides { q_coords: n_queries, k_coords: n_keys, matrix: [0; 3] },
             n_operands: 7,
@@ -237,12 +399,13 @@ mod tests {
         for (name, capabilities) in devices() {
             for sizes in problems {
                 for head_major in [true, false] {
-                    let plan = plan(&problem(sizes, head_major), &capabilities);
+                    let plan = plan(&problem(sizes, head_major), &capabilities).unwrap();
                     let layout = if head_major { "by head" } else { "projected" };
                     let (first, keys) = (&plan.pieces[0], &plan.keys[0]);
                     writeln!(
                         text,
-                        "{name:<8} {sizes:?} {layout:<9} {} pieces of {}x{}x{} queries, {} ranges of {} keys, {} splits",
+                        "{name:<8} {sizes:?} {layout:<9} {:?}, {} pieces of {}x{}x{} queries, {} ranges of {} keys, {} splits",
+                        plan.rung,
                         plan.pieces.len(),
                         first.batch.len(),
                         first.heads.len(),
@@ -258,13 +421,53 @@ mod tests {
         insta::assert_snapshot!(text);
     }
 
+    /// GPUs as their drivers and browsers describe them.
+    fn makers() -> [(&'static str, Option<[u32; 2]>); 9] {
+        [
+            ("NVIDIA H200 NVIDIA 570.00", Some([32, 32])),
+            ("NVIDIA GeForce RTX 3060 (NVK GA106)", Some([32, 32])),
+            ("AMD Radeon RX 7900 XTX (RADV NAVI31)", Some([32, 64])),
+            ("Intel(R) Arc(tm) A770 Graphics (DG2)", Some([8, 32])),
+            ("Apple M1", Some([4, 64])),
+            ("Turnip Adreno (TM) 740", Some([64, 128])),
+            ("", Some([32, 64])),
+            ("", Some([8, 32])),
+            ("", None),
+        ]
+    }
+
+    #[test]
+    fn variants() {
+        let mut text = String::new();
+        for (driver, subgroups) in makers() {
+            let kind = AdapterKind::Discrete;
+            let capabilities = Capabilities { driver: driver.into(), subgroups, ..Capabilities::webgpu(kind) };
+            for (sizes, kv_dim) in [
+                ([1, 4, 4096, 4096, 32], 32),
+                ([1, 4, 4096, 4096, 64], 64),
+                ([1, 4, 4096, 4096, 128], 128),
+                ([1, 4, 4096, 4096, 32], 7),
+                ([1, 4, 1, 4096, 128], 128),
+                ([1, 4, 8, 100, 64], 64),
+            ] {
+                let problem = Problem { v_dim: kv_dim, ..problem(sizes, true) };
+                let decision = plan(&problem, &capabilities).unwrap().decision();
+                writeln!(text, "{driver:<40} {subgroups:?} {sizes:?}, v {kv_dim}: {decision}").unwrap();
+            }
+        }
+        let few = Capabilities { storage_buffers: 4, ..Capabilities::webgpu(AdapterKind::Integrated) };
+        writeln!(text, "four buffers: {}", plan(&problem([1, 4, 1, 4096, 32], true), &few).unwrap().decision())
+            .unwrap();
+        insta::assert_snapshot!(text);
+    }
+
     #[test]
     fn pieces_cover_everything_once_and_fit() {
         for (_, capabilities) in devices() {
             for sizes in [[3, 5, 70, 900, 16], [1, 2, 3000, 3000, 16], [200, 1, 10, 10, 64], [2, 8, 1000, 40_000, 32]] {
                 for head_major in [true, false] {
                     let problem = problem(sizes, head_major);
-                    let plan = plan(&problem, &capabilities);
+                    let plan = plan(&problem, &capabilities).unwrap();
                     let mut seen = vec![0u8; problem.batch * problem.n_heads * problem.n_queries];
                     for piece in &plan.pieces {
                         for b in piece.batch.clone() {

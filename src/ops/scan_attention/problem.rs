@@ -101,6 +101,8 @@ pub(crate) struct Problem {
     pub n_basis: usize,
     /// Loop iterations of all bias terms for one query and one key on a GPU, no fewer.
     pub iterations: usize,
+    /// Whether a term takes distances on a sphere, which need many registers on a GPU.
+    pub on_sphere: bool,
     /// Whether the bias has a matrix.
     pub has_matrix: bool,
     /// Where the numbers of the bias are.
@@ -160,6 +162,7 @@ impl Problem {
         }
         check_mask(OP, options.key_mask, batch, keys.n)?;
         let (mut n_columns, mut n_basis, mut iterations, mut has_matrix) = (0, 0, 0usize, false);
+        let mut on_sphere = false;
         let mut strides = BiasStrides::default();
         let mut n_operands = 5 + usize::from(options.key_mask.is_some());
         if let Some(bias) = &options.bias {
@@ -168,6 +171,7 @@ impl Problem {
             for term in bias.terms {
                 iterations = iterations.saturating_add(term.iterations(n_heads)?);
             }
+            on_sphere = bias.terms.iter().any(BiasTerm::on_sphere);
             has_matrix = bias.matrix.is_some();
             let n_vectors: usize = bias.terms.iter().map(|term| term.n_vectors(n_heads)).sum();
             n_operands += 2 * usize::from(!bias.terms.is_empty()) + usize::from(has_matrix);
@@ -191,6 +195,7 @@ impl Problem {
             n_columns,
             n_basis,
             iterations,
+            on_sphere,
             has_matrix,
             bias: strides,
             n_operands,

@@ -1,10 +1,12 @@
 //! What the text of `shaders/scan_attention.wgsl` depends on.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::{
     bias::{BiasKernel, BiasTerm, Distance, TermKind},
-    plan::{SIDE, TILE},
+    plan::{Rung, SIDE, TILE},
     problem::{MAX_UNIFORM_VECTORS, Problem},
 };
 use crate::ops::softmax::MASKED;
@@ -49,19 +51,32 @@ pub(super) struct Constants {
     side: usize,
     tile: usize,
     /// Depth of a slice of q and k, and how many slices there are.
-    depth: usize,
+    pub depth: usize,
     n_depth: usize,
     /// Slices of v.
     n_v: usize,
-    /// Vectors in the workgroup's tile of k, then of v.
-    kv_quads: usize,
+    /// The longer of a slice of q and k and of a tile of weights and v, which lie in one place.
+    left: usize,
+    /// Whether q, k, v and the result are read and written four numbers at a time.
+    wide: bool,
+    /// Vectors of four queries that a thread owns.
+    quads: usize,
+    /// Whether loops stay loops: unrolled they need more registers than some GPUs have.
+    is_rolled: bool,
+    /// Multiplications that one turn of a loop makes of each number.
+    unroll: usize,
+    /// Columns of v that are read, some of them beyond its width.
+    v_read: usize,
     has_mask: bool,
     has_matrix: bool,
     /// Whether a key may be masked for some queries alone.
     by_pair: bool,
     n_columns: usize,
-    /// The columns that some term looks at.
+    /// The columns that some term looks at, and those in which what is later is masked.
     columns: Vec<usize>,
+    causal_columns: Vec<usize>,
+    /// Whether whole tiles of keys may be masked.
+    skips: bool,
     terms: Vec<Term>,
     /// Vectors of bias parameters, at least one.
     n_bias: usize,
@@ -73,8 +88,9 @@ pub(super) struct Constants {
 }
 
 impl Constants {
-    pub fn new(problem: &Problem, has_mask: bool, terms: &[BiasTerm]) -> Self {
-        let depth = problem.head_dim.next_multiple_of(4).min(DEPTH);
+    pub fn new(problem: &Problem, rung: Rung, has_mask: bool, terms: &[BiasTerm]) -> Self {
+        let all = problem.head_dim.next_multiple_of(4);
+        let depth = if rung.is_decode() { DEPTH } else { all.min(DEPTH) };
         let mut offset = 0;
         let terms: Vec<Term> = terms
             .iter()
@@ -85,9 +101,12 @@ impl Constants {
                 described
             })
             .collect();
-        let mut columns: Vec<usize> = terms.iter().flat_map(|term| term.first..term.first + term.width).collect();
-        columns.sort_unstable();
-        columns.dedup();
+        let columns_of = |pick: fn(&&Term) -> bool| -> Vec<usize> {
+            let all: BTreeSet<usize> =
+                terms.iter().filter(pick).flat_map(|term| term.first..term.first + term.width).collect();
+            all.into_iter().collect()
+        };
+        let causal_columns = columns_of(|term| term.kind == Kind::Distance(Distance::CausalTime));
         let has = |kind| terms.iter().any(|term| term.kind == kind);
         Self {
             head_dim: problem.head_dim,
@@ -97,13 +116,19 @@ impl Constants {
             depth,
             n_depth: problem.head_dim.div_ceil(depth),
             n_v: problem.v_dim.div_ceil(TILE),
-            // A tile of v takes a row of vectors for each key, a tile of k one for each depth.
-            kv_quads: SIDE * depth.max(TILE),
+            left: depth.max(TILE),
+            wide: rung.is_wide(),
+            quads: rung.quads(),
+            is_rolled: rung.is_rolled(),
+            unroll: 4,
+            v_read: problem.v_dim.next_multiple_of(TILE),
             has_mask,
             has_matrix: problem.has_matrix,
             by_pair: problem.has_matrix || !terms.is_empty(),
             n_columns: problem.n_columns,
-            columns,
+            columns: columns_of(|_| true),
+            skips: has_mask || !causal_columns.is_empty(),
+            causal_columns,
             n_bias: offset.max(1),
             bias_in_storage: offset > MAX_UNIFORM_VECTORS,
             uses_geodesic: has(Kind::Distance(Distance::GreatCircle)),

@@ -1,9 +1,9 @@
 //! Fault F15: biases that are the same along a dimension, fewer heads of keys than of queries, and
 //! no keys at all.
 
-use super::{RECORDED, add_terms, case};
+use super::{RECORDED, add_terms, case, devices};
 use crate::support::{
-    Random, bound, devices, error, layout,
+    Random, bound, error, layout,
     oracle::{self, Case, projected},
     refused, zeros,
 };

@@ -1,0 +1,335 @@
+// scan_attention of few queries and many keys, where memory is what takes time: operands and results as in
+// scan_attention.wgsl, read four numbers at a time.
+//
+//# set threads = 64
+//# set lanes = 8
+//# set per_round = 4 * threads // quads
+//# set items = threads // quads
+//# set steps = 4 // n_v
+// A workgroup of {{ threads }} threads owns {{ 4 * quads }} queries of one head and reads each key of its share, and each
+// value, once. {{ lanes }} threads read a row together, {{ threads // lanes }} rows at a time. Of {{ per_round }} keys
+// their parts of the scores are summed through workgroup memory, a thread taking one key for four queries;
+// then the same threads read the values. Workgroup memory: {{ threads * (lanes + 1) * 16 + threads * 16 }} bytes.
+
+//# include "lib/scan_attention.wgsl"
+
+// What {{ lanes }} threads have of {{ threads }} scores, each a place apart, as banks are; then the weights of four
+// queries for each key of a round; at the end what the threads have of four rows of the result.
+var<workgroup> parts: array<vec4<f32>, {{ threads * (lanes + 1) }}>;
+// The largest score of each thread, later its sum.
+var<workgroup> shared_rows: array<vec4<f32>, {{ threads }}>;
+//# if skips
+// Whether some query may read a key of the round.
+var<workgroup> vote: atomic<u32>;
+var<workgroup> is_round_read: u32;
+//# endif
+
+@compute @workgroup_size({{ threads }})
+fn main(
+  @builtin(workgroup_id) group_id: vec3<u32>,
+  @builtin(num_workgroups) group_count: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  // Uniform for the whole group, so no thread waits at a barrier alone.
+  let group = group_index(group_id, group_count);
+  if (group >= problem.n_groups) {
+    return;
+  }
+  // Of the rows that are read, and the part of a row.
+  let key_lane = thread / {{ lanes }}u;
+  let lane = thread % {{ lanes }}u;
+  let row0 = (group % problem.q_tiles) * {{ 4 * quads }}u;
+  let head = (group / problem.q_tiles) % problem.n_heads;
+  let batch = (group / problem.q_tiles / problem.n_heads) % problem.batch;
+  let split = group / problem.q_tiles / problem.n_heads / problem.batch;
+  let key_begin = split * problem.keys_per_split;
+  let key_end = min(key_begin + problem.keys_per_split, problem.n_keys);
+
+  let q_base = problem.q_base + batch * problem.q_batch + head * problem.q_head;
+  let kv_head = (problem.first_head + head) / problem.kv_group - problem.first_head / problem.kv_group;
+  let k_base = problem.k_base + batch * problem.k_batch + kv_head * problem.k_head;
+  let v_base = problem.v_base + batch * problem.v_batch + kv_head * problem.v_head;
+
+  // The scores that are this thread's: of one key in {{ items }}, for four queries. Rows past the end are the last one.
+  let item_key = thread % {{ items }}u;
+  let item_row = row0 + 4u * (thread / {{ items }}u);
+//# if terms or has_matrix
+//# for r in range(4)
+  let row_{{ r }} = min(item_row + {{ r }}u, problem.n_queries - 1u);
+//# endfor
+//# endif
+//# if terms
+  let k_coords_base = problem.k_coords_base + batch * problem.k_coords_batch;
+  var row_valid = vec4(true);
+//# for r in range(4)
+  let q_at_{{ r }} = problem.q_coords_base + batch * problem.q_coords_batch + row_{{ r }} * {{ n_columns }}u;
+//# endfor
+//# for c in columns
+  var q_column_{{ c }} = vec4(
+{%- for r in range(4) %}q_coords[q_at_{{ r }} + {{ c }}u]{{ ", " if r < 3 }}{% endfor %});
+  row_valid = row_valid & finite4(q_column_{{ c }});
+  q_column_{{ c }} = select(vec4(0.0), q_column_{{ c }}, finite4(q_column_{{ c }}));
+//# endfor
+//# for t in terms if t.kind == "great_circle"
+//# for r in range(4)
+  let point_{{ t.index }}_{{ r }} = unit_vector(q_column_{{ t.first }}[{{ r }}], q_column_{{ t.first + 1 }}[{{ r }}]);
+//# endfor
+//# for c in ["x", "y", "z", "w"]
+  let q_{{ c }}_{{ t.index }} = vec4(
+{%- for r in range(4) %}point_{{ t.index }}_{{ r }}.{{ c }}{{ ", " if r < 3 }}{% endfor %});
+//# endfor
+//# endfor
+//# endif
+
+  // This thread's part of each query, scaled before it meets the keys.
+//# for r in range(4 * quads)
+  let q_at_row_{{ r }} = q_base + min(row0 + {{ r }}u, problem.n_queries - 1u) * problem.q_row;
+//# for i in range(n_depth)
+  let q_{{ r }}_{{ i }} = problem.scale * load_q(q_at_row_{{ r }}, lane + {{ lanes * i }}u);
+//# endfor
+//# for i in range(n_v)
+  var out_{{ r }}_{{ i }} = vec4(0.0);
+//# endfor
+//# endfor
+//# for h in range(quads)
+  // Above every masked score, so that those get no weight.
+  var largest_{{ h }} = vec4(0.5 * MASKED);
+//# endfor
+  // Over the scores that are this thread's.
+  var sum = vec4(0.0);
+//# if skips and causal_columns
+  if (thread == 0u) {
+    forget_latest();
+  }
+  workgroupBarrier();
+//# for r in range(4)
+  if (row_valid[{{ r }}]) {
+    keep_latest({% for c in causal_columns %}q_column_{{ c }}[{{ r }}]{{ ", " if not loop.last }}{% endfor %});
+  }
+//# endfor
+//# endif
+
+  for (var key0 = key_begin; key0 < key_end; key0 += {{ per_round }}u) {
+//# if skips
+    // Rounds of which no query reads a key are passed over: they would change nothing.
+    if (thread == 0u) {
+      atomicStore(&vote, 0u);
+    }
+    workgroupBarrier();
+    for (var i = thread; i < min({{ per_round }}u, key_end - key0); i += {{ threads }}u) {
+      if (may_be_read(batch, key0 + i{{ ", k_coords_base" if terms }})) {
+        atomicStore(&vote, 1u);
+      }
+    }
+    workgroupBarrier();
+    if (thread == 0u) {
+      is_round_read = atomicLoad(&vote);
+    }
+    if (workgroupUniformLoad(&is_round_read) == 0u) {
+      continue;
+    }
+//# endif
+//# for round in range(4)
+    for (var i = 0u; i < min({{ items }}u, key_end - min(key_end, key0 + {{ items * round }}u)); i += {{ threads // lanes }}u) {
+      let at = k_base + min(key0 + {{ items * round }}u + i + key_lane, problem.n_keys - 1u) * problem.k_row;
+//# for i in range(n_depth)
+      let x{{ i }} = load_k(at, lane + {{ lanes * i }}u);
+//# endfor
+//# for h in range(quads)
+      parts[({{ items * h }}u + i + key_lane) * {{ lanes + 1 }}u + lane] = vec4(
+//# for r in range(4)
+        {% for i in range(n_depth) %}{{ " + " if i > 0 }}dot(q_{{ 4 * h + r }}_{{ i }}, x{{ i }}){% endfor %},
+//# endfor
+      );
+//# endfor
+    }
+    workgroupBarrier();
+    var score{{ round }} = vec4(0.0);
+//# for l in range(lanes)
+    score{{ round }} += parts[thread * {{ lanes + 1 }}u + {{ l }}u];
+//# endfor
+    {
+      let key = key0 + {{ items * round }}u + item_key;
+      let at = min(key, problem.n_keys - 1u);
+      var valid = key < key_end;
+//# if has_mask
+      valid = valid & exists(batch, at);
+//# endif
+      var s = score{{ round }};
+      var pair = vec4(valid);
+//# if terms
+//# for column in columns
+      var k_column_{{ column }} = k_coords[k_coords_base + at * {{ n_columns }}u + {{ column }}u];
+      pair = pair & vec4(finite(k_column_{{ column }}));
+      k_column_{{ column }} = select(0.0, k_column_{{ column }}, finite(k_column_{{ column }}));
+//# endfor
+      pair = pair & row_valid;
+//# for t in terms
+      {
+//# if t.kind == "great_circle"
+        let point = unit_vector(k_column_{{ t.first }}, k_column_{{ t.first + 1 }});
+        let term = term_{{ t.index }}(
+          problem.first_head + head,
+{%- for c in ["x", "y", "z", "w"] %} q_{{ c }}_{{ t.index }}, point.{{ c }},{% endfor %}
+          q_column_{{ t.first }}, k_column_{{ t.first }}, q_column_{{ t.first + 1 }}, k_column_{{ t.first + 1 }});
+//# else
+        let term = term_{{ t.index }}(
+          problem.first_head + head,
+{%- for i in range(t.width) %} q_column_{{ t.first + i }}, k_column_{{ t.first + i }},{% endfor %});
+//# endif
+        s += term.bias;
+        pair = pair & term.kept;
+      }
+//# endfor
+//# endif
+//# if has_matrix
+      let i = problem.matrix_base + batch * problem.matrix_batch + head * problem.matrix_head + at;
+      let x = vec4(
+{%- for r in range(4) %}matrix[i + row_{{ r }} * problem.matrix_row]{{ ", " if r < 3 }}{% endfor %});
+      s += x;
+      pair = pair & finite4(x) & (x > vec4(0.5 * MASKED));
+//# endif
+      score{{ round }} = select(vec4(MASKED), s, pair);
+    }
+//# if loop.last
+    shared_rows[thread] = max(max(score0, score1), max(score2, score3));
+//# endif
+    // Every thread has read its parts.
+    workgroupBarrier();
+//# endfor
+
+//# for h in range(quads)
+    var round_largest_{{ h }} = largest_{{ h }};
+    for (var i = 0u; i < {{ items }}u; i++) {
+      round_largest_{{ h }} = max(round_largest_{{ h }}, shared_rows[{{ items * h }}u + i]);
+    }
+    let decay_{{ h }} = exp(largest_{{ h }} - round_largest_{{ h }});
+    largest_{{ h }} = round_largest_{{ h }};
+//# for r in range(4)
+//# for i in range(n_v)
+    out_{{ 4 * h + r }}_{{ i }} *= decay_{{ h }}[{{ r }}];
+//# endfor
+//# endfor
+//# endfor
+    {
+//# if quads == 1
+      let largest = largest_0;
+      let decay = decay_0;
+//# else
+      let is_first = thread < {{ items }}u;
+      let largest = select(largest_1, largest_0, is_first);
+      let decay = select(decay_1, decay_0, is_first);
+//# endif
+      // A maximum or an exponential may not keep what is not finite: this small sum tells it. Its factors
+      // differ, lest a compiler sums the scores first, which could overflow.
+      let trace = 0x1p-70 * score0 + 0x1p-71 * score1 + 0x1p-72 * score2 + 0x1p-73 * score3;
+      sum = select(sum * decay, vec4(not_a_number(thread)), lost4(trace));
+//# for round in range(4)
+      {
+        let weight = exp(score{{ round }} - largest);
+        sum += weight;
+        parts[({{ items * round }}u + item_key) * {{ quads }}u + thread / {{ items }}u] = weight;
+      }
+//# endfor
+    }
+    workgroupBarrier();
+    for (var j = key_lane; j < min({{ per_round }}u, key_end - key0); j += {{ steps * threads // lanes }}u) {
+//# if by_pair
+      // Not finite if a value is not: then no weight of zero may meet it.
+      var trace = 0.0;
+//# endif
+//# for u in range(steps)
+//# set step = u * threads // lanes
+      let v_key{{ u }} = key0 + j + {{ step }}u;
+      let at{{ u }} = min(v_key{{ u }}, problem.n_keys - 1u);
+//# if not by_pair
+      // Keys that do not exist are zeros, as are those of another split.
+      let is_read{{ u }} = v_key{{ u }} < key_end{{ " && exists(batch, at" ~ u ~ ")" if has_mask }};
+//# endif
+//# for i in range(n_v)
+      let x{{ u }}_{{ i }} = {{ "select(vec4(0.0), " if not by_pair }}load_v(v_base + at{{ u }} * problem.v_row, lane + {{ lanes * i }}u){{ ", is_read" ~ u ~ ")" if not by_pair }};
+//# if by_pair
+      trace += 0x1p-70 * x{{ u }}_{{ i }}.x + 0x1p-71 * x{{ u }}_{{ i }}.y + 0x1p-72 * x{{ u }}_{{ i }}.z + 0x1p-73 * x{{ u }}_{{ i }}.w;
+//# endif
+//# endfor
+//# endfor
+//# if by_pair
+      let is_spoiled = !finite(trace);
+//# endif
+//# for u in range(steps)
+//# for h in range(quads)
+      let p{{ u }}_{{ h }} = parts[(j + {{ u * threads // lanes }}u) * {{ quads }}u + {{ h }}u];
+//# endfor
+//# endfor
+//# if by_pair
+      if (is_spoiled) {
+//# for u in range(steps)
+//# for r in range(4 * quads)
+//# for i in range(n_v)
+        out_{{ r }}_{{ i }} += select(p{{ u }}_{{ r // 4 }}[{{ r % 4 }}] * x{{ u }}_{{ i }}, vec4(0.0), p{{ u }}_{{ r // 4 }}[{{ r % 4 }}] == 0.0);
+//# endfor
+//# endfor
+//# endfor
+      } else {
+//# endif
+//# for u in range(steps)
+//# for r in range(4 * quads)
+//# for i in range(n_v)
+        out_{{ r }}_{{ i }} += p{{ u }}_{{ r // 4 }}[{{ r % 4 }}] * x{{ u }}_{{ i }};
+//# endfor
+//# endfor
+//# endfor
+//# if by_pair
+      }
+//# endif
+    }
+    // Every thread has read the weights.
+    workgroupBarrier();
+  }
+
+  shared_rows[thread] = sum;
+  workgroupBarrier();
+  let out_base = problem.values_base + split * problem.out_split + batch * problem.out_batch + head * problem.out_head;
+  let lse_base = problem.log_sum_exp_base + split * problem.lse_split + batch * problem.lse_batch + head * problem.lse_head;
+//# for h in range(quads)
+  {
+    var total = vec4(0.0);
+    for (var i = 0u; i < {{ items }}u; i++) {
+      total += shared_rows[{{ items * h }}u + i];
+    }
+    let lost = lost4(total);
+    // A row without a valid key reads as zeros.
+    let empty = (largest_{{ h }} <= vec4(0.5 * MASKED)) & !lost;
+    let inverse = select(1.0 / total, total, lost);
+    let r = key_lane % 4u;
+    let row = row0 + {{ 4 * h }}u + r;
+//# for i in range(n_v)
+//# for r in range(4)
+    parts[{{ threads * r }}u + thread] = select(out_{{ 4 * h + r }}_{{ i }} * inverse[{{ r }}], vec4(0.0), empty[{{ r }}]);
+//# endfor
+    workgroupBarrier();
+    if (key_lane < 4u && row < problem.n_queries) {
+      var value = vec4(0.0);
+      for (var i = 0u; i < {{ threads }}u; i += {{ lanes }}u) {
+        value += parts[{{ threads }}u * r + i + lane];
+      }
+      store(out_base + row * problem.out_row, lane + {{ lanes * i }}u, value);
+    }
+    workgroupBarrier();
+//# endfor
+//# for r in range(4)
+    if (thread == {{ r }}u && row0 + {{ 4 * h + r }}u < problem.n_queries) {
+      let at = lse_base + (row0 + {{ 4 * h + r }}u) * problem.lse_row;
+      let total_r = total[{{ r }}];
+      let first = select(select(largest_{{ h }}[{{ r }}], MASKED, empty[{{ r }}]), total_r, lost[{{ r }}]);
+      if (problem.lse_sums > 0u) {
+        log_sum_exp[at] = first;
+        log_sum_exp[at + problem.lse_sums] = total_r;
+      } else {
+        log_sum_exp[at] = first + select(log(total_r), 0.0, empty[{{ r }}] || lost[{{ r }}]);
+      }
+    }
+//# endfor
+  }
+//# endfor
+}
