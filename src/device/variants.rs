@@ -7,14 +7,20 @@ use std::collections::BTreeMap;
 #[cfg(feature = "gpu")]
 use crate::error::{Error, Result};
 
-pub(crate) const ATTENTION_MEMORY: [&str; 2] = ["recurrent", "chunked"];
+pub(crate) const ATTENTION_MEMORY: [&str; 3] = ["recurrent", "chunked", "chunked, scalars"];
 pub(crate) const LINEAR: [&str; 2] = ["tile 32", "tile 64"];
+pub(crate) const LINEAR_ATTENTION: [&str; 2] = ["vectors", "scalars"];
 #[cfg(feature = "gpu")]
 pub(crate) const TAPE: [&str; 2] = ["workgroup memory", "storage"];
 
 /// The operations that have more than one.
 #[cfg(feature = "gpu")]
-const OPERATIONS: [(&str, [&str; 2]); 3] = [("attention_memory", ATTENTION_MEMORY), ("linear", LINEAR), ("tape", TAPE)];
+const OPERATIONS: [(&str, &[&str]); 4] = [
+    ("attention_memory", &ATTENTION_MEMORY),
+    ("linear", &LINEAR),
+    ("linear_attention", &LINEAR_ATTENTION),
+    ("tape", &TAPE),
+];
 
 /// Refuses variants that do not exist, and operations that do not or have no choice.
 #[cfg(feature = "gpu")]

@@ -214,7 +214,7 @@ fn names_that_are_empty_or_unknown_are_refused() {
         for (operation, variant, wanted) in [
             ("linear", "tile64", "tile 32, tile 64"),
             ("tape", "", "workgroup memory, storage"),
-            ("layer_norm", "fast", "attention_memory, linear, tape"),
+            ("layer_norm", "fast", "attention_memory, linear, linear_attention, tape"),
         ] {
             let refused = open(operation, variant).unwrap_err().to_string();
             assert!(refused.contains(wanted), "{refused}");

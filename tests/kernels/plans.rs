@@ -6,8 +6,8 @@ use wgpu_attention::{
     Device, Tensor,
     device::{AdapterKind, GpuOptions},
     ops::{
-        Activation, AttentionMemory, HeadMoves, Layout, Linear, Probabilities, ScanAttention, TapeInputs, TapeOptions,
-        attention_memory, linear, tape, unit_norm,
+        Activation, AttentionMemory, HeadMoves, Layout, Linear, LinearAttention, Normalizer, Probabilities,
+        ScanAttention, TapeInputs, TapeOptions, attention_memory, linear, tape, unit_norm,
     },
 };
 
@@ -26,10 +26,16 @@ fn run(device: &Device) -> Vec<(String, Vec<f32>)> {
     let inputs = TapeInputs { value: &v, key: None, query: None, action: &action, n_tapes: 1, tape_length: 9 };
     let moves = TapeOptions { heads: HeadMoves::NoJump, ..Default::default() };
     let taped = tape(&inputs, moves, None).unwrap().values;
+    let linear_memory = LinearAttention::favor(Layout::HeadMajor, tensor(&[40, 8]));
+    let linear_memory = LinearAttention { normalizer: Normalizer::FeatureSum { floor: 1e-6 }, ..linear_memory };
+    let (keys, values) = (tensor(&[2, 3, 50, 8]), tensor(&[2, 3, 50, 36]));
+    let state = linear_memory.write(None, &keys, &values, None).unwrap();
+    let linear_read = linear_memory.read(&keys, &state).unwrap().values;
     vec![
         (layer.decision(&x).unwrap().to_string(), y.read().unwrap()),
         (options.decision(&k, &v).unwrap().to_string(), read.read().unwrap()),
         (inputs.decision(moves).unwrap().to_string(), taped.read().unwrap()),
+        (linear_memory.decision(&keys, &values).unwrap().to_string(), linear_read.read().unwrap()),
     ]
 }
 
@@ -39,11 +45,12 @@ fn variants_that_are_asked_for_run_and_agree() {
         run(&Device::cpu()).into_iter().map(|(_, y)| y.into_iter().map(f64::from).collect()).collect();
     for adapter in Device::adapters() {
         for (i, operation, variants) in [
-            (0, "linear", ["tile 32", "tile 64"]),
-            (1, "attention_memory", ["recurrent", "chunked"]),
-            (2, "tape", ["workgroup memory", "storage"]),
+            (0, "linear", &["tile 32", "tile 64"][..]),
+            (1, "attention_memory", &["recurrent", "chunked", "chunked, scalars"]),
+            (2, "tape", &["workgroup memory", "storage"]),
+            (3, "linear_attention", &["vectors", "scalars"]),
         ] {
-            for variant in variants {
+            for &variant in variants {
                 let options = GpuOptions::default().variant(operation, variant);
                 let found = run(&Device::on_adapter(&adapter, &options).unwrap());
                 let (said, numbers) = &found[i];

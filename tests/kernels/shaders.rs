@@ -108,7 +108,9 @@ fn every_variant_stays_within_the_portable_limits() {
         let needs = shader.needs;
         let found = [storage as u32, workgroup, size.iter().product()];
         assert_eq!([needs.storage_buffers, needs.workgroup_bytes, needs.threads], found, "{}", shader.name);
-        assert!(needs.shared_storage_buffers <= 4, "{}: {needs:?}", shader.name);
+        // Operands of texts with vectors share no binding: plans choose the scalars where there are too few.
+        let allowed = if has("vectors") { 8 } else { 4 };
+        assert!(needs.shared_storage_buffers <= allowed, "{}: {needs:?}", shader.name);
     }
 }
 

@@ -46,7 +46,18 @@ pub fn gpus() -> Vec<(String, Device)> {
 /// Every adapter with unchecked and with checked shaders, as new devices.
 #[cfg(feature = "gpu")]
 pub fn open_gpus() -> Vec<(String, Device)> {
-    use wgpu_attention::device::GpuOptions;
+    open_all(&wgpu_attention::device::GpuOptions::default())
+}
+
+/// Every adapter with unchecked and with checked shaders, made to run a variant of an operation.
+#[cfg(feature = "gpu")]
+pub fn forced(operation: &str, variant: &str) -> Vec<(String, Device)> {
+    let all = open_all(&wgpu_attention::device::GpuOptions::default().variant(operation, variant));
+    all.into_iter().map(|(name, device)| (format!("{name}, {variant}"), device)).collect()
+}
+
+#[cfg(feature = "gpu")]
+fn open_all(options: &wgpu_attention::device::GpuOptions) -> Vec<(String, Device)> {
     let adapters = Device::adapters();
     let required = std::env::var("WGPU_ATTENTION_REQUIRE_GPU").is_ok_and(|value| value == "1");
     assert!(!(required && adapters.is_empty()), "WGPU_ATTENTION_REQUIRE_GPU=1, but there is no adapter");
@@ -56,7 +67,7 @@ pub fn open_gpus() -> Vec<(String, Device)> {
     let mut devices = Vec::new();
     for adapter in &adapters {
         for checked in [false, true] {
-            let device = Device::on_adapter(adapter, &GpuOptions::default().checked(checked)).unwrap();
+            let device = Device::on_adapter(adapter, &options.clone().checked(checked)).unwrap();
             let suffix = if checked { ", checked" } else { "" };
             devices.push((format!("{}{suffix}", adapter.name), device));
         }
