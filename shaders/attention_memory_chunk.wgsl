@@ -207,11 +207,11 @@ fn main(
   }
 //# endif
   let n_columns = params.v_dim + params.head_dim;
-  for (var column0 = 0u; column0 < n_columns; column0 += {{ wide * threads }}u) {
+  for (var first = 0u; first < n_columns; first += {{ wide * threads }}u) {
     // Also keeps a compiler from reading all products before the loop, into more registers than there are.
     workgroupBarrier();
 //# for a in range(wide)
-    let column{{ a }} = column0 + thread + {{ a * threads }}u;
+    let column{{ a }} = first + thread + {{ a * threads }}u;
 //# for i in range(chunk)
     var x{{ a }}_{{ i }}: f32;
 //# endfor

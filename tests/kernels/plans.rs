@@ -26,8 +26,8 @@ fn run(device: &Device) -> Vec<(String, Vec<f32>)> {
     let inputs = TapeInputs { value: &v, key: None, query: None, action: &action, n_tapes: 1, tape_length: 9 };
     let moves = TapeOptions { heads: HeadMoves::NoJump, ..Default::default() };
     let taped = tape(&inputs, moves, None).unwrap().values;
-    let linear_memory = LinearAttention::favor(Layout::HeadMajor, tensor(&[40, 8]));
-    let linear_memory = LinearAttention { normalizer: Normalizer::FeatureSum { floor: 1e-6 }, ..linear_memory };
+    let mut linear_memory = LinearAttention::favor(Layout::HeadMajor, tensor(&[40, 8]));
+    linear_memory.normalizer = Normalizer::FeatureSum { floor: 1e-6 };
     let (keys, values) = (tensor(&[2, 3, 50, 8]), tensor(&[2, 3, 50, 36]));
     let state = linear_memory.write(None, &keys, &values, None).unwrap();
     let linear_read = linear_memory.read(&keys, &state).unwrap().values;

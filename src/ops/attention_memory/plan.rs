@@ -45,7 +45,6 @@ const VARIANTS: [(&str, (Form, bool)); 3] = [
 pub(crate) struct Plan {
     pub form: Form,
     /// Whether chunks are read four numbers at a time.
-    #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "there are no texts to choose from"))]
     pub vectors: bool,
     why: &'static str,
     /// Steps that are launched at once, in their order. All but the last are whole chunks.

@@ -59,7 +59,8 @@ fn tile(problem: &Problem, rows: usize, capabilities: &Capabilities) -> Result<T
 }
 
 impl Tile {
-    /// Multiplies what the threads have, four rows each, by four columns.
+    /// Fours of rows that a thread has, each by four columns.
+    #[cfg(feature = "gpu")]
     pub fn tall(&self) -> usize {
         self.columns / 32
     }
