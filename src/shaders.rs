@@ -47,7 +47,9 @@ pub fn needs() -> Result<BTreeMap<String, Needs>> {
         let kernel = shader.name.split(' ').next().unwrap_or_default().to_owned();
         let most = all.entry(kernel).or_default();
         most.storage_buffers = most.storage_buffers.max(shader.needs.storage_buffers);
-        most.shared_storage_buffers = most.shared_storage_buffers.max(shader.needs.shared_storage_buffers);
+        if !shader.reads_vectors {
+            most.shared_storage_buffers = most.shared_storage_buffers.max(shader.needs.shared_storage_buffers);
+        }
         most.workgroup_bytes = most.workgroup_bytes.max(shader.needs.workgroup_bytes);
         most.threads = most.threads.max(shader.needs.threads);
     }

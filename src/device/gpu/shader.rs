@@ -44,6 +44,8 @@ pub struct Shader {
     pub wgsl: String,
     /// What a device must offer to run it.
     pub needs: Needs,
+    /// Whether operands are vectors, which share no bindings: where a device binds few another text runs.
+    pub(crate) reads_vectors: bool,
     /// The fields of the uniform as the host lays them out; a test holds them against the text.
     #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) params: &'static [Field],
@@ -153,9 +155,10 @@ impl<C: Serialize, P: Params> Kernel<C, P> {
     /// A text of this kernel, for those who read or check it.
     pub(crate) fn shader(&self, label: &str, constants: &C) -> Result<Shader> {
         let wgsl = self.text(constants)?;
-        let needs = reflect(self.name, &parse(self.name, &wgsl)?)?.needs;
+        let Interface { needs, operands, .. } = reflect(self.name, &parse(self.name, &wgsl)?)?;
         let name = [self.name, label].join(" ").trim().to_owned();
-        Ok(Shader { name, wgsl, needs, params: P::FIELDS })
+        let reads_vectors = operands.iter().any(|operand| operand.words > 1);
+        Ok(Shader { name, wgsl, needs, reads_vectors, params: P::FIELDS })
     }
 
     /// The texts of all these constants, each with a label.
