@@ -65,18 +65,18 @@ var<workgroup> k_tile: array<vec4<f32>, {{ chunk * quads }}>;
 //# endif
 
 //# for name in ["q", "memory", "k"] if name != "k" or is_chunked
-// Four numbers of a row; zeros past the last.
+// Four numbers of a row; {% if vectors %}past the last are some that nobody reads{% else %}zeros past the last{% endif %}.
 fn load_{{ name }}(row: u32, d: u32) -> vec4<f32> {
   let last = params.head_dim - 1u;
 //# if vectors
-  let four = {{ name }}[params.{{ name }}_base + row * (params.head_dim / 4u) + min(d, last) / 4u];
+  return {{ name }}[params.{{ name }}_base + row * (params.head_dim / 4u) + min(d, last) / 4u];
 //# else
   let at = params.{{ name }}_base + row * params.head_dim;
   let four = vec4(
     {{ name }}[at + min(d, last)], {{ name }}[at + min(d + 1u, last)], {{ name }}[at + min(d + 2u, last)],
     {{ name }}[at + min(d + 3u, last)]);
-//# endif
   return select(vec4(0.0), four, vec4(d) + vec4(0u, 1u, 2u, 3u) <= vec4(last));
+//# endif
 }
 
 //# endfor

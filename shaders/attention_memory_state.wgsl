@@ -85,7 +85,7 @@ fn chunk_of(head: u32, tile: u32) -> Chunk {
   return Chunk(head * params.n_tiles + tile, token0, min({{ chunk }}u, params.n - step0));
 }
 
-// Four columns of a step; zeros past the last of either.
+// Four columns of a step; zeros past the last step{% if vectors %}, and past the last column some that nobody reads{% else %} and column{% endif %}.
 fn load_k(chunk: Chunk, i: u32, d: u32) -> vec4<f32> {
   let token = chunk.token0 + min(i, chunk.n_steps - 1u) * params.n_heads;
   let last = params.head_dim - 1u;
@@ -95,20 +95,24 @@ fn load_k(chunk: Chunk, i: u32, d: u32) -> vec4<f32> {
   let at = params.k_base + token * params.head_dim;
   let four = vec4(k[at + min(d, last)], k[at + min(d + 1u, last)], k[at + min(d + 2u, last)], k[at + min(d + 3u, last)]);
 //# endif
+//# if vectors
+  return select(vec4(0.0), four, i < chunk.n_steps);
+//# else
   return select(vec4(0.0), four, vec4(i < chunk.n_steps) & (vec4(d) + vec4(0u, 1u, 2u, 3u) <= vec4(last)));
+//# endif
 }
 
 //# if has_erase
-// Four steps of a column; zeros past the last column.
+// Four steps of a column; {% if vectors %}past the last column some that nobody reads{% else %}zeros past the last column{% endif %}.
 fn load_w(chunk: Chunk, slot: u32) -> vec4<f32> {
   let at = chunk.index * params.head_dim * {{ chunk // 4 }}u + min(slot, params.head_dim * {{ chunk // 4 }}u - 1u);
 //# if vectors
-  let four = w[params.w_base + at];
+  return w[params.w_base + at];
 //# else
   let first = params.w_base + 4u * at;
   let four = vec4(w[first], w[first + 1u], w[first + 2u], w[first + 3u]);
-//# endif
   return select(vec4(0.0), four, slot < params.head_dim * {{ chunk // 4 }}u);
+//# endif
 }
 //# endif
 
@@ -128,17 +132,17 @@ fn store_{{ name }}(row: u32, d: u32, four: vec4<f32>) {
 }
 
 //# endfor
-// Four columns of a row; zeros past the last column.
+// Four columns of a row; {% if vectors %}past the last some that nobody reads{% else %}zeros past the last{% endif %}.
 fn load_memory(row: u32, d: u32) -> vec4<f32> {
   let last = params.head_dim - 1u;
 //# if vectors
-  let four = memory[row * (params.head_dim / 4u) + min(d, last) / 4u];
+  return memory[row * (params.head_dim / 4u) + min(d, last) / 4u];
 //# else
   let at = row * params.head_dim;
   let four = vec4(
     memory[at + min(d, last)], memory[at + min(d + 1u, last)], memory[at + min(d + 2u, last)], memory[at + min(d + 3u, last)]);
-//# endif
   return select(vec4(0.0), four, vec4(d) + vec4(0u, 1u, 2u, 3u) <= vec4(last));
+//# endif
 }
 
 // Four steps of a row.
