@@ -2,9 +2,9 @@
 //
 //   k [batch, n, n_heads, head_dim] · v [batch, n, n_heads, v_dim]
 //   p_write, p_erase{% if has_decay %}, decay{% endif %} [batch, n, n_heads]
-//   u [batch, n_heads, n_tiles, {{ 4 * side }}, v_dim]
+//   u [batch, n_heads, n_tiles, v_dim, {{ chunk }}]
 //# if has_erase
-//   w [batch, n_heads, n_tiles, {{ 4 * side }}, head_dim]
+//   w [batch, n_heads, n_tiles, head_dim, {{ chunk }}]
 //
 // A step t of a chunk that begins with the memory M adds u_t k_t^T, where
 //   u_t = p_w v_t - p_e M k_t - p_e sum over i < t of (k_t . k_i) u_i.
@@ -17,8 +17,9 @@
 // Without erasing, u_t = p_w v_t.
 //# endif
 //
-// A workgroup of {{ side * side }} threads takes a chunk of {{ 4 * side }} steps: the products of its keys, 4 x 4 a thread,
-// then a thread for each column. {{ 128 * side * side if has_erase else 0 }} bytes of workgroup memory.
+// A workgroup of {{ threads }} threads takes a chunk of {{ chunk }} steps: the products of its keys, 4 x 4 a thread,
+// then {{ wide }} column{{ "s" if wide > 1 }} a thread. What is past the last step is as the last. Workgroup memory:
+// {{ (32 * chunk * chunk // 4 + (3 if has_decay else 2) * 4 * chunk) if has_erase else 0 }} bytes.
 
 struct Params {
   n: u32,
@@ -38,6 +39,7 @@ struct Params {
   decay_base: u32,
 }
 
+//# set element = "vec4<f32>" if vectors else "f32"
 //# if has_erase
 @group(0) @binding(0) var<storage, read> k: array<f32>;
 //# endif
@@ -47,89 +49,81 @@ struct Params {
 //# endif
 //# if has_erase
 @group(0) @binding(3) var<storage, read> p_erase: array<f32>;
-@group(0) @binding(4) var<storage, read_write> w: array<f32>;
+@group(0) @binding(4) var<storage, read_write> w: array<{{ element }}>;
 //# if has_decay
 @group(0) @binding(6) var<storage, read> decay: array<f32>;
 //# endif
 //# endif
-@group(0) @binding(5) var<storage, read_write> u: array<f32>;
+@group(0) @binding(5) var<storage, read_write> u: array<{{ element }}>;
 @group(1) @binding(0) var<uniform> params: Params;
 
+//# set quads = chunk // 4
 //# if has_erase
 // Four keys at one depth.
-var<workgroup> k_tile: array<vec4<f32>, {{ 4 * side * side }}>;
+var<workgroup> k_tile: array<vec4<f32>, {{ chunk * quads }}>;
 // p_e (k_t . k_i), row t.
-var<workgroup> products: array<f32, {{ 16 * side * side }}>;
+var<workgroup> products: array<vec4<f32>, {{ chunk * quads }}>;
+// What columns of v and of k are multiplied by.
+var<workgroup> of_v: array<vec4<f32>, {{ quads }}>;
+var<workgroup> of_k: array<vec4<f32>, {{ quads }}>;
+//# if has_decay
+//# include "lib/decay.wgsl"
+//# endif
 //# endif
 
 //# include "lib/group.wgsl"
 
 struct Chunk {
-  batch: u32,
-  head: u32,
-  step0: u32,
-  // Its first row in `u` and `w`.
-  row0: u32,
+  token0: u32,
+  // Its last step.
+  last: u32,
+  // Of all chunks.
+  index: u32,
 }
 
 fn token(chunk: Chunk, i: u32) -> u32 {
-  return (chunk.batch * params.n + chunk.step0 + i) * params.n_heads + chunk.head;
+  return chunk.token0 + min(i, chunk.last) * params.n_heads;
 }
 
 //# if has_erase
-fn load_k(chunk: Chunk, i: u32, d: u32) -> f32 {
-  if (chunk.step0 + i < params.n && d < params.head_dim) {
-    return k[params.k_base + token(chunk, i) * params.head_dim + d];
-  }
-  return 0.0;
+// Four numbers of a key; zeros past the last.
+fn load_k(chunk: Chunk, i: u32, d: u32) -> vec4<f32> {
+  let last = params.head_dim - 1u;
+  let at = params.k_base + token(chunk, i) * params.head_dim;
+  let four = vec4(k[at + min(d, last)], k[at + min(d + 1u, last)], k[at + min(d + 2u, last)], k[at + min(d + 3u, last)]);
+  return select(vec4(0.0), four, vec4(d) + vec4(0u, 1u, 2u, 3u) <= vec4(last));
 }
 
-fn erase(chunk: Chunk, i: u32) -> f32 {
-  if (chunk.step0 + i < params.n) {
-    return p_erase[params.p_erase_base + token(chunk, i)];
-  }
-  return 0.0;
-}
-//# endif
-
-//# if has_decay
-fn kept(chunk: Chunk, i: u32) -> f32 {
-  if (chunk.step0 + i < params.n) {
-    return decay[params.decay_base + token(chunk, i)];
-  }
-  return 1.0;
-}
-
-//# endif
-// The right-hand side: a column of p_w v{% if has_erase %}, then one of p_e k{% endif %}.
-fn load(chunk: Chunk, i: u32, column: u32) -> f32 {
-  if (chunk.step0 + i >= params.n) {
-    return 0.0;
-  }
-//# if has_erase
-  if (column >= params.v_dim) {
-    return erase(chunk, i) * load_k(chunk, i, column - params.v_dim);
-  }
-//# endif
-  let t = token(chunk, i);
-//# if has_write
-  return p_write[params.p_write_base + t] * v[params.v_base + t * params.v_dim + column];
+fn store_w(chunk: Chunk, d: u32, quad: u32, four: vec4<f32>) {
+  let at = (chunk.index * params.head_dim + d) * {{ quads }}u + quad;
+//# if vectors
+  w[at] = four;
 //# else
-  return v[params.v_base + t * params.v_dim + column];
+//# for c in range(4)
+  w[4u * at + {{ c }}u] = four[{{ c }}];
+//# endfor
+//# endif
+}
+//# endif
+
+//# if has_write
+fn write(chunk: Chunk, i: u32) -> f32 {
+  return p_write[params.p_write_base + token(chunk, i)];
+}
+//# endif
+
+fn store_u(chunk: Chunk, column: u32, quad: u32, four: vec4<f32>) {
+  let at = (chunk.index * params.v_dim + column) * {{ quads }}u + quad;
+//# if vectors
+  u[at] = four;
+//# else
+//# for c in range(4)
+  u[4u * at + {{ c }}u] = four[{{ c }}];
+//# endfor
 //# endif
 }
 
-fn store(chunk: Chunk, i: u32, column: u32, x: f32) {
-//# if has_erase
-  if (column >= params.v_dim) {
-    w[(chunk.row0 + i) * params.head_dim + column - params.v_dim] = x;
-    return;
-  }
-//# endif
-  u[(chunk.row0 + i) * params.v_dim + column] = x;
-}
-
-@compute @workgroup_size({{ side * side }})
+@compute @workgroup_size({{ threads }})
 fn main(
   @builtin(workgroup_id) group_id: vec3<u32>,
   @builtin(num_workgroups) group_count: vec3<u32>,
@@ -142,72 +136,136 @@ fn main(
   }
   let group = params.first_group + local;
   let head = group / params.n_tiles;
-  let tile = group % params.n_tiles;
-  let chunk = Chunk(head / params.n_heads, head % params.n_heads, params.first_step + tile * {{ 4 * side }}u, group * {{ 4 * side }}u);
+  let step0 = params.first_step + (group % params.n_tiles) * {{ chunk }}u;
+  let token0 = ((head / params.n_heads) * params.n + step0) * params.n_heads + head % params.n_heads;
+  let last = min({{ chunk }}u, params.n - step0) - 1u;
+  let chunk = Chunk(token0, last, group);
 //# if has_erase
-  let n_columns = params.v_dim + params.head_dim;
-  let ty = thread / {{ side }}u;
-  let tx = thread % {{ side }}u;
+  let ty = thread / {{ quads }}u;
+  let tx = thread % {{ quads }}u;
+  if (thread < {{ quads }}u) {
+//# if has_write
+    of_v[thread] = vec4({% for c in range(4) %}write(chunk, 4u * thread + {{ c }}u){{ ", " if c < 3 }}{% endfor %});
+//# else
+    of_v[thread] = vec4(1.0);
+//# endif
+    of_k[thread] = vec4(
+//# for c in range(4)
+      p_erase[params.p_erase_base + token(chunk, 4u * thread + {{ c }}u)]{{ "," if c < 3 }}
+//# endfor
+    );
+//# if has_decay
+    decays[thread] = vec4(
+//# for c in range(4)
+      decay[params.decay_base + token(chunk, 4u * thread + {{ c }}u)]{{ "," if c < 3 }}
+//# endfor
+    );
+//# endif
+  }
 //# for r in range(4)
   var s{{ r }} = vec4(0.0);
 //# endfor
-  for (var d0 = 0u; d0 < params.head_dim; d0 += {{ 4 * side }}u) {
-    for (var slot = thread; slot < {{ 4 * side * side }}u; slot += {{ side * side }}u) {
-      let d = d0 + slot % {{ 4 * side }}u;
-      let i = 4u * (slot / {{ 4 * side }}u);
-      k_tile[(slot % {{ 4 * side }}u) * {{ side }}u + slot / {{ 4 * side }}u] =
-        vec4(load_k(chunk, i, d), load_k(chunk, i + 1u, d), load_k(chunk, i + 2u, d), load_k(chunk, i + 3u, d));
-    }
-    workgroupBarrier();
-    for (var d = 0u; d < {{ 4 * side }}u; d++) {
-      let a = k_tile[d * {{ side }}u + ty];
-      let b = k_tile[d * {{ side }}u + tx];
+  for (var d0 = 0u; d0 < params.head_dim; d0 += {{ chunk }}u) {
+    // Four keys, four numbers of each, become four numbers of four keys.
 //# for r in range(4)
-      s{{ r }} += a[{{ r }}] * b;
+    let key{{ r }} = load_k(chunk, 4u * tx + {{ r }}u, d0 + 4u * ty);
 //# endfor
-    }
-    workgroupBarrier();
-  }
-//# for r in range(4)
-  {
-    let p = erase(chunk, 4u * ty + {{ r }}u);
 //# for c in range(4)
-    products[(4u * ty + {{ r }}u) * {{ 4 * side }}u + 4u * tx + {{ c }}u] = p * s{{ r }}[{{ c }}];
+    k_tile[(4u * ty + {{ c }}u) * {{ quads }}u + tx] = vec4(key0[{{ c }}], key1[{{ c }}], key2[{{ c }}], key3[{{ c }}]);
 //# endfor
-  }
+    workgroupBarrier();
+    for (var d = 0u; d < min({{ chunk }}u, params.head_dim - d0); d += 4u) {
+//# for i in range(4)
+      {
+        let a = k_tile[(d + {{ i }}u) * {{ quads }}u + ty];
+        let b = k_tile[(d + {{ i }}u) * {{ quads }}u + tx];
+//# for r in range(4)
+        s{{ r }} += a[{{ r }}] * b;
 //# endfor
-  workgroupBarrier();
-//# if has_decay
-  // A thread for each step i: what it wrote decays until step t.
-  if (thread < {{ 4 * side }}u) {
-    var left = 1.0;
-    for (var t = thread + 1u; t < {{ 4 * side }}u; t++) {
-      left *= kept(chunk, t);
-      products[t * {{ 4 * side }}u + thread] *= left;
+      }
+//# endfor
     }
+    workgroupBarrier();
   }
+//# if has_decay
+  // What step i wrote decays until step t.
+  var left = left_before(ty, tx);
+//# endif
+  let erase = of_k[ty];
+//# for r in range(4)
+//# if has_decay
+  left = left_after(left, ty, {{ r }}u, tx);
+  s{{ r }} *= left;
+//# endif
+  products[(4u * ty + {{ r }}u) * {{ quads }}u + tx] = erase[{{ r }}] * s{{ r }};
+//# endfor
   workgroupBarrier();
-//# endif
-//# else
-  let n_columns = params.v_dim;
-//# endif
-  for (var column = thread; column < n_columns; column += {{ side * side }}u) {
 //# if has_decay
-    // What is left of the memory before the chunk, in the columns that stand for it.
-    var left = 1.0;
+  // What is left of the memory before the chunk, in the columns that stand for it.
+  if (thread < {{ quads }}u) {
+    of_k[thread] *= left_of_all(thread);
+  }
 //# endif
-//# for i in range(4 * side)
-    var x{{ i }} = load(chunk, {{ i }}u, column);
-//# if has_decay
-    left *= kept(chunk, {{ i }}u);
-    x{{ i }} *= select(1.0, left, column >= params.v_dim);
-//# endif
-//# if has_erase
-//# for j in range(i)
-    x{{ i }} -= products[{{ i * 4 * side + j }}] * x{{ j }};
+  let n_columns = params.v_dim + params.head_dim;
+  for (var first = 0u; first < n_columns; first += {{ wide * threads }}u) {
+    // Also keeps a compiler from reading all products before the loop, into more registers than there are.
+    workgroupBarrier();
+//# for a in range(wide)
+    let column{{ a }} = first + thread + {{ a * threads }}u;
+//# for i in range(chunk)
+    var x{{ a }}_{{ i }}: f32;
 //# endfor
-//# endif
-    store(chunk, {{ i }}u, column, x{{ i }});
+    if (column{{ a }} < params.v_dim) {
+      let at = params.v_base + token0 * params.v_dim + column{{ a }};
+      let stride = params.n_heads * params.v_dim;
+//# for i in range(chunk)
+      x{{ a }}_{{ i }} = of_v[{{ i // 4 }}][{{ i % 4 }}] * v[at + min({{ i }}u, last) * stride];
+//# endfor
+    } else if (column{{ a }} < n_columns) {
+      let at = params.k_base + token0 * params.head_dim + column{{ a }} - params.v_dim;
+      let stride = params.n_heads * params.head_dim;
+//# for i in range(chunk)
+      x{{ a }}_{{ i }} = of_k[{{ i // 4 }}][{{ i % 4 }}] * k[at + min({{ i }}u, last) * stride];
+//# endfor
+    }
+//# endfor
+//# for i in range(chunk)
+//# for j4 in range((i + 3) // 4)
+    {
+      let p = products[{{ i * quads + j4 }}u];
+//# for c in range(4) if 4 * j4 + c < i
+//# for a in range(wide)
+      x{{ a }}_{{ i }} -= p[{{ c }}] * x{{ a }}_{{ 4 * j4 + c }};
+//# endfor
+//# endfor
+    }
+//# endfor
+//# endfor
+//# for a in range(wide)
+    if (column{{ a }} < params.v_dim) {
+//# for q in range(quads)
+      store_u(chunk, column{{ a }}, {{ q }}u, vec4(x{{ a }}_{{ 4 * q }}, x{{ a }}_{{ 4 * q + 1 }}, x{{ a }}_{{ 4 * q + 2 }}, x{{ a }}_{{ 4 * q + 3 }}));
+//# endfor
+    } else if (column{{ a }} < n_columns) {
+//# for q in range(quads)
+      store_w(
+        chunk, column{{ a }} - params.v_dim, {{ q }}u,
+        vec4(x{{ a }}_{{ 4 * q }}, x{{ a }}_{{ 4 * q + 1 }}, x{{ a }}_{{ 4 * q + 2 }}, x{{ a }}_{{ 4 * q + 3 }}));
+//# endfor
+    }
 //# endfor
   }
+//# else
+  let stride = params.n_heads * params.v_dim;
+  for (var column = thread; column < params.v_dim; column += {{ threads }}u) {
+    let at = params.v_base + token0 * params.v_dim + column;
+//# for q in range(quads)
+    store_u(chunk, column, {{ q }}u, vec4(
+//# for c in range(4)
+      {% if has_write %}write(chunk, {{ 4 * q + c }}u) * {% endif %}v[at + min({{ 4 * q + c }}u, last) * stride]{{ "," if c < 3 }}
+//# endfor
+    ));
+//# endfor
+  }
+//# endif
 }

@@ -3,8 +3,9 @@
 //   x: the queries [outer, n, inner, head_dim] · projection [n_features, head_dim]
 //   sums [outer, inner, n_features, width] · n_keys [outer / heads] · y [outer, n, inner, v_dim]
 //
-// A workgroup of {{ threads }} threads reads {{ queries }} queries of one head, a thread for each of as many columns; the
-// features of the queries go through workgroup memory, {{ tile }} at a time: {{ 4 * queries * tile }} bytes.
+// A workgroup of {{ threads }} threads makes {{ columns }} columns for {{ side }} queries of one head, each thread 4 for {{ 4 * tall }} of
+// them. The features of the queries, 32 at a time, and their sums go through workgroup memory:
+// {{ 16 * tile }} bytes.
 
 struct Params {
   n: u32,
@@ -28,22 +29,40 @@ struct Params {
   n_keys_base: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+//# set element = "vec4<f32>" if vectors else "f32"
+//# set sums_are_vectors = vectors and normalizer != "feature_sum"
+@group(0) @binding(0) var<storage, read> x: array<{{ element }}>;
 //# if kind != "identity"
-@group(0) @binding(1) var<storage, read> projection: array<f32>;
+@group(0) @binding(1) var<storage, read> projection: array<{{ element }}>;
 //# endif
-@group(0) @binding(2) var<storage, read> sums: array<f32>;
+@group(0) @binding(2) var<storage, read> sums: array<{{ "vec4<f32>" if sums_are_vectors else "f32" }}>;
 //# if normalizer == "key_count"
 @group(0) @binding(3) var<storage, read> n_keys: array<f32>;
 //# endif
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 @group(1) @binding(0) var<uniform> params: Params;
 
-var<workgroup> tile: array<f32, {{ queries * tile }}>;
+// 32 features of four queries in a vector, then their sums.
+var<workgroup> tile: array<vec4<f32>, {{ tile }}>;
 
 //# include "lib/group.wgsl"
 //# include "lib/feature_map.wgsl"
 
+// Four columns of the sums of a feature; past the last column it is repeated.
+fn load_sums(row: u32, column: u32) -> vec4<f32> {
+//# if sums_are_vectors
+  return sums[params.sums_base + row * (params.v_dim / 4u) + min(column, params.v_dim - 1u) / 4u];
+//# else
+  let last = params.v_dim - 1u;
+  let at = params.sums_base + row * params.width;
+  return vec4(
+    sums[at + min(column, last)], sums[at + min(column + 1u, last)], sums[at + min(column + 2u, last)],
+    sums[at + min(column + 3u, last)]);
+//# endif
+}
+
+//# set quads = side // 4
+//# set column_quads = columns // 4
 @compute @workgroup_size({{ threads }})
 fn main(
   @builtin(workgroup_id) group_id: vec3<u32>,
@@ -56,60 +75,108 @@ fn main(
     return;
   }
   let group = params.first_group + local;
-  let column_tiles = (params.v_dim + {{ threads - 1 }}u) / {{ threads }}u;
-  let query_tiles = (params.n + {{ queries - 1 }}u) / {{ queries }}u;
-  let column = (group % column_tiles) * {{ threads }}u + thread;
-  let first = ((group / column_tiles) % query_tiles) * {{ queries }}u;
+  let column_tiles = (params.v_dim + {{ columns - 1 }}u) / {{ columns }}u;
+  let query_tiles = (params.n + {{ side - 1 }}u) / {{ side }}u;
+  let column0 = (group % column_tiles) * {{ columns }}u;
+  let first = ((group / column_tiles) % query_tiles) * {{ side }}u;
   let head = group / (column_tiles * query_tiles);
   let outer = head / params.inner;
   let inner = head % params.inner;
-  let kv_head = head / params.kv_group;
-  let is_column = column < params.v_dim;
+  let row0 = (outer * params.n + first) * params.inner + inner;
+  let sums_row0 = (head / params.kv_group) * params.n_features;
+  let rows = Rows(row0, params.inner, min({{ side }}u, params.n - first));
 
-  var totals: array<f32, {{ queries }}>;
+  let made_quad = thread % {{ quads }}u;
+  let made_feature = 4u * (thread / {{ quads }}u);
+  let quad = thread / {{ column_quads }}u;
+  let column_quad = thread % {{ column_quads }}u;
+//# for r in range(4 * tall)
+  var total{{ r }} = vec4(0.0);
+//# endfor
 //# if normalizer == "feature_sum"
-  var norms: array<f32, {{ queries }}>;
+//# for q in range(tall)
+  var norm{{ q }} = vec4(0.0);
+//# endfor
 //# endif
-  for (var f0 = 0u; f0 < params.n_features; f0 += {{ tile }}u) {
-    for (var slot = thread; slot < {{ queries * tile }}u; slot += {{ threads }}u) {
-      let query = first + slot / {{ tile }}u;
-      let f = f0 + slot % {{ tile }}u;
-      var feature = 0.0;
-      if (query < params.n && f < params.n_features) {
-        feature = feature_of((outer * params.n + query) * params.inner + inner, f);
-      }
-      tile[slot] = feature;
+//# if kind == "softmax"
+  var made: Features;
+//# endif
+  for (var f0 = 0u; f0 < params.n_features; f0 += 32u) {
+    let n_features = min(32u, params.n_features - f0);
+//# if kind == "softmax"
+    made = features(rows, f0, thread, f0 == 0u, made);
+//# else
+    let made = features(rows, f0, thread);
+//# endif
+//# for r in range(4)
+    tile[(made_feature + {{ r }}u) * {{ quads }}u + made_quad] =
+      select(vec4(0.0), made.z{{ r }}, made_feature + {{ r }}u < n_features);
+//# endfor
+    for (var slot = thread; slot < {{ 32 * column_quads }}u; slot += {{ threads }}u) {
+      let i = slot / {{ column_quads }}u;
+      let row = sums_row0 + f0 + min(i, n_features - 1u);
+      tile[{{ 32 * quads }}u + slot] =
+        select(vec4(0.0), load_sums(row, column0 + 4u * (slot % {{ column_quads }}u)), i < n_features);
     }
     workgroupBarrier();
-    for (var i = 0u; i < min({{ tile }}u, params.n_features - f0); i++) {
-      let row = params.sums_base + (kv_head * params.n_features + f0 + i) * params.width;
-      var s = 0.0;
-      if (is_column) {
-        s = sums[row + column];
+    for (var i = 0u; i < n_features; i += 4u) {
+//# for u in range(4)
+      {
+        let c = tile[{{ 32 * quads }}u + (i + {{ u }}u) * {{ column_quads }}u + column_quad];
+//# for q in range(tall)
+        let f{{ q }} = tile[(i + {{ u }}u) * {{ quads }}u + quad + {{ q * quads // 2 }}u];
+//# for r in range(4)
+        total{{ 4 * q + r }} += f{{ q }}[{{ r }}] * c;
+//# endfor
+//# endfor
       }
-//# if normalizer == "feature_sum"
-      let norm = sums[row + params.v_dim];
-//# endif
-//# for r in range(queries)
-      totals[{{ r }}] += tile[{{ r * tile }}u + i] * s;
-//# if normalizer == "feature_sum"
-      norms[{{ r }}] += tile[{{ r * tile }}u + i] * norm;
-//# endif
 //# endfor
     }
+//# if normalizer == "feature_sum"
+    // Of the divisor the threads of a query have some features each.
+    for (var i = column_quad; i < n_features; i += {{ column_quads }}u) {
+      let sum = sums[params.sums_base + (sums_row0 + f0 + i) * params.width + params.v_dim];
+//# for q in range(tall)
+      norm{{ q }} += sum * tile[i * {{ quads }}u + quad + {{ q * quads // 2 }}u];
+//# endfor
+    }
+//# endif
     workgroupBarrier();
   }
-//# for r in range(queries)
-  if (is_column && first + {{ r }}u < params.n) {
 //# if normalizer == "feature_sum"
-    // This order of comparison keeps NaN, where the driver has any.
-    let divisor = select(norms[{{ r }}], params.floor, norms[{{ r }}] < params.floor);
+//# for q in range(tall)
+  tile[column_quad * {{ quads }}u + quad + {{ q * quads // 2 }}u] = norm{{ q }};
+//# endfor
+  workgroupBarrier();
+//# for q in range(tall)
+  norm{{ q }} = vec4(0.0);
+//# endfor
+  for (var i = 0u; i < {{ column_quads }}u; i++) {
+//# for q in range(tall)
+    norm{{ q }} += tile[i * {{ quads }}u + quad + {{ q * quads // 2 }}u];
+//# endfor
+  }
 //# elif normalizer == "key_count"
-    let divisor = max(n_keys[params.n_keys_base + outer / params.heads], 1.0);
+  let divisor = max(n_keys[params.n_keys_base + outer / params.heads], 1.0);
 //# else
-    let divisor = 1.0;
+  let divisor = 1.0;
 //# endif
-    y[((outer * params.n + first + {{ r }}u) * params.inner + inner) * params.v_dim + column] = totals[{{ r }}] / divisor;
+//# for r in range(4 * tall)
+  {
+    let i = 4u * quad + {{ r % 4 + r // 4 * side // 2 }}u;
+    let column = column0 + 4u * column_quad;
+//# if normalizer == "feature_sum"
+    let norm = norm{{ r // 4 }}[{{ r % 4 }}];
+    // This order of comparison keeps NaN, where the driver has any.
+    let divisor = select(norm, params.floor, norm < params.floor);
+//# endif
+    let values = total{{ r }} / divisor;
+    let at = (row0 + i * params.inner) * params.v_dim + column;
+//# for c in range(4)
+    if (i < rows.n && column + {{ c }}u < params.v_dim) {
+      y[at + {{ c }}u] = values[{{ c }}];
+    }
+//# endfor
   }
 //# endfor
 }

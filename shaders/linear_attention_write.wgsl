@@ -5,10 +5,10 @@
 //   partial [n_parts, outer, inner, n_features, width]
 //
 // `width` is v_dim, or one more: the last column is then the sum of the features. Heads are in
-// `inner` (projected tokens) or in `outer` (head-major). A workgroup of {{ side * side }} threads makes a tile
-// of {{ 4 * side }} features x {{ 4 * side }} columns of one part, each thread 4 x 4 of them, and computes the features
-// of {{ side }} keys at a time into workgroup memory: {{ 32 * side * side }} bytes. The features are never stored. Sums of
-// {{ run }} keys are added to those before, so that rounding errors stay small.
+// `inner` (projected tokens) or in `outer` (head-major). A workgroup of {{ threads }} threads makes a tile
+// of {{ side }} features x {{ columns }} columns of one part, each thread {{ 4 * tall }} x 4 of them. It makes the features
+// of 32 keys at a time, which with the values go through workgroup memory: {{ 16 * tile }} bytes. They are
+// never stored. Sums of 32 keys are added to those before, so that rounding errors stay small.
 
 struct Params {
   n: u32,
@@ -30,20 +30,20 @@ struct Params {
   keep_base: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+//# set element = "vec4<f32>" if vectors else "f32"
+@group(0) @binding(0) var<storage, read> x: array<{{ element }}>;
 //# if kind != "identity"
-@group(0) @binding(1) var<storage, read> projection: array<f32>;
+@group(0) @binding(1) var<storage, read> projection: array<{{ element }}>;
 //# endif
-@group(0) @binding(2) var<storage, read> v: array<f32>;
+@group(0) @binding(2) var<storage, read> v: array<{{ element }}>;
 //# if has_mask
 @group(0) @binding(3) var<storage, read> keep: array<f32>;
 //# endif
 @group(0) @binding(4) var<storage, read_write> partial: array<f32>;
 @group(1) @binding(0) var<uniform> params: Params;
 
-// Four features, four columns of one key.
-var<workgroup> feature_tile: array<vec4<f32>, {{ side * side }}>;
-var<workgroup> value_tile: array<vec4<f32>, {{ side * side }}>;
+// The features of 32 keys, four in a vector, then their values.
+var<workgroup> tile: array<vec4<f32>, {{ tile }}>;
 
 //# include "lib/group.wgsl"
 //# include "lib/feature_map.wgsl"
@@ -56,14 +56,21 @@ fn exists(outer: u32, key: u32, end: u32) -> bool {
 //# endif
 }
 
-fn value(row: u32, column: u32) -> f32 {
-  if (column < params.v_dim) {
-    return v[row * params.v_dim + column];
-  }
-  return 0.0;
+// Four values of a row; past the last column it is repeated.
+fn load_v(row: u32, column: u32) -> vec4<f32> {
+//# if vectors
+  return v[row * (params.v_dim / 4u) + min(column, params.v_dim - 1u) / 4u];
+//# else
+  let last = params.v_dim - 1u;
+  let at = row * params.v_dim;
+  return vec4(
+    v[at + min(column, last)], v[at + min(column + 1u, last)], v[at + min(column + 2u, last)], v[at + min(column + 3u, last)]);
+//# endif
 }
 
-@compute @workgroup_size({{ side * side }})
+//# set quads = side // 4
+//# set column_quads = columns // 4
+@compute @workgroup_size({{ threads }})
 fn main(
   @builtin(workgroup_id) group_id: vec3<u32>,
   @builtin(num_workgroups) group_count: vec3<u32>,
@@ -75,10 +82,10 @@ fn main(
     return;
   }
   let group = params.first_group + local;
-  let feature_tiles = (params.n_features + {{ 4 * side - 1 }}u) / {{ 4 * side }}u;
-  let column_tiles = (params.v_dim + {{ 4 * side - 1 }}u) / {{ 4 * side }}u;
-  let column0 = (group % column_tiles) * {{ 4 * side }}u;
-  let feature0 = ((group / column_tiles) % feature_tiles) * {{ 4 * side }}u;
+  let feature_tiles = (params.n_features + {{ side - 1 }}u) / {{ side }}u;
+  let column_tiles = (params.v_dim + {{ columns - 1 }}u) / {{ columns }}u;
+  let column0 = (group % column_tiles) * {{ columns }}u;
+  let feature0 = ((group / column_tiles) % feature_tiles) * {{ side }}u;
   let which = group / (column_tiles * feature_tiles);
   let head = which % (params.outer * params.inner);
   let part = which / (params.outer * params.inner);
@@ -86,72 +93,85 @@ fn main(
   let inner = head % params.inner;
   let end = min((part + 1u) * params.part, params.n);
 
-//# for r in range(4)
+  let made_quad = thread % {{ quads }}u;
+  let made_key = 4u * (thread / {{ quads }}u);
+  let quad = thread / {{ column_quads }}u;
+  let column_quad = thread % {{ column_quads }}u;
+//# for r in range(4 * tall)
   var total{{ r }} = vec4(0.0);
-  var sum{{ r }} = vec4(0.0);
 //# endfor
 //# if has_sums
   var feature_total = vec4(0.0);
-  var feature_sum = vec4(0.0);
 //# endif
-  let slot_key = thread / {{ side }}u;
-  let slot = thread % {{ side }}u;
-  let start = part * params.part;
-  for (var first = start; first < end; first += {{ side }}u) {
-    let key = first + slot_key;
-    var features = vec4(0.0);
-    var values = vec4(0.0);
-    // A masked key is not read: whatever it holds cannot spread.
-    if (exists(outer, key, end)) {
-      let row = (outer * params.n + key) * params.inner + inner;
-      for (var c = 0u; c < 4u; c++) {
-        let f = feature0 + slot * 4u + c;
-        if (f < params.n_features) {
-          features[c] = feature_of(row, f);
-        }
-        values[c] = value(row, column0 + slot * 4u + c);
-      }
-    }
-    feature_tile[thread] = features;
-    value_tile[thread] = values;
-    workgroupBarrier();
-    for (var k = 0u; k < {{ side }}u; k++) {
-      let a = feature_tile[k * {{ side }}u + thread / {{ side }}u];
-      let b = value_tile[k * {{ side }}u + thread % {{ side }}u];
-      sum0 += a.x * b;
-      sum1 += a.y * b;
-      sum2 += a.z * b;
-      sum3 += a.w * b;
-//# if has_sums
-      feature_sum += a;
-//# endif
-    }
-    workgroupBarrier();
-    if ((first - start) % {{ run }}u == {{ run - side }}u || first + {{ side }}u >= end) {
+  for (var first = part * params.part; first < end; first += 32u) {
+    let n_keys = min(32u, end - first);
+    let row0 = (outer * params.n + first) * params.inner + inner;
+    // A masked key is as if it were not there, whatever it holds.
+    {
+      let made = features(Rows(row0, params.inner, n_keys), feature0, thread);
 //# for r in range(4)
-      total{{ r }} += sum{{ r }};
-      sum{{ r }} = vec4(0.0);
+      let exists{{ r }} = exists(outer, first + made_key + {{ r }}u, end);
+      let z{{ r }} = select(vec4(0.0), made.z{{ r }}, exists{{ r }});
+      tile[(made_key + {{ r }}u) * {{ quads }}u + made_quad] = z{{ r }};
 //# endfor
 //# if has_sums
-      feature_total += feature_sum;
-      feature_sum = vec4(0.0);
+      feature_total += z0 + z1 + z2 + z3;
 //# endif
     }
-  }
+    for (var slot = thread; slot < {{ 32 * column_quads }}u; slot += {{ threads }}u) {
+      let key = slot / {{ column_quads }}u;
+      let values = load_v(row0 + min(key, n_keys - 1u) * params.inner, column0 + 4u * (slot % {{ column_quads }}u));
+      tile[{{ 32 * quads }}u + slot] = select(vec4(0.0), values, exists(outer, first + key, end));
+    }
+    workgroupBarrier();
+//# for r in range(4 * tall)
+    var sum{{ r }} = vec4(0.0);
+//# endfor
+    for (var k = 0u; k < n_keys; k += 2u) {
+//# for u in range(2)
+      {
+        let c = tile[{{ 32 * quads }}u + (k + {{ u }}u) * {{ column_quads }}u + column_quad];
+//# for q in range(tall)
+        let f{{ q }} = tile[(k + {{ u }}u) * {{ quads }}u + quad + {{ q * quads // 2 }}u];
 //# for r in range(4)
+        sum{{ 4 * q + r }} += f{{ q }}[{{ r }}] * c;
+//# endfor
+//# endfor
+      }
+//# endfor
+    }
+//# for r in range(4 * tall)
+    total{{ r }} += sum{{ r }};
+//# endfor
+    workgroupBarrier();
+  }
+//# for r in range(4 * tall)
   {
-    let f = feature0 + (thread / {{ side }}u) * 4u + {{ r }}u;
-    for (var c = 0u; c < 4u; c++) {
-      let column = column0 + (thread % {{ side }}u) * 4u + c;
-      if (f < params.n_features && column < params.v_dim) {
-        partial[(which * params.n_features + f) * params.width + column] = total{{ r }}[c];
-      }
+    let f = feature0 + 4u * quad + {{ r % 4 + r // 4 * side // 2 }}u;
+    let column = column0 + 4u * column_quad;
+    let at = (which * params.n_features + f) * params.width + column;
+//# for c in range(4)
+    if (f < params.n_features && column + {{ c }}u < params.v_dim) {
+      partial[at + {{ c }}u] = total{{ r }}[{{ c }}];
     }
-//# if has_sums
-    if (f < params.n_features && column0 == 0u && thread % {{ side }}u == 0u) {
-      partial[(which * params.n_features + f) * params.width + params.v_dim] = feature_total[{{ r }}];
-    }
-//# endif
+//# endfor
   }
 //# endfor
+//# if has_sums
+  // A thread for four features adds what eight have.
+  tile[(thread / {{ quads }}u) * {{ quads }}u + made_quad] = feature_total;
+  workgroupBarrier();
+  if (column0 == 0u && thread < {{ quads }}u) {
+    var total = vec4(0.0);
+    for (var i = 0u; i < 8u; i++) {
+      total += tile[i * {{ quads }}u + thread];
+    }
+    let f = feature0 + 4u * thread;
+//# for c in range(4)
+    if (f + {{ c }}u < params.n_features) {
+      partial[(which * params.n_features + f + {{ c }}u) * params.width + params.v_dim] = total[{{ c }}];
+    }
+//# endfor
+  }
+//# endif
 }

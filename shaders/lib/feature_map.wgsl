@@ -1,38 +1,207 @@
-// Features of a row of `x`; twin: `src/ops/feature_map/cpu.rs`.
+// Features of rows of `x`, a tile at a time; twin: `src/ops/feature_map/cpu.rs`.
+//
+// A tile is of 32 by {{ side }}: {% if x_is_short %}rows by features{% else %}features by rows{% endif %}. Each of {{ threads }} threads makes 4 by 4 of it. The kernel
+// declares `tile`, workgroup memory, in which rows and projection lie as long as they are multiplied.
+
+{% set side_quads = side // 4 -%}
+{% set x_quads = 8 if x_is_short else side_quads -%}
+{% set x_at = 0 if x_is_short else 8 * depth -%}
+{% set projection_quads = side_quads if x_is_short else 8 -%}
+{% set projection_at = 8 * depth if x_is_short else 0 -%}
+{% set norms_at = (8 + side_quads) * depth -%}
+// The rows of a tile: `n` of them, one at least, which are `stride` apart.
+struct Rows {
+  first: u32,
+  stride: u32,
+  n: u32,
+}
+
+// A thread's, four vectors along the side.
+struct Features {
+//# for r in range(4)
+  z{{ r }}: vec4<f32>,
+//# endfor
+//# if kind == "softmax"
+  // Half the squared norm of each of the thread's rows.
+  half_norm: vec4<f32>,
+//# endif
+}
+
+// Four numbers of a row, from `d` on, which is a multiple of four and below `head_dim`. Past the last
+// row the last is repeated, past the end of a row there are zeros.
+fn load_x(rows: Rows, i: u32, d: u32) -> vec4<f32> {
+  let row = rows.first + min(i, rows.n - 1u) * rows.stride;
+//# if vectors
+  return params.scale * x[params.x_base + row * (params.head_dim / 4u) + d / 4u];
+//# else
+  let at = params.x_base + row * params.head_dim;
+  let last = params.head_dim - 1u;
+  let four = vec4(x[at + d], x[at + min(d + 1u, last)], x[at + min(d + 2u, last)], x[at + min(d + 3u, last)]);
+  return params.scale * select(vec4(0.0), four, vec4(d) + vec4(0u, 1u, 2u, 3u) <= vec4(last));
+//# endif
+}
 
 //# if kind != "identity"
-// `z` is the product with a row of the projection and `half_norm` half the squared norm of
-// what was projected.
-fn feature(z: f32, half_norm: f32, n_features: u32) -> f32 {
+// As `load_x`, of a row of the projection.
+fn load_projection(f: u32, d: u32) -> vec4<f32> {
+  let row = min(f, params.n_features - 1u);
+//# if vectors
+  return projection[params.projection_base + row * (params.head_dim / 4u) + d / 4u];
+//# else
+  let at = params.projection_base + row * params.head_dim;
+  let last = params.head_dim - 1u;
+  let four = vec4(
+    projection[at + d], projection[at + min(d + 1u, last)], projection[at + min(d + 2u, last)], projection[at + min(d + 3u, last)]);
+  return select(vec4(0.0), four, vec4(d) + vec4(0u, 1u, 2u, 3u) <= vec4(last));
+//# endif
+}
+
+// `z` are products with rows of the projection, `half_norm` half the squared norms of what was
+// projected.
+fn feature(z: vec4<f32>, half_norm: vec4<f32>) -> vec4<f32> {
 //# if kind == "softmax"
-  return exp(z - half_norm) / sqrt(f32(n_features));
+  return exp(z - half_norm) / sqrt(f32(params.n_features));
 //# elif kind == "relu"
   // This order of comparison keeps NaN, where the driver has any.
-  return select(z, 0.0, z < 0.0);
+  return select(z, vec4(0.0), z < vec4(0.0));
 //# elif kind == "gelu"
   // x/2 (1 + tanh u) = x / (1 + exp(-2u)), which is zero below -14.
   let u = 0.7978845608 * (z + 0.044715 * z * z * z);
-  return select(z / (1.0 + exp(min(-2.0 * u, 87.0))), 0.0, z < -14.0);
+  return select(z / (1.0 + exp(min(-2.0 * u, vec4(87.0)))), vec4(0.0), z < vec4(-14.0));
 //# elif kind == "exp"
   return exp(z);
 //# elif kind == "elu"
-  return select(z, exp(z) - 1.0, z < 0.0);
+  return select(z, exp(z) - 1.0, z < vec4(0.0));
 //# endif
 }
 //# endif
 
-// Feature `f` of a row.
-fn feature_of(row: u32, f: u32) -> f32 {
+//# set keeps_norms = kind == "softmax" and not x_is_short
+// The features of rows from feature `f0` on.{% if keeps_norms %} Unless the rows are new, `before` has their norms.{% endif %} All threads
+// call this together; what `tile` held is lost, and on return it is free.
+fn features(rows: Rows, f0: u32, thread: u32{% if keeps_norms %}, is_new: bool, before: Features{% endif %}) -> Features {
+  var y: Features;
+  let side_quad = thread % {{ side_quads }}u;
+  let short_quad = thread / {{ side_quads }}u;
 //# if kind == "identity"
-  return params.scale * x[params.x_base + row * params.n_features + f];
-//# else
-  var z = 0.0;
-  var norm = 0.0;
-  for (var d = 0u; d < params.head_dim; d++) {
-    let scaled = params.scale * x[params.x_base + row * params.head_dim + d];
-    z += scaled * projection[params.projection_base + f * params.head_dim + d];
-    norm += scaled * scaled;
+//# if x_is_short
+  let d = f0 + 4u * side_quad;
+  if (d < params.head_dim) {
+//# for r in range(4)
+    y.z{{ r }} = load_x(rows, 4u * short_quad + {{ r }}u, d);
+//# endfor
   }
-  return feature(z, 0.5 * norm, params.n_features);
+//# else
+  let d = f0 + 4u * short_quad;
+  if (d < params.head_dim) {
+    let i = 4u * side_quad;
+//# for r in range(4)
+    let x{{ r }} = load_x(rows, i + {{ r }}u, d);
+//# endfor
+//# for r in range(4)
+    y.z{{ r }} = vec4(x0[{{ r }}], x1[{{ r }}], x2[{{ r }}], x3[{{ r }}]);
+//# endfor
+  }
 //# endif
+//# else
+//# for r in range(4)
+  var z{{ r }} = vec4(0.0);
+//# endfor
+  for (var d0 = 0u; d0 < params.head_dim; d0 += {{ depth }}u) {
+    if (d0 > 0u) {
+      workgroupBarrier();
+    }
+    // Four rows, four numbers of each, become four numbers of four rows.
+    for (var slot = thread; slot < {{ x_quads * depth // 4 }}u; slot += {{ threads }}u) {
+      let quad = slot % {{ x_quads }}u;
+      let d = 4u * (slot / {{ x_quads }}u);
+//# for r in range(4)
+      var row{{ r }} = vec4(0.0);
+//# endfor
+      if (d0 + d < params.head_dim) {
+//# for r in range(4)
+        row{{ r }} = load_x(rows, 4u * quad + {{ r }}u, d0 + d);
+//# endfor
+      }
+//# if kind == "softmax"
+      var norms = vec4(0.0);
+//# endif
+//# for c in range(4)
+      let column{{ c }} = vec4(row0[{{ c }}], row1[{{ c }}], row2[{{ c }}], row3[{{ c }}]);
+      tile[{{ x_at }}u + (d + {{ c }}u) * {{ x_quads }}u + quad] = column{{ c }};
+//# if kind == "softmax"
+      norms += column{{ c }} * column{{ c }};
+//# endif
+//# endfor
+//# if keeps_norms
+      if (is_new) {
+//# endif
+//# if kind == "softmax"
+      if (d0 > 0u) {
+        norms += tile[{{ norms_at }}u + slot];
+      }
+      tile[{{ norms_at }}u + slot] = norms;
+//# endif
+//# if keeps_norms
+      }
+//# endif
+    }
+    for (var slot = thread; slot < {{ projection_quads * depth // 4 }}u; slot += {{ threads }}u) {
+      let quad = slot % {{ projection_quads }}u;
+      let d = 4u * (slot / {{ projection_quads }}u);
+//# for r in range(4)
+      var row{{ r }} = vec4(0.0);
+//# endfor
+      if (d0 + d < params.head_dim) {
+//# for r in range(4)
+        row{{ r }} = load_projection(f0 + 4u * quad + {{ r }}u, d0 + d);
+//# endfor
+      }
+//# for c in range(4)
+      tile[{{ projection_at }}u + (d + {{ c }}u) * {{ projection_quads }}u + quad] = vec4(row0[{{ c }}], row1[{{ c }}], row2[{{ c }}], row3[{{ c }}]);
+//# endfor
+    }
+    workgroupBarrier();
+    // A bound that is known only as it runs: loops that are unrolled need more registers than there are.
+    var at = 0u;
+    for (var d = d0; d < min(d0 + {{ depth }}u, params.head_dim); d += 4u) {
+//# for u in range(4)
+      {
+        let a = tile[(at + {{ u }}u) * 8u + short_quad];
+        let b = tile[{{ 8 * depth }}u + (at + {{ u }}u) * {{ side_quads }}u + side_quad];
+//# for r in range(4)
+        z{{ r }} += a[{{ r }}] * b;
+//# endfor
+      }
+//# endfor
+      at += 4u;
+    }
+  }
+//# if kind == "softmax"
+  // Of a row there are {{ depth // 4 }} parts.
+//# if keeps_norms
+  y.half_norm = before.half_norm;
+  if (is_new) {
+    y.half_norm = vec4(0.0);
+//# endif
+    for (var d = 0u; d < {{ depth // 4 }}u; d++) {
+      y.half_norm += tile[{{ norms_at }}u + d * {{ x_quads }}u + {{ "short_quad" if x_is_short else "side_quad" }}];
+    }
+    y.half_norm *= 0.5;
+//# if keeps_norms
+  }
+//# endif
+//# endif
+  workgroupBarrier();
+//# for r in range(4)
+//# if kind != "softmax"
+  y.z{{ r }} = feature(z{{ r }}, vec4(0.0));
+//# elif x_is_short
+  y.z{{ r }} = feature(z{{ r }}, vec4(y.half_norm[{{ r }}]));
+//# else
+  y.z{{ r }} = feature(z{{ r }}, y.half_norm);
+//# endif
+//# endfor
+//# endif
+  return y;
 }

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 #[cfg(feature = "gpu")]
 use crate::error::{Error, Result};
 
-pub(crate) const ATTENTION_MEMORY: [&str; 2] = ["recurrent", "chunked"];
+pub(crate) const ATTENTION_MEMORY: [&str; 3] = ["recurrent", "chunked", "chunked, scalars"];
 pub(crate) const LINEAR: [&str; 4] = ["tile 32", "tile 64", "vector 32", "vector 64"];
+pub(crate) const LINEAR_ATTENTION: [&str; 2] = ["vectors", "scalars"];
 pub(crate) const SCAN_ATTENTION: [&str; 6] = ["portable", "wide", "rolled", "tall", "decode", "decode 8"];
 #[cfg(feature = "gpu")]
 pub(crate) const TAPE: [&str; 2] = ["workgroup memory", "storage"];
@@ -22,6 +23,7 @@ pub(crate) const LSTM: [&str; 2] = ["one workgroup", "many workgroups"];
 const OPERATIONS: &[(&str, &[&str])] = &[
     ("attention_memory", &ATTENTION_MEMORY),
     ("linear", &LINEAR),
+    ("linear_attention", &LINEAR_ATTENTION),
     ("lsam", &LSAM),
     ("lstm", &LSTM),
     ("scan_attention", &SCAN_ATTENTION),

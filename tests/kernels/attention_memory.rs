@@ -1,6 +1,8 @@
 //! Attention memory: read, write and erase, step by step and in chunks, against a float64 oracle
 //! that writes the paper's equations out.
 
+#[cfg(feature = "gpu")]
+use crate::support::forced;
 use crate::support::{Random, bound, devices, error, layout, poison};
 use proptest::prelude::*;
 use wgpu_attention::{
@@ -163,6 +165,35 @@ fn every_size_agrees_with_float64() {
             }
         }
         Case::new(9, [1, 40, 1, MAX_HEAD_DIM, 5], 7).check(&device, None, &format!("{name}: widest"));
+    }
+}
+
+/// Chunks that are read as vectors and as scalars: of all widths that carry another number of rows, with
+/// every gate.
+#[test]
+#[cfg(feature = "gpu")]
+fn both_texts_of_chunks_agree_with_float64() {
+    for (name, device) in ["chunked", "chunked, scalars"].map(|variant| forced("attention_memory", variant)).concat() {
+        for (i, n) in [1, 7, 31, 32, 33, 63, 64, 65, 100, 1000].into_iter().enumerate() {
+            Case::new(i as u64, [2, n, 2, 20, 24], 15).check(&device, None, &format!("{name}: {n} steps"));
+        }
+        for gates in 0..16 {
+            Case::new(gates as u64, [1, 70, 3, 64, 36], gates).check(
+                &device,
+                None,
+                &format!("{name}: gates {gates:b}"),
+            );
+        }
+        for (i, [head_dim, v_dim]) in
+            [[4, 4], [8, 64], [32, 4], [64, 64], [100, 68], [128, 128], [256, 20], [512, 12], [1024, 4], [30, 34]]
+                .into_iter()
+                .enumerate()
+        {
+            for gates in [7, 15] {
+                let case = Case::new(i as u64, [1, 70, 1, head_dim, v_dim], gates);
+                case.check(&device, None, &format!("{name}: {head_dim} {v_dim}"));
+            }
+        }
     }
 }
 

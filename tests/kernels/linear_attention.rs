@@ -5,6 +5,8 @@ mod favor;
 mod long_vectors;
 mod many_keys;
 
+#[cfg(feature = "gpu")]
+use crate::support::forced;
 use crate::support::{Random, bound, devices, error, layout, oracle, poison};
 use wgpu_attention::{
     Device, Mask, Tensor,
@@ -88,6 +90,23 @@ impl Case {
         let y = self.attention(device, head_major).read(&q, state).unwrap();
         let y = y.values.read().unwrap();
         if head_major { y } else { oracle::projected(&y, [b, n_queries, h, e]) }
+    }
+
+    /// Writes and reads in both layouts.
+    fn check(&self, device: &Device, name: &str) {
+        let Self { sizes, kind, normalizer, .. } = *self;
+        let truth = self.truth();
+        // Sums without a divisor are as large as there are keys: relative to that.
+        let largest = truth.iter().fold(1.0, |largest: f64, x| largest.max(x.abs()));
+        let truth: Vec<f64> = truth.iter().map(|&x| x / largest).collect();
+        for head_major in [true, false] {
+            poison(device, &[2 * sizes[1] * sizes[6] * (sizes[5] + 1)]);
+            let state = self.write(device, 0..sizes[3], head_major);
+            let found = self.read(device, &state, head_major);
+            let found: Vec<f32> = found.iter().map(|&x| (f64::from(x) / largest) as f32).collect();
+            let (e, allowed) = (error(&found, &truth), bound(device, RECORDED));
+            assert!(e <= allowed, "{kind:?}, {normalizer:?}, {sizes:?} on {name}: {e:.1e} over {allowed:.1e}");
+        }
     }
 
     fn truth(&self) -> Vec<f64> {
@@ -180,19 +199,39 @@ fn every_kind_normalizer_length_and_width() {
                 if i % 2 == 0 {
                     case.mask = Some(random.booleans(2 * n_keys, 0.7));
                 }
-                let truth = case.truth();
-                // Sums without a divisor are as large as there are keys: relative to that.
-                let largest = truth.iter().fold(1.0, |largest: f64, x| largest.max(x.abs()));
-                for head_major in [true, false] {
-                    poison(&device, &[2 * sizes[1] * f * (sizes[5] + 1)]);
-                    let state = case.write(&device, 0..n_keys, head_major);
-                    let found = case.read(&device, &state, head_major);
-                    let scale = |x: f64| x / largest;
-                    let found: Vec<f32> = found.iter().map(|&x| scale(f64::from(x)) as f32).collect();
-                    let truth: Vec<f64> = truth.iter().map(|&x| scale(x)).collect();
-                    let (e, allowed) = (error(&found, &truth), bound(&device, RECORDED));
-                    assert!(e <= allowed, "{kind:?}, {normalizer:?}, {sizes:?} on {name}: {e:.1e} over {allowed:.1e}");
+                case.check(&device, &name);
+            }
+        }
+    }
+}
+
+/// Every tile, of vectors and of scalars: both sides of 32 and of 64, and slices of 32 that are not full.
+#[test]
+#[cfg(feature = "gpu")]
+fn every_tile_agrees_with_float64() {
+    let normalizers = [Normalizer::None, Normalizer::KeyCount, Normalizer::FeatureSum { floor: 1e-6 }];
+    let mut random = Random::new(9);
+    for (name, device) in ["vectors", "scalars"].map(|variant| forced("linear_attention", variant)).concat() {
+        let lengths = [1, 7, 63, 64, 65, 100, 1000];
+        for (i, n_keys) in lengths.into_iter().enumerate() {
+            for (j, [d, e, f]) in [[4, 4, 5], [16, 32, 32], [20, 36, 33], [64, 64, 70], [100, 68, 128], [6, 33, 64]]
+                .into_iter()
+                .enumerate()
+            {
+                let kind = if (i + j) % 4 == 3 { FeatureKind::Identity } else { FeatureKind::Softmax };
+                let f = if kind == FeatureKind::Identity { d } else { f };
+                let normalizer = match normalizers[(i + j) % 3] {
+                    Normalizer::FeatureSum { .. } if kind == FeatureKind::Identity => {
+                        Normalizer::FeatureSum { floor: 0.5 }
+                    }
+                    other => other,
+                };
+                let sizes = [2, 1 + i % 3, lengths[(i + j) % 6], n_keys, d, e, f];
+                let mut case = Case::new(&mut random, sizes, kind, normalizer);
+                if j % 2 == 0 {
+                    case.mask = Some(random.booleans(2 * n_keys, 0.7));
                 }
+                case.check(&device, &name);
             }
         }
     }
@@ -202,7 +241,7 @@ fn every_kind_normalizer_length_and_width() {
 fn features_agree_with_float64_also_where_they_are_large() {
     let mut random = Random::new(2);
     for (name, device) in devices() {
-        for (rows, d, f) in [(1, 1, 1), (63, 7, 65), (300, 33, 20)] {
+        for (rows, d, f) in [(1, 1, 1), (63, 7, 65), (300, 33, 20), (65, 36, 33)] {
             for kind in KINDS {
                 let (x, projection) = (random.scaled(rows * d, 3.0), random.scaled(f * d, 2.0));
                 let is_identity = kind == FeatureKind::Identity;

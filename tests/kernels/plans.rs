@@ -6,8 +6,9 @@ use wgpu_attention::{
     Device, Tensor,
     device::{AdapterKind, GpuOptions, Tuned},
     ops::{
-        Activation, AttentionMemory, Direction, HeadMoves, Layout, Linear, Lsam, Lstm, Probabilities, ScanAttention,
-        TapeInputs, TapeOptions, attention_memory, linear, lsam, lstm, scan_attention, tape, unit_norm,
+        Activation, AttentionMemory, Direction, HeadMoves, Layout, Linear, LinearAttention, Lsam, Lstm, Normalizer,
+        Probabilities, ScanAttention, TapeInputs, TapeOptions, attention_memory, linear, lsam, lstm, scan_attention,
+        tape, unit_norm,
     },
 };
 
@@ -35,6 +36,11 @@ fn run(device: &Device) -> Vec<(String, Vec<f32>)> {
     let (q, kv) = (tensor(&[1, 2, 70, 8]), tensor(&[1, 2, 300, 8]));
     let attend = ScanAttention::default();
     let attended = scan_attention(&q, &kv, &kv, &attend).unwrap().values;
+    let mut linear_memory = LinearAttention::favor(Layout::HeadMajor, tensor(&[40, 8]));
+    linear_memory.normalizer = Normalizer::FeatureSum { floor: 1e-6 };
+    let (keys, values) = (tensor(&[2, 3, 50, 8]), tensor(&[2, 3, 50, 36]));
+    let state = linear_memory.write(None, &keys, &values, None).unwrap();
+    let linear_read = linear_memory.read(&keys, &state).unwrap().values;
     vec![
         (layer.decision(&x).unwrap().to_string(), y.read().unwrap()),
         (options.decision(&k, &v).unwrap().to_string(), read.read().unwrap()),
@@ -45,6 +51,7 @@ fn run(device: &Device) -> Vec<(String, Vec<f32>)> {
             lsam(&v, &short, None, Direction::Reverse).unwrap().values.read().unwrap(),
         ),
         (attend.decision(&q, &kv, &kv).unwrap().to_string(), attended.read().unwrap()),
+        (linear_memory.decision(&keys, &values).unwrap().to_string(), linear_read.read().unwrap()),
     ]
 }
 
@@ -55,11 +62,12 @@ fn variants_that_are_asked_for_run_and_agree() {
     for adapter in Device::adapters() {
         for (i, operation, variants) in [
             (0, "linear", &["tile 32", "tile 64", "vector 32", "vector 64"][..]),
-            (1, "attention_memory", &["recurrent", "chunked"]),
+            (1, "attention_memory", &["recurrent", "chunked", "chunked, scalars"]),
             (2, "tape", &["workgroup memory", "storage"]),
             (3, "lstm", &["one workgroup", "many workgroups"]),
             (4, "lsam", &["one workgroup", "many workgroups"]),
             (5, "scan_attention", &["portable", "wide", "rolled", "tall", "decode", "decode 8"]),
+            (6, "linear_attention", &["vectors", "scalars"]),
         ] {
             for &variant in variants {
                 let options = GpuOptions::default().variant(operation, variant);

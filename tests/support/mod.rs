@@ -46,7 +46,18 @@ pub fn gpus() -> Vec<(String, Device)> {
 /// Every adapter with unchecked and with checked shaders, as new devices.
 #[cfg(feature = "gpu")]
 pub fn open_gpus() -> Vec<(String, Device)> {
-    use wgpu_attention::device::GpuOptions;
+    open_all(&wgpu_attention::device::GpuOptions::default())
+}
+
+/// Every adapter with unchecked and with checked shaders, made to run a variant of an operation.
+#[cfg(feature = "gpu")]
+pub fn forced(operation: &str, variant: &str) -> Vec<(String, Device)> {
+    let all = open_all(&wgpu_attention::device::GpuOptions::default().variant(operation, variant));
+    all.into_iter().map(|(name, device)| (format!("{name}, {variant}"), device)).collect()
+}
+
+#[cfg(feature = "gpu")]
+fn open_all(options: &wgpu_attention::device::GpuOptions) -> Vec<(String, Device)> {
     let adapters = Device::adapters();
     let required = std::env::var("WGPU_ATTENTION_REQUIRE_GPU").is_ok_and(|value| value == "1");
     assert!(!(required && adapters.is_empty()), "WGPU_ATTENTION_REQUIRE_GPU=1, but there is no adapter");
@@ -56,7 +67,7 @@ pub fn open_gpus() -> Vec<(String, Device)> {
     let mut devices = Vec::new();
     for adapter in &adapters {
         for checked in [false, true] {
-            let device = Device::on_adapter(adapter, &GpuOptions::default().checked(checked)).unwrap();
+            let device = Device::on_adapter(adapter, &options.clone().checked(checked)).unwrap();
             let suffix = if checked { ", checked" } else { "" };
             devices.push((format!("{}{suffix}", adapter.name), device));
         }
@@ -64,8 +75,8 @@ pub fn open_gpus() -> Vec<(String, Device)> {
     devices
 }
 
-/// Every adapter once for each variant of `scan_attention`, which it is made to run; with checked
-/// shaders, too.
+/// Every adapter once for each variant of `scan_attention`, which it is made to run. Not checked: what
+/// the checks change is tried once for each variant, where all of them meet the same numbers.
 #[cfg(feature = "gpu")]
 pub fn forced_scans() -> Vec<(String, Device)> {
     static FORCED: std::sync::LazyLock<Vec<(String, Device)>> = std::sync::LazyLock::new(open_forced_scans);
@@ -75,19 +86,8 @@ pub fn forced_scans() -> Vec<(String, Device)> {
 /// [`forced_scans`] as new devices.
 #[cfg(feature = "gpu")]
 pub fn open_forced_scans() -> Vec<(String, Device)> {
-    use wgpu_attention::device::GpuOptions;
-    let mut all = Vec::new();
-    for adapter in Device::adapters() {
-        for variant in ["portable", "wide", "rolled", "tall", "decode", "decode 8"] {
-            for checked in [false, true] {
-                let options = GpuOptions::default().checked(checked).variant("scan_attention", variant);
-                let suffix = if checked { ", checked" } else { "" };
-                let name = format!("{}, {variant}{suffix}", adapter.name);
-                all.push((name, Device::on_adapter(&adapter, &options).unwrap()));
-            }
-        }
-    }
-    all
+    let all = wgpu_attention::device::variants()["scan_attention"];
+    all.iter().flat_map(|variant| forced("scan_attention", variant).into_iter().step_by(2)).collect()
 }
 
 /// Every adapter as a device that binds four storage buffers, as downlevel ones do.
@@ -104,18 +104,6 @@ pub fn few_bindings() -> Vec<(String, Device)> {
         Device::adapters().iter().flat_map(|adapter| [open(adapter, false), open(adapter, true)]).collect()
     });
     FEW.clone()
-}
-
-/// Every adapter with a variant of an operation that was asked for, with unchecked and with checked shaders.
-#[cfg(feature = "gpu")]
-pub fn forced(operation: &str, variant: &str) -> Vec<(String, Device)> {
-    use wgpu_attention::device::GpuOptions;
-    let open = |adapter: &wgpu_attention::device::Adapter, checked| {
-        let options = GpuOptions::default().variant(operation, variant).checked(checked);
-        let suffix = if checked { ", checked" } else { "" };
-        (format!("{}, {variant}{suffix}", adapter.name), Device::on_adapter(adapter, &options).unwrap())
-    };
-    Device::adapters().iter().flat_map(|adapter| [open(adapter, false), open(adapter, true)]).collect()
 }
 
 /// The project's error measure: max |a - b| / (1 + |b|). Infinite for NaN.

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 const LIBRARY: &[(&str, &str)] = &[
     ("lib/activation.wgsl", include_str!("../../../shaders/lib/activation.wgsl")),
     ("lib/bias.wgsl", include_str!("../../../shaders/lib/bias.wgsl")),
+    ("lib/decay.wgsl", include_str!("../../../shaders/lib/decay.wgsl")),
     ("lib/element.wgsl", include_str!("../../../shaders/lib/element.wgsl")),
     ("lib/feature_map.wgsl", include_str!("../../../shaders/lib/feature_map.wgsl")),
     ("lib/finite.wgsl", include_str!("../../../shaders/lib/finite.wgsl")),

@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use super::{
     plan::{self, CHUNK, MAX_RECURRENT},
     problem::{AttentionMemory, Form, MAX_HEAD_DIM, Problem},
-    text::{ChunkConstants, ReadConstants, SIDE, STEP_THREADS, StateConstants, StepConstants},
+    text::{ChunkConstants, ReadConstants, STEP_THREADS, StateConstants, StepConstants, THREADS},
 };
 use crate::{
     device::gpu::{Buffer, Gpu, Kernel, Shader, Work, params},
@@ -71,6 +71,8 @@ params! {
         first_step: u32,
         first_group: u32,
         n_groups: u32,
+        columns: u32,
+        steps: u32,
         k_base: u32,
         w_base: u32,
         decay_base: u32,
@@ -106,7 +108,8 @@ pub(super) fn read(
 ) -> Result<Tensor> {
     let y = gpu.allocate(q.len() / problem.head_dim * problem.v_dim)?;
     let n_tiles = problem.n.div_ceil(CHUNK);
-    gpu.kernel(&READ, &ReadConstants { has_read: p_read.is_some(), is_chunked: false, has_decay: false, side: SIDE })?
+    let vectors = plan::vectors(problem, gpu.capabilities())?;
+    gpu.kernel(&READ, &ReadConstants::new([p_read.is_some(), false, false, vectors]))?
         .read("q", q)
         .read("memory", memory)
         .read_some("p_read", p_read.map(Probabilities::tensor))
@@ -134,7 +137,7 @@ pub(super) fn run(
     let y = gpu.allocate(if q.is_some() { v.len() } else { 0 })?;
     let p = [options.p_read, options.p_write, options.p_erase].map(|p| p.map(Probabilities::tensor));
     let decay = options.decay.map(Probabilities::tensor);
-    let call = Call { gpu, problem, q, k, v, p, decay, memory: &memory, y: &y };
+    let call = Call { gpu, problem, vectors: plan.vectors, q, k, v, p, decay, memory: &memory, y: &y };
     for piece in plan.pieces {
         match plan.form {
             Form::Recurrent => call.recurrent(piece)?,
@@ -147,6 +150,7 @@ pub(super) fn run(
 struct Call<'a> {
     gpu: &'a Arc<Gpu>,
     problem: &'a Problem,
+    vectors: bool,
     q: Option<&'a Tensor>,
     k: &'a Tensor,
     v: &'a Tensor,
@@ -205,7 +209,7 @@ impl Call<'_> {
         self.carry_state(n_tiles, steps.start, &u, w.as_ref(), states.as_ref())?;
         let (Some(q), Some(states)) = (q, &states) else { return Ok(()) };
         let has_decay = self.decay.is_some();
-        gpu.kernel(&READ, &ReadConstants { has_read: p_read.is_some(), is_chunked: true, has_decay, side: SIDE })?
+        gpu.kernel(&READ, &ReadConstants::new([p_read.is_some(), true, has_decay, self.vectors]))?
             .read("q", q)
             .read("memory", states)
             .read_some("p_read", p_read)
@@ -227,10 +231,11 @@ impl Call<'_> {
         let decay = self.decay.filter(|_| has_erase);
         let has_decay = decay.is_some();
         let columns = v_dim + if has_erase { head_dim } else { 0 };
-        let products = if has_erase { head_dim.div_ceil(CHUNK) * (CHUNK + 5) } else { 0 };
+        let constants = ChunkConstants::new(columns, [has_write, has_erase, has_decay, self.vectors]);
+        let products = if has_erase { head_dim.div_ceil(CHUNK) * (1 + CHUNK / 4) + CHUNK } else { 0 };
         let work = Work {
             cost: (CHUNK * CHUNK * (3 * head_dim + v_dim)) as f64,
-            iterations: products + columns.div_ceil(SIDE * SIDE) + if has_decay { CHUNK } else { 0 },
+            iterations: products + columns.div_ceil(THREADS),
         };
         let params = ChunkParams {
             n: problem.n as u32,
@@ -241,7 +246,7 @@ impl Call<'_> {
             first_step: first_step as u32,
             ..ChunkParams::default()
         };
-        gpu.kernel(&CHUNKS, &ChunkConstants { has_write, has_erase, has_decay, side: SIDE })?
+        gpu.kernel(&CHUNKS, &constants)?
             .read_some("k", has_erase.then_some(self.k))
             .read("v", self.v)
             .read_some("p_write", p_write)
@@ -262,9 +267,11 @@ impl Call<'_> {
     ) -> Result<()> {
         let Self { gpu, problem, .. } = *self;
         let Problem { head_dim, v_dim, .. } = *problem;
-        let constants = StateConstants::new(head_dim, [w.is_some(), self.decay.is_some(), states.is_some()]);
+        let has = [w.is_some(), self.decay.is_some(), states.is_some(), self.vectors];
+        let constants = StateConstants::new(problem, has);
+        let carried = constants.carried;
         let work = Work {
-            cost: (4 * constants.rows * head_dim * n_tiles * CHUNK) as f64,
+            cost: (4 * carried.rows * head_dim * n_tiles * CHUNK) as f64,
             iterations: plan::iterations_of_step(problem, Form::Chunked) * n_tiles * CHUNK,
         };
         let params = StateParams {
@@ -274,6 +281,8 @@ impl Call<'_> {
             v_dim: v_dim as u32,
             n_tiles: n_tiles as u32,
             first_step: first_step as u32,
+            columns: carried.columns() as u32,
+            steps: carried.steps() as u32,
             ..StateParams::default()
         };
         gpu.kernel(&STATE, &constants)?
@@ -283,15 +292,15 @@ impl Call<'_> {
             .write("u", u)
             .write("memory", self.memory)
             .write_some("states", states)
-            .groups(problem.heads() * v_dim.div_ceil(constants.rows), work, params)
+            .groups(problem.heads() * v_dim.div_ceil(carried.rows), work, params)
     }
 }
 
 /// That of a workgroup.
 fn read_work(problem: &Problem, is_chunked: bool) -> Work {
     let slices = problem.head_dim.div_ceil(CHUNK);
-    let (depth, more) = if is_chunked { (2 * problem.head_dim + CHUNK, 2 * CHUNK + 4) } else { (problem.head_dim, 0) };
-    Work { cost: (2 * CHUNK * CHUNK * depth) as f64, iterations: slices * (CHUNK + 5) + more }
+    let (depth, more) = if is_chunked { (2 * problem.head_dim + CHUNK, 2 * CHUNK) } else { (problem.head_dim, 0) };
+    Work { cost: (2 * CHUNK * CHUNK * depth) as f64, iterations: slices * (1 + CHUNK / 2) + more }
 }
 
 fn read_params(problem: &Problem, n_tiles: usize, first_step: usize) -> ReadParams {
@@ -323,17 +332,28 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
             all.push(STEPS.shader(&label, &StepConstants::new(head_dim, has))?);
         }
     }
-    for i in 0..8 {
-        let [a, b, has_decay] = [4, 2, 1].map(|bit| i & bit != 0);
-        if b || !has_decay {
-            let constants = ChunkConstants { has_write: a, has_erase: b, has_decay, side: SIDE };
-            all.push(CHUNKS.shader(&format!("p_write={a} p_erase={b} decay={has_decay}"), &constants)?);
-            let constants = ReadConstants { has_read: a, is_chunked: b, has_decay, side: SIDE };
-            all.push(READ.shader(&format!("p_read={a} chunked={b} decay={has_decay}"), &constants)?);
+    let bits = |i: usize| [8, 4, 2, 1].map(|bit| i & bit != 0);
+    for i in 0..16 {
+        let [a, b, has_decay, vectors] = bits(i);
+        let of = if vectors { "vectors" } else { "scalars" };
+        for (columns, wide) in [(THREADS, "narrow"), (THREADS + 1, "wide")] {
+            if b || !has_decay && wide == "narrow" {
+                let label = format!("{wide} {of} p_write={a} p_erase={b} decay={has_decay}");
+                all.push(CHUNKS.shader(&label, &ChunkConstants::new(columns, bits(i)))?);
+            }
         }
-        for head_dim in [1, 64, MAX_HEAD_DIM] {
-            let label = format!("{head_dim} p_erase={a} states={b} decay={has_decay}");
-            all.push(STATE.shader(&label, &StateConstants::new(head_dim, [a, has_decay, b]))?);
+        if b || !has_decay {
+            let label = format!("{of} p_read={a} chunked={b} decay={has_decay}");
+            all.push(READ.shader(&label, &ReadConstants::new(bits(i)))?);
+        }
+    }
+    for i in 0..16 {
+        let [has_erase, has_decay, has_states, vectors] = bits(i);
+        for (head_dim, v_dim) in [(1, 1), (64, 64), (MAX_HEAD_DIM, 64)] {
+            let problem = Problem { batch: 1, n: 1, n_heads: 1, head_dim, v_dim };
+            let of = if vectors { "vectors" } else { "scalars" };
+            let label = format!("{head_dim} {of} p_erase={has_erase} states={has_states} decay={has_decay}");
+            all.push(STATE.shader(&label, &StateConstants::new(&problem, bits(i)))?);
         }
     }
     Ok(all)

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use serde::Serialize;
+
 use super::problem::{AttentionMemory, Form, MAX_HEAD_DIM, OP, Problem, check};
 use crate::{
     device::{Capabilities, Decision, variants::ATTENTION_MEMORY},
@@ -20,16 +22,30 @@ const OUT_OF_CACHE: usize = 1 << 15;
 /// The widest heads whose rows of the memory fit a thread's registers.
 pub(crate) const MAX_RECURRENT: usize = 256;
 
+/// Numbers of a memory that a workgroup carries from chunk to chunk, and vectors of a slice of what it is
+/// multiplied by: with what a chunk writes, all workgroup memory that every device has.
+const CARRIED: usize = 2048;
+const SLICE: usize = 256;
+
 /// Numbers of scratch space at once.
 const MAX_SCRATCH: usize = 1 << 25;
 
-/// Variants by name.
-const VARIANTS: [(&str, Form); 2] = [(ATTENTION_MEMORY[0], Form::Recurrent), (ATTENTION_MEMORY[1], Form::Chunked)];
+/// Storage buffers of the texts that read vectors: operands of those share no binding.
+const VECTOR_BUFFERS: u32 = 7;
+
+/// Variants by name, and whether chunks are read four numbers at a time.
+const VARIANTS: [(&str, (Form, bool)); 3] = [
+    (ATTENTION_MEMORY[0], (Form::Recurrent, true)),
+    (ATTENTION_MEMORY[1], (Form::Chunked, true)),
+    (ATTENTION_MEMORY[2], (Form::Chunked, false)),
+];
 
 /// How a call runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub form: Form,
+    /// Whether chunks are read four numbers at a time.
+    pub vectors: bool,
     why: &'static str,
     /// Steps that are launched at once, in their order. All but the last are whole chunks.
     pub pieces: Vec<Range<usize>>,
@@ -40,22 +56,72 @@ pub(crate) fn cost_of_step(problem: &Problem) -> f64 {
     6.0 * (problem.heads() * problem.head_dim * problem.v_dim) as f64
 }
 
+/// How memories are carried from chunk to chunk: what a workgroup has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Carried {
+    /// Of the memory.
+    pub rows: usize,
+    /// Rows of a thread.
+    pub lanes: usize,
+    /// A power of two that head_dim fits.
+    pub head_dim: usize,
+    /// Each has four columns.
+    pub threads: usize,
+    /// Vectors of a slice of what is multiplied.
+    pub slice: usize,
+}
+
+impl Carried {
+    pub(crate) fn new(problem: &Problem) -> Self {
+        let head_dim = problem.head_dim.next_power_of_two().max(32);
+        let rows = (CARRIED / head_dim).clamp(2, CHUNK).min(problem.v_dim.next_power_of_two().max(4));
+        let lanes = rows.min(4);
+        let threads = rows / lanes * head_dim / 4;
+        Self { rows, lanes, head_dim, threads, slice: (SLICE / threads).min(4) * threads }
+    }
+
+    /// Of a slice of `w`, those that a thread multiplies.
+    pub(crate) fn columns(&self) -> usize {
+        let splits = self.threads / (CHUNK / 4 * self.rows / self.lanes);
+        self.slice / (CHUNK / 4) / splits
+    }
+
+    /// Of a slice of `k`.
+    pub(crate) fn steps(&self) -> usize {
+        4 * self.slice / self.head_dim
+    }
+
+    /// Loop iterations of a thread in a chunk.
+    fn iterations(&self) -> usize {
+        let of_w = self.head_dim / (self.slice / (CHUNK / 4)) * (1 + self.columns().div_ceil(4));
+        let of_k = CHUNK / self.steps() * (1 + self.steps().div_ceil(4));
+        let splits = self.threads / (CHUNK / 4 * self.rows / self.lanes);
+        1 + of_w + splits + of_k + CHUNK / 4
+    }
+}
+
 /// Loop iterations of an invocation in a step, no fewer: what the kernels of each form do, in
 /// chunks the one that carries the memory.
 pub(crate) fn iterations_of_step(problem: &Problem, form: Form) -> usize {
     match form {
         Form::Recurrent => 2 + problem.head_dim.div_ceil(4),
-        // Up to 16 rows for 256 threads; every number of the memory once a step, every number
-        // that is written once a number of a key, and every decay once.
-        Form::Chunked => problem.head_dim.div_ceil(8) + 5,
+        Form::Chunked => Carried::new(problem).iterations().div_ceil(CHUNK),
     }
+}
+
+/// Whether chunks are read four numbers at a time.
+pub(crate) fn vectors(problem: &Problem, capabilities: &Capabilities) -> Result<bool> {
+    let fits = problem.head_dim.is_multiple_of(4) && problem.v_dim.is_multiple_of(4);
+    let binds = capabilities.storage_buffers >= VECTOR_BUFFERS;
+    Ok(fits && binds && capabilities.forced(OP, &VARIANTS)?.is_none_or(|(_, vectors)| vectors))
 }
 
 /// Chooses the form, `form` being the caller's wish, if there is one, and cuts the call so that a
 /// launch stays within what a submit and an invocation may take.
 pub(crate) fn plan(problem: &Problem, form: Option<Form>, capabilities: &Capabilities) -> Result<Plan> {
     let is_gpu = capabilities.adapter.is_some();
-    let form = form.or(capabilities.forced(OP, &VARIANTS)?);
+    let vectors = vectors(problem, capabilities)?;
+    let form = form.or(capabilities.forced(OP, &VARIANTS)?.map(|(form, _)| form));
     let (form, why) = match form {
         Some(form) => (form, "it was asked for"),
         None if is_gpu => on_gpu(problem),
@@ -77,7 +143,7 @@ pub(crate) fn plan(problem: &Problem, form: Option<Form>, capabilities: &Capabil
     // Without heads the steps do nothing, however many they are.
     let n = if problem.heads() == 0 { 0 } else { problem.n };
     let pieces = (0..n).step_by(step).map(|first| first..n.min(first.saturating_add(step))).collect();
-    Ok(Plan { form, why, pieces })
+    Ok(Plan { form, vectors, why, pieces })
 }
 
 fn on_gpu(problem: &Problem) -> (Form, &'static str) {
@@ -122,12 +188,14 @@ impl AttentionMemory<'_> {
 
 /// Each piece of the steps is one launch, or three: chunks, the memory from chunk to chunk, reads.
 fn decide(problem: &Problem, form: Option<Form>, capabilities: &Capabilities) -> Result<Decision> {
-    let Plan { form, why, pieces } = plan(problem, form, capabilities)?;
+    let Plan { form, vectors, why, pieces } = plan(problem, form, capabilities)?;
+    let on_cpu = capabilities.adapter.is_none();
     let (variant, of_piece) = match form {
-        Form::Recurrent => ("recurrent", 1),
-        Form::Chunked => ("chunked", 3),
+        Form::Recurrent => (ATTENTION_MEMORY[0], 1),
+        Form::Chunked if vectors || on_cpu => (ATTENTION_MEMORY[1], 3),
+        Form::Chunked => (ATTENTION_MEMORY[2], 3),
     };
-    if capabilities.adapter.is_none() {
+    if on_cpu {
         return Ok(Decision::on_cpu(OP, variant, why));
     }
     Ok(Decision { op: OP, variant, launches: of_piece * pieces.len(), why: why.into() })

@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use super::plan::CHUNK;
+use super::{
+    plan::{CHUNK, Carried},
+    problem::Problem,
+};
 
 /// Threads of a workgroup that goes step by step, each with a row of the memory.
 pub(super) const STEP_THREADS: usize = 64;
@@ -10,15 +13,8 @@ pub(super) const STEP_THREADS: usize = 64;
 /// Vectors of keys in its workgroup memory at a time.
 pub(super) const STAGED: usize = 256;
 
-/// Threads along each side of a workgroup that makes a chunk, or reads one: each 4 x 4 numbers.
-pub(super) const SIDE: usize = CHUNK / 4;
-
-/// Threads that carry memories from chunk to chunk.
-pub(super) const STATE_THREADS: usize = 256;
-
-/// Rows of a memory that a workgroup carries, at most, and the numbers of them that it keeps.
-pub(super) const STATE_ROWS: usize = 16;
-pub(super) const STATE_LEN: usize = 2048;
+/// Threads of a workgroup that makes a chunk, or reads one, each 4 x 4 numbers.
+pub(super) const THREADS: usize = CHUNK * CHUNK / 16;
 
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct StepConstants {
@@ -49,27 +45,37 @@ pub(super) struct ChunkConstants {
     pub has_erase: bool,
     /// With erasing alone.
     pub has_decay: bool,
-    pub side: usize,
+    pub vectors: bool,
+    pub chunk: usize,
+    pub threads: usize,
+    /// Columns that a thread has at once.
+    pub wide: usize,
+}
+
+impl ChunkConstants {
+    /// For so many columns of values and keys.
+    pub fn new(columns: usize, [has_write, has_erase, has_decay, vectors]: [bool; 4]) -> Self {
+        // Without erasing there is one column at a time.
+        let wide = if has_erase && columns > THREADS { 2 } else { 1 };
+        let has_decay = has_decay && has_erase;
+        Self { has_write, has_erase, has_decay, vectors, chunk: CHUNK, threads: THREADS, wide }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct StateConstants {
+    #[serde(flatten)]
+    pub carried: Carried,
     pub has_erase: bool,
     pub has_decay: bool,
     pub has_states: bool,
-    pub threads: usize,
+    pub vectors: bool,
     pub chunk: usize,
-    /// Of the memory, in a workgroup.
-    pub rows: usize,
-    /// A power of two that head_dim fits.
-    pub head_dim: usize,
 }
 
 impl StateConstants {
-    pub fn new(head_dim: usize, [has_erase, has_decay, has_states]: [bool; 3]) -> Self {
-        let head_dim = head_dim.next_power_of_two().max(32);
-        let rows = (STATE_LEN / head_dim).clamp(1, STATE_ROWS);
-        Self { has_erase, has_decay, has_states, threads: STATE_THREADS, chunk: CHUNK, rows, head_dim }
+    pub fn new(problem: &Problem, [has_erase, has_decay, has_states, vectors]: [bool; 4]) -> Self {
+        Self { carried: Carried::new(problem), has_erase, has_decay, has_states, vectors, chunk: CHUNK }
     }
 }
 
@@ -78,5 +84,13 @@ pub(super) struct ReadConstants {
     pub has_read: bool,
     pub is_chunked: bool,
     pub has_decay: bool,
-    pub side: usize,
+    pub vectors: bool,
+    pub chunk: usize,
+    pub threads: usize,
+}
+
+impl ReadConstants {
+    pub fn new([has_read, is_chunked, has_decay, vectors]: [bool; 4]) -> Self {
+        Self { has_read, is_chunked, has_decay, vectors, chunk: CHUNK, threads: THREADS }
+    }
 }

@@ -2,19 +2,27 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
-
-use super::problem::{FeatureKind, FeatureMap};
+use super::{
+    plan::FeatureTile,
+    problem::{FeatureKind, FeatureMap},
+};
 use crate::{
     device::gpu::{Gpu, Kernel, Shader, Work, params},
     error::Result,
     tensor::{Tensor, n_elements},
 };
 
-const KERNEL: Kernel<Constants, Params> = Kernel::new("feature_map", include_str!("../../../shaders/feature_map.wgsl"));
+const KERNEL: Kernel<FeatureTile, Params> =
+    Kernel::new("feature_map", include_str!("../../../shaders/feature_map.wgsl"));
 
-/// Threads in a workgroup, one for each feature.
-const THREADS: usize = 64;
+/// Rows of a tile.
+const ROWS: usize = 64;
+
+/// Features of a tile.
+const FEATURES: usize = 32;
+
+/// Storage buffers of the texts that read vectors: operands of those share no binding.
+const VECTOR_BUFFERS: u32 = 3;
 
 pub(crate) const KINDS: [FeatureKind; 6] = [
     FeatureKind::Identity,
@@ -25,18 +33,13 @@ pub(crate) const KINDS: [FeatureKind; 6] = [
     FeatureKind::Elu,
 ];
 
-#[derive(Clone, Copy, Debug, Serialize)]
-struct Constants {
-    kind: FeatureKind,
-    threads: usize,
-}
-
 params! {
     Params {
-        n: u32,
+        rows: u32,
         n_features: u32,
         head_dim: u32,
         scale: f32,
+        n_groups: u32,
         x_base: u32,
         projection_base: u32,
         y_base: u32,
@@ -53,26 +56,34 @@ pub(super) fn feature_map(
 ) -> Result<Tensor> {
     let n = n_elements(&shape);
     let y = gpu.allocate(n)?;
-    let work = Work { cost: 4.0 * (head_dim * n_features) as f64, iterations: head_dim };
-    gpu.kernel(&KERNEL, &Constants { kind: map.kind, threads: THREADS })?
+    let vectors = head_dim.is_multiple_of(4) && gpu.capabilities().storage_buffers >= VECTOR_BUFFERS;
+    let tile = FeatureTile::new(map.kind, vectors, false, ROWS);
+    let work = Work { cost: 4.0 * (head_dim * n_features) as f64, iterations: tile.iterations(head_dim) };
+    gpu.kernel(&KERNEL, &tile)?
         .read_rows("x", x, head_dim)
         .read_some("projection", map.projection.as_ref())
         .write_rows("y", &y, n_features)
         .rows(n / n_features, work, |rows| {
-            let n = rows * n_features;
             let params = Params {
-                n: n as u32,
+                rows: rows as u32,
                 n_features: n_features as u32,
                 head_dim: head_dim as u32,
                 scale: map.scale,
                 ..Params::default()
             };
-            (params, n.div_ceil(THREADS))
+            (params, rows.div_ceil(ROWS) * n_features.div_ceil(FEATURES))
         })?;
     Ok(Tensor::from_gpu(shape, gpu, y))
 }
 
 /// Every text that this operation may compile.
 pub(crate) fn shaders() -> Result<Vec<Shader>> {
-    KERNEL.shaders(KINDS.map(|kind| (format!("{kind:?}"), Constants { kind, threads: THREADS })))
+    let mut all = Vec::new();
+    for kind in KINDS {
+        for vectors in [true, false] {
+            let label = format!("{kind:?} {}", if vectors { "vectors" } else { "scalars" });
+            all.push((label, FeatureTile::new(kind, vectors, false, ROWS)));
+        }
+    }
+    KERNEL.shaders(all)
 }

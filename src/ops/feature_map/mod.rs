@@ -4,6 +4,7 @@
 pub(crate) mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+mod plan;
 mod problem;
 mod random;
 
@@ -11,6 +12,7 @@ use crate::{
     error::{Error, Result, check_shape},
     tensor::{Storage, Tensor, check_operands, check_size},
 };
+pub(crate) use plan::FeatureTile;
 use problem::OP;
 pub use problem::{FeatureKind, FeatureMap};
 pub(crate) use random::normal;

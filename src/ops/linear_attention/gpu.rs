@@ -5,14 +5,14 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{
-    plan::{self, FAN_IN, SIDE},
+    plan::{self, FAN_IN, Tile},
     problem::{LinearState, Normalizer, Problem},
 };
 use crate::{
     device::gpu::{Buffer, Gpu, Kernel, Shader, Work, params},
     error::Result,
     host::count,
-    ops::feature_map::{FeatureKind, FeatureMap, gpu::KINDS},
+    ops::feature_map::{FeatureKind, FeatureMap, FeatureTile, gpu::KINDS},
     tensor::{Tensor, n_elements},
 };
 
@@ -23,25 +23,19 @@ const SUM: Kernel<SumConstants, SumParams> =
 const READ: Kernel<ReadConstants, ReadParams> =
     Kernel::new("linear_attention_read", include_str!("../../../shaders/linear_attention_read.wgsl"));
 
-/// Keys whose products are added before they join the sum.
-const RUN: usize = 32;
-
 /// Threads of a workgroup that adds partial sums.
 const SUM_THREADS: usize = 64;
 
-/// Threads of a workgroup that reads, queries that it reads, features in its memory at a time.
-const READ_THREADS: usize = 64;
-const QUERIES: usize = 8;
-const TILE: usize = 32;
-
 #[derive(Clone, Copy, Debug, Serialize)]
 struct WriteConstants {
-    kind: FeatureKind,
+    #[serde(flatten)]
+    features: FeatureTile,
+    columns: usize,
+    /// Fours of rows that a thread has.
+    tall: usize,
     has_mask: bool,
     /// Whether the sum of the features follows the columns of the values.
     has_sums: bool,
-    side: usize,
-    run: usize,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -51,22 +45,22 @@ struct SumConstants {
 
 #[derive(Clone, Copy, Debug, Serialize)]
 struct ReadConstants {
-    kind: FeatureKind,
+    #[serde(flatten)]
+    features: FeatureTile,
+    columns: usize,
+    tall: usize,
     normalizer: &'static str,
-    threads: usize,
-    queries: usize,
-    tile: usize,
 }
 
 impl WriteConstants {
-    fn new(kind: FeatureKind, has_mask: bool, has_sums: bool) -> Self {
-        Self { kind, has_mask, has_sums, side: SIDE, run: RUN }
+    fn new(kind: FeatureKind, tile: &Tile, has_mask: bool, has_sums: bool) -> Self {
+        Self { features: tile.features(kind, true), columns: tile.columns, tall: tile.tall(), has_mask, has_sums }
     }
 }
 
 impl ReadConstants {
-    fn new(kind: FeatureKind, normalizer: &'static str) -> Self {
-        Self { kind, normalizer, threads: READ_THREADS, queries: QUERIES, tile: TILE }
+    fn new(kind: FeatureKind, tile: &Tile, normalizer: &'static str) -> Self {
+        Self { features: tile.features(kind, false), columns: tile.columns, tall: tile.tall(), normalizer }
     }
 }
 
@@ -142,7 +136,7 @@ pub(super) fn write(
     if problem.n == 0 || len == 0 {
         return Tensor::zeros(&k.device(), &shape);
     }
-    let plan = plan::plan(problem, gpu.capabilities());
+    let plan = plan::plan(problem, gpu.capabilities())?;
     let partial = gpu.allocate(count(&[plan.n_parts, len])?)?;
     let params = WriteParams {
         n: problem.n as u32,
@@ -157,7 +151,7 @@ pub(super) fn write(
         part: plan.part as u32,
         ..WriteParams::default()
     };
-    gpu.kernel(&WRITE, &WriteConstants::new(map.kind, keep.is_some(), problem.width > problem.v_dim))?
+    gpu.kernel(&WRITE, &WriteConstants::new(map.kind, &plan.tile, keep.is_some(), problem.width > problem.v_dim))?
         .read("x", k)
         .read_some("projection", map.projection.as_ref())
         .read("v", v)
@@ -205,13 +199,7 @@ pub(super) fn read(
         Normalizer::FeatureSum { floor } => floor,
         _ => 0.0,
     };
-    let of_features = if problem.is_projected { 2.0 * (problem.head_dim * problem.n_features) as f64 } else { 0.0 };
-    let slots = (QUERIES * TILE).div_ceil(READ_THREADS);
-    let of_slot = 1 + if problem.is_projected { problem.head_dim } else { 0 };
-    let work = Work {
-        cost: QUERIES as f64 * (problem.cost_of_row() + of_features),
-        iterations: problem.n_features.div_ceil(TILE) * (1 + TILE + slots * of_slot),
-    };
+    let (tile, n_groups, work) = plan::read(problem, gpu.capabilities())?;
     let params = ReadParams {
         n: problem.n as u32,
         n_features: problem.n_features as u32,
@@ -226,28 +214,31 @@ pub(super) fn read(
         kv_group: problem.kv_group as u32,
         ..ReadParams::default()
     };
-    let tiles = problem.n.div_ceil(QUERIES) * problem.v_dim.div_ceil(READ_THREADS);
-    gpu.kernel(&READ, &ReadConstants::new(map.kind, name(problem.normalizer)))?
+    gpu.kernel(&READ, &ReadConstants::new(map.kind, &tile, name(problem.normalizer)))?
         .read("x", q)
         .read_some("projection", map.projection.as_ref())
         .read("sums", &state.sums)
         .read_some("n_keys", n_keys.as_ref())
         .write("y", &y)
-        .groups(problem.outer * problem.inner * tiles, work, params)?;
+        .groups(n_groups, work, params)?;
     Ok(Tensor::from_gpu(shape, gpu, y))
 }
 
 /// Every text that this operation may compile.
 pub(crate) fn shaders() -> Result<Vec<Shader>> {
     let mut all = SUM.shaders([("".into(), SumConstants { threads: SUM_THREADS })])?;
-    for kind in KINDS {
-        for (has_mask, has_sums) in [(false, false), (false, true), (true, false), (true, true)] {
-            let label = format!("{kind:?} mask={has_mask} sums={has_sums}");
-            all.push(WRITE.shader(&label, &WriteConstants::new(kind, has_mask, has_sums))?);
-        }
-        for normalizer in ["none", "key_count", "feature_sum"] {
-            let constants = ReadConstants::new(kind, normalizer);
-            all.push(READ.shader(&format!("{kind:?} {normalizer}"), &constants)?);
+    for tile in plan::tiles() {
+        let Tile { vectors, side, columns, .. } = tile;
+        let of = format!("{side} x {columns} {}", if vectors { "vectors" } else { "scalars" });
+        for kind in KINDS {
+            for (has_mask, has_sums) in [(false, false), (false, true), (true, false), (true, true)] {
+                let label = format!("{kind:?} {of} mask={has_mask} sums={has_sums}");
+                all.push(WRITE.shader(&label, &WriteConstants::new(kind, &tile, has_mask, has_sums))?);
+            }
+            for normalizer in ["none", "key_count", "feature_sum"] {
+                let constants = ReadConstants::new(kind, &tile, normalizer);
+                all.push(READ.shader(&format!("{kind:?} {of} {normalizer}"), &constants)?);
+            }
         }
     }
     Ok(all)

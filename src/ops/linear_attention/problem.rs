@@ -140,12 +140,6 @@ impl Problem {
     pub fn is_stable(&self) -> bool {
         self.normalizer == Normalizer::Stable
     }
-
-    /// Multiply-adds, about.
-    #[cfg(feature = "gpu")]
-    pub fn cost_of_row(&self) -> f64 {
-        2.0 * (self.n_features * self.width) as f64
-    }
 }
 
 impl LinearAttention {
