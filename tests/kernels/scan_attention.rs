@@ -371,7 +371,7 @@ fn keys_that_no_query_reads_are_passed_over() {
         for (n_queries, is_causal) in [(3, false), (3, true), (70, false), (70, true)] {
             // Of four rounds the first and the third are read, but for some keys.
             let mut long = case(&mut random, [1, 2, n_queries, 4 * ROUND, 8, 12]);
-            let is_read = |j: usize| j / ROUND % 2 == 0;
+            let is_read = |j: usize| (j / ROUND).is_multiple_of(2);
             let mut keep = random.booleans(4 * ROUND, 0.7);
             if is_causal {
                 let term = (0..1, Distance::CausalTime, BiasKernel::Rbf, 2);

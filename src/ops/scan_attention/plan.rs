@@ -89,7 +89,7 @@ impl Rung {
 
     /// Whether rows of a problem are whole numbers of elements.
     pub fn fits(self, problem: &Problem) -> bool {
-        let is_whole = problem.head_dim % self.words() == 0 && problem.v_dim % self.words() == 0;
+        let is_whole = [problem.head_dim, problem.v_dim].iter().all(|dim| dim.is_multiple_of(self.words()));
         // A thread holds an eighth of each query and of each row of the result.
         let vectors = problem.head_dim.max(problem.v_dim).div_ceil(4 * DECODE_LANES);
         is_whole && !(self.is_decode() && vectors * self.quads() > 4)
@@ -255,7 +255,7 @@ fn choose(problem: &Problem, capabilities: &Capabilities) -> Result<(Rung, &'sta
         }
         Maker::Qualcomm if dim > 64 => (Rung::Rolled, "loops that stay loops need the fewest registers"),
         Maker::Nvidia | Maker::Amd | Maker::Qualcomm => (Rung::Wide, "it has the registers for unrolled loops"),
-        Maker::Intel if is_xe2 && (dim <= 32 && !problem.on_sphere || dim <= 64 && !has_terms || dim > 64) => {
+        Maker::Intel if is_xe2 && (dim > 64 || !has_terms || dim <= 32 && !problem.on_sphere) => {
             (Rung::Wide, "it has the registers for unrolled loops")
         }
         Maker::Apple if dim <= 32 && !has_terms => (Rung::Wide, "it has the registers for unrolled loops"),
