@@ -58,8 +58,8 @@ struct Problem {
 }
 
 @group(0) @binding(0) var<storage, read> q: array<{{ number }}>;
-@group(0) @binding(1) var<storage, read> k: array<{{ number }}>;
-@group(0) @binding(2) var<storage, read> v: array<{{ number }}>;
+@group(0) @binding(1) var<storage, read> k: array<{{ "vec2<u32>" if k_halves else number }}>;
+@group(0) @binding(2) var<storage, read> v: array<{{ "vec2<u32>" if v_halves else number }}>;
 //# if has_mask
 @group(0) @binding(3) var<storage, read> key_mask: array<f32>;
 //# endif
@@ -89,17 +89,25 @@ fn finite4(x: vec4<f32>) -> vec4<bool> {
 fn lost4(x: vec4<f32>) -> vec4<bool> {
   return !finite4(x) & (bitcast<vec4<u32>>(x) != vec4(0xff800000u));
 }
-//# for x, dim, read, is_zero in [["q", head_dim, depth * n_depth, true], ["k", head_dim, depth * n_depth, true], ["v", v_dim, v_read, false]]
+//# if k_halves or v_halves
+
+fn widened(x: vec2<u32>) -> vec4<f32> {
+  return vec4(unpack2x16float(x.x), unpack2x16float(x.y));
+}
+//# endif
+//# for x, dim, read, is_zero, halves in [["q", head_dim, depth * n_depth, true, false], ["k", head_dim, depth * n_depth, true, k_halves], ["v", v_dim, v_read, false, v_halves]]
+//# set wide_x = "widened(" ~ x if halves else x
+//# set end = ")" if halves else ""
 
 // Four numbers of a row of {{ x }}, the `quad`-th; those past its end are {{ "zeros" if is_zero else "any of it" }}.
 fn load_{{ x }}(at: u32, quad: u32) -> vec4<f32> {
 //# if wide
 //# if read > dim and is_zero
-  return select(vec4(0.0), {{ x }}[at + min(quad, {{ dim // 4 - 1 }}u)], quad < {{ dim // 4 }}u);
+  return select(vec4(0.0), {{ wide_x }}[at + min(quad, {{ dim // 4 - 1 }}u)]{{ end }}, quad < {{ dim // 4 }}u);
 //# elif read > dim
-  return {{ x }}[at + min(quad, {{ dim // 4 - 1 }}u)];
+  return {{ wide_x }}[at + min(quad, {{ dim // 4 - 1 }}u)]{{ end }};
 //# else
-  return {{ x }}[at + quad];
+  return {{ wide_x }}[at + quad]{{ end }};
 //# endif
 //# else
   let d = 4u * quad;

@@ -37,6 +37,18 @@ fn all_devices() -> Vec<(String, Device)> {
     all
 }
 
+/// Every device, and those of every variant of scan attention.
+fn scan_devices() -> Vec<(String, Device)> {
+    #[allow(unused_mut)]
+    let mut all = devices();
+    #[cfg(feature = "gpu")]
+    {
+        all.extend(crate::support::forced_scans());
+        all.extend(crate::support::few_bindings());
+    }
+    all
+}
+
 /// Against float64 with the numbers that were stored by the rule of f32; and with those that were rounded by
 /// what rounding does to each product.
 #[test]
@@ -102,7 +114,7 @@ fn keys_and_values_of_halves_agree_with_float64() {
         [1, 1, 1, 1000, 64, 17],
         [2, 2, 9, 63, 20, 64],
     ];
-    for (name, device) in devices() {
+    for (name, device) in scan_devices() {
         let mut random = Random::new(2);
         for [batch, n_heads, n_queries, n_keys, head_dim, v_dim] in sizes {
             for is_head_major in [true, false] {
@@ -128,7 +140,11 @@ fn keys_and_values_of_halves_agree_with_float64() {
                 let (of_q, of_k, of_v) = (sizes(n_queries, head_dim), sizes(n_keys, head_dim), sizes(n_keys, v_dim));
                 let queries = Tensor::new(&device, &shape(of_q), &laid(&q, of_q)).unwrap();
                 let options = ScanAttention::new(layout(is_head_major, n_heads));
-                let read = scan_attention(&queries, &half(&k, of_k), &half(&v, of_v), &options).unwrap();
+                let (keys, reals) = (half(&k, of_k), half(&v, of_v));
+                let read = scan_attention(&queries, &keys, &reals, &options).unwrap();
+                // One of both alone, with the same numbers.
+                let alone = scan_attention(&queries, &keys, &reals.to_f32().unwrap(), &options).unwrap();
+                let alone = alone.values.read().unwrap();
                 let (values, lse) = (read.values.read().unwrap(), read.log_sum_exp.read().unwrap());
                 let stored = |x: &[f32]| x.iter().map(|&x| f16::from_f32(x).to_f32()).collect::<Vec<_>>();
                 let laid_out = |truth: Vec<f64>, dim| {
@@ -143,6 +159,7 @@ fn keys_and_values_of_halves_agree_with_float64() {
                 let (of_values, of_lse) = oracle(&stored(&k), &stored(&v));
                 let allowed = bound(&device, RECORDED);
                 let what = format!("{name}: {n_queries} queries, {n_keys} keys of {head_dim}");
+                assert!(error(&alone, &of_values) <= allowed, "{what}: {:.2e}", error(&alone, &of_values));
                 assert!(error(&values, &of_values) <= allowed, "{what}: {:.2e}", error(&values, &of_values));
                 assert!(error(&lse, &of_lse) <= allowed, "{what}: {:.2e}", error(&lse, &of_lse));
                 let largest = |x: &[f32]| x.iter().fold(0.0f64, |a, &b| a.max(f64::from(b).abs()));

@@ -7,7 +7,7 @@ mod shapes;
 use std::sync::Arc;
 
 use crate::support::{
-    Random, bound, error, layout,
+    Random, bound, devices, error, layout,
     oracle::{self, Case, Term, projected},
     poison,
 };
@@ -69,11 +69,21 @@ fn add_terms(
 }
 
 /// All devices, and the adapters with every variant forced.
-fn devices() -> Vec<(String, Device)> {
+fn every_variant() -> Vec<(String, Device)> {
     #[allow(unused_mut)]
-    let mut all = crate::support::devices();
+    let mut all = devices();
     #[cfg(feature = "gpu")]
     all.extend(crate::support::forced_scans());
+    all
+}
+
+/// All devices, and the adapters with tall tiles, where a thread has most queries. The others compute
+/// biases by the same lines.
+fn tall_too() -> Vec<(String, Device)> {
+    #[allow(unused_mut)]
+    let mut all = devices();
+    #[cfg(feature = "gpu")]
+    all.extend(crate::support::forced("scan_attention", "tall").into_iter().step_by(2));
     all
 }
 
@@ -137,7 +147,7 @@ fn check(what: &str, name: &str, device: &Device, case: &Case, how: &Run<'_>) {
 #[test]
 fn lengths_and_head_sizes() {
     let mut random = Random::new(1);
-    for (name, device) in devices() {
+    for (name, device) in every_variant() {
         for length in [1, 7, 63, 64, 65, 100, 1000] {
             let other = [1, 64, 33, 130, 9, 257, 100][random.below(7)];
             let case = case(&mut random, [1, 2, length, other, 16, 16]);
@@ -159,7 +169,7 @@ fn lengths_and_head_sizes() {
 #[test]
 fn masks_and_empty_rows() {
     let mut random = Random::new(2);
-    for (name, device) in devices() {
+    for (name, device) in every_variant() {
         let mut case = case(&mut random, [3, 2, 40, 77, 12, 10]);
         let mut keep = random.booleans(3 * 77, 0.4);
         keep[77..2 * 77].fill(false);
@@ -186,7 +196,7 @@ fn masks_and_empty_rows() {
 #[test]
 fn every_bias() {
     let mut random = Random::new(3);
-    for (name, device) in devices() {
+    for (name, device) in tall_too() {
         for distance in [Distance::Euclidean, Distance::GreatCircle, Distance::CausalTime] {
             for kernel in BiasKernel::ALL {
                 let n_basis = if kernel == BiasKernel::Scalar { 1 } else { 3 };
@@ -304,7 +314,7 @@ fn f15_small_circles_keep_their_digits() {
 #[test]
 fn coordinates_that_are_not_finite_mask_their_pairs() {
     let mut random = Random::new(4);
-    for (name, device) in devices() {
+    for (name, device) in every_variant() {
         let mut case = case(&mut random, [1, 1, 20, 30, 8, 8]);
         add_terms(&mut random, &mut case, 2, &[(0..2, Distance::Euclidean, BiasKernel::Rbf, 2)]);
         case.k_coords[7] = f32::NAN;
@@ -317,7 +327,7 @@ fn coordinates_that_are_not_finite_mask_their_pairs() {
 #[test]
 fn splits_agree_and_the_same_input_gives_the_same_bits() {
     let mut random = Random::new(5);
-    for (name, device) in devices() {
+    for (name, device) in every_variant() {
         let mut case = case(&mut random, [1, 2, 5, 700, 16, 16]);
         add_terms(&mut random, &mut case, 1, &[(0..1, Distance::Euclidean, BiasKernel::Rbf, 2)]);
         for n_splits in [1, 2, 3, 64, 699, 700] {
@@ -334,7 +344,7 @@ fn splits_agree_and_the_same_input_gives_the_same_bits() {
 #[test]
 fn huge_logits_neither_overflow_nor_vanish() {
     let mut random = Random::new(6);
-    for (name, device) in devices() {
+    for (name, device) in every_variant() {
         let mut case = case(&mut random, [1, 1, 40, 50, 16, 4]);
         // Logits of thousands, all of them negative: one key takes each row whole.
         for i in 0..case.q.len() {
@@ -367,7 +377,7 @@ fn one_grid_past_65535_groups() {
 fn keys_that_no_query_reads_are_passed_over() {
     let mut random = Random::new(8);
     const ROUND: usize = 256;
-    for (name, device) in devices().into_iter().filter(|(_, device)| !crate::support::is_cpu(device)) {
+    for (name, device) in every_variant().into_iter().filter(|(_, device)| !crate::support::is_cpu(device)) {
         for (n_queries, is_causal) in [(3, false), (3, true), (70, false), (70, true)] {
             // Of four rounds the first and the third are read, but for some keys.
             let mut long = case(&mut random, [1, 2, n_queries, 4 * ROUND, 8, 12]);

@@ -14,7 +14,7 @@ use crate::{
     device::gpu::{Buffer, Gpu, Kernel, Part, Shader, Work, params},
     error::Result,
     ops::{merge_attention::gpu::merge_splits, softmax::Attention},
-    tensor::Tensor,
+    tensor::{DType, Tensor},
 };
 
 const KERNEL: Kernel<Constants, Params> =
@@ -116,7 +116,11 @@ pub(super) fn scan_attention(
 ) -> Result<Attention> {
     let Plan { rung, pieces, keys, n_splits, .. } = plan::plan(problem, gpu.capabilities())?;
     let n_parts = keys.len() * n_splits;
-    let constants = Constants::new(problem, rung, mask.is_some(), bias.terms);
+    // Vectors of halves are widened where they are read, single ones before.
+    let read = |x: &Tensor| if rung.is_wide() { Ok(x.clone()) } else { x.to_f32() };
+    let (k, v) = (&read(k)?, &read(v)?);
+    let halves = [k, v].map(|x| x.dtype() == DType::F16);
+    let constants = Constants::new(problem, rung, halves, mask.is_some(), bias.terms);
     let mut packed = pack(bias.terms, problem.n_heads);
     let stored = constants.bias_in_storage.then(|| gpu.upload(bytemuck::cast_slice(&packed))).transpose()?;
     if stored.is_some() {
@@ -167,6 +171,12 @@ fn cover<'a>(buffer: &'a Buffer, strides: [usize; 3], columns: Range<usize>, ran
         strides.iter().zip(ranges).map(|(stride, range)| stride * pick(range)).sum()
     };
     Part { buffer, elements: at(|range| range.start) + columns.start..at(|range| range.end - 1) + columns.end }
+}
+
+/// The words of a buffer that hold some numbers of a tensor: whole vectors of four.
+fn words<'a>(tensor: &Tensor, Part { buffer, elements }: Part<'a>) -> Part<'a> {
+    let at = |element| tensor.dtype().words(element);
+    Part { buffer, elements: at(elements.start)..at(elements.end) }
 }
 
 impl Call<'_> {
@@ -261,8 +271,8 @@ impl Call<'_> {
         };
         launch
             .read("q", cover(self.q.gpu(), of_q, 0..head_dim, [batch, heads, queries]))
-            .read("k", cover(self.k.gpu(), of_k, 0..head_dim, [batch, kv_heads, keys]))
-            .read("v", cover(self.v.gpu(), of_v, 0..v_dim, [batch, kv_heads, keys]))
+            .read("k", words(self.k, cover(self.k.gpu(), of_k, 0..head_dim, [batch, kv_heads, keys])))
+            .read("v", words(self.v, cover(self.v.gpu(), of_v, 0..v_dim, [batch, kv_heads, keys])))
             .read_some("key_mask", mask)
             .read_some("q_coords", q_coords)
             .read_some("k_coords", k_coords)
@@ -344,7 +354,12 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
         let label = format!("bias={name} head_dim={head_dim} v_dim={v_dim} {options}");
         let fitting = |rung: &Rung| rungs.contains(rung) && rung.fits(&problem);
         for (variant, rung) in Rung::ALL.into_iter().filter(|(_, rung)| fitting(rung)) {
-            all.push((rung, format!("{variant} {label}"), Constants::new(&problem, rung, has_mask, terms)));
+            let text = |halves| Constants::new(&problem, rung, halves, has_mask, terms);
+            all.push((rung, format!("{variant} {label}"), text([false; 2])));
+            // Keys and values of f16 are read by vectors.
+            if rung.is_wide() && [32, 64].contains(&head_dim) && !has_matrix {
+                all.push((rung, format!("{variant} {label} f16"), text([true; 2])));
+            }
         }
     };
     let every = &Rung::ALL.map(|(_, rung)| rung)[..];

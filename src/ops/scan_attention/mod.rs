@@ -141,10 +141,6 @@ pub(crate) fn attend(
             })
         }
         #[cfg(feature = "gpu")]
-        Storage::Gpu(gpu, _) => {
-            // The kernel reads f32.
-            let (k, v) = (k.to_f32()?, v.to_f32()?);
-            gpu::scan_attention(gpu, problem, [q, &k, &v], mask, &bias)
-        }
+        Storage::Gpu(gpu, _) => gpu::scan_attention(gpu, problem, [q, k, v], mask, &bias),
     }
 }

@@ -59,6 +59,9 @@ pub(super) struct Constants {
     left: usize,
     /// Whether q, k, v and the result are read and written four numbers at a time.
     wide: bool,
+    /// Whether keys, and values, are of f16.
+    k_halves: bool,
+    v_halves: bool,
     /// Vectors of four queries that a thread owns.
     quads: usize,
     /// Whether loops stay loops: unrolled they need more registers than some GPUs have.
@@ -88,7 +91,13 @@ pub(super) struct Constants {
 }
 
 impl Constants {
-    pub fn new(problem: &Problem, rung: Rung, has_mask: bool, terms: &[BiasTerm]) -> Self {
+    pub fn new(
+        problem: &Problem,
+        rung: Rung,
+        [k_halves, v_halves]: [bool; 2],
+        has_mask: bool,
+        terms: &[BiasTerm],
+    ) -> Self {
         let all = problem.head_dim.next_multiple_of(4);
         let depth = if rung.is_decode() { DEPTH } else { all.min(DEPTH) };
         let mut offset = 0;
@@ -118,6 +127,8 @@ impl Constants {
             n_v: problem.v_dim.div_ceil(TILE),
             left: depth.max(TILE),
             wide: rung.is_wide(),
+            k_halves,
+            v_halves,
             quads: rung.quads(),
             is_rolled: rung.is_rolled(),
             unroll: 4,
