@@ -138,7 +138,9 @@ pub(crate) fn plan(problem: &Problem, form: Option<Form>, capabilities: &Capabil
         Form::Recurrent => usize::MAX,
         Form::Chunked => (MAX_SCRATCH / of_chunk.max(1)).saturating_mul(CHUNK),
     };
-    let by_iterations = capabilities.max_iterations / iterations_of_step(problem, form);
+    // The sizes of a kernel mean nothing where there is none.
+    let by_iterations =
+        if is_gpu { capabilities.max_iterations / iterations_of_step(problem, form) } else { usize::MAX };
     let step = (by_budget.min(by_scratch).min(by_iterations) / CHUNK * CHUNK).max(CHUNK);
     // Without heads the steps do nothing, however many they are.
     let n = if problem.heads() == 0 { 0 } else { problem.n };

@@ -263,7 +263,7 @@ impl Call<'_> {
             * share(keys.len(), n_keys);
         let work = Work {
             cost: plan::cost(problem) * share / n_groups as f64,
-            iterations: keys_per_split.div_ceil(TILE) * plan::iterations(problem),
+            iterations: keys_per_split.div_ceil(TILE) * plan::iterations(problem, self.rung),
         };
         let launch = match self.constants.uses_custom {
             true => self.gpu.kernel_with_snippet(kernel(self.rung), &self.constants)?,

@@ -170,18 +170,18 @@ pub(crate) fn cost(problem: &Problem) -> f64 {
 
 /// Loop iterations of an invocation for a tile of keys, no fewer; with each loop the test that ends it
 /// is one more. What is done once a launch is within what a device leaves of its limit.
-pub(crate) fn iterations(problem: &Problem) -> usize {
+pub(crate) fn iterations(problem: &Problem, rung: Rung) -> usize {
     // The loop over tiles, its share of the votes of 32 tiles, and the maxima of a row of threads for
-    // each of two vectors of queries.
-    let softmax = 1 + 1 + 2 * (SIDE + 1);
+    // each vector of queries.
+    let softmax = 1 + 1 + rung.quads() * (SIDE + 1);
     // 32 depths are multiplied four at a time.
     let products = problem.head_dim.div_ceil(TILE) * 9;
     // The rows of 32 columns of v are summed four at a time; where pairs may be masked and a value is
     // not finite, one at a time.
     let by_pair = problem.has_matrix || problem.n_basis > 0;
     let sums = problem.v_dim.div_ceil(TILE) * if by_pair { TILE + 1 } else { 9 };
-    // Four keys for eight queries.
-    problem.iterations.saturating_mul(32).saturating_add(softmax + products + sums)
+    // Four keys for each vector of four queries.
+    problem.iterations.saturating_mul(16 * rung.quads()).saturating_add(softmax + products + sums)
 }
 
 /// Who made a GPU: what its compiler does with a text, and how many registers there are, are much
@@ -290,7 +290,7 @@ pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Result<Pla
     let cost_of_query = cost / (batch * n_queries) as f64 / if problem.head_major { n_heads as f64 } else { 1.0 };
     // One tile of queries must stay within the budget, too.
     let cost_of_key = cost_of_query / n_keys as f64 * n_queries.min(queries_of_group) as f64;
-    let by_iterations = (capabilities.max_iterations / iterations(problem)).saturating_mul(TILE);
+    let by_iterations = (capabilities.max_iterations / iterations(problem, rung)).saturating_mul(TILE);
     let fits = fitting(row, cost_of_key).min(by_iterations);
     let keys = ranges(n_keys, if fits >= n_keys { n_keys } else { (fits / 64 * 64).max(64) });
     // A matrix has a number for every pair, but for those along which it is the same.
