@@ -52,6 +52,7 @@ pub fn needs() -> Result<BTreeMap<String, Needs>> {
         }
         most.workgroup_bytes = most.workgroup_bytes.max(shader.needs.workgroup_bytes);
         most.threads = most.threads.max(shader.needs.threads);
+        most.matrix_units |= shader.needs.matrix_units;
     }
     Ok(all)
 }

@@ -90,6 +90,23 @@ pub fn open_forced_scans() -> Vec<(String, Device)> {
     all.iter().flat_map(|variant| forced("scan_attention", variant).into_iter().step_by(2)).collect()
 }
 
+/// Every adapter that has matrix units, opened for them; with checked shaders, too.
+#[cfg(feature = "gpu")]
+pub fn matrix_units() -> Vec<(String, Device)> {
+    use wgpu_attention::device::GpuOptions;
+    static UNITS: std::sync::LazyLock<Vec<(String, Device)>> = std::sync::LazyLock::new(|| {
+        let open = |adapter: &wgpu_attention::device::Adapter, checked| {
+            let options = GpuOptions::default().matrix_units(true).variant("scan_attention", "matrix").checked(checked);
+            let suffix = if checked { ", checked" } else { "" };
+            (format!("{}, matrix units{suffix}", adapter.name), Device::on_adapter(adapter, &options).unwrap())
+        };
+        let all = Device::adapters();
+        let all = all.iter().flat_map(|adapter| [open(adapter, false), open(adapter, true)]);
+        all.filter(|(_, device)| device.capabilities().matrix_units.is_some()).collect()
+    });
+    UNITS.clone()
+}
+
 /// Every adapter as a device that binds four storage buffers, as downlevel ones do.
 #[cfg(feature = "gpu")]
 pub fn few_bindings() -> Vec<(String, Device)> {

@@ -1,0 +1,85 @@
+//! The tile of the kernel on matrix units, `shaders/scan_attention_matrix.wgsl`.
+
+use serde::Serialize;
+
+use super::{plan::TILE, problem::Problem};
+use crate::device::Capabilities;
+
+/// Weights are at most this: f16 holds 65504, and loses what is below `2^-24`, so `2^-38` of the largest.
+pub(super) const WEIGHT_SCALE: f32 = 16384.0;
+
+/// Bytes for the few single numbers beside the arrays.
+const SINGLE_BYTES: usize = 128;
+
+/// What the text of the kernel depends on, beside the sizes of a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct MatrixTile {
+    /// Rows and columns of a matrix.
+    pub size: usize,
+    /// Queries and threads of a workgroup.
+    pub queries: usize,
+    pub threads: usize,
+    /// Numbers of f16 in the place of the keys, where weights and values lie later.
+    pub halves: usize,
+    /// Vectors of four columns of a row of the result that a thread owns.
+    pub v_quads: usize,
+    weight_scale: u32,
+}
+
+impl MatrixTile {
+    /// As many queries as there are and as workgroup memory has room for; `None` where the device was not
+    /// opened for its matrix units, or has no room, or heads are of a width that is no multiple of 4.
+    pub fn new(problem: &Problem, capabilities: &Capabilities) -> Option<Self> {
+        let size = capabilities.matrix_units? as usize;
+        let [smallest, largest] = capabilities.subgroups?.map(|size| size as usize);
+        let is_whole = problem.head_dim % 4 == 0 && problem.v_dim % 4 == 0;
+        let fits = |tile: &Self| {
+            // Whole subgroups, and as many of them as have a turn each.
+            tile.threads % largest.max(1) == 0
+                && tile.threads <= capabilities.threads as usize
+                && tile.bytes(problem) <= capabilities.workgroup_bytes as usize
+        };
+        let sizes: &[usize] = if problem.n_queries <= 32 { &[32] } else { &[64, 32] };
+        sizes.iter().map(|&queries| Self::of(problem, size, queries, smallest)).find(|tile| is_whole && fits(tile))
+    }
+
+    pub(super) fn of(problem: &Problem, size: usize, queries: usize, subgroup: usize) -> Self {
+        // No more subgroups than rows of matrices; 8 threads for four queries own a vector of 32 columns each.
+        let threads = (queries / size * subgroup).min(2 * queries);
+        let lanes = (4 * threads / queries).max(1);
+        let [depth, v_read] = padded(problem, size);
+        let weights_and_values = queries * (TILE + 8) + TILE * (v_read + 8);
+        Self {
+            size,
+            queries,
+            threads,
+            halves: weights_and_values.max(TILE * (depth + 8)),
+            v_quads: v_read.div_ceil(4 * lanes),
+            weight_scale: WEIGHT_SCALE as u32,
+        }
+    }
+
+    /// Bytes of workgroup memory.
+    fn bytes(&self, problem: &Problem) -> usize {
+        let [depth, _] = padded(problem, self.size);
+        let halves = self.queries * (depth + 8) + self.halves;
+        let floats = self.queries * (TILE + 4) + 4 * self.threads;
+        2 * halves + 4 * floats + SINGLE_BYTES
+    }
+
+    /// Loop iterations of an invocation for a tile of keys beyond those of other variants, no fewer: where
+    /// every number is read on its own.
+    pub fn iterations(&self, problem: &Problem) -> usize {
+        let [depth, v_read] = padded(problem, self.size);
+        let keys_of_thread = TILE * self.queries / 4 / self.threads;
+        let scores = keys_of_thread * (4 * (depth / 4 + 1) + 2);
+        let fills = TILE * (depth + v_read) / 4 / self.threads + 2;
+        let products = (self.queries / self.size + 1) * ((depth + v_read + TILE) / self.size + 8);
+        scores + fills + products + 2 * TILE
+    }
+}
+
+/// The widths of keys and values in whole matrices.
+pub(super) fn padded(problem: &Problem, size: usize) -> [usize; 2] {
+    [problem.head_dim, problem.v_dim].map(|dim| dim.next_multiple_of(size))
+}
