@@ -13,7 +13,7 @@
 //
 // Numbers are rounded to f16. Where some have no finite number there, the rest of this group's scores, or of its
 // weighted values, is made in f32, number by number.
-// Weights are multiplied by {{ weight_scale }}, so that small ones are not lost in f16; the sums undo it.
+// Weights are multiplied by {{ weight_scale }}, so that small ones are not lost in f16; what is summed of them is divided.
 enable f16;
 enable wgpu_cooperative_matrix;
 
@@ -42,6 +42,8 @@ var<workgroup> n_subgroups: u32;
 var<workgroup> votes: atomic<u32>;
 var<workgroup> read_tiles: u32;
 //# endif
+
+const WEIGHT_UNIT: f32 = 1.0 / {{ weight_scale }};
 
 // Whether f16 has no finite number for one of four; by bits, which are those of numbers beyond 65504.
 fn far4(x: vec4<f32>) -> bool {
@@ -304,7 +306,7 @@ fn main(
       let s = vec4({% for r in range(4) %}scores[own + c + {{ r * score_stride }}u]{{ ", " if r < 3 }}{% endfor %});
       // What overflows f16 here belongs to a row that is lost.
       let weight = vec4<f16>({{ weight_scale }} * exp(s - largest));
-      sum += vec4<f32>(weight);
+      sum += WEIGHT_UNIT * vec4<f32>(weight);
       let to = 4u * row_thread * {{ weight_stride }}u + c + lane;
 //# for r in range(4)
       halves[to + {{ r * weight_stride }}u] = weight.{{ ["x", "y", "z", "w"][r] }};
@@ -324,7 +326,7 @@ fn main(
 //# endif
         let at = v_base + (key0 + j) * problem.v_row;
 //# for r in range(4)
-        let p{{ r }} = {{ weight_scale }} * exp(scores[(4u * row_thread + {{ r }}u) * {{ score_stride }}u + j] - largest.{{ ["x", "y", "z", "w"][r] }});
+        let p{{ r }} = exp(scores[(4u * row_thread + {{ r }}u) * {{ score_stride }}u + j] - largest.{{ ["x", "y", "z", "w"][r] }});
 //# endfor
 //# for i in range(v_quads)
         {
@@ -369,7 +371,7 @@ fn main(
 //# endif
         let sums_at = 4u * row_thread * {{ score_stride }}u + 4u * (lane + {{ n * lanes }}u);
 //# for r in range(4)
-        out{{ r }}_{{ i }} += vec4({% for c in range(4) %}scores[sums_at + {{ r * score_stride + c }}u]{{ ", " if c < 3 }}{% endfor %});
+        out{{ r }}_{{ i }} += WEIGHT_UNIT * vec4({% for c in range(4) %}scores[sums_at + {{ r * score_stride + c }}u]{{ ", " if c < 3 }}{% endfor %});
 //# endfor
       }
 //# endif
@@ -403,12 +405,11 @@ fn main(
     if (lane == 0u) {
       let at = lse_base + (row + {{ r }}u) * problem.lse_row;
       let first = select(select(largest[{{ r }}], MASKED, is_empty), total, is_lost);
-      let unscaled = total * (1.0 / {{ weight_scale }});
       if (problem.lse_sums > 0u) {
         log_sum_exp[at] = first;
-        log_sum_exp[at + problem.lse_sums] = select(unscaled, 0.0, is_empty);
+        log_sum_exp[at + problem.lse_sums] = select(total, 0.0, is_empty);
       } else {
-        log_sum_exp[at] = first + select(log(unscaled), 0.0, is_empty || is_lost);
+        log_sum_exp[at] = first + select(log(total), 0.0, is_empty || is_lost);
       }
     }
   }

@@ -6,7 +6,7 @@ use super::{plan::TILE, problem::Problem};
 use crate::device::Capabilities;
 
 /// Weights are at most this: f16 holds 65504, and loses what is below `2^-24`, so `2^-38` of the largest.
-pub(super) const WEIGHT_SCALE: f32 = 16384.0;
+const WEIGHT_SCALE: u32 = 1 << 14;
 
 /// Bytes for the few single numbers beside the arrays.
 const SINGLE_BYTES: usize = 128;
@@ -32,10 +32,10 @@ impl MatrixTile {
     pub fn new(problem: &Problem, capabilities: &Capabilities) -> Option<Self> {
         let size = capabilities.matrix_units? as usize;
         let [smallest, largest] = capabilities.subgroups?.map(|size| size as usize);
-        let is_whole = problem.head_dim % 4 == 0 && problem.v_dim % 4 == 0;
+        let is_whole = problem.head_dim.is_multiple_of(4) && problem.v_dim.is_multiple_of(4);
         let fits = |tile: &Self| {
             // Whole subgroups, and as many of them as have a turn each.
-            tile.threads % largest.max(1) == 0
+            tile.threads.is_multiple_of(largest.max(1))
                 && tile.threads <= capabilities.threads as usize
                 && tile.bytes(problem) <= capabilities.workgroup_bytes as usize
         };
@@ -55,7 +55,7 @@ impl MatrixTile {
             threads,
             halves: weights_and_values.max(TILE * (depth + 8)),
             v_quads: v_read.div_ceil(4 * lanes),
-            weight_scale: WEIGHT_SCALE as u32,
+            weight_scale: WEIGHT_SCALE,
         }
     }
 
