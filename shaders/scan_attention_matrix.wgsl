@@ -160,7 +160,7 @@ fn main(
     forget_latest();
 //# endif
   }
-  // Subgroups may be of any size: each takes its turn.
+  // Subgroups may be of any size: each takes its turn. Were there more than turns, the last would be taken twice.
   let subgroups = workgroupUniformLoad(&n_subgroups);
 //# if skips
   var tiles = 0u;
@@ -213,7 +213,7 @@ fn main(
     fill_k(thread, batch, k_base, key0, key_end);
     workgroupBarrier();
     for (var first = 0u; first < {{ strips }}u; first += subgroups) {
-      let strip = first + subgroup;
+      let strip = min(first + subgroup, {{ strips - 1 }}u);
 //# for j in range(key_matrices)
       var c{{ j }} = coop_mat{{ size }}x{{ size }}<f32, C>();
 //# endfor
@@ -344,7 +344,7 @@ fn main(
 //# set columns_here = tile if left > tile else left
 //# set value_matrices = columns_here // size
       for (var first = 0u; first < {{ strips }}u; first += subgroups) {
-        let strip = first + subgroup;
+        let strip = min(first + subgroup, {{ strips - 1 }}u);
 //# for j in range(value_matrices)
         var c{{ j }} = coop_mat{{ size }}x{{ size }}<f32, C>();
 //# endfor

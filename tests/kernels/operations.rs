@@ -84,7 +84,7 @@ fn attentions(width: usize) -> Vec<Operation> {
         let [q, k, _] = q_k_v(n, n_keys);
         [q, k, of("v", [1, 2, n_keys, width])]
     };
-    const KERNELS: &str = "scan_attention scan_attention_decode scan_attention_matrix merge_attention";
+    const KERNELS: &str = "scan_attention scan_attention_decode merge_attention";
     let splits = |n| move |_: &Device, qkv: [&Tensor; 3]| attend(qkv, &ScanAttention::default().n_splits(n));
     let hidden = || {
         let (k, v) = (hides("k", [1, 2, 40, 8], 21 * 8 + 3), hides("v", [1, 2, 40, width], 61 * width + 2));

@@ -367,6 +367,10 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
             let tiles = if terms.is_empty() { &MATRIX_TILES[..] } else { &MATRIX_TILES[..2] };
             for [size, queries, subgroup] in tiles {
                 let tile = MatrixTile::of(&problem, *size, *queries, *subgroup);
+                // No device has more.
+                if tile.bytes(&problem) > 64 << 10 {
+                    continue;
+                }
                 let name = format!("{size} x {size}, {queries} queries, {} threads {label}", tile.threads);
                 all.push((Rung::Matrix, name, Constants::new(&problem, Rung::Matrix, Some(tile), [false; 2], has_mask, terms)));
             }

@@ -31,7 +31,10 @@ impl MatrixTile {
     /// opened for its matrix units, or has no room, or heads are of a width that is no multiple of 4.
     pub fn new(problem: &Problem, capabilities: &Capabilities) -> Option<Self> {
         let size = capabilities.matrix_units? as usize;
-        let [smallest, largest] = capabilities.subgroups?.map(|size| size as usize);
+        // Apple's are all of 32, which Metal tells only of a compiled kernel.
+        let is_apple = capabilities.driver.to_lowercase().contains("apple");
+        let subgroups = if is_apple { [32; 2] } else { capabilities.subgroups? };
+        let [smallest, largest] = subgroups.map(|size| size as usize);
         let is_whole = problem.head_dim.is_multiple_of(4) && problem.v_dim.is_multiple_of(4);
         let fits = |tile: &Self| {
             // Whole subgroups, and as many of them as have a turn each.
@@ -60,7 +63,7 @@ impl MatrixTile {
     }
 
     /// Bytes of workgroup memory.
-    fn bytes(&self, problem: &Problem) -> usize {
+    pub(super) fn bytes(&self, problem: &Problem) -> usize {
         let [depth, _] = padded(problem, self.size);
         let halves = self.queries * (depth + 8) + self.halves;
         let floats = self.queries * (TILE + 4) + 4 * self.threads;
@@ -82,4 +85,60 @@ impl MatrixTile {
 /// The widths of keys and values in whole matrices.
 pub(super) fn padded(problem: &Problem, size: usize) -> [usize; 2] {
     [problem.head_dim, problem.v_dim].map(|dim| dim.next_multiple_of(size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::strides::BiasStrides, *};
+    use crate::device::AdapterKind;
+
+    /// Queries, threads and bytes of the tile for heads of a width, on a device as its driver describes it.
+    fn tile(driver: &str, side: u32, subgroups: [u32; 2], kib: u32, dim: usize) -> Option<[usize; 3]> {
+        let capabilities = Capabilities {
+            driver: driver.into(),
+            matrix_units: Some(side),
+            subgroups: Some(subgroups),
+            workgroup_bytes: kib << 10,
+            ..Capabilities::webgpu(AdapterKind::Discrete)
+        };
+        let problem = Problem {
+            batch: 1,
+            n_heads: 1,
+            kv_group: 1,
+            n_queries: 1000,
+            n_keys: 1000,
+            head_dim: dim,
+            v_dim: dim,
+            head_major: true,
+            scale: 1.0,
+            n_columns: 0,
+            n_basis: 0,
+            iterations: 0,
+            on_sphere: false,
+            has_matrix: false,
+            bias: BiasStrides::default(),
+            n_operands: 5,
+            n_splits: None,
+        };
+        MatrixTile::new(&problem, &capabilities).map(|tile| [tile.queries, tile.threads, tile.bytes(&problem)])
+    }
+
+    #[test]
+    fn tiles_fit_their_devices() {
+        for (found, expected) in [
+            (tile("NVIDIA", 16, [32, 32], 48, 64), Some([64, 128, 30_336])),
+            (tile("NVIDIA", 16, [32, 32], 48, 128), Some([64, 128, 42_624])),
+            (tile("AMD", 16, [32, 64], 64, 256), Some([32, 64, 42_112])),
+            (tile("Apple M1", 8, [4, 64], 32, 64), Some([64, 128, 30_336])),
+            (tile("Apple M1", 8, [4, 64], 32, 128), Some([32, 64, 25_728])),
+            (tile("llvmpipe", 8, [8, 8], 32, 20), Some([64, 64, 21_632])),
+            (tile("least", 16, [32, 32], 16, 32), Some([32, 64, 13_440])),
+            // No room, no vectors of four, and subgroups that would not be whole.
+            (tile("least", 16, [32, 32], 16, 64), None),
+            (tile("NVIDIA", 16, [32, 32], 48, 30), None),
+            (tile("Qualcomm", 16, [128, 128], 32, 256), None),
+        ] {
+            assert_eq!(found, expected);
+        }
+    }
 }
