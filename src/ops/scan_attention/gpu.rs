@@ -372,7 +372,11 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
                     continue;
                 }
                 let name = format!("{size} x {size}, {queries} queries, {} threads {label}", tile.threads);
-                all.push((Rung::Matrix, name, Constants::new(&problem, Rung::Matrix, Some(tile), [false; 2], has_mask, terms)));
+                let text = |halves| Constants::new(&problem, Rung::Matrix, Some(tile), halves, has_mask, terms);
+                if [32, 64].contains(&head_dim) && !has_matrix {
+                    all.push((Rung::Matrix, format!("{name} f16"), text([true; 2])));
+                }
+                all.push((Rung::Matrix, name, text([false; 2])));
             }
         }
         let fitting = |rung: &Rung| *rung != Rung::Matrix && rungs.contains(rung) && rung.fits(&problem);
