@@ -18,6 +18,7 @@ fn validated(name: &str, wgsl: &str) -> (naga::Module, valid::ModuleInfo) {
     let capabilities = match wgsl.contains("enable wgpu_cooperative_matrix;") {
         true => {
             valid::Capabilities::COOPERATIVE_MATRIX
+                | valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32
                 | valid::Capabilities::SHADER_FLOAT16
                 | valid::Capabilities::SUBGROUP
         }

@@ -1,9 +1,9 @@
 //! The variant on matrix units, which rounds to f16: the bound that `GpuOptions::matrix_units` states, on a
 //! CPU that rounds and sums as the kernel does, and on every adapter that has such units.
 
-use super::{Case, PLAIN, RECORDED, Run, add_terms, case};
+use super::{Case, RECORDED, case};
 use crate::support::{Random, oracle};
-use wgpu_attention::ops::{BiasKernel, Distance, scan_attention::MASKED};
+use wgpu_attention::ops::scan_attention::MASKED;
 
 /// Half a unit in the last place of f16.
 const U: f64 = 1.0 / 2048.0;
@@ -134,10 +134,13 @@ fn rounding_to_f16_stays_within_its_bound() {
 #[cfg(feature = "gpu")]
 mod units {
     use super::*;
-    use crate::{scan_attention::run, support::oracle::projected};
+    use crate::{
+        scan_attention::{PLAIN, Run, add_terms, run},
+        support::oracle::projected,
+    };
     use wgpu_attention::{
         Device, Tensor,
-        ops::{ScanAttention, scan_attention::scan_attention},
+        ops::{BiasKernel, Distance, ScanAttention, scan_attention::scan_attention},
     };
 
     /// Adapters with matrix units, opened for them.
