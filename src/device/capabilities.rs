@@ -34,8 +34,9 @@ pub struct Capabilities {
     pub subgroups: Option<[u32; 2]>,
     /// Whether shaders may compute in f16.
     pub f16: bool,
-    /// Whether the adapter has matrix units that `wgpu` reaches.
-    pub matrix_units: bool,
+    /// Rows and columns of the matrices that shaders may multiply on matrix units, from f16 to sums in f32,
+    /// where the device was opened for them: see `GpuOptions::matrix_units`.
+    pub matrix_units: Option<u32>,
     /// Whether the device can say when work began and ended.
     pub timestamps: bool,
     /// Floating-point operations of one submit: about a tenth of a second on a slow device of the
@@ -148,7 +149,7 @@ impl Capabilities {
             threads: u32::MAX,
             subgroups: None,
             f16: false,
-            matrix_units: false,
+            matrix_units: None,
             timestamps: false,
             submit_budget: f64::INFINITY,
             max_iterations: usize::MAX,

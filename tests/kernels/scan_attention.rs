@@ -2,6 +2,7 @@
 //! masks, biases, splits.
 
 mod custom_bias;
+mod matrix;
 mod shapes;
 
 use std::sync::Arc;

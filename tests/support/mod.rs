@@ -87,7 +87,26 @@ pub fn forced_scans() -> Vec<(String, Device)> {
 #[cfg(feature = "gpu")]
 pub fn open_forced_scans() -> Vec<(String, Device)> {
     let all = wgpu_attention::device::variants()["scan_attention"];
-    all.iter().flat_map(|variant| forced("scan_attention", variant).into_iter().step_by(2)).collect()
+    // Matrix units have tests of their own: they round to f16.
+    let exact = all.iter().filter(|variant| **variant != "matrix");
+    exact.flat_map(|variant| forced("scan_attention", variant).into_iter().step_by(2)).collect()
+}
+
+/// Every adapter that has matrix units, opened for them; with checked shaders, too.
+#[cfg(feature = "gpu")]
+pub fn matrix_units() -> Vec<(String, Device)> {
+    use wgpu_attention::device::GpuOptions;
+    static UNITS: std::sync::LazyLock<Vec<(String, Device)>> = std::sync::LazyLock::new(|| {
+        let open = |adapter: &wgpu_attention::device::Adapter, checked| {
+            let options = GpuOptions::default().matrix_units(true).variant("scan_attention", "matrix").checked(checked);
+            let suffix = if checked { ", checked" } else { "" };
+            (format!("{}, matrix units{suffix}", adapter.name), Device::on_adapter(adapter, &options).unwrap())
+        };
+        let all = Device::adapters();
+        let all = all.iter().flat_map(|adapter| [open(adapter, false), open(adapter, true)]);
+        all.filter(|(_, device)| device.capabilities().matrix_units.is_some()).collect()
+    });
+    UNITS.clone()
 }
 
 /// Every adapter as a device that binds four storage buffers, as downlevel ones do.

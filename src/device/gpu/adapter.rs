@@ -58,6 +58,8 @@ pub struct GpuOptions {
     /// driver can. Whoever can write there can make the driver run anything: keep it as safe as
     /// the program itself.
     pub pipeline_folder: Option<PathBuf>,
+    /// Use matrix units where the adapter has them; see [`GpuOptions::matrix_units()`].
+    pub matrix_units: bool,
     /// Variants to run, by operation, instead of those that it would choose; see
     /// [`Decision`](crate::device::Decision).
     pub variants: BTreeMap<String, String>,
@@ -81,6 +83,20 @@ impl GpuOptions {
     /// Sets [`GpuOptions::pipeline_folder`].
     pub fn pipeline_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.pipeline_folder = Some(folder.into());
+        self
+    }
+
+    /// Sets [`GpuOptions::matrix_units`]: [`scan_attention`](crate::ops::scan_attention()) multiplies on matrix units
+    /// (Vulkan's cooperative matrices, Metal's SIMD-group matrices), where the adapter has them; elsewhere nothing changes, and [`Capabilities::matrix_units`] tells. **Experimental**, as
+    /// the feature of `wgpu` is.
+    ///
+    /// Results are less exact: `scale q`, `k`, `v` and the weights are rounded to f16, to `u = 2^-11` of each or
+    /// `2^-25`, and summed in f32. With `L = 2.01 u max sum |scale q k|`, over the pairs of a query and the numbers
+    /// of a head, a logit is off by `L`, a log-sum-exp by `L + u`, and a value by `(2 L + 3 u) max |v|`, to first
+    /// order. A driver that rounds towards zero doubles them. What f16 cannot hold (above 65504, or not finite)
+    /// is computed in f32, slowly, by the rule for [what is not finite](crate::ops#what-is-not-finite).
+    pub fn matrix_units(mut self, matrix_units: bool) -> Self {
+        self.matrix_units = matrix_units;
         self
     }
 
@@ -213,8 +229,23 @@ fn driver_of(info: &wgpu::AdapterInfo) -> String {
     format!("{} {} {}", info.name, info.driver, info.driver_info).trim().to_owned()
 }
 
+/// The side of the matrices that an adapter multiplies from f16 to f32, of those that WGSL has.
+pub(super) fn matrix_side(adapter: &wgpu::Adapter) -> Option<u32> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let properties = adapter.cooperative_matrix_properties();
+    let is_offered = |side: &u32| {
+        let wanted = ([*side; 3], F16, F32);
+        properties.iter().any(|p| ([p.m_size, p.n_size, p.k_size], p.ab_type, p.cr_type) == wanted)
+    };
+    [16, 8].into_iter().find(is_offered)
+}
+
 /// What an open device is and allows.
-pub(super) fn capabilities(device: &wgpu::Device, variants: &BTreeMap<String, String>) -> Capabilities {
+pub(super) fn capabilities(
+    device: &wgpu::Device,
+    matrix_units: Option<u32>,
+    variants: &BTreeMap<String, String>,
+) -> Capabilities {
     let (info, limits, features) = (device.adapter_info(), device.limits(), device.features());
     let max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
     let has = |feature| features.contains(feature);
@@ -226,7 +257,7 @@ pub(super) fn capabilities(device: &wgpu::Device, variants: &BTreeMap<String, St
         threads: limits.max_compute_invocations_per_workgroup,
         subgroups: has(wgpu::Features::SUBGROUP).then_some([info.subgroup_min_size, info.subgroup_max_size]),
         f16: has(wgpu::Features::SHADER_F16),
-        matrix_units: has(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+        matrix_units,
         timestamps: has(wgpu::Features::TIMESTAMP_QUERY),
         forced: variants.clone(),
         ..Capabilities::webgpu(info.device_type.into())

@@ -77,9 +77,25 @@ impl Gpu {
             let limit = "alignment of storage buffers";
             return Err(Error::LimitExceeded { limit, requested: alignment.into(), allowed: 256 });
         }
+        let mut features = adapter.raw.features() & adapter::wanted_features();
+        let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
+        let needed =
+            wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
+        let mut matrix_units = None;
+        if options.matrix_units && adapter.raw.features().contains(needed) {
+            matrix_units = adapter::matrix_side(&adapter.raw);
+        }
+        if matrix_units.is_some() {
+            features |= needed;
+            // SAFETY: the one feature of these that is asked for multiplies matrices. Its texts are this
+            // crate's: they load and store within arrays of workgroup memory by constants of the text, in
+            // uniform control flow, by whole subgroups.
+            experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
+        }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("wgpu-attention"),
-            required_features: adapter.raw.features() & adapter::wanted_features(),
+            required_features: features,
+            experimental_features,
             required_limits: limits,
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()
@@ -87,7 +103,7 @@ impl Gpu {
         let request = adapter.raw.request_device(&descriptor).await;
         let (device, queue) = request
             .map_err(|error| Error::DeviceRequest { adapter: adapter.to_string(), message: error.to_string() })?;
-        let gpu = Self::new(device, queue, adapter.to_string(), options);
+        let gpu = Self::new(device, queue, adapter.to_string(), matrix_units, options);
         // Without a handler of ours, an error that escapes every scope would panic.
         let late = gpu.late_error.clone();
         gpu.device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
@@ -101,18 +117,24 @@ impl Gpu {
     pub(super) fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         let info = device.adapter_info();
         let name = format!("{} ({}, shared by the application)", info.name, info.backend);
-        let mut gpu = Self::new(device, queue, name, &GpuOptions::default());
+        let mut gpu = Self::new(device, queue, name, None, &GpuOptions::default());
         gpu.is_shared = true;
         gpu
     }
 
-    fn new(device: wgpu::Device, queue: wgpu::Queue, name: String, options: &GpuOptions) -> Self {
+    fn new(
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        name: String,
+        matrix_units: Option<u32>,
+        options: &GpuOptions,
+    ) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         Self {
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
             name,
             limits: device.limits(),
-            capabilities: adapter::capabilities(&device, &options.variants),
+            capabilities: adapter::capabilities(&device, matrix_units, &options.variants),
             checked: options.checked,
             is_shared: false,
             pipeline_file: options.pipeline_folder.clone().and_then(|at| PipelineFile::open(&device, at)),

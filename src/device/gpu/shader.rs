@@ -67,6 +67,8 @@ pub struct Needs {
     pub workgroup_bytes: u32,
     /// Threads of a workgroup (`max_compute_invocations_per_workgroup`).
     pub threads: u32,
+    /// Whether it needs matrix units: [`GpuOptions::matrix_units`](crate::device::GpuOptions::matrix_units).
+    pub matrix_units: bool,
 }
 
 /// A field of a uniform.
@@ -235,6 +237,7 @@ pub(crate) fn reflect(name: &str, module: &naga::Module) -> Result<Interface> {
         shared_storage_buffers: 0,
         workgroup_bytes,
         threads: main.workgroup_size.iter().product(),
+        matrix_units: module.types.iter().any(|(_, of)| matches!(of.inner, TypeInner::CooperativeMatrix { .. })),
     };
     let mut interface = Interface { operands, fields, needs };
     let kinds = |is_written| {

@@ -5,6 +5,7 @@ use std::{ops::Range, sync::Arc};
 use super::{
     bias::{Bias, BiasKernel, BiasTerm, Distance},
     custom::CustomBias,
+    matrix::MatrixTile,
     plan::{self, Piece, Plan, Rung, TILE},
     problem::{MAX_UNIFORM_VECTORS, Problem},
     strides::BiasStrides,
@@ -23,9 +24,16 @@ const KERNEL: Kernel<Constants, Params> =
 const DECODE: Kernel<Constants, Params> =
     Kernel::new("scan_attention_decode", include_str!("../../../shaders/scan_attention_decode.wgsl"));
 
+const MATRIX: Kernel<Constants, Params> =
+    Kernel::new("scan_attention_matrix", include_str!("../../../shaders/scan_attention_matrix.wgsl"));
+
 /// The file of a variant.
 fn kernel(rung: Rung) -> &'static Kernel<Constants, Params> {
-    if rung.is_decode() { &DECODE } else { &KERNEL }
+    match rung {
+        Rung::Decode | Rung::Decode8 => &DECODE,
+        Rung::Matrix => &MATRIX,
+        _ => &KERNEL,
+    }
 }
 
 params! {
@@ -85,6 +93,7 @@ struct Call<'a> {
     gpu: &'a Gpu,
     problem: &'a Problem,
     rung: Rung,
+    queries_of_group: usize,
     constants: Constants,
     q: &'a Tensor,
     k: &'a Tensor,
@@ -114,19 +123,21 @@ pub(super) fn scan_attention(
     mask: Option<&Tensor>,
     bias: &Bias<'_>,
 ) -> Result<Attention> {
-    let Plan { rung, pieces, keys, n_splits, .. } = plan::plan(problem, gpu.capabilities())?;
+    let plan = plan::plan(problem, gpu.capabilities())?;
+    let queries_of_group = plan.queries();
+    let Plan { rung, matrix, pieces, keys, n_splits, .. } = plan;
     let n_parts = keys.len() * n_splits;
     // Vectors of halves are widened where they are read, single ones before.
     let read = |x: &Tensor| if rung.is_wide() { Ok(x.clone()) } else { x.to_f32() };
     let (k, v) = (&read(k)?, &read(v)?);
     let halves = [k, v].map(|x| x.dtype() == DType::F16);
-    let constants = Constants::new(problem, rung, halves, mask.is_some(), bias.terms);
+    let constants = Constants::new(problem, rung, matrix, halves, mask.is_some(), bias.terms);
     let mut packed = pack(bias.terms, problem.n_heads);
     let stored = constants.bias_in_storage.then(|| gpu.upload(bytemuck::cast_slice(&packed))).transpose()?;
     if stored.is_some() {
         packed.clear();
     }
-    let call = Call { gpu, problem, rung, constants, q, k, v, mask, bias, packed, stored, n_splits };
+    let call = Call { gpu, problem, rung, queries_of_group, constants, q, k, v, mask, bias, packed, stored, n_splits };
     let n_rows = problem.batch * problem.n_heads * problem.n_queries;
     let values = gpu.allocate(n_rows * problem.v_dim)?;
     let log_sum_exp = gpu.allocate(n_rows)?;
@@ -204,7 +215,7 @@ impl Call<'_> {
         let [matrix_batch, matrix_head, matrix_row] = as_u32(strides.matrix);
         let [out_split, lse_split] = target.split_strides.map(|stride| stride as u32);
         let out_split = out_split / self.rung.words() as u32;
-        let q_tiles = queries.len().div_ceil(self.rung.queries());
+        let q_tiles = queries.len().div_ceil(self.queries_of_group);
         let n_groups = batch.len() * heads.len() * q_tiles * self.n_splits;
         let keys_per_split = keys.len().div_ceil(self.n_splits);
         let params = Params {
@@ -263,7 +274,7 @@ impl Call<'_> {
             * share(keys.len(), n_keys);
         let work = Work {
             cost: plan::cost(problem) * share / n_groups as f64,
-            iterations: keys_per_split.div_ceil(TILE) * plan::iterations(problem, self.rung),
+            iterations: keys_per_split.div_ceil(TILE) * plan::iterations(problem, self.rung, self.constants.matrix),
         };
         let launch = match self.constants.uses_custom {
             true => self.gpu.kernel_with_snippet(kernel(self.rung), &self.constants)?,
@@ -352,9 +363,25 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
         };
         let options = format!("mask={has_mask} matrix={has_matrix}");
         let label = format!("bias={name} head_dim={head_dim} v_dim={v_dim} {options}");
-        let fitting = |rung: &Rung| rungs.contains(rung) && rung.fits(&problem);
+        if rungs.contains(&Rung::Matrix) && Rung::Matrix.fits(&problem) {
+            let tiles = if terms.is_empty() { &MATRIX_TILES[..] } else { &MATRIX_TILES[..2] };
+            for [size, queries, subgroup] in tiles {
+                let tile = MatrixTile::of(&problem, *size, *queries, *subgroup);
+                // No device has more.
+                if tile.bytes(&problem) > 64 << 10 {
+                    continue;
+                }
+                let name = format!("{size} x {size}, {queries} queries, {} threads {label}", tile.threads);
+                let text = |halves| Constants::new(&problem, Rung::Matrix, Some(tile), halves, has_mask, terms);
+                if [32, 64].contains(&head_dim) && !has_matrix {
+                    all.push((Rung::Matrix, format!("{name} f16"), text([true; 2])));
+                }
+                all.push((Rung::Matrix, name, text([false; 2])));
+            }
+        }
+        let fitting = |rung: &Rung| *rung != Rung::Matrix && rungs.contains(rung) && rung.fits(&problem);
         for (variant, rung) in Rung::ALL.into_iter().filter(|(_, rung)| fitting(rung)) {
-            let text = |halves| Constants::new(&problem, rung, halves, has_mask, terms);
+            let text = |halves| Constants::new(&problem, rung, None, halves, has_mask, terms);
             all.push((rung, format!("{variant} {label}"), text([false; 2])));
             // Keys and values of f16 are read by vectors.
             if rung.is_wide() && [32, 64].contains(&head_dim) && !has_matrix {
@@ -400,6 +427,9 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
     }
     all.into_iter().map(|(rung, label, constants)| kernel(rung).shader(&label, &constants)).collect()
 }
+
+/// Sides of matrices, queries of a workgroup and the smallest subgroups, as devices have them.
+const MATRIX_TILES: [[usize; 3]; 3] = [[16, 64, 32], [8, 32, 8], [8, 64, 32]];
 
 /// Heads of the papers' networks.
 const NETWORK_HEADS: usize = 4;

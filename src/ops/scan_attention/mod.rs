@@ -7,6 +7,7 @@ mod cpu;
 mod custom;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+mod matrix;
 mod memory;
 mod plan;
 mod problem;

@@ -3,7 +3,10 @@
 
 use std::ops::Range;
 
-use super::problem::{OP, Problem, ScanAttention};
+use super::{
+    matrix::MatrixTile,
+    problem::{OP, Problem, ScanAttention},
+};
 use crate::{
     device::{Capabilities, Decision, variants::SCAN_ATTENTION},
     error::Result,
@@ -40,16 +43,19 @@ pub(crate) enum Rung {
     Decode,
     /// The same for 8 queries at a time.
     Decode8,
+    /// Products on matrix units, of numbers rounded to f16.
+    Matrix,
 }
 
 impl Rung {
-    pub const ALL: [(&str, Self); 6] = [
+    pub const ALL: [(&str, Self); 7] = [
         (SCAN_ATTENTION[0], Self::Portable),
         (SCAN_ATTENTION[1], Self::Wide),
         (SCAN_ATTENTION[2], Self::Rolled),
         (SCAN_ATTENTION[3], Self::Tall),
         (SCAN_ATTENTION[4], Self::Decode),
         (SCAN_ATTENTION[5], Self::Decode8),
+        (SCAN_ATTENTION[6], Self::Matrix),
     ];
 
     fn name(self) -> &'static str {
@@ -110,6 +116,8 @@ pub(crate) struct Piece {
 pub(crate) struct Plan {
     pub rung: Rung,
     why: &'static str,
+    /// The tile of [`Rung::Matrix`].
+    pub matrix: Option<MatrixTile>,
     pub pieces: Vec<Piece>,
     /// Ranges of keys whose bindings fit; each becomes a launch.
     pub keys: Vec<Range<usize>>,
@@ -148,8 +156,14 @@ impl ScanAttention<'_> {
 }
 
 impl Plan {
+    /// Queries of a workgroup.
+    #[cfg(feature = "gpu")]
+    pub fn queries(&self) -> usize {
+        queries_of_group(self.rung, self.matrix)
+    }
+
     fn decision(&self) -> Decision {
-        let Self { rung, why, pieces, keys, n_splits } = self;
+        let Self { rung, why, pieces, keys, n_splits, .. } = self;
         let merges = if keys.len() * n_splits > 1 { pieces.len() } else { 0 };
         let mut why = format!("{why}; {} piece(s) of the queries fit a binding and a submit", pieces.len());
         if keys.len() > 1 {
@@ -162,6 +176,10 @@ impl Plan {
     }
 }
 
+fn queries_of_group(rung: Rung, matrix: Option<MatrixTile>) -> usize {
+    matrix.map_or_else(|| rung.queries(), |tile| tile.queries)
+}
+
 /// Floating-point operations, roughly; an exponential counts as ten.
 pub(crate) fn cost(problem: &Problem) -> f64 {
     let pairs = problem.batch as f64 * problem.n_heads as f64 * problem.n_queries as f64 * problem.n_keys as f64;
@@ -170,7 +188,7 @@ pub(crate) fn cost(problem: &Problem) -> f64 {
 
 /// Loop iterations of an invocation for a tile of keys, no fewer; with each loop the test that ends it
 /// is one more. What is done once a launch is within what a device leaves of its limit.
-pub(crate) fn iterations(problem: &Problem, rung: Rung) -> usize {
+pub(crate) fn iterations(problem: &Problem, rung: Rung, matrix: Option<MatrixTile>) -> usize {
     // The loop over tiles, its share of the votes of 32 tiles, and the maxima of a row of threads for
     // each vector of queries.
     let softmax = 1 + 1 + rung.quads() * (SIDE + 1);
@@ -180,8 +198,10 @@ pub(crate) fn iterations(problem: &Problem, rung: Rung) -> usize {
     // not finite, one at a time.
     let by_pair = problem.has_matrix || problem.n_basis > 0;
     let sums = problem.v_dim.div_ceil(TILE) * if by_pair { TILE + 1 } else { 9 };
-    // Four keys for each vector of four queries.
-    problem.iterations.saturating_mul(16 * rung.quads()).saturating_add(softmax + products + sums)
+    // Four keys for each vector of four queries; on matrix units there are at most as many pairs as for two.
+    let quads = if matrix.is_some() { 2 } else { rung.quads() };
+    let more = matrix.map_or(0, |tile| tile.iterations(problem));
+    problem.iterations.saturating_mul(16 * quads).saturating_add(softmax + products + sums + more)
 }
 
 /// Who made a GPU: what its compiler does with a text, and how many registers there are, are much
@@ -231,7 +251,11 @@ fn choose(problem: &Problem, capabilities: &Capabilities) -> Result<(Rung, &'sta
     if problem.n_operands > capabilities.storage_buffers as usize {
         return Ok((Rung::Portable, "operands that share a binding are read number by number"));
     }
+    let has_matrix_tile = MatrixTile::new(problem, capabilities).is_some();
     match forced {
+        Some(Rung::Matrix) if !has_matrix_tile => {
+            return Ok((Rung::Wide, "the device has no matrix units, was not opened for them, or has no room"));
+        }
         Some(rung) if rung.fits(problem) => return Ok((rung, "it was asked for")),
         Some(_) => return Ok((Rung::Wide, "what was asked for has no room for such heads")),
         None => {}
@@ -243,6 +267,9 @@ fn choose(problem: &Problem, capabilities: &Capabilities) -> Result<(Rung, &'sta
         let at_once = problem.n_queries > 4 && has_registers && Rung::Decode8.fits(problem);
         let rung = if at_once { Rung::Decode8 } else { Rung::Decode };
         return Ok((rung, "few queries leave nothing to do but to read the keys"));
+    }
+    if has_matrix_tile && problem.n_queries > 8 {
+        return Ok((Rung::Matrix, "the device was opened for its matrix units"));
     }
     let dim = problem.head_dim.max(problem.v_dim);
     let has_terms = problem.n_basis > 0;
@@ -270,7 +297,8 @@ fn choose(problem: &Problem, capabilities: &Capabilities) -> Result<(Rung, &'sta
 /// Cuts a call.
 pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Result<Plan> {
     let (rung, why) = choose(problem, capabilities)?;
-    let queries_of_group = rung.queries();
+    let matrix = if rung == Rung::Matrix { MatrixTile::new(problem, capabilities) } else { None };
+    let queries_of_group = queries_of_group(rung, matrix);
     let Problem { batch, n_heads, n_queries, n_keys, has_matrix, n_operands, .. } = *problem;
     // A binding may begin up to 256 bytes early, to be aligned. Where there are too few, all that
     // is read shares one.
@@ -290,7 +318,7 @@ pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Result<Pla
     let cost_of_query = cost / (batch * n_queries) as f64 / if problem.head_major { n_heads as f64 } else { 1.0 };
     // One tile of queries must stay within the budget, too.
     let cost_of_key = cost_of_query / n_keys as f64 * n_queries.min(queries_of_group) as f64;
-    let by_iterations = (capabilities.max_iterations / iterations(problem, rung)).saturating_mul(TILE);
+    let by_iterations = (capabilities.max_iterations / iterations(problem, rung, matrix)).saturating_mul(TILE);
     let fits = fitting(row, cost_of_key).min(by_iterations);
     let keys = ranges(n_keys, if fits >= n_keys { n_keys } else { (fits / 64 * 64).max(64) });
     // A matrix has a number for every pair, but for those along which it is the same.
@@ -343,7 +371,7 @@ pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Result<Pla
         // Splits cost a merge; two groups a processor are not worth one.
         if groups * 2 > ENOUGH_GROUPS { 1 } else { wanted.min(worthwhile).min(per_binding / (values * keys.len())) }
     });
-    Ok(Plan { rung, why, pieces, keys, n_splits: n_splits.clamp(1, keys_of_launch) })
+    Ok(Plan { rung, why, matrix, pieces, keys, n_splits: n_splits.clamp(1, keys_of_launch) })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{
     bias::{BiasKernel, BiasTerm, Distance, TermKind},
+    matrix::{MatrixTile, padded},
     plan::{Rung, SIDE, TILE},
     problem::{MAX_UNIFORM_VECTORS, Problem},
 };
@@ -88,18 +89,26 @@ pub(super) struct Constants {
     uses_geodesic: bool,
     pub uses_custom: bool,
     masked: String,
+    /// The tile on matrix units.
+    #[serde(flatten)]
+    pub matrix: Option<MatrixTile>,
 }
 
 impl Constants {
     pub fn new(
         problem: &Problem,
         rung: Rung,
+        matrix: Option<MatrixTile>,
         [k_halves, v_halves]: [bool; 2],
         has_mask: bool,
         terms: &[BiasTerm],
     ) -> Self {
         let all = problem.head_dim.next_multiple_of(4);
-        let depth = if rung.is_decode() { DEPTH } else { all.min(DEPTH) };
+        let mut depth = if rung.is_decode() { DEPTH } else { all.min(DEPTH) };
+        let mut v_read = problem.v_dim.next_multiple_of(TILE);
+        if let Some(tile) = matrix {
+            [depth, v_read] = padded(problem, tile.size);
+        }
         let mut offset = 0;
         let terms: Vec<Term> = terms
             .iter()
@@ -132,7 +141,7 @@ impl Constants {
             quads: rung.quads(),
             is_rolled: rung.is_rolled(),
             unroll: 4,
-            v_read: problem.v_dim.next_multiple_of(TILE),
+            v_read,
             has_mask,
             has_matrix: problem.has_matrix,
             by_pair: problem.has_matrix || !terms.is_empty(),
@@ -145,6 +154,7 @@ impl Constants {
             uses_geodesic: has(Kind::Distance(Distance::GreatCircle)),
             uses_custom: has(Kind::Custom),
             masked: format!("{MASKED:e}"),
+            matrix,
             terms,
         }
     }
