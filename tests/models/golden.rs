@@ -47,7 +47,7 @@ fn f16_golden_cases() {
         let moved = |output: &str| moved.get(output).copied().unwrap_or(0.0);
         let mut line = format!("{:<52}", fixture.name);
         // The variants of scan attention where it is not one of many operations.
-        let forced = if fixture.name.contains("attention") { &forced[..] } else { &[] };
+        let forced = if fixture.name.contains("scan_attention") { &forced[..] } else { &[] };
         for (name, device) in devices.iter().chain(forced) {
             match run(&fixture, path, device) {
                 Err(message) => failures.push(format!("{} on {name}: {message}", fixture.name)),

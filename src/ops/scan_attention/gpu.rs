@@ -6,8 +6,8 @@ use super::{
     bias::{Bias, BiasKernel, BiasTerm, Distance},
     custom::CustomBias,
     matrix::MatrixTile,
-    plan::{self, Piece, Plan, Rung, TILE},
-    problem::{MAX_UNIFORM_VECTORS, Problem},
+    plan::{self, Piece, Plan, Rung},
+    problem::{MAX_UNIFORM_VECTORS, Problem, TILE},
     strides::BiasStrides,
     text::{Constants, pack},
 };
@@ -416,7 +416,9 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
     }
     // What a network at work compiles.
     for head_dim in [32, 128] {
-        add("none", &[], [2, head_dim, head_dim, 0], [false, false], &wide[1..]);
+        for has_mask in [false, true] {
+            add("none", &[], [2, head_dim, head_dim, 0], [has_mask, false], &wide[1..]);
+        }
     }
     for (name, terms, n_columns) in [1.0, -1.0].into_iter().flat_map(networks) {
         for head_dim in [16, 32] {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{plan::TILE, problem::Problem};
+use super::problem::{Problem, TILE};
 use crate::device::Capabilities;
 
 /// Weights are at most this: f16 holds 65504, and loses what is below `2^-24`, so `2^-38` of the largest.

@@ -5,19 +5,13 @@ use std::ops::Range;
 
 use super::{
     matrix::MatrixTile,
-    problem::{OP, Problem, ScanAttention},
+    problem::{OP, Problem, SIDE, ScanAttention, TILE},
 };
 use crate::{
     device::{Capabilities, Decision, variants::SCAN_ATTENTION},
     error::Result,
     tensor::Tensor,
 };
-
-/// Threads along each side of a workgroup; each makes 4 x 4 numbers.
-pub(crate) const SIDE: usize = 8;
-
-/// Queries, keys and columns of v that a workgroup takes at a time.
-pub(crate) const TILE: usize = 4 * SIDE;
 
 /// Threads that read a row of keys or values together, where there are few queries.
 const DECODE_LANES: usize = 8;

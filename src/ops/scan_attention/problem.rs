@@ -12,6 +12,12 @@ use crate::{
 
 pub(super) const OP: &str = "scan_attention";
 
+/// Threads along each side of a workgroup; each makes 4 x 4 numbers.
+pub(crate) const SIDE: usize = 8;
+
+/// Queries, keys and columns of v that a workgroup takes at a time.
+pub(crate) const TILE: usize = 4 * SIDE;
+
 /// Vectors of bias parameters that a uniform of 16 KiB holds beside the sizes of a launch. More of
 /// them are in a buffer of their own.
 pub(crate) const MAX_UNIFORM_VECTORS: usize = 1000;

@@ -7,8 +7,8 @@ use serde::Serialize;
 use super::{
     bias::{BiasKernel, BiasTerm, Distance, TermKind},
     matrix::{MatrixTile, padded},
-    plan::{Rung, SIDE, TILE},
-    problem::{MAX_UNIFORM_VECTORS, Problem},
+    plan::Rung,
+    problem::{MAX_UNIFORM_VECTORS, Problem, SIDE, TILE},
 };
 use crate::ops::softmax::MASKED;
 
