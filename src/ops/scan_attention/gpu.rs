@@ -373,7 +373,7 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
                 }
                 let name = format!("{size} x {size}, {queries} queries, {} threads {label}", tile.threads);
                 let text = |halves| Constants::new(&problem, Rung::Matrix, Some(tile), halves, has_mask, terms);
-                if [32, 64].contains(&head_dim) && !has_matrix {
+                if terms.is_empty() && [32, 64].contains(&head_dim) && !has_matrix {
                     all.push((Rung::Matrix, format!("{name} f16"), text([true; 2])));
                 }
                 all.push((Rung::Matrix, name, text([false; 2])));
@@ -384,7 +384,7 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
             let text = |halves| Constants::new(&problem, rung, None, halves, has_mask, terms);
             all.push((rung, format!("{variant} {label}"), text([false; 2])));
             // Keys and values of f16 are read by vectors.
-            if rung.is_wide() && [32, 64].contains(&head_dim) && !has_matrix {
+            if rung.is_wide() && terms.is_empty() && [32, 64].contains(&head_dim) && !has_matrix {
                 all.push((rung, format!("{variant} {label} f16"), text([true; 2])));
             }
         }
