@@ -131,29 +131,8 @@ fn main(
   let row_{{ h }}_{{ r }} = min(row + {{ 4 * h + r }}u, problem.n_queries - 1u);
 //# endif
 //# endfor
-//# if terms
-
-  // The coordinates of four of this thread's queries, one vector a column.
-  var row_valid_{{ h }} = vec4(true);
-//# for r in range(4)
-  let q_at_{{ h }}_{{ r }} = problem.q_coords_base + batch * problem.q_coords_batch + row_{{ h }}_{{ r }} * {{ n_columns }}u;
-//# endfor
-//# for c in columns
-  var q_column_{{ h }}_{{ c }} = vec4(
-{%- for r in range(4) %}q_coords[q_at_{{ h }}_{{ r }} + {{ c }}u]{{ ", " if r < 3 }}{% endfor %});
-  row_valid_{{ h }} = row_valid_{{ h }} & finite4(q_column_{{ h }}_{{ c }});
-  q_column_{{ h }}_{{ c }} = select(vec4(0.0), q_column_{{ h }}_{{ c }}, finite4(q_column_{{ h }}_{{ c }}));
-//# endfor
-//# for t in terms if t.kind == "great_circle"
-//# for r in range(4)
-  let point_{{ h }}_{{ t.index }}_{{ r }} = unit_vector(q_column_{{ h }}_{{ t.first }}[{{ r }}], q_column_{{ h }}_{{ t.first + 1 }}[{{ r }}]);
-//# endfor
-//# for c in ["x", "y", "z", "w"]
-  let q_{{ c }}_{{ h }}_{{ t.index }} = vec4(
-{%- for r in range(4) %}point_{{ h }}_{{ t.index }}_{{ r }}.{{ c }}{{ ", " if r < 3 }}{% endfor %});
-//# endfor
-//# endfor
-//# endif
+//# set of = "_" ~ h
+//# include "lib/scan_queries.wgsl"
 //# endfor
 
 //# if skips
@@ -191,28 +170,7 @@ fn main(
 
   for (var key0 = key_begin; key0 < key_end; key0 += {{ tile }}u) {
 //# if skips
-    // Tiles of which no query reads a key are passed over: they would change nothing. Once for 32 of them.
-    let tile = (key0 - key_begin) / {{ tile }}u;
-    if (tile % 32u == 0u) {
-      if (thread == 0u) {
-        atomicStore(&votes, 0u);
-      }
-      workgroupBarrier();
-      for (var i = thread; i < {{ 32 * tile }}u; i += {{ threads }}u) {
-        let key = key0 + i;
-        if (key < key_end && may_be_read(batch, key{{ ", k_coords_base" if terms }})) {
-          atomicOr(&votes, 1u << (i / {{ tile }}u));
-        }
-      }
-      workgroupBarrier();
-      if (thread == 0u) {
-        read_tiles = atomicLoad(&votes);
-      }
-      tiles = workgroupUniformLoad(&read_tiles);
-    }
-    if (((tiles >> (tile % 32u)) & 1u) == 0u) {
-      continue;
-    }
+//# include "lib/scan_votes.wgsl"
 //# endif
 //# for h in range(quads)
 //# for c in range(4)
@@ -261,21 +219,7 @@ fn main(
 //# for c in range(1 if is_rolled else 4)
     {
       let key = key0 + 4u * column_thread + {{ "c" if is_rolled else c ~ "u" }};
-      let at = min(key, problem.n_keys - 1u);
-      var valid = key < key_end;
-//# if has_mask
-      valid = valid & exists(batch, at);
-//# endif
-//# if terms
-//# for column in columns
-      var k_column_{{ column }} = k_coords[k_coords_base + at * {{ n_columns }}u + {{ column }}u];
-      valid = valid & finite(k_column_{{ column }});
-      k_column_{{ column }} = select(0.0, k_column_{{ column }}, finite(k_column_{{ column }}));
-//# endfor
-//# for t in terms if t.kind == "great_circle"
-      let point_{{ t.index }} = unit_vector(k_column_{{ t.first }}, k_column_{{ t.first + 1 }});
-//# endfor
-//# endif
+//# include "lib/scan_keys.wgsl"
 //# for h in range(quads)
       {
         var s = {{ "left[own + c * " ~ slots ~ "u + " ~ h ~ "u]" if is_rolled else "score" ~ c ~ "_" ~ h }};
@@ -284,29 +228,8 @@ fn main(
 //# else
         let pair = vec4(valid);
 //# endif
-//# for t in terms
-        {
-//# if t.kind == "great_circle"
-          let term = term_{{ t.index }}(
-            problem.first_head + head,
-{%- for c in ["x", "y", "z", "w"] %} q_{{ c }}_{{ h }}_{{ t.index }}, point_{{ t.index }}.{{ c }},{% endfor %}
-            q_column_{{ h }}_{{ t.first }}, k_column_{{ t.first }}, q_column_{{ h }}_{{ t.first + 1 }}, k_column_{{ t.first + 1 }});
-//# else
-          let term = term_{{ t.index }}(
-            problem.first_head + head,
-{%- for i in range(t.width) %} q_column_{{ h }}_{{ t.first + i }}, k_column_{{ t.first + i }},{% endfor %});
-//# endif
-          s += term.bias;
-          pair = pair & term.kept;
-        }
-//# endfor
-//# if has_matrix
-        let i = problem.matrix_base + batch * problem.matrix_batch + head * problem.matrix_head + at;
-        let x = vec4(
-{%- for r in range(4) %}matrix[i + row_{{ h }}_{{ r }} * problem.matrix_row]{{ ", " if r < 3 }}{% endfor %});
-        s += x;
-        pair = pair & finite4(x) & (x > vec4(0.5 * MASKED));
-//# endif
+//# set of = "_" ~ h
+//# include "lib/scan_pairs.wgsl"
         s = select(vec4(MASKED), s, pair);
 //# if is_rolled
         left[own + c * {{ slots }}u + {{ h }}u] = s;

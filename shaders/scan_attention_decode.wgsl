@@ -60,26 +60,9 @@ fn main(
 //# endif
 //# if terms
   let k_coords_base = problem.k_coords_base + batch * problem.k_coords_batch;
-  var row_valid = vec4(true);
-//# for r in range(4)
-  let q_at_{{ r }} = problem.q_coords_base + batch * problem.q_coords_batch + row_{{ r }} * {{ n_columns }}u;
-//# endfor
-//# for c in columns
-  var q_column_{{ c }} = vec4(
-{%- for r in range(4) %}q_coords[q_at_{{ r }} + {{ c }}u]{{ ", " if r < 3 }}{% endfor %});
-  row_valid = row_valid & finite4(q_column_{{ c }});
-  q_column_{{ c }} = select(vec4(0.0), q_column_{{ c }}, finite4(q_column_{{ c }}));
-//# endfor
-//# for t in terms if t.kind == "great_circle"
-//# for r in range(4)
-  let point_{{ t.index }}_{{ r }} = unit_vector(q_column_{{ t.first }}[{{ r }}], q_column_{{ t.first + 1 }}[{{ r }}]);
-//# endfor
-//# for c in ["x", "y", "z", "w"]
-  let q_{{ c }}_{{ t.index }} = vec4(
-{%- for r in range(4) %}point_{{ t.index }}_{{ r }}.{{ c }}{{ ", " if r < 3 }}{% endfor %});
-//# endfor
-//# endfor
 //# endif
+//# set of = ""
+//# include "lib/scan_queries.wgsl"
 
   // This thread's part of each query, scaled before it meets the keys.
 //# for r in range(4 * quads)
@@ -150,45 +133,10 @@ fn main(
 //# endfor
     {
       let key = key0 + {{ items * round }}u + item_key;
-      let at = min(key, problem.n_keys - 1u);
-      var valid = key < key_end;
-//# if has_mask
-      valid = valid & exists(batch, at);
-//# endif
+//# include "lib/scan_keys.wgsl"
       var s = score{{ round }};
-      var pair = vec4(valid);
-//# if terms
-//# for column in columns
-      var k_column_{{ column }} = k_coords[k_coords_base + at * {{ n_columns }}u + {{ column }}u];
-      pair = pair & vec4(finite(k_column_{{ column }}));
-      k_column_{{ column }} = select(0.0, k_column_{{ column }}, finite(k_column_{{ column }}));
-//# endfor
-      pair = pair & row_valid;
-//# for t in terms
-      {
-//# if t.kind == "great_circle"
-        let point = unit_vector(k_column_{{ t.first }}, k_column_{{ t.first + 1 }});
-        let term = term_{{ t.index }}(
-          problem.first_head + head,
-{%- for c in ["x", "y", "z", "w"] %} q_{{ c }}_{{ t.index }}, point.{{ c }},{% endfor %}
-          q_column_{{ t.first }}, k_column_{{ t.first }}, q_column_{{ t.first + 1 }}, k_column_{{ t.first + 1 }});
-//# else
-        let term = term_{{ t.index }}(
-          problem.first_head + head,
-{%- for i in range(t.width) %} q_column_{{ t.first + i }}, k_column_{{ t.first + i }},{% endfor %});
-//# endif
-        s += term.bias;
-        pair = pair & term.kept;
-      }
-//# endfor
-//# endif
-//# if has_matrix
-      let i = problem.matrix_base + batch * problem.matrix_batch + head * problem.matrix_head + at;
-      let x = vec4(
-{%- for r in range(4) %}matrix[i + row_{{ r }} * problem.matrix_row]{{ ", " if r < 3 }}{% endfor %});
-      s += x;
-      pair = pair & finite4(x) & (x > vec4(0.5 * MASKED));
-//# endif
+      var pair = vec4(valid){{ " & row_valid" if terms }};
+//# include "lib/scan_pairs.wgsl"
       score{{ round }} = select(vec4(MASKED), s, pair);
     }
 //# if loop.last

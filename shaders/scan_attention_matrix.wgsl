@@ -129,28 +129,9 @@ fn main(
 //# endfor
 //# if terms
   let k_coords_base = problem.k_coords_base + batch * problem.k_coords_batch;
-
-  // The coordinates of this thread's four queries, one vector a column.
-  var row_valid = vec4(true);
-//# for r in range(4)
-  let q_at_{{ r }} = problem.q_coords_base + batch * problem.q_coords_batch + row_{{ r }} * {{ n_columns }}u;
-//# endfor
-//# for c in columns
-  var q_column_{{ c }} = vec4(
-{%- for r in range(4) %}q_coords[q_at_{{ r }} + {{ c }}u]{{ ", " if r < 3 }}{% endfor %});
-  row_valid = row_valid & finite4(q_column_{{ c }});
-  q_column_{{ c }} = select(vec4(0.0), q_column_{{ c }}, finite4(q_column_{{ c }}));
-//# endfor
-//# for t in terms if t.kind == "great_circle"
-//# for r in range(4)
-  let point_{{ t.index }}_{{ r }} = unit_vector(q_column_{{ t.first }}[{{ r }}], q_column_{{ t.first + 1 }}[{{ r }}]);
-//# endfor
-//# for c in ["x", "y", "z", "w"]
-  let q_{{ c }}_{{ t.index }} = vec4(
-{%- for r in range(4) %}point_{{ t.index }}_{{ r }}.{{ c }}{{ ", " if r < 3 }}{% endfor %});
-//# endfor
-//# endfor
 //# endif
+//# set of = ""
+//# include "lib/scan_queries.wgsl"
 
   if (thread == 0u) {
     atomicStore(&is_far, 0u);
@@ -187,28 +168,7 @@ fn main(
 
   for (var key0 = key_begin; key0 < key_end; key0 += {{ tile }}u) {
 //# if skips
-    // Tiles of which no query reads a key are passed over: they would change nothing. Once for 32 of them.
-    let tile = (key0 - key_begin) / {{ tile }}u;
-    if (tile % 32u == 0u) {
-      if (thread == 0u) {
-        atomicStore(&votes, 0u);
-      }
-      workgroupBarrier();
-      for (var i = thread; i < {{ 32 * tile }}u; i += {{ threads }}u) {
-        let key = key0 + i;
-        if (key < key_end && may_be_read(batch, key{{ ", k_coords_base" if terms }})) {
-          atomicOr(&votes, 1u << (i / {{ tile }}u));
-        }
-      }
-      workgroupBarrier();
-      if (thread == 0u) {
-        read_tiles = atomicLoad(&votes);
-      }
-      tiles = workgroupUniformLoad(&read_tiles);
-    }
-    if (((tiles >> (tile % 32u)) & 1u) == 0u) {
-      continue;
-    }
+//# include "lib/scan_votes.wgsl"
 //# endif
     fill_k(thread, batch, k_base, key0, key_end);
     workgroupBarrier();
@@ -236,21 +196,7 @@ fn main(
     let own = 4u * row_thread * {{ score_stride }}u + lane;
     for (var c = 0u; c < {{ tile }}u; c += {{ lanes }}u) {
       let key = key0 + c + lane;
-      let at = min(key, problem.n_keys - 1u);
-      var valid = key < key_end;
-//# if has_mask
-      valid = valid & exists(batch, at);
-//# endif
-//# if terms
-//# for column in columns
-      var k_column_{{ column }} = k_coords[k_coords_base + at * {{ n_columns }}u + {{ column }}u];
-      valid = valid & finite(k_column_{{ column }});
-      k_column_{{ column }} = select(0.0, k_column_{{ column }}, finite(k_column_{{ column }}));
-//# endfor
-//# for t in terms if t.kind == "great_circle"
-      let point_{{ t.index }} = unit_vector(k_column_{{ t.first }}, k_column_{{ t.first + 1 }});
-//# endfor
-//# endif
+//# include "lib/scan_keys.wgsl"
       var s = vec4({% for r in range(4) %}scores[own + c + {{ r * score_stride }}u]{{ ", " if r < 3 }}{% endfor %});
       if (is_score_far) {
         let k_at = k_base + at * problem.k_row;
@@ -259,29 +205,7 @@ fn main(
 //# endfor
       }
       {{ "var" if by_pair else "let" }} pair = vec4(valid);
-//# for t in terms
-      {
-//# if t.kind == "great_circle"
-        let term = term_{{ t.index }}(
-          problem.first_head + head,
-{%- for c in ["x", "y", "z", "w"] %} q_{{ c }}_{{ t.index }}, point_{{ t.index }}.{{ c }},{% endfor %}
-          q_column_{{ t.first }}, k_column_{{ t.first }}, q_column_{{ t.first + 1 }}, k_column_{{ t.first + 1 }});
-//# else
-        let term = term_{{ t.index }}(
-          problem.first_head + head,
-{%- for i in range(t.width) %} q_column_{{ t.first + i }}, k_column_{{ t.first + i }},{% endfor %});
-//# endif
-        s += term.bias;
-        pair = pair & term.kept;
-      }
-//# endfor
-//# if has_matrix
-      let i = problem.matrix_base + batch * problem.matrix_batch + head * problem.matrix_head + at;
-      let x = vec4(
-{%- for r in range(4) %}matrix[i + row_{{ r }} * problem.matrix_row]{{ ", " if r < 3 }}{% endfor %});
-      s += x;
-      pair = pair & finite4(x) & (x > vec4(0.5 * MASKED));
-//# endif
+//# include "lib/scan_pairs.wgsl"
       s = select(vec4(MASKED), s, pair);
 //# for r in range(4)
       scores[own + c + {{ r * score_stride }}u] = s.{{ ["x", "y", "z", "w"][r] }};

@@ -87,8 +87,8 @@ impl GpuOptions {
     }
 
     /// Sets [`GpuOptions::matrix_units`]: [`scan_attention`](crate::ops::scan_attention()) multiplies on matrix units
-    /// (Vulkan's cooperative matrices, Metal's SIMD-group matrices), where the adapter has them; elsewhere nothing changes, and [`Capabilities::matrix_units`] tells. **Experimental**, as
-    /// the feature of `wgpu` is.
+    /// (Vulkan's cooperative matrices, Metal's SIMD-group matrices), where the adapter has them; elsewhere nothing
+    /// changes, and [`Capabilities::matrix_units`] tells. **Experimental**, as the feature of `wgpu` is.
     ///
     /// Results are less exact: `scale q`, `k`, `v` and the weights are rounded to f16, to `u = 2^-11` of each or
     /// `2^-25`, and summed in f32. With `L = 2.01 u max sum |scale q k|`, over the pairs of a query and the numbers

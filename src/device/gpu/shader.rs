@@ -25,6 +25,10 @@ const LIBRARY: &[(&str, &str)] = &[
     ("lib/group.wgsl", include_str!("../../../shaders/lib/group.wgsl")),
     ("lib/lanes.wgsl", include_str!("../../../shaders/lib/lanes.wgsl")),
     ("lib/scan_attention.wgsl", include_str!("../../../shaders/lib/scan_attention.wgsl")),
+    ("lib/scan_keys.wgsl", include_str!("../../../shaders/lib/scan_keys.wgsl")),
+    ("lib/scan_pairs.wgsl", include_str!("../../../shaders/lib/scan_pairs.wgsl")),
+    ("lib/scan_queries.wgsl", include_str!("../../../shaders/lib/scan_queries.wgsl")),
+    ("lib/scan_votes.wgsl", include_str!("../../../shaders/lib/scan_votes.wgsl")),
     ("lib/sigmoid.wgsl", include_str!("../../../shaders/lib/sigmoid.wgsl")),
 ];
 

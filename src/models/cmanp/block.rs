@@ -135,7 +135,7 @@ impl Cmab {
     /// # Errors
     /// Shapes that do not fit.
     pub fn read(&self, queries: &CmabQueries, state: &RollingState, latents: &Tensor) -> Result<Tensor> {
-        self.read.forward(latents, &self.own(queries, state)?)
+        self.read_own(latents, &self.own(queries, state)?)
     }
 
     /// The block's own latents after reading the context, which need no other layer.
