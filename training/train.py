@@ -263,7 +263,7 @@ def train(args):
         }
         save_checkpoint(args.out, args.model, params, cfg, training, seen)
         print(
-            f"step {step:6}  {seconds / 60:6.1f} min  rate {rate:.1e}  training loss {loss:7.4f}"
+            f"step {step:6}  {seconds / 60:6.1f} min  rate {rate:.1e}  training loss {np.nan if loss is None else loss:7.4f}"
             f"  validation log-likelihood {ll:7.4f}  oracle {oracle_ll:7.4f}",
             flush=True,
         )
