@@ -169,7 +169,7 @@ fn predict(posterior: &Posterior, n_test: usize, tile: usize, dim: usize, rng: &
         let n = left.min(tile.saturating_mul(TILES_AT_ONCE));
         let x = coordinates(n, dim, rng)?;
         posterior.predict_tiles(&Locations::space(dim, &x), tile, |points, tile| {
-            is_finite &= tile.mean.iter().all(|mean| mean.is_finite());
+            is_finite &= tile.mean().iter().all(|mean| mean.is_finite());
             bar.add(points.len() as u64);
             Ok(())
         })?;

@@ -21,7 +21,7 @@
 //! let context = Context::new(Locations::space(1, &[-1.0, 0.0, 1.0]), &[0.3, -0.1, 0.5]);
 //! let posterior = model.condition(&context)?;
 //! let prediction = posterior.predict(&Locations::space(1, &[-0.5, 0.5]))?;
-//! println!("{device}: {:?} ± {:?}", prediction.mean, prediction.std);
+//! println!("{device}: {:?} ± {:?}", prediction.mean(), prediction.std());
 //! # Ok(())
 //! # }
 //! ```

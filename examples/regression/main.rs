@@ -264,7 +264,7 @@ fn predict(posterior: &Posterior, scaling: &Scaling, x: &[f64], done: &dyn Fn(us
     let mut normals = Vec::with_capacity(x.len());
     let places = single(&scaling.coords(x));
     posterior.predict_tiles(&Locations::space(1, &places), TILE, |points, tile| {
-        let numbers = tile.mean.iter().zip(&tile.std);
+        let numbers = tile.mean().iter().zip(tile.std());
         let normal = |(&mean, &std): (&f32, &f32)| Normal { mean: mean.into(), std: std.into() };
         normals.extend(x[points.clone()].iter().zip(numbers.map(normal)).map(|(&x, y)| scaling.restore(x, y)));
         done(points.len());

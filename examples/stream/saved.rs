@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use shared::{lines, out};
 use wgpu_attention::{
     checkpoint::Checkpoint,
-    models::cmanp::{Cmanp, Posterior, Prediction},
+    models::{
+        Prediction,
+        cmanp::{Cmanp, Posterior},
+    },
 };
 
 use crate::rows::Block;
@@ -80,7 +83,7 @@ impl Progress {
         let n = y.len();
         self.n_scored += n as u64;
         self.log_density.0 += prediction.log_density(y)?.iter().sum::<f64>() - n as f64 * unit.ln();
-        for ((y, mean), std) in y.iter().zip(&prediction.mean).zip(&prediction.std) {
+        for ((y, mean), std) in y.iter().zip(prediction.mean()).zip(prediction.std()) {
             let error = f64::from(y - mean);
             self.squares.0 += (error * unit).powi(2);
             self.n_covered += u64::from(error.abs() <= 1.96 * f64::from(*std));

@@ -146,12 +146,12 @@ fn observations() -> tnp_kr::Context<'static> {
 
 fn restored_tnp_kr(posterior: &tnp_kr::Posterior) -> Result<Vec<f32>> {
     let prediction = posterior.predict(&tnp_kr::Locations::space(1, &TARGETS))?;
-    Ok([prediction.mean, prediction.std].concat())
+    Ok([prediction.mean(), prediction.std()].concat())
 }
 
 fn restored_cmanp(posterior: &cmanp::Posterior) -> Result<Vec<f32>> {
     let prediction = posterior.predict(&TARGETS)?;
-    Ok([prediction.mean, prediction.std].concat())
+    Ok([prediction.mean(), prediction.std()].concat())
 }
 
 enum Model {

@@ -72,7 +72,7 @@ pub struct ValueDomain {
 /// let model = TnpKr::open(&Device::cpu(), "checkpoints/gp_1d.safetensors")?;
 /// let days = Locations::space(1, &[0.0, 31.0, 59.0]); // not scaled to a record of 3 to 5 units
 /// let prediction = model.condition(&Context::new(days, &[0.3, -0.1, 0.5]))?.predict(&Locations::space(1, &[45.0]))?;
-/// assert!(prediction.outside.to_string().contains("extent"), "{}", prediction.outside);
+/// assert!(prediction.outside().to_string().contains("extent"), "{}", prediction.outside());
 /// # Ok(())
 /// # }
 /// ```

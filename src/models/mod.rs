@@ -12,8 +12,10 @@ mod domain;
 mod frame;
 mod open;
 mod points;
+mod prediction;
 mod saved;
 mod tiles;
 
 pub use domain::{CoordinateDomain, Departure, Domain, Outside, ValueDomain};
 pub use points::Coordinate;
+pub use prediction::{Output, Prediction};

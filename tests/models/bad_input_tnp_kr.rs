@@ -30,7 +30,7 @@ fn contexts_and_predictions() {
         refused(posterior.predict(&Locations::space(2, &[0.0, 0.0])), &["coordinate columns", "0..2", "0..1"]);
         refused(posterior.predict(&at(&x).batch(3)), &["batch", "3", "1"]);
         refused(posterior.predict_tiles(&at(&x), 0, |_, _| Ok(())), &["tile_size"]);
-        assert_eq!(posterior.predict(&at(&[])).unwrap().shape, [1, 0, 1]);
+        assert_eq!(posterior.predict(&at(&[])).unwrap().shape(), [1, 0, 1]);
         // A receiver may stop.
         let stop = || Error::Config { message: "enough".into() };
         refused(posterior.predict_tiles(&at(&x), 1, |_, _| Err(stop())), &["enough"]);

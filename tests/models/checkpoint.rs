@@ -218,7 +218,7 @@ fn halves_of_a_file_stay_halves() {
             let model = TnpKr::from_checkpoint(&device, checkpoint).unwrap();
             let posterior = model.condition(&context).unwrap();
             let prediction = posterior.predict(&Locations::space(1, &[-0.5, 0.5, 2.0])).unwrap();
-            [prediction.mean, prediction.std].concat()
+            [prediction.mean(), prediction.std()].concat()
         };
         let truth: Vec<f64> = predict(&wide).into_iter().map(f64::from).collect();
         let error = error(&predict(&read), &truth);

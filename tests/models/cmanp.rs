@@ -4,7 +4,10 @@ use crate::support::{Random, devices, parameters};
 use wgpu_attention::{
     Device,
     checkpoint::Checkpoint,
-    models::cmanp::{Cmanp, Config, Context, CovarianceConfig, CovarianceKind, Posterior, Prediction},
+    models::{
+        Prediction,
+        cmanp::{Cmanp, Config, Context, CovarianceConfig, CovarianceKind, Posterior},
+    },
     ops::scan_attention::MASKED,
 };
 
@@ -59,8 +62,8 @@ impl Data {
 }
 
 fn assert_close(a: &Prediction, b: &Prediction, what: &str) {
-    assert_eq!(a.shape, b.shape, "{what}");
-    for (a, b) in a.mean.iter().chain(&a.std).zip(b.mean.iter().chain(&b.std)) {
+    assert_eq!(a.shape(), b.shape(), "{what}");
+    for (a, b) in a.mean().iter().chain(a.std()).zip(b.mean().iter().chain(b.std())) {
         // Other orders of summation, through two layers of encoder and decoder whose random
         // parameters magnify.
         assert!((a - b).abs() <= 2e-5 * (1.0 + b.abs()), "{what}: {a} and {b}");
@@ -68,7 +71,7 @@ fn assert_close(a: &Prediction, b: &Prediction, what: &str) {
 }
 
 fn bits(prediction: &Prediction) -> Vec<u32> {
-    prediction.mean.iter().chain(&prediction.std).map(|x| x.to_bits()).collect()
+    prediction.mean().iter().chain(prediction.std()).map(|x| x.to_bits()).collect()
 }
 
 #[test]
@@ -81,7 +84,7 @@ fn updates_of_any_size_and_order_are_one_condition() {
         let model = Cmanp::new(&device, &config, &checkpoint).unwrap();
         let whole = model.condition(&context.context()).unwrap();
         let prediction = whole.predict(&test.x).unwrap();
-        assert!(prediction.std.iter().all(|std| *std >= 0.05), "{name}");
+        assert!(prediction.std().iter().all(|std| *std >= 0.05), "{name}");
         for step in [1, 7, 64, 149] {
             let blocked = model.condition_in_blocks(&context.context(), step).unwrap();
             assert_close(&blocked.predict(&test.x).unwrap(), &prediction, &format!("{name}, blocks of {step}"));
@@ -147,13 +150,8 @@ fn data_sets_of_a_batch_may_differ_in_length() {
             let both = posterior.predict(&[&test.x[..], &test.x].concat()).unwrap();
             for (b, data) in [&first, &second].into_iter().enumerate() {
                 let alone = model.condition(&data.context()).unwrap().predict(&test.x).unwrap();
-                let part = |x: &[f32]| x[b * 90..][..90].to_vec();
-                let of_both = Prediction {
-                    shape: alone.shape,
-                    mean: part(&both.mean),
-                    std: part(&both.std),
-                    ..Default::default()
-                };
+                let part = both.activations()[b * 180..][..180].to_vec();
+                let of_both = Prediction::new(both.output(), alone.shape(), part).unwrap();
                 assert_close(&of_both, &alone, &format!("{name}, data set {b}"));
             }
         }
@@ -239,7 +237,7 @@ fn posteriors_go_to_other_threads_and_answer_asynchronously() {
             }
         });
         let none = posterior.predict(&[0.0; 0]).unwrap();
-        assert_eq!((none.shape, none.mean.len()), ([1, 0, 3], 0));
+        assert_eq!((none.shape(), none.mean().len()), ([1, 0, 3], 0));
     }
 }
 

@@ -5,6 +5,7 @@ use wgpu_attention::{
     Device,
     checkpoint::Checkpoint,
     models::{
+        Output,
         cmanp::{self, Cmanp},
         nam::{Classifier, ClassifierType, LsamAe, LsamAeConfig, NamTmAe, NamTransformer},
         tnp_kr::{BiasConfig, Config, Context, GroupConfig, Locations, TnpKr},
@@ -36,7 +37,7 @@ fn f3_fill_values_are_refused_and_named() {
                 refused(model.condition(&Context::new(Locations::space(1, &x), &y)), &["point 2", "\"s\"", "fill"]);
                 let masked = Context::new(Locations::space(1, &x), &y).mask(&[true, true, false]);
                 let posterior = model.condition(&masked).unwrap();
-                assert!(posterior.predict(&Locations::space(1, &[0.5])).unwrap().mean[0].is_finite());
+                assert!(posterior.predict(&Locations::space(1, &[0.5])).unwrap().mean()[0].is_finite());
                 refused(posterior.predict(&Locations::space(1, &x)), &["point 2", "fill"]);
             }
             refused(model.condition(&Context::new(Locations::space(1, &[0.0, 1e300, 0.0]), &y)), &["point 1", "1e18"]);
@@ -70,7 +71,7 @@ fn f10_latitudes_beyond_the_pole_are_refused() {
     let posterior = context(&[114.06, 22.28, 8.54, 90.0]).unwrap();
     refused(posterior.predict(&Locations::space(2, &[0.0, 91.0])), &["latitude", "91"]);
     // The same meridian, however often it is counted around; rounding to f32 is all that differs.
-    let at = |x: f64| posterior.predict(&Locations::space(2, &[x, 10.0])).unwrap().mean[0];
+    let at = |x: f64| posterior.predict(&Locations::space(2, &[x, 10.0])).unwrap().mean()[0];
     for turns in [-360.0, 360.0, 36_000.0] {
         assert!((at(12.5) - at(12.5 + turns)).abs() < 1e-5, "{} and {}", at(12.5), at(12.5 + turns));
     }
@@ -91,7 +92,7 @@ fn f10_coordinates_far_from_zero_are_taken_relative_or_refused() {
         };
         let here = predict(0.0);
         for by in [1e6, -1e6, 1.7e9] {
-            for (a, b) in here.mean.iter().zip(&predict(by).mean) {
+            for (a, b) in here.mean().iter().zip(predict(by).mean()) {
                 // f64 holds 1.7e9 to 2e-7, which the network amplifies a little.
                 assert!((a - b).abs() < 1e-4, "{name}: {a} and {b} at {by}");
             }
@@ -115,7 +116,7 @@ fn f10_coordinates_far_from_zero_are_taken_relative_or_refused() {
         let [a, b, c] = [(&posterior, 1e6), (&near, 0.0), (&restored, 1e6)]
             .map(|(posterior, by)| posterior.predict(&Locations::space(1, &shifted(&at, by))).unwrap());
         assert_eq!(a, c, "{name}");
-        a.mean.iter().zip(&b.mean).for_each(|(a, b)| assert!((a - b).abs() < 1e-5, "{name}: {a} and {b}"));
+        a.mean().iter().zip(b.mean()).for_each(|(a, b)| assert!((a - b).abs() < 1e-5, "{name}: {a} and {b}"));
         refused(posterior.merge(&near), &["origin"]);
     }
 }
@@ -131,7 +132,7 @@ fn f10_causal_time_in_unix_seconds_reads_no_future() {
         let t = at(&[0.0, 20.0, 100.0, 150.0]);
         let predict = |y: &[f32], when: f64| {
             let posterior = model.condition(&Context::new(Locations::default().time(&t), y)).unwrap();
-            posterior.predict(&Locations::default().time(&at(&[when]))).unwrap().mean[0]
+            posterior.predict(&Locations::default().time(&at(&[when]))).unwrap().mean()[0]
         };
         // What happens later changes nothing; what happens then does.
         for when in [50.0, 99.0, 20.0] {
@@ -144,7 +145,7 @@ fn f10_causal_time_in_unix_seconds_reads_no_future() {
         let predict = |y: &[f32], when: f64| {
             let posterior = model.condition(&Context::new(Locations::default().time(&t), y)).unwrap();
             let posterior = model.restore(&posterior.to_checkpoint().unwrap()).unwrap();
-            posterior.predict(&Locations::default().time(&at(&[when]))).unwrap().mean[0]
+            posterior.predict(&Locations::default().time(&at(&[when]))).unwrap().mean()[0]
         };
         for when in [1.0, 0.001, 3599.0].map(|before| hours[3] - before) {
             assert_eq!(predict(&[0.1, 0.2, 0.3, 0.4], when), predict(&[0.1, 0.2, 0.3, -9.0], when), "{name}");
@@ -170,7 +171,7 @@ fn f10_what_lies_outside_of_the_training_is_told() {
         let prediction = posterior.predict(&Locations::space(1, &[at])).unwrap();
         let restored = model.restore(&posterior.to_checkpoint().unwrap()).unwrap();
         assert_eq!(restored.predict(&Locations::space(1, &[at])).unwrap(), prediction);
-        prediction.outside.to_string()
+        prediction.outside().to_string()
     };
     let x: Vec<f64> = (0..40).map(|i| 0.1 * f64::from(i)).collect();
     let y: Vec<f32> = x.iter().map(|x| (2.0 * x).sin() as f32).collect();
@@ -194,13 +195,13 @@ fn f10_what_lies_outside_of_the_training_is_told() {
     let updated = read(&t[..7], &pressure[..7]).update(&cmanp::Context::new(&points(&t[7..]), &pressure[7..])).unwrap();
     let merged = read(&t[7..], &pressure[7..]).merge(&read(&t[..7], &pressure[..7])).unwrap();
     for posterior in [whole, updated, merged] {
-        let found = posterior.predict(&points(&[0.05])).unwrap().outside.to_string();
+        let found = posterior.predict(&points(&[0.05])).unwrap().outside().to_string();
         assert!(found.contains("the mean of the values is 1013") && !found.contains("extent"), "{found}");
-        let found = posterior.predict(&points(&[9.0])).unwrap().outside.to_string();
+        let found = posterior.predict(&points(&[9.0])).unwrap().outside().to_string();
         assert!(found.contains("coordinate 0 is 9.0"), "{found}");
     }
     let posterior = read(&t, &y);
-    assert!(posterior.predict(&points(&[0.05])).unwrap().outside.is_empty());
+    assert!(posterior.predict(&points(&[0.05])).unwrap().outside().is_empty());
 }
 
 /// Fault F10: a stream in unix seconds, whose origin the posterior keeps.
@@ -218,7 +219,7 @@ fn f10_a_stream_keeps_its_origin() {
         let near = model.condition(&cmanp::Context::new(&points(0.0, &first), &y)).unwrap();
         let near = near.update(&cmanp::Context::new(&points(0.0, &second), &y)).unwrap();
         let [a, b] = [(&far, t0), (&near, 0.0)].map(|(p, t0)| p.predict(&points(t0, &[0.75])).unwrap());
-        assert_eq!((a.mean, a.std), (b.mean, b.std), "{name}");
+        assert_eq!((a.mean(), a.std()), (b.mean(), b.std()), "{name}");
         let other = cmanp::Context::new(&[0.0; 3], &y[..1]).origin(&[1.0, 0.0, 0.0]);
         refused(far.update(&other), &["origin", "that of the posterior"]);
         refused(far.merge(&near), &["origin"]);
@@ -282,21 +283,31 @@ fn f11_sizes_that_differ_are_named() {
 
 /// Fault C6: Beta and zero-inflated Poisson outputs were read as Gaussian.
 #[test]
-fn c6_outputs_that_do_not_exist_are_refused_by_name() {
+fn c6_outputs_are_read_as_what_they_are_or_refused_by_name() {
     use serde_json::json;
     let mlp = |dims: &[usize]| json!({"dims": dims});
     let attention =
         json!({"_target_": "dl4bi.attention.DeepKernelAttention", "proj_qks": mlp(&[8]), "proj_vs": mlp(&[8])});
-    let model = |output: serde_json::Value| {
+    let model = |output: serde_json::Value, n_parameters: usize| {
         let block = json!({"attn": attention, "ffn": mlp(&[8])});
-        let model =
-            json!({"num_blks": 1, "embed_all": mlp(&[8]), "blk": block, "head": mlp(&[2]), "output_fn": output});
+        let model = json!({"num_blks": 1, "embed_all": mlp(&[8]), "blk": block, "head": mlp(&[n_parameters]), "output_fn": output});
         Config::from_dl4bi(&model, 1, &[("s", 1)])
     };
     let named = |class: &str| json!({"_target_": format!("dl4bi.core.model_output.{class}"), "_partial_": true});
-    assert!(model(json!(null)).is_ok());
-    assert!(model(named("DiagonalMVNOutput.from_activations")).is_ok());
-    for class in ["BetaOutput", "ZIPOutput", "PoissonOutput", "TrilMVNOutput", "LowRankMVNOutput", "Multinomial"] {
+    assert!(model(json!(null), 2).is_ok());
+    assert!(model(named("DiagonalMVNOutput.from_activations"), 2).is_ok());
+    for (class, output, n_parameters) in [
+        ("BetaOutput", Output::Beta, 2),
+        ("ZeroInflatedPoissonOutput", Output::ZeroInflatedPoisson, 2),
+        ("PoissonOutput", Output::Poisson, 1),
+        ("MultinomialOutput", Output::Categorical, 1),
+    ] {
+        let found = model(named(&format!("{class}.from_activations")), n_parameters).unwrap().output;
+        assert_eq!(found, output, "{class}");
+        refused(model(named(&format!("{class}.from_activations")), 3 - n_parameters), &["head", output.name()]);
+    }
+    let model = |output| model(output, 2);
+    for class in ["ZIPOutput", "MDNOutput", "TrilMVNOutput", "LowRankMVNOutput", "Multinomial"] {
         refused(model(named(&format!("{class}.from_activations"))), &["output_fn", class]);
     }
     refused(model(named("DiagonalMVNOutput.from_latents")), &["output_fn", "from_latents"]);

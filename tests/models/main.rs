@@ -9,6 +9,7 @@ mod bad_input_nam;
 mod bad_input_tnp_kr;
 mod checkpoint;
 mod cmanp;
+mod distributions;
 mod faults_coordinates;
 mod faults_files;
 mod golden;

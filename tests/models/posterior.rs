@@ -5,8 +5,9 @@ use wgpu_attention::{
     Device,
     checkpoint::Checkpoint,
     models::{
+        Output,
         layers::MlpConfig,
-        tnp_kr::{AttentionConfig, Config, Context, Locations, Output, Posterior, TnpKr},
+        tnp_kr::{AttentionConfig, Config, Context, Locations, Posterior, TnpKr},
     },
     ops::Activation,
 };
@@ -32,7 +33,7 @@ fn condition(model: &TnpKr, x: &[f32], y: &[f32]) -> Posterior {
 }
 
 fn predict(posterior: &Posterior, x: &[f32]) -> Vec<f32> {
-    posterior.predict(&Locations::space(2, x)).unwrap().activations
+    posterior.predict(&Locations::space(2, x)).unwrap().activations().to_vec()
 }
 
 #[track_caller]
@@ -77,8 +78,8 @@ fn the_order_of_a_context_of_many_tiles_does_not_matter() {
         let whole = predict(&posterior, &x);
         for tile in [1, 77, 4096] {
             let mut parts = Vec::new();
-            let receive = |_, part: wgpu_attention::models::tnp_kr::Prediction| {
-                parts.extend(part.activations);
+            let receive = |_, part: wgpu_attention::models::Prediction| {
+                parts.extend_from_slice(part.activations());
                 Ok(())
             };
             posterior.predict_tiles(&Locations::space(2, &x[..2000]), tile, receive).unwrap();
@@ -128,7 +129,7 @@ fn batches_of_masked_contexts_pass_in_tiles() {
             let context = Context::new(Locations::space(2, &x).batch(batch), &y).mask(&keep);
             let everywhere = at.repeat(batch);
             let all = model.condition(&context).unwrap();
-            let all = all.predict(&Locations::space(2, &everywhere).batch(batch)).unwrap().activations;
+            let all = all.predict(&Locations::space(2, &everywhere).batch(batch)).unwrap().activations().to_vec();
             for b in [0, 1, 255, 299] {
                 let of = |x: &[f32], dim: usize| x[b * n * dim..(b + 1) * n * dim].to_vec();
                 let (x, y) = (of(&x, 2), of(&y, 1));

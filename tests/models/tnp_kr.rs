@@ -7,8 +7,9 @@ use wgpu_attention::{
     Device,
     checkpoint::Checkpoint,
     models::{
+        Output, Prediction,
         layers::MlpConfig,
-        tnp_kr::{AttentionConfig, BiasConfig, Config, Context, GroupConfig, Locations, Output, Prediction, TnpKr},
+        tnp_kr::{AttentionConfig, BiasConfig, Config, Context, GroupConfig, Locations, TnpKr},
     },
     ops::{Activation, BiasKernel, Distance},
 };
@@ -82,8 +83,8 @@ impl Data {
 }
 
 fn assert_close(a: &Prediction, b: &Prediction, what: &str) {
-    assert_eq!(a.shape, b.shape, "{what}");
-    for (a, b) in a.mean.iter().chain(&a.std).zip(b.mean.iter().chain(&b.std)) {
+    assert_eq!(a.shape(), b.shape(), "{what}");
+    for (a, b) in a.mean().iter().chain(a.std()).zip(b.mean().iter().chain(b.std())) {
         // Other orders of summation, through four applications of a block.
         assert!((a - b).abs() <= 2e-5 * (1.0 + b.abs()), "{what}: {a} and {b}");
     }
@@ -148,9 +149,8 @@ fn masked_points_and_tiles_of_any_size_change_nothing() {
         let both = posterior.predict(&at).unwrap();
         for (b, data) in [&first, &second].into_iter().enumerate() {
             let alone = model.condition(&data.context()).unwrap().predict(&test.locations()).unwrap();
-            let part = |x: &[f32]| x[b * 60..][..60].to_vec();
-            let of_both =
-                Prediction { shape: alone.shape, mean: part(&both.mean), std: part(&both.std), ..Default::default() };
+            let part = both.activations()[b * 120..][..120].to_vec();
+            let of_both = Prediction::new(both.output(), alone.shape(), part).unwrap();
             assert_close(&alone, &of_both, &format!("{name}, data set {b}"));
         }
         for tile in [1, 7, 30, 1000] {
@@ -159,7 +159,7 @@ fn masked_points_and_tiles_of_any_size_change_nothing() {
                 .predict_tiles(&at, tile, |range, prediction| {
                     for (i, point) in range.clone().enumerate() {
                         // Both batch elements of the point.
-                        let of = |b: usize| prediction.mean[(b * range.len() + i) * 2];
+                        let of = |b: usize| prediction.mean()[(b * range.len() + i) * 2];
                         seen.insert(point, [of(0), of(1)]);
                     }
                     Ok(())
@@ -168,7 +168,7 @@ fn masked_points_and_tiles_of_any_size_change_nothing() {
             assert_eq!(seen.len(), 30, "{name}: tiles of {tile}");
             for (point, means) in seen {
                 for (b, mean) in means.into_iter().enumerate() {
-                    let whole = both.mean[(b * 30 + point) * 2];
+                    let whole = both.mean()[(b * 30 + point) * 2];
                     assert!((mean - whole).abs() <= 1e-5 * (1.0 + whole.abs()), "{name}: tiles of {tile}");
                 }
             }
@@ -186,7 +186,7 @@ fn the_same_input_gives_the_same_bits() {
         let run = || model.condition(&context.context()).unwrap().predict(&test.locations()).unwrap();
         let (a, b) = (run(), run());
         let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-        assert_eq!(bits(&a.activations), bits(&b.activations), "{name}");
+        assert_eq!(bits(a.activations()), bits(b.activations()), "{name}");
     }
 }
 
@@ -208,7 +208,7 @@ fn posteriors_go_to_other_threads_and_answer_asynchronously() {
             }
         });
         let none = posterior.predict(&Locations::space(2, &[0.0; 0]).time(&[0.0; 0])).unwrap();
-        assert_eq!((none.shape, none.mean.len()), ([1, 0, 2], 0));
+        assert_eq!((none.shape(), none.mean().len()), ([1, 0, 2], 0));
     }
 }
 
@@ -221,10 +221,10 @@ fn the_committed_checkpoint_interpolates_a_sine() {
         let model = TnpKr::open(&device, CHECKPOINT).unwrap();
         let posterior = model.condition(&Context::new(Locations::space(1, &x), &y)).unwrap();
         let prediction = posterior.predict(&Locations::space(1, &between)).unwrap();
-        let squares = between.iter().zip(&prediction.mean).map(|(x, mean)| (mean - (3.0 * x).sin()).powi(2));
+        let squares = between.iter().zip(prediction.mean()).map(|(x, mean)| (mean - (3.0 * x).sin()).powi(2));
         let rmse = (squares.sum::<f32>() / between.len() as f32).sqrt();
         // A network that learned nothing predicts zero, which is off by 0.7.
         assert!(rmse < 0.2, "{name}: off by {rmse}");
-        assert!(prediction.std.iter().all(|std| *std > 0.0 && *std < 1.0), "{name}");
+        assert!(prediction.std().iter().all(|std| *std > 0.0 && *std < 1.0), "{name}");
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
+    models::Output,
     ops::scan_attention::MAX_HEAD_DIM,
 };
 
@@ -85,6 +86,11 @@ pub enum CovarianceKind {
 }
 
 impl Config {
+    /// The distribution of a channel, of models without a covariance.
+    pub fn output(&self) -> Output {
+        if self.bound_std { Output::Gaussian { min_std: 0.05 } } else { Output::GaussianLogStd }
+    }
+
     /// The width of the widest layer that points pass through.
     pub(super) fn widest(&self) -> usize {
         // A feed-forward part makes both halves of its gate at once.

@@ -12,8 +12,8 @@
 //! for (t, y) in [(0.5, 0.2), (1.0, 0.5)] {
 //!     posterior = posterior.update(&Context::new(&point(t), &[y]))?; // never larger than before
 //! }
-//! let prediction = posterior.predict(&point(0.75))?; // .mean, .std
-//! # assert!(prediction.mean[0].is_finite());
+//! let prediction = posterior.predict(&point(0.75))?; // .mean(), .std()
+//! # assert!(prediction.mean()[0].is_finite());
 //! # Ok(())
 //! # }
 //! ```
@@ -43,7 +43,7 @@ pub use config::{Config, CovarianceConfig, CovarianceKind};
 pub use covariance::TransformerLayer;
 pub use joint::{Evaluation, JointPrediction, MAX_JOINT};
 pub use points::Context;
-pub use posterior::{Posterior, Prediction};
+pub use posterior::Posterior;
 
 use crate::{
     checkpoint::Checkpoint,
@@ -64,7 +64,7 @@ use network::{MODEL, Network};
 /// let whole = model.condition(&Context::new(&x, &y))?;
 /// let parts = model.condition(&Context::new(&x[..3], &y[..1]))?.update(&Context::new(&x[3..], &y[1..]))?;
 /// let (a, b) = (whole.predict(&[0.0, 1.0, 0.0])?, parts.predict(&[0.0, 1.0, 0.0])?);
-/// assert!((a.mean[0] - b.mean[0]).abs() < 1e-4 && whole.n_bytes() == parts.n_bytes());
+/// assert!((a.mean()[0] - b.mean()[0]).abs() < 1e-4 && whole.n_bytes() == parts.n_bytes());
 /// # Ok(())
 /// # }
 /// ```

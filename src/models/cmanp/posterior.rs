@@ -16,15 +16,15 @@ use crate::{
     error::{Error, Result, check_argument},
     host::zeros,
     models::{
+        Prediction,
         domain::{Outside, Summary},
         frame::Frame,
-        layers::softplus,
         open::About,
         points::{Coordinate, Numbers},
         tiles::{check_predicted, piece, place, side_by_side, stream, tiles},
     },
     ops::RollingState,
-    tensor::{Tensor, check_finite},
+    tensor::Tensor,
 };
 
 /// A CMANP that has read observations: one [`RollingState`] for each layer, of constant size.
@@ -42,7 +42,7 @@ use crate::{
 /// let merged = read(-1.0, 0.3)?.merge(&read(1.0, 0.6)?)?;
 /// assert_eq!(merged.n_points(), [2]);
 /// let prediction = merged.predict(&[0.0, 1.0, 0.0])?;
-/// assert!(prediction.std[0] > 0.05); // the least that this network says
+/// assert!(prediction.std()[0] > 0.05); // the least that this network says
 /// # Ok(())
 /// # }
 /// ```
@@ -68,51 +68,6 @@ pub(super) struct Readout {
     encodings: Vec<Tensor>,
     /// Their keys and values for the decoder.
     keys_values: Vec<[Tensor; 2]>,
-}
-
-/// Predictions at some points, each a normal distribution for itself, row-major.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Prediction {
-    /// `[batch, n_points, dim_y]`, the shape of `mean` and `std`.
-    pub shape: [usize; 3],
-    /// The expected value.
-    pub mean: Vec<f32>,
-    /// The standard deviation of an observation.
-    pub std: Vec<f32>,
-    /// How the observations and the points differ from what the network was trained on.
-    pub outside: Outside,
-}
-
-impl Prediction {
-    /// The natural logarithm of the density at `y [batch, n_points, dim_y]`, summed over the
-    /// channels: `[batch, n_points]`.
-    ///
-    /// # Errors
-    /// `y` is not of that shape, or a number of it is not finite.
-    ///
-    /// ```
-    /// use wgpu_attention::models::cmanp::Prediction;
-    ///
-    /// # fn main() -> wgpu_attention::Result<()> {
-    /// let prediction = Prediction { shape: [1, 1, 1], mean: vec![1.0], std: vec![2.0], ..Default::default() };
-    /// let expected = -2f64.ln() - 0.5 * std::f64::consts::TAU.ln(); // at the mean
-    /// assert!((prediction.log_density(&[1.0])?[0] - expected).abs() < 1e-12);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn log_density(&self, y: &[f32]) -> Result<Vec<f64>> {
-        if y.len() != self.mean.len() {
-            return Err(Error::Length { shape: self.shape.to_vec(), expected: self.mean.len(), found: y.len() });
-        }
-        check_finite("y", y)?;
-        let one = |((y, mean), std): ((&f32, &f32), &f32)| {
-            let std = f64::from(*std);
-            let z = (f64::from(*y) - f64::from(*mean)) / std;
-            -0.5 * z * z - std.ln() - 0.5 * std::f64::consts::TAU.ln()
-        };
-        let all: Vec<f64> = y.iter().zip(&self.mean).zip(&self.std).map(one).collect();
-        Ok(all.chunks(self.shape[2].max(1)).map(|point| point.iter().sum()).collect())
-    }
 }
 
 impl fmt::Debug for Posterior {
@@ -362,29 +317,20 @@ impl Posterior {
         }
         let targets = self.targets(Numbers::new(x))?;
         let (batch, n, dim_y) = (self.batch, targets.n, self.network.about.config.dim_y);
-        let shape = [batch, n, dim_y];
-        let mut all = Prediction { shape, mean: zeros(&shape)?, std: zeros(&shape)?, outside: self.outside(&targets) };
+        let mut all = zeros(&[batch, n, 2 * dim_y])?;
         // Once, before several threads ask for it.
         self.readout()?;
         let start = |tile: &Range<usize>| self.network.predictor.forward(&self.encode_range(&targets, tile)?, None);
         let About { device, config, .. } = &self.network.about;
         let piece = piece(batch, config.widest());
         stream(device, tiles(n, self.network.tile(batch)), piece, start, |tile, activations| {
-            let rows = activations.chunks_exact(2 * dim_y);
-            let mean: Vec<f32> = rows.clone().flat_map(|row| &row[..dim_y]).copied().collect();
-            let std: Vec<f32> = rows.flat_map(|row| &row[dim_y..]).map(|raw| self.std(*raw)).collect();
-            check_predicted("the mean", (n, dim_y), &tile, &mean)?;
-            check_predicted("the standard deviation", (n, dim_y), &tile, &std)?;
-            place(&tile, dim_y, &mean, &mut all.mean);
-            place(&tile, dim_y, &std, &mut all.std);
+            check_predicted("the network's output", (n, 2 * dim_y), &tile, &activations)?;
+            place(&tile, 2 * dim_y, &activations, &mut all);
             Ok(())
         })
         .await?;
-        Ok(all)
-    }
-
-    fn std(&self, raw: f32) -> f32 {
-        if self.network.about.config.bound_std { 0.05 + 0.95 * softplus(raw) } else { raw.exp() }
+        let prediction = Prediction::new(config.output(), [batch, n, dim_y], all)?;
+        Ok(prediction.with_outside(self.outside(&targets)))
     }
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    models::layers::MlpConfig,
+    models::{Output, layers::MlpConfig},
     ops::{BiasKernel, Distance, Normalizer, scan_attention::MAX_HEAD_DIM},
 };
 
@@ -178,21 +178,6 @@ impl AttentionConfig {
     }
 }
 
-/// The distribution that is predicted at a point.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-#[non_exhaustive]
-pub enum Output {
-    /// Independent normal distributions: the first half of the head's numbers are means, the
-    /// second becomes `std = min_std + (1 - min_std) softplus(raw)`.
-    Gaussian {
-        /// The smallest standard deviation.
-        min_std: f32,
-    },
-    /// One of `n_values` classes: the head's numbers are logits.
-    Categorical,
-}
-
 impl Config {
     /// Width of a token.
     ///
@@ -243,17 +228,14 @@ impl Config {
         if self.ffn.n_out("ffn")? != width {
             return refused(format!("ffn ends in width {}, but tokens have {width}", self.ffn.n_out("ffn")?));
         }
-        let per_value = match self.output {
-            Output::Gaussian { min_std } if (0.0..1.0).contains(&min_std) => 2,
-            Output::Gaussian { min_std } => return refused(format!("min_std is {min_std}, allowed is 0 to below 1")),
-            Output::Categorical => 1,
-        };
-        if self.head.n_out("head")? != per_value * self.n_values {
+        self.output.check()?;
+        let n_parameters = self.output.n_parameters(self.n_values);
+        if self.head.n_out("head")? != n_parameters {
             return refused(format!(
-                "head ends in width {}, but {} values need {}",
+                "head ends in width {}, but a {} output of {} values needs {n_parameters}",
                 self.head.n_out("head")?,
+                self.output.name(),
                 self.n_values,
-                per_value * self.n_values
             ));
         }
         for (i, group) in self.groups.iter().enumerate() {

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use super::config::{AttentionConfig, BiasConfig, Config, GroupConfig, Output};
+use super::config::{AttentionConfig, BiasConfig, Config, GroupConfig};
 use crate::{
     error::{Error, Result},
-    models::layers::MlpConfig,
+    models::{Output, layers::MlpConfig},
     ops::{Activation, BiasKernel, Distance},
 };
 
@@ -16,8 +16,8 @@ impl Config {
     /// order `x`, `s`, `t`.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the part that this crate does not know: outputs other than
-    /// `DiagonalMVNOutput` and `MultinomialOutput` among them.
+    /// [`Error::Config`] naming the part that this crate does not know: mixtures of densities among the
+    /// outputs.
     ///
     /// ```
     /// use wgpu_attention::{models::tnp_kr::Config, serde_json::json};
@@ -110,8 +110,14 @@ fn output(value: &Value) -> Result<Output> {
     };
     match (class, method) {
         ("DiagonalMVNOutput", "from_activations") => Ok(Output::Gaussian { min_std }),
+        // Beta takes a least standard deviation and makes no use of it.
+        ("BetaOutput", "from_activations") => Ok(Output::Beta),
         ("MultinomialOutput", "from_activations") if value["min_std"].is_null() => Ok(Output::Categorical),
-        // Beta, Poisson and zero-inflated ones, full covariances: their numbers are no means and no logits.
+        ("PoissonOutput", "from_activations") if value["min_std"].is_null() => Ok(Output::Poisson),
+        ("ZeroInflatedPoissonOutput", "from_activations") if value["min_std"].is_null() => {
+            Ok(Output::ZeroInflatedPoisson)
+        }
+        // Mixtures, averages over latent draws, full covariances: another family than any here.
         _ => Err(unknown("output_fn", path)),
     }
 }

@@ -17,10 +17,10 @@ mod saved;
 use std::{fmt, path::Path, sync::Arc};
 
 pub use block::{BlockMemory, Coords, KrBlock};
-pub use config::{AttentionConfig, BiasConfig, Config, GroupConfig, Output};
+pub use config::{AttentionConfig, BiasConfig, Config, GroupConfig};
 pub use deep_kernel::DeepKernelAttention;
 pub use points::{Context, Locations};
-pub use posterior::{Posterior, Prediction};
+pub use posterior::Posterior;
 
 use crate::{
     checkpoint::Checkpoint,
@@ -39,8 +39,8 @@ use network::{MODEL, Network};
 /// let model = TnpKr::open(&Device::best(), "checkpoints/gp_1d.safetensors")?;
 /// let posterior = model.condition(&Context::new(Locations::space(1, &[-1.0, 0.0, 1.0]), &[0.3, -0.1, 0.5]))?;
 /// let prediction = posterior.predict(&Locations::space(1, &[0.0, 9.0]))?;
-/// assert_eq!(prediction.shape, [1, 2, 1]); // batch, points, values at a point
-/// assert!(prediction.std[0] < prediction.std[1]); // it knows more where it has seen something
+/// assert_eq!(prediction.shape(), [1, 2, 1]); // batch, points, values at a point
+/// assert!(prediction.std()[0] < prediction.std()[1]); // it knows more where it has seen something
 /// # Ok(())
 /// # }
 /// ```

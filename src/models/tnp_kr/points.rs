@@ -32,7 +32,7 @@ const OP: &str = "tnp_kr";
 /// // Two points of the plane, the second an hour later.
 /// let at = Locations::space(2, &[0.0, 0.0, 1.0, 1.0]).time(&[12.0, 13.0]);
 /// let posterior = model.condition(&Context::new(at.clone(), &[0.5, 0.7]))?;
-/// assert_eq!(posterior.predict(&at)?.shape, [1, 2, 1]);
+/// assert_eq!(posterior.predict(&at)?.shape(), [1, 2, 1]);
 /// # Ok(())
 /// # }
 /// ```
@@ -85,7 +85,7 @@ impl<'a> Locations<'a> {
 /// let both = model.condition(&context)?.predict(&Locations::space(1, &[1.0, 1.0]).batch(2))?;
 /// let second = model.condition(&Context::new(Locations::space(1, &[0.0]), &[0.5]))?;
 /// let second = second.predict(&Locations::space(1, &[1.0]))?;
-/// assert!((both.mean[1] - second.mean[0]).abs() < 1e-5);
+/// assert!((both.mean()[1] - second.mean()[0]).abs() < 1e-5);
 /// # Ok(())
 /// # }
 /// ```

@@ -4,7 +4,7 @@ use std::{fmt, ops::Range, sync::Arc};
 
 use super::{
     block::BlockMemory,
-    config::Output,
+    config::Config,
     network::Network,
     points::{Context, Locations, Points},
 };
@@ -12,9 +12,9 @@ use crate::{
     error::{Error, Result, check_argument},
     host::zeros,
     models::{
+        Prediction,
         domain::{Outside, Summary},
         frame::Frame,
-        layers::softplus,
         open::About,
         tiles::{check_predicted, piece, place, stream, tiles},
     },
@@ -34,7 +34,7 @@ use crate::{
 /// assert_eq!(posterior.n_context(), 2);
 /// let [left, right] = [&[0.4][..], &[0.6]].map(|x| posterior.predict(&Locations::space(1, x)));
 /// let both = posterior.predict(&Locations::space(1, &[0.4, 0.6]))?; // points do not influence each other
-/// assert!((both.mean[0] - left?.mean[0]).abs() < 1e-5 && (both.mean[1] - right?.mean[0]).abs() < 1e-5);
+/// assert!((both.mean()[0] - left?.mean()[0]).abs() < 1e-5 && (both.mean()[1] - right?.mean()[0]).abs() < 1e-5);
 /// # Ok(())
 /// # }
 /// ```
@@ -51,23 +51,6 @@ pub struct Posterior {
     pub(super) frame: Arc<Frame>,
     /// Of the context, for networks with a domain.
     pub(super) summary: Option<Arc<Summary>>,
-}
-
-/// Independent predictions at some points, row-major.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Prediction {
-    /// `[batch, n_points, n_values]`, the shape of `mean` and `std`.
-    pub shape: [usize; 3],
-    /// The expected value; of a categorical model, the probability of each class.
-    pub mean: Vec<f32>,
-    /// The standard deviation of an observation; of a categorical model, that of each
-    /// class's indicator, `sqrt(p (1 - p))`.
-    pub std: Vec<f32>,
-    /// What the network's head returned, `[batch, n_points, n_out]`: logits if the model is
-    /// categorical.
-    pub activations: Vec<f32>,
-    /// How the context and the points differ from what the network was trained on.
-    pub outside: Outside,
 }
 
 impl fmt::Debug for Posterior {
@@ -143,7 +126,7 @@ impl Posterior {
     /// let merged = read(&[0.1, 0.2], &[1.0, 2.0])?.merge(&read(&[0.3], &[3.0])?)?;
     /// let whole = read(&[0.1, 0.2, 0.3], &[1.0, 2.0, 3.0])?;
     /// let at = Locations::space(1, &[0.25]);
-    /// assert!((merged.predict(&at)?.mean[0] - whole.predict(&at)?.mean[0]).abs() < 1e-4);
+    /// assert!((merged.predict(&at)?.mean()[0] - whole.predict(&at)?.mean()[0]).abs() < 1e-4);
     /// # Ok(())
     /// # }
     /// ```
@@ -185,22 +168,14 @@ impl Posterior {
     /// As [`Posterior::predict`].
     pub async fn predict_async(&self, locations: &Locations<'_>) -> Result<Prediction> {
         let points = self.points(locations)?;
-        let (n_values, n_out) = (self.network.about.config.n_values, self.network.n_out);
-        let mut all = Prediction {
-            shape: [self.batch, points.n_points, n_values],
-            mean: zeros(&[self.batch, points.n_points, n_values])?,
-            std: zeros(&[self.batch, points.n_points, n_values])?,
-            activations: zeros(&[self.batch, points.n_points, n_out])?,
-            outside: self.outside(&points),
-        };
-        self.stream(&points, self.network.tile(self.batch), &Outside::default(), |range, tile| {
-            place(&range, n_values, &tile.mean, &mut all.mean);
-            place(&range, n_values, &tile.std, &mut all.std);
-            place(&range, n_out, &tile.activations, &mut all.activations);
+        let (n, n_out) = (points.n_points, self.network.n_out);
+        let mut all = zeros(&[self.batch, n, n_out])?;
+        self.stream(&points, self.network.tile(self.batch), |range, activations| {
+            place(&range, n_out, &activations, &mut all);
             Ok(())
         })
         .await?;
-        Ok(all)
+        self.prediction(n, all, self.outside(&points))
     }
 
     /// Predicts `tile_size` points at a time and hands each tile on, with the range of points
@@ -218,7 +193,7 @@ impl Posterior {
     /// let posterior = model.condition(&Context::new(Locations::space(1, &[0.0]), &[0.5]))?;
     /// let mut means = vec![0.0; 1000];
     /// posterior.predict_tiles(&Locations::space(1, &[0.1; 1000]), 256, |range, tile| {
-    ///     means[range].copy_from_slice(&tile.mean); // or to a file
+    ///     means[range].copy_from_slice(tile.mean()); // or to a file
     ///     Ok(())
     /// })?;
     /// assert!(means.iter().all(|mean| (mean - means[0]).abs() < 1e-5)); // all at the same place
@@ -243,11 +218,16 @@ impl Posterior {
         &self,
         locations: &Locations<'_>,
         tile_size: usize,
-        receive: impl FnMut(Range<usize>, Prediction) -> Result<()>,
+        mut receive: impl FnMut(Range<usize>, Prediction) -> Result<()>,
     ) -> Result<()> {
         check_argument(tile_size > 0, "predict_tiles", "tile_size", tile_size, "1 or more")?;
         let points = self.points(locations)?;
-        self.stream(&points, tile_size, &self.outside(&points), receive).await
+        let outside = self.outside(&points);
+        let receive = |range: Range<usize>, activations| {
+            let prediction = self.prediction(range.len(), activations, outside.clone())?;
+            receive(range, prediction)
+        };
+        self.stream(&points, tile_size, receive).await
     }
 
     fn outside(&self, points: &Points<'_>) -> Outside {
@@ -268,8 +248,7 @@ impl Posterior {
         &self,
         points: &Points<'_>,
         tile: usize,
-        outside: &Outside,
-        mut receive: impl FnMut(Range<usize>, Prediction) -> Result<()>,
+        mut receive: impl FnMut(Range<usize>, Vec<f32>) -> Result<()>,
     ) -> Result<()> {
         let start = |range: &Range<usize>| self.activations(points, range);
         let About { device, config, .. } = &self.network.about;
@@ -277,8 +256,7 @@ impl Posterior {
         let piece = if config.attention.is_linear() { piece(self.batch, config.widest()) } else { tile };
         stream(device, tiles(points.n_points, tile), piece, start, |range, activations| {
             check_predicted("the network's output", (points.n_points, self.network.n_out), &range, &activations)?;
-            let prediction = Prediction { outside: outside.clone(), ..self.prediction(range.len(), activations) };
-            receive(range, prediction)
+            receive(range, activations)
         })
         .await
     }
@@ -294,31 +272,8 @@ impl Posterior {
         network.head(&qv)
     }
 
-    fn prediction(&self, len: usize, activations: Vec<f32>) -> Prediction {
-        let config = &self.network.about.config;
-        let n = config.n_values;
-        let rows = activations.chunks_exact(self.network.n_out);
-        let (mean, std) = match config.output {
-            Output::Gaussian { min_std } => {
-                let std = |raw: &f32| min_std + (1.0 - min_std) * softplus(*raw);
-                (
-                    rows.clone().flat_map(|row| &row[..n]).copied().collect(),
-                    rows.flat_map(|row| &row[n..]).map(std).collect(),
-                )
-            }
-            Output::Categorical => {
-                let p: Vec<f32> = rows.flat_map(softmax).collect();
-                let std = p.iter().map(|p| (p * (1.0 - p)).sqrt()).collect();
-                (p, std)
-            }
-        };
-        Prediction { shape: [self.batch, len, n], mean, std, activations, outside: Outside::default() }
+    fn prediction(&self, len: usize, activations: Vec<f32>, outside: Outside) -> Result<Prediction> {
+        let Config { output, n_values, .. } = self.network.about.config;
+        Ok(Prediction::new(output, [self.batch, len, n_values], activations)?.with_outside(outside))
     }
-}
-
-fn softmax(logits: &[f32]) -> Vec<f32> {
-    let largest = logits.iter().copied().fold(f32::MIN, f32::max);
-    let weights: Vec<f32> = logits.iter().map(|logit| (logit - largest).exp()).collect();
-    let sum: f32 = weights.iter().sum();
-    weights.into_iter().map(|weight| weight / sum).collect()
 }

@@ -1,8 +1,8 @@
 //! The papers' own architectures, at their full size: 6 blocks of width 64.
 
-use super::config::{AttentionConfig, BiasConfig, Config, GroupConfig, Output};
+use super::config::{AttentionConfig, BiasConfig, Config, GroupConfig};
 use crate::{
-    models::layers::MlpConfig,
+    models::{Output, layers::MlpConfig},
     ops::{Activation, BiasKernel, Distance},
 };
 

@@ -6,10 +6,10 @@ use wgpu_attention::{
     Device, Error, Tensor,
     checkpoint::{Checkpoint, Parameters},
     models::{
+        Prediction,
         cmanp::{
             Attention, Cmab, CmabSizes, Cmanp, Config, Context, CovarianceConfig, CovarianceKind, DecoderLayer,
-            FeedForward, JointPrediction, Posterior, PreNormAttention, PreNormFeedForward, Prediction,
-            TransformerLayer,
+            FeedForward, JointPrediction, Posterior, PreNormAttention, PreNormFeedForward, TransformerLayer,
         },
         layers::{Mlp, softplus, torch_linear},
     },
@@ -274,8 +274,8 @@ fn whole(fixture: &Fixture, device: &Device) -> Result<Outputs, Error> {
     let mut outputs = Outputs::new();
     let mut insert = |suffix: &str, posterior: &Posterior| -> Result<Prediction, Error> {
         let prediction = posterior.predict(&xt)?;
-        outputs.insert(format!("mean{suffix}"), prediction.mean.clone());
-        outputs.insert(format!("std{suffix}"), prediction.std.clone());
+        outputs.insert(format!("mean{suffix}"), prediction.mean().to_vec());
+        outputs.insert(format!("std{suffix}"), prediction.std().to_vec());
         for (l, state) in posterior.states().iter().enumerate() {
             insert_state(&mut outputs, &format!("state{suffix}.{l}"), state)?;
         }

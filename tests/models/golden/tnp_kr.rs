@@ -228,10 +228,10 @@ fn model(fixture: &Fixture, path: &Path, device: &Device) -> Result<Outputs, Str
     let prediction = model.condition(&context).and_then(|posterior| posterior.predict(&at_test));
     let prediction = prediction.map_err(|error| error.to_string())?;
     Ok(BTreeMap::from([
-        ("mean".to_owned(), prediction.mean.clone()),
-        ("p".to_owned(), prediction.mean),
-        ("std".to_owned(), prediction.std),
-        ("logits".to_owned(), prediction.activations.clone()),
-        ("act".to_owned(), prediction.activations),
+        ("mean".to_owned(), prediction.mean().to_vec()),
+        ("p".to_owned(), prediction.mean().to_vec()),
+        ("std".to_owned(), prediction.std().to_vec()),
+        ("logits".to_owned(), prediction.activations().to_vec()),
+        ("act".to_owned(), prediction.activations().to_vec()),
     ]))
 }
