@@ -213,10 +213,12 @@ def draw_record_split(rng, n_ctx, n_tgt):
     return order[:n_ctx], order[n_ctx:]
 
 
-def scale_record(time, y, ctx, degree):
-    """A polynomial fitted to the context and the context's deviation from it."""
-    powers = np.vander(time, degree + 1)
-    trend = powers @ np.linalg.lstsq(powers[ctx], y[ctx], rcond=None)[0]
+def scale_record(time, phase, y, ctx, degree, harmonics):
+    """A polynomial and harmonics of the cycle, fitted to the context by least squares, and the
+    context's deviation from them."""
+    turns = 2 * np.pi * phase[:, None] * np.arange(1, harmonics + 1)
+    columns = np.concatenate([np.vander(time, degree + 1), np.cos(turns), np.sin(turns)], -1)
+    trend = columns @ np.linalg.lstsq(columns[ctx], y[ctx], rcond=None)[0]
     return trend, np.sqrt(np.square(y - trend)[ctx].mean())
 
 
@@ -237,7 +239,8 @@ def draw_record_tasks(rng, n_tasks, n_ctx, n_tgt):
     for y in draws:
         ctx, tgt = draw_record_split(rng, n_ctx, n_tgt)
         degree = rng.choice(3, p=[0.2, 0.6, 0.2] if n_ctx >= 20 else [0.5, 0.5, 0.0])
-        trend, unit = scale_record(time, y, ctx, degree)
+        harmonics = min(rng.choice(4, p=[0.3, 0.15, 0.4, 0.15]), n_ctx // 16)
+        trend, unit = scale_record(time, phase, y, ctx, degree, harmonics)
         drawn.append({"family": family, "s": s, "y": (y - trend) / unit, "gram": gram, "ctx": ctx, "tgt": tgt,
                       "trend": trend, "unit": unit})  # fmt: skip
     return drawn
