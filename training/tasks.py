@@ -6,7 +6,7 @@ context and targets. One unit of the coordinate is about a quarter of the record
 `Line` has the coordinate alone. `Series` is for streams with a known cycle, such as a day
 or a year: a point is (time, cos, sin of the cycle's phase). `Record` is what a user brings
 to a regression with such a cycle: the same points, scaled as the `regression` example
-scales a record.
+scales a record. `Field` is a place on a map and its nearest observations.
 """
 
 import numpy as np
@@ -246,6 +246,80 @@ def draw_record_tasks(rng, n_tasks, n_ctx, n_tgt):
     return drawn
 
 
+# --- places of a field, each with its nearest observations ------------------------------
+
+N_WAVES = 24
+
+
+def draw_clouds(rng, points, share):
+    """Whether each point lies under a cloud: where a sum of random waves is among its highest."""
+    size = log_uniform(rng, 0.1, 1.0) * np.ptp(points, 0).max()
+    waves = rng.standard_normal((2, N_WAVES)) * (2 / size)
+    height = np.cos(points @ waves + rng.uniform(0, 2 * np.pi, N_WAVES)).sum(-1)
+    return height > np.quantile(height, 1 - share)
+
+
+def draw_places(rng, n_ctx, n_tgt):
+    """The nearest observations of a few neighbouring places, and these: under a cloud, which
+    nothing was seen through, or between observations."""
+    n = 6 * (n_ctx + n_tgt)
+    if rng.random() < 0.7:  # pixels, or every so many of them
+        side = int(np.ceil(n**0.5))
+        points = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2).astype(float)
+    else:
+        points = rng.uniform(0, n**0.5, (n, 2))
+    cloudy = draw_clouds(rng, points, rng.uniform(0.1, 0.6))
+    hidden = rng.random() < 0.7
+    observed = ~cloudy if hidden else rng.random(len(points)) > rng.uniform(0.1, 0.7)
+    if observed.sum() < n_ctx + n_tgt or (~observed).sum() < n_tgt:
+        return draw_places(rng, n_ctx, n_tgt)
+    asked = points[~observed]
+    first = asked[rng.integers(len(asked))]
+    targets = asked[np.argsort(np.square(asked - first).sum(-1))[:n_tgt]]
+    seen = points[observed]
+    context = seen[np.argsort(np.square(seen - targets.mean(0)).sum(-1))[:n_ctx]]
+    return np.concatenate([context, targets])
+
+
+def draw_field_kernel(rng):
+    """The family and a covariance of the distance, variance 1; one unit is the root mean
+    square distance of the context from its middle."""
+    family = rng.choice(list(Field.families), p=list(Field.families.values()))
+    length, far = log_uniform(rng, 0.1, 20.0), log_uniform(rng, 1.0, 20.0)
+    share = rng.uniform(0.2, 0.9)
+    matern12 = lambda d, length: np.exp(-d / length)
+    return family, {
+        "matern12": lambda d: matern12(d, length),
+        "matern32": lambda d: matern32(d, length),
+        "matern52": lambda d: matern52(d, length),
+        "rough_plus_smooth": lambda d: share * matern12(d, length) + (1 - share) * matern32(d, far),
+    }[family]
+
+
+def draw_field_tasks(rng, n_tasks, n_ctx, n_tgt):
+    """Values are scaled by the mean and the deviation of the context."""
+    s = draw_places(rng, n_ctx, n_tgt)
+    s = s - s[:n_ctx].mean(0)
+    s = s / np.square(s[:n_ctx]).sum(-1).mean() ** 0.5
+    family, kernel = draw_field_kernel(rng)
+    along = s.copy()
+    if rng.random() < 0.5:  # longer one way than the other
+        angle, ratio = rng.uniform(0, np.pi), log_uniform(rng, 1.0, 3.0)
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        along = s @ turn * [ratio**0.5, ratio**-0.5]
+    distance = np.sqrt(np.square(along[:, None] - along).sum(-1))
+    noise = 1e-3 if rng.random() < 0.3 else log_uniform(rng, 0.01, 0.7)
+    gram = kernel(distance)
+    gram[np.diag_indices_from(gram)] += noise**2
+    ctx, tgt = np.arange(n_ctx), np.arange(n_ctx, n_ctx + n_tgt)
+    drawn = []
+    for y in rng.standard_normal((n_tasks, len(s))) @ np.linalg.cholesky(gram).T:
+        level, unit = y[ctx].mean(), y[ctx].std()
+        drawn.append({"family": family, "s": s, "y": (y - level) / unit, "gram": gram, "ctx": ctx, "tgt": tgt,
+                      "trend": np.full(len(s), level), "unit": unit})  # fmt: skip
+    return drawn
+
+
 # --- batches ----------------------------------------------------------------------------
 
 # Context sizes are padded to one of three lengths: three compilations instead of one, and
@@ -253,7 +327,8 @@ def draw_record_tasks(rng, n_tasks, n_ctx, n_tgt):
 
 
 class Line:
-    dim = 1
+    dim, phase = 1, False
+    n_targets = 48
     families = FAMILIES
     buckets = {(3, 32): 0.2, (33, 64): 0.3, (65, 128): 0.5}
     times = {}
@@ -264,7 +339,8 @@ class Line:
 
 
 class Series:
-    dim = 3
+    dim, phase = 3, True
+    n_targets = 48
     families = {"smooth": 0.15, "cycle": 0.15, "smooth_plus_cycle": 0.7}
     buckets = {(3, 32): 0.2, (33, 128): 0.45, (129, 512): 0.35}
     times = {}
@@ -273,7 +349,8 @@ class Series:
 
 
 class Record:
-    dim = 3
+    dim, phase = 3, True
+    n_targets = 48
     families = {"smooth": 0.1, "cycle": 0.1, "smooth_plus_cycle": 0.8}
     buckets = {(10, 48): 0.4, (49, 128): 0.6}
     times = {(10, 48): 2}  # twice as many tasks, so that a batch costs about the same
@@ -281,7 +358,17 @@ class Record:
     draw = draw_record_tasks
 
 
-TASKS = {"line": Line, "series": Series, "record": Record}
+class Field:
+    dim, phase = 2, False
+    n_targets = 16
+    families = {"matern12": 0.45, "matern32": 0.2, "matern52": 0.1, "rough_plus_smooth": 0.25}
+    buckets = {(16, 64): 0.25, (65, 128): 0.75}
+    times = {(16, 64): 2}
+    at_once = 4
+    draw = draw_field_tasks
+
+
+TASKS = {"line": Line, "series": Series, "record": Record, "field": Field}
 
 
 def draw_batch(rng, n_batch, n_ctx_range, n_tgt, kind=Line):

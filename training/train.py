@@ -30,7 +30,6 @@ import domain
 import model
 import tasks
 
-N_TARGETS = 48
 PEAK_RATE, WARM_UP = 2e-3, 300
 
 
@@ -104,7 +103,7 @@ def draw_training_batch(kind, seed, step, n_batch, bucket=None):
     """A function of seed, step and bucket only, so that a resumed run needs no generator state."""
     rng = np.random.default_rng([seed, step])
     bucket = bucket or list(kind.buckets)[rng.choice(len(kind.buckets), p=list(kind.buckets.values()))]
-    return tasks.draw_batch(rng, n_batch * kind.times.get(bucket, 1), bucket, N_TARGETS, kind)[0]
+    return tasks.draw_batch(rng, n_batch * kind.times.get(bucket, 1), bucket, kind.n_targets, kind)[0]
 
 
 # --- files ------------------------------------------------------------------------------
@@ -152,7 +151,7 @@ def compare(kind, run, params, seed, n_batches, n_batch=16):
     for bucket, share in kind.buckets.items():
         rng = np.random.default_rng([seed, bucket[0]])
         for _ in range(max(1, round(n_batches * share))):
-            batch, drawn = tasks.draw_batch(rng, n_batch, bucket, N_TARGETS, kind)
+            batch, drawn = tasks.draw_batch(rng, n_batch, bucket, kind.n_targets, kind)
             mean, std = (np.asarray(x, np.float64)[..., 0] for x in run(params, batch))
             for b, task in enumerate(drawn):
                 y = task["y"][task["tgt"]]
@@ -195,8 +194,8 @@ def default_config(args, kind):
     if args.model == "cmanp":
         return cmanp.default_config(kind.dim, args.width or 48, args.blocks or 3)
     cfg = model.default_config(
-        args.width or 64, args.blocks or 6, n_basis=args.basis or (3 if kind.dim == 3 else 5),
-        attention=args.attention, phase=kind.dim == 3,
+        args.width or 64, args.blocks or 6, n_basis=args.basis or (3 if kind.phase else 5),
+        attention=args.attention, phase=kind.phase,
     )  # fmt: skip
     return cfg
 
@@ -254,7 +253,7 @@ def train(args):
                 "kind": tasks_name,
                 "families": kind.families,
                 "context": list(kind.buckets),
-                "targets": N_TARGETS,
+                "targets": kind.n_targets,
             },
             "final_loss": loss,
             "validation": {"log_likelihood": float(ll), "oracle_log_likelihood": float(oracle_ll)},
