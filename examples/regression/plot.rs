@@ -4,9 +4,12 @@ use std::{ops::Range, path::Path};
 
 use anyhow::{Result, anyhow};
 use plotters::{coord::Shift, prelude::*};
-use shared::axis::{Axis, widened};
+use shared::{
+    axis::{Axis, widened},
+    normal::{Normal, Z95},
+};
 
-use crate::{Normal, Z95, data::Series};
+use crate::data::Series;
 
 pub struct Picture<'a> {
     pub title: &'a str,
