@@ -10,10 +10,12 @@ pub mod tnp_kr;
 
 mod domain;
 mod frame;
+mod neighbours;
 mod open;
 mod points;
 mod saved;
 mod tiles;
 
 pub use domain::{CoordinateDomain, Departure, Domain, Outside, ValueDomain};
+pub use neighbours::Neighbourhood;
 pub use points::Coordinate;

@@ -1,5 +1,7 @@
 //! Predictions from the nearest observations: fields of more points than a network was trained on.
 
+use std::ops::Range;
+
 use super::{Context, Locations, TnpKr, points::Points};
 use crate::{
     error::{Result, check_argument},
@@ -7,7 +9,7 @@ use crate::{
         Prediction,
         neighbours::{Neighbourhood, Positions, neighbourhoods},
     },
-    tensor::check_finite,
+    ops::Distance,
 };
 
 const OP: &str = "predict_local";
@@ -80,7 +82,7 @@ impl TnpKr {
         for (name, number) in [("nearest", local.nearest), ("together", local.together)] {
             check_argument(number > 0, OP, name, number, "1 or more")?;
         }
-        for batch in [context.locations().batch, locations.batch] {
+        for batch in [context.batch(), locations.batch] {
             check_argument(batch == 1, OP, "batch", batch, "1: a neighbourhood is a batch element already")?;
         }
         let observed = Points::observed(config, self.domain(), context)?;
@@ -164,23 +166,37 @@ impl TnpKr {
         if local.standardised {
             self.check_standardised(&observed)?;
         }
-        let least = LEAST_DEVIATION * deviation(&observed, observed.cloud().of_element(0)).1;
+        let columns = observed.columns();
+        let all: Vec<usize> = observed.cloud().of_element(0).collect();
+        let least = moments(&observed, &all).map(|[_, deviation]| LEAST_DEVIATION * deviation);
+        let least: Vec<f64> = least.collect();
         let n_observations = parts.first().map_or(1, |part| part.observations.len());
         for parts in parts.chunks((AT_ONCE / n_observations).max(1)) {
-            let frames: Vec<_> = parts.iter().map(|part| frame(&observed, part, local.standardised, least)).collect();
             let n_places = parts.iter().map(|part| part.places.len()).max().unwrap_or(0);
-            let keys = self.gather(&observed, parts, &frames, n_observations, |part| &part.observations);
-            let queries = self.gather(&places, parts, &frames, n_places, |part| &part.places);
-            let values: Vec<f32> = parts.iter().zip(&frames).flat_map(|(part, frame)| frame.scaled(&observed, part)).collect();
-            let (keys, queries) = (self.locations(parts.len(), &keys), self.locations(parts.len(), &queries));
-            let prediction = self.condition(&Context::new(keys, &values))?.predict_async(&queries).await?;
+            let (mut keys, mut queries) = (vec![Vec::new(); columns.len()], vec![Vec::new(); columns.len()]);
+            let (mut values, mut scales) = (Vec::new(), Vec::new());
+            for part in parts {
+                let scale = if local.standardised {
+                    Scale::of(&observed, part, &columns, &least)
+                } else {
+                    Scale::none(&observed, &columns)
+                };
+                scale.values(&observed, part, &mut values);
+                scale.coordinates(&observed, part.observations.iter(), &columns, &mut keys);
+                // One with fewer places repeats its first.
+                let padding = std::iter::repeat_n(&part.places[0], n_places - part.places.len());
+                scale.coordinates(&places, part.places.iter().chain(padding), &columns, &mut queries);
+                scales.push(scale);
+            }
+            let keys = Context::new(self.groups(parts.len(), &columns, &keys), &values);
+            let prediction = self.condition(&keys)?.predict_async(&self.groups(parts.len(), &columns, &queries)).await?;
             let n_values = prediction.shape()[2];
-            let n_out = prediction.activations().len() / (parts.len() * n_places);
-            for ((part, frame), rows) in parts.iter().zip(&frames).zip(prediction.activations().chunks(n_places * n_out)) {
-                let rows = rows[..part.places.len() * n_out].to_vec();
+            let rows = prediction.activations().chunks(prediction.activations().len() / parts.len());
+            for ((part, scale), rows) in parts.iter().zip(&scales).zip(rows) {
+                let rows = rows[..rows.len() / n_places * part.places.len()].to_vec();
                 let own = Prediction::new(prediction.output(), [1, part.places.len(), n_values], rows)?;
                 let own = own.with_outside(prediction.outside().clone());
-                receive(part, if local.standardised { own.in_units(&frame.units, &frame.levels)? } else { own })?;
+                receive(part, if local.standardised { own.in_units(&scale.units, &scale.levels)? } else { own })?;
             }
         }
         Ok(())
@@ -188,67 +204,97 @@ impl TnpKr {
 
     /// Refuses to scale what means something by itself.
     fn check_standardised(&self, observed: &Points<'_>) -> Result<()> {
-        let is_relative = observed.cloud().columns.iter().find(|column| !column.is_shifted() || column.is_angle());
-        let group = is_relative.and_then(|column| column.group);
-        let allowed = "groups of straight distances or of time that the network sees differences of alone";
-        check_argument(is_relative.is_none(), OP, "standardise", format_args!("with the group {group:?}"), allowed)?;
+        let fixed = observed.cloud().columns.iter().find(|column| {
+            !column.is_relative || column.distance == Some(Distance::GreatCircle)
+        });
+        let group = fixed.and_then(|column| column.group).unwrap_or_default();
+        let allowed = "groups of straight distances or of time, of which the network sees differences alone";
+        check_argument(fixed.is_none(), OP, "standardise", format_args!("with the group {group:?}"), allowed)?;
         let output = self.config().output;
         let allowed = "a Gaussian output: classes, counts and shares have no units";
-        check_argument(output.has_units(), OP, "standardise", format_args!("a {} output", output.name()), allowed)
+        check_argument(output.has_units(), OP, "standardise", format_args!("with a {} output", output.name()), allowed)
     }
 
-    /// The coordinates of some points of each neighbourhood, `[n_parts, len, dim]` for each group. One with
-    /// fewer points repeats its first.
-    fn gather(
-        &self,
-        points: &Points<'_>,
-        parts: &[Neighbourhood],
-        frames: &[Frame],
-        len: usize,
-        of: impl Fn(&Neighbourhood) -> &[usize],
-    ) -> Vec<Vec<f64>> {
-        let gather = |columns: Range<usize>| {
-            let mut numbers = Vec::with_capacity(parts.len() * len * columns.len());
-            for (part, frame) in parts.iter().zip(frames) {
-                let indices = of(part);
-                for j in 0..len {
-                    let i = indices[if j < indices.len() { j } else { 0 }];
-                    numbers.extend(columns.clone().map(|c| frame.coordinate(c, points.cloud().columns[c].at(i))));
-                }
-            }
-            numbers
-        };
-        points.columns().into_iter().map(gather).collect()
-    }
-
-    fn locations<'a>(&self, batch: usize, groups: &'a [Vec<f64>], columns: &[Range<usize>]) -> Locations<'a> {
-        let mut locations = Locations::default().batch(batch);
-        for ((group, numbers), columns) in self.config().groups.iter().zip(groups).zip(columns) {
-            locations = locations.group(&group.name, columns.len(), numbers);
-        }
-        locations
+    /// Coordinates by their groups, `[batch, n_points, dim]` each.
+    fn groups<'a>(&self, batch: usize, columns: &[Range<usize>], coordinates: &'a [Vec<f64>]) -> Locations<'a> {
+        let groups = self.config().groups.iter().zip(columns).zip(coordinates);
+        groups.fold(Locations::default().batch(batch), |locations, ((group, columns), numbers)| {
+            locations.group(&group.name, columns.len(), numbers)
+        })
     }
 }
 
+/// The mean of each value of some observations, and its deviation.
+fn moments<'a>(observed: &'a Points<'_>, indices: &'a [usize]) -> impl Iterator<Item = [f64; 2]> + 'a {
+    let n = indices.len() as f64;
+    (0..observed.n_values()).map(move |c| {
+        let value = |i: &usize| f64::from(observed.value(*i, c));
+        let mean = indices.iter().map(value).sum::<f64>() / n;
+        [mean, (indices.iter().map(|i| (value(i) - mean).powi(2)).sum::<f64>() / n).sqrt()]
+    })
+}
+
 /// What a neighbourhood is scaled by.
-struct Frame {
-    /// The middle of each column and what one unit of its group is.
-    coordinates: Vec<[f64; 2]>,
-    /// The mean of each value, and its deviation.
+struct Scale {
+    /// What is taken off each column, and what is one in it then.
+    columns: Vec<[f64; 2]>,
+    /// The same of each value.
     levels: Vec<f64>,
     units: Vec<f64>,
 }
 
-impl Frame {
-    fn coordinate(&self, column: usize, x: f64) -> f64 {
-        let [middle, unit] = self.coordinates[column];
-        (x - middle) / unit
+impl Scale {
+    fn none(observed: &Points<'_>, columns: &[Range<usize>]) -> Self {
+        let n_columns = columns.last().map_or(0, |columns| columns.end);
+        let n_values = observed.n_values();
+        Self { columns: vec![[0.0, 1.0]; n_columns], levels: vec![0.0; n_values], units: vec![1.0; n_values] }
     }
 
-    /// The values of the observations, `[n_observations, n_values]`.
-    fn scaled(&self, observed: &Points<'_>, part: &Neighbourhood) -> Vec<f32> {
-        let n = self.levels.len();
-        let scale = |i: &usize, c: usize| (f64::from(observed.value(*i, n)[c]) - self.levels[c]) / self.units[c];
-        part.observations.iter().flat_map(|i| (0..n).map(move |c| scale(i, c) as f32)).collect()
+    fn of(observed: &Points<'_>, part: &Neighbourhood, columns: &[Range<usize>], least: &[f64]) -> Self {
+        let cloud = observed.cloud();
+        let n = part.observations.len() as f64;
+        let mut scale = Self::none(observed, columns);
+        for group in columns {
+            let mut squares = 0.0;
+            for c in group.clone() {
+                let at = |i: &usize| cloud.columns[c].at(*i);
+                let middle = part.observations.iter().map(at).sum::<f64>() / n;
+                squares += part.observations.iter().map(|i| (at(i) - middle).powi(2)).sum::<f64>() / n;
+                scale.columns[c][0] = middle;
+            }
+            // Observations that are all at one place have no size.
+            let unit = if squares > 0.0 { squares.sqrt() } else { 1.0 };
+            group.clone().for_each(|c| scale.columns[c][1] = unit);
+        }
+        for (c, [mean, deviation]) in moments(observed, &part.observations).enumerate() {
+            let unit = deviation.max(least[c]);
+            scale.levels[c] = mean;
+            scale.units[c] = if unit > 0.0 { unit } else { 1.0 };
+        }
+        scale
+    }
+
+    /// Appends the values of the observations, `[n_observations, n_values]`.
+    fn values(&self, observed: &Points<'_>, part: &Neighbourhood, to: &mut Vec<f32>) {
+        for &i in &part.observations {
+            let scaled = self.levels.iter().zip(&self.units).enumerate();
+            to.extend(scaled.map(|(c, (level, unit))| ((f64::from(observed.value(i, c)) - level) / unit) as f32));
+        }
+    }
+
+    /// Appends the coordinates of some points to those of each group.
+    fn coordinates<'a>(
+        &self,
+        points: &Points<'_>,
+        indices: impl Iterator<Item = &'a usize>,
+        columns: &[Range<usize>],
+        to: &mut [Vec<f64>],
+    ) {
+        for &i in indices {
+            for (group, to) in columns.iter().zip(&mut *to) {
+                let scaled = |c: usize| (points.cloud().columns[c].at(i) - self.columns[c][0]) / self.columns[c][1];
+                to.extend(group.clone().map(scaled));
+            }
+        }
     }
 }
