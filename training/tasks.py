@@ -261,7 +261,9 @@ def draw_clouds(rng, points, share):
 
 def draw_places(rng, n_ctx, n_tgt):
     """The nearest observations of a few neighbouring places, and these: under a cloud, which
-    nothing was seen through, or between observations."""
+    nothing was seen through, or between observations. In one task of five all lie anywhere."""
+    if rng.random() < 0.2:
+        return rng.uniform(0, 1, (n_ctx + n_tgt, 2))
     n = 6 * (n_ctx + n_tgt)
     if rng.random() < 0.7:  # pixels, or every so many of them
         side = int(np.ceil(n**0.5))
@@ -292,6 +294,7 @@ def draw_field_kernel(rng):
         "matern12": lambda d: matern12(d, length),
         "matern32": lambda d: matern32(d, length),
         "matern52": lambda d: matern52(d, length),
+        "rbf": lambda d: rbf(d, min(length, 3.0)),
         "rough_plus_smooth": lambda d: share * matern12(d, length) + (1 - share) * matern32(d, far),
     }[family]
 
@@ -361,9 +364,9 @@ class Record:
 class Field:
     dim, phase = 2, False
     n_targets = 16
-    families = {"matern12": 0.45, "matern32": 0.2, "matern52": 0.1, "rough_plus_smooth": 0.25}
-    buckets = {(16, 64): 0.25, (65, 128): 0.75}
-    times = {(16, 64): 2}
+    families = {"matern12": 0.4, "matern32": 0.2, "matern52": 0.1, "rbf": 0.1, "rough_plus_smooth": 0.2}
+    buckets = {(4, 64): 0.3, (65, 128): 0.7}
+    times = {(4, 64): 2}
     at_once = 4
     draw = draw_field_tasks
 
