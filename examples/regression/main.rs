@@ -6,7 +6,8 @@
 //! The series is the CO2 record of Mauna Loa, see `data/README.md`. The network was trained on
 //! draws from Gaussian processes and has seen neither this series nor its kernel; the Gaussian
 //! process is fitted to the very points that it predicts from. Both get the same preprocessing
-//! and the same split. Writes `predictions.csv` and `regression.svg`. With `--seeds 20` it draws
+//! and the same split. Writes `predictions.csv`, `regression.svg` and
+//! `regression_steps.svg`, predictions from 10, 30 and all observations. With `--seeds 20` it draws
 //! 20 splits, and prints the medians of their scores alone.
 
 mod data;
@@ -49,7 +50,7 @@ const TILE: usize = 2048;
 /// and --targets FILE to say where to predict; without it a part of the points is held out and
 /// the predictions are scored. Lines that lack a number (empty, NA, null, nan) are passed over. If the
 /// series has a cycle whose length is known, say so with --cycle. Results go to
-/// predictions.csv and regression.svg in --out. Run it in the root of the repository.
+/// predictions.csv, regression.svg and regression_steps.svg in --out. Run it in the root of the repository.
 #[derive(Parser)]
 struct Args {
     /// Your own observations: a CSV file with the columns x,y [default: the CO2 record].
@@ -145,7 +146,7 @@ fn fraction(text: &str) -> Result<f64, String> {
 fn main() -> Result<()> {
     let args = Args::parse();
     if args.seeds.is_none() {
-        out::folder(&args.out, &["predictions.csv", "regression.svg"])?;
+        out::folder(&args.out, &["predictions.csv", "regression.svg", "regression_steps.svg"])?;
     }
     let series = series(&args)?;
     let device = Device::by_name(&args.device)?;
@@ -195,7 +196,33 @@ fn main() -> Result<()> {
         gaussian_process: &gp_curve,
     };
     plot::draw(&svg, &picture).with_context(|| format!("cannot draw {}", svg.display()))?;
-    say!("\nwrote {} and {}", csv.display(), svg.display())
+    let steps = args.out.join("regression_steps.svg");
+    draw_steps(&args, &model, context, picture, &steps)?;
+    say!("\nwrote {}, {} and {}", csv.display(), svg.display(), steps.display())
+}
+
+/// What the network predicts from 10, from 30 and from all observations.
+fn draw_steps(args: &Args, model: &TnpKr, all: &Series, picture: plot::Picture<'_>, path: &Path) -> Result<()> {
+    let mut numbers: Vec<usize> = [10, 30].into_iter().filter(|n| 2 * n <= all.len()).collect();
+    numbers.push(all.len());
+    let parts: Vec<_> = numbers.iter().map(|&n| (all.some(n, args.seed), format!("After {n} observations"))).collect();
+    let mut curves = Vec::new();
+    for ((some, _), _) in &parts {
+        let scaling = Scaling::fit(some, picture.targets, args.trend(), args.length)?;
+        let posterior = model.condition(&observe(&scaling, some).context())?;
+        curves.push(predict(&posterior, &scaling, picture.x, &|_| {})?);
+    }
+    let step = |(((some, others), title), curve)| plot::Picture {
+        title,
+        context: some,
+        targets: others,
+        neural_process: curve,
+        gaussian_process: &[],
+        gap: None,
+        ..picture
+    };
+    let steps: Vec<_> = parts.iter().zip(&curves).map(step).collect();
+    plot::draw_steps(path, &steps).with_context(|| format!("cannot draw {}", path.display()))
 }
 
 /// The medians of the scores over splits of one series.

@@ -62,6 +62,23 @@ pub fn draw(path: &Path, picture: &Picture<'_>) -> Result<()> {
     drawn().map_err(|error| anyhow!("{error}"))
 }
 
+/// Predictions from more and more of the points, one below the other.
+pub fn draw_steps(path: &Path, steps: &[Picture<'_>]) -> Result<()> {
+    let root = SVGBackend::new(path, (WIDTH, LEGEND + steps.len() as u32 * PANEL)).into_drawing_area();
+    let drawn = || -> Drawn {
+        root.fill(&WHITE)?;
+        let (strip, panels) = root.split_vertically(LEGEND);
+        if let Some(first) = steps.first() {
+            legend(&strip, first)?;
+        }
+        for (area, step) in panels.split_evenly((steps.len(), 1)).iter().zip(steps) {
+            panel(area, step, step.title, step.x[0]..step.x[step.x.len() - 1], 2 * SCALE)?;
+        }
+        root.present()
+    };
+    drawn().map_err(|error| anyhow!("{error}"))
+}
+
 fn text(size: u32) -> TextStyle<'static> {
     ("sans-serif", size * SCALE).into_font().color(&DARK)
 }
