@@ -53,7 +53,8 @@ def domain(name, cfg, training):
     if name not in ("tnp_kr", "cmanp"):
         return None
     embeds = name == "cmanp" or any(group["embed"] for group in cfg["groups"])
-    return describe(tasks.TASKS[training["data"].get("kind", "line")], embeds)
+    kind = tasks.TASKS[training["data"].get("kind", "line")]
+    return describe(getattr(kind, "limits", kind), embeds)
 
 
 def fnv(hash, data):

@@ -9,8 +9,12 @@ to a regression with such a cycle: the same points, scaled as the `regression` e
 scales a record. `Field` is a place on a map and its nearest observations.
 """
 
+import csv
+import gzip
+
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
+from scipy.spatial import cKDTree
 from scipy.special import ive
 
 FAMILIES = {  # how often each is drawn
@@ -323,6 +327,63 @@ def draw_field_tasks(rng, n_tasks, n_ctx, n_tgt):
     return drawn
 
 
+class Field:
+    dim, phase = 2, False
+    n_targets = 16
+    families = {"matern12": 0.4, "matern32": 0.2, "matern52": 0.1, "rbf": 0.1, "rough_plus_smooth": 0.2}
+    buckets = {(4, 64): 0.3, (65, 128): 0.7}
+    times = {(4, 64): 2}
+    at_once = 4
+    draw = draw_field_tasks
+
+
+# --- the same of a scene that was measured ----------------------------------------------
+
+
+class Scene:
+    """Places of one measured field, hidden under drawn clouds: to go on with what was trained on
+    `Field`, whose tasks stay among these."""
+
+    limits = Field  # that a checkpoint promises: those of the tasks that anyone can draw
+    dim, phase = 2, False
+    n_targets = 16
+    families = {"scene": 0.7, **{name: 0.3 * share for name, share in Field.families.items()}}
+    buckets = {(65, 128): 1.0}
+    times = {}
+    at_once = 1
+
+    def load(path):
+        """Rows `lon,lat,temperature,role` of a CSV file, those whose role is `train`."""
+        with (gzip.open if path.endswith(".gz") else open)(path, "rt") as file:
+            rows = [row for row in csv.DictReader(file) if row["role"] == "train"]
+        places = np.array([[float(row["lon"]), float(row["lat"])] for row in rows])
+        places[:, 0] *= np.cos(np.radians(places[:, 1].mean()))
+        Scene.places, Scene.tree = places, cKDTree(places)
+        Scene.values = np.array([float(row["temperature"]) for row in rows])
+
+    def draw(rng, n_tasks, n_ctx, n_tgt):
+        if rng.random() > Scene.families["scene"]:
+            return draw_field_tasks(rng, n_tasks, n_ctx, n_tgt)
+        around = Scene.tree.query(Scene.places[rng.integers(len(Scene.places))], 16 * (n_ctx + n_tgt))[1]
+        places, values = Scene.places[around], Scene.values[around]
+        cloudy = draw_clouds(rng, places, rng.uniform(0.1, 0.6))
+        if rng.random() < 0.15:
+            cloudy = rng.random(len(places)) < rng.uniform(0.1, 0.7)
+        hidden, seen = np.flatnonzero(cloudy), np.flatnonzero(~cloudy)
+        near = hidden[hidden < len(places) // 2]  # the others lie at the edge of what is looked at
+        if len(hidden) < n_tgt or not len(near):
+            return Scene.draw(rng, n_tasks, n_ctx, n_tgt)
+        first = places[rng.choice(near)]
+        tgt = hidden[np.argsort(np.square(places[hidden] - first).sum(-1))[:n_tgt]]
+        ctx = seen[np.argsort(np.square(places[seen] - places[tgt].mean(0)).sum(-1))[:n_ctx]]
+        s = places[np.concatenate([ctx, tgt])]
+        s = s - s[:n_ctx].mean(0)
+        y = values[np.concatenate([ctx, tgt])]
+        level, unit = y[:n_ctx].mean(), max(y[:n_ctx].std(), 1e-4)
+        return [{"family": "scene", "s": s / np.square(s[:n_ctx]).sum(-1).mean() ** 0.5, "y": (y - level) / unit,
+                 "gram": None, "ctx": np.arange(n_ctx), "tgt": np.arange(n_ctx, n_ctx + n_tgt)}]  # fmt: skip
+
+
 # --- batches ----------------------------------------------------------------------------
 
 # Context sizes are padded to one of three lengths: three compilations instead of one, and
@@ -361,17 +422,7 @@ class Record:
     draw = draw_record_tasks
 
 
-class Field:
-    dim, phase = 2, False
-    n_targets = 16
-    families = {"matern12": 0.4, "matern32": 0.2, "matern52": 0.1, "rbf": 0.1, "rough_plus_smooth": 0.2}
-    buckets = {(4, 64): 0.3, (65, 128): 0.7}
-    times = {(4, 64): 2}
-    at_once = 4
-    draw = draw_field_tasks
-
-
-TASKS = {"line": Line, "series": Series, "record": Record, "field": Field}
+TASKS = {"line": Line, "series": Series, "record": Record, "field": Field, "scene": Scene}
 
 
 def draw_batch(rng, n_batch, n_ctx_range, n_tgt, kind=Line):
@@ -403,7 +454,10 @@ def draw_batch(rng, n_batch, n_ctx_range, n_tgt, kind=Line):
 
 
 def oracle(task):
-    """Predictive mean and std of the target observations, true kernel and noise known."""
+    """Predictive mean and std of the target observations, true kernel and noise known; where they are
+    not, those of the context."""
+    if task["gram"] is None:
+        return np.zeros(len(task["tgt"])), np.ones(len(task["tgt"]))
     gram, ctx, tgt = task["gram"], task["ctx"], task["tgt"]
     trend, unit = task.get("trend", np.zeros(len(gram))), task.get("unit", 1.0)
     factor = cho_factor(gram[np.ix_(ctx, ctx)], lower=True)

@@ -163,9 +163,13 @@ def compare(kind, run, params, seed, n_batches, n_batch=16):
     return rows
 
 
-def evaluate(path, seed, n_batches):
+def evaluate(path, seed, n_batches, data=None):
     name, params, cfg, training = load_checkpoint(path)
     kind = tasks.TASKS[training["data"].get("kind", "line")]
+    if data:
+        kind.load(data)
+    else:
+        kind = getattr(kind, "limits", kind)
     print(f"{path}: {training['steps']} steps, {training['tasks']} tasks, {training['minutes']:.0f} minutes")
     rows = compare(kind, make_predict(name, cfg), params, seed, n_batches)
     print(f"{len(rows)} fresh tasks; the oracle is the exact GP with the true kernel and noise")
@@ -208,6 +212,8 @@ def init(name, key, cfg, kind):
 def train(args):
     tasks_name = args.tasks or {"tnp_kr": "line", "cmanp": "series"}[args.model]
     kind = tasks.TASKS[tasks_name]
+    if args.data:
+        kind.load(args.data)
     cfg = json.load(open(args.config)) if args.config else default_config(args, kind)
     seen = domain.domain(args.model, cfg, {"data": {"kind": tasks_name}})
     optimizer, state_path = make_optimizer(), args.state or args.out + ".state.npz"
@@ -302,6 +308,7 @@ def main():
     args.add_argument("--rate", type=float, default=PEAK_RATE, help="peak learning rate")
     args.add_argument("--model", choices=PREDICT, default="tnp_kr")
     args.add_argument("--tasks", choices=tasks.TASKS, help="default: line, series for CMANP")
+    args.add_argument("--data", metavar="FILE", help="for the tasks scene: rows lon,lat,temperature,role")
     args.add_argument("--width", type=int, help="default: 64, 48 for CMANP")
     args.add_argument("--blocks", type=int, help="blocks or layers; default: 6, 3 for CMANP")
     args.add_argument("--basis", type=int, help="basis functions of a bias; default: 5, 3 with a phase")
