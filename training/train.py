@@ -326,7 +326,7 @@ def main():
     args.add_argument("--batches", type=int, default=60, help="for --evaluate, 16 tasks each")
     args = args.parse_args()
     if args.evaluate:
-        evaluate(args.evaluate, args.seed + 2_000_003, args.batches)
+        evaluate(args.evaluate, args.seed + 2_000_003, args.batches, args.data)
     elif not (args.steps or args.minutes):
         sys.exit("give --steps or --minutes")
     else:
