@@ -16,17 +16,16 @@ from safetensors.numpy import load_file, save
 
 import tasks
 
-N_TARGETS = 48
 N_TASKS = 400  # of each range of context sizes
 
 
 def describe(kind, embeds, seed=7):
-    """The extremes of many tasks. Coordinates after the first are cosines and sines."""
+    """The extremes of many tasks. With a phase, coordinates after the first are cosines and sines."""
     rng = np.random.default_rng(seed)
     drawn = []
     for low, high in kind.buckets:
         for _ in range(N_TASKS // kind.at_once):
-            drawn += kind.draw(rng, kind.at_once, rng.integers(low, high + 1), N_TARGETS)
+            drawn += kind.draw(rng, kind.at_once, rng.integers(low, high + 1), kind.n_targets)
 
     def limits(numbers, digits=4):
         # Outwards, so that no task lies outside.
@@ -41,7 +40,7 @@ def describe(kind, embeds, seed=7):
         record = {"extent": limits([np.ptp(s) for s in points])[1]}
         if embeds:
             record["position"] = limits([s.min() for s in points] + [s.max() for s in points])
-        if c == 0:
+        if c == 0 and (kind.dim == 1 or kind.phase):
             record["spacing"] = limits([np.ptp(s) / (len(s) - 1) for s in contexts])
         coordinates.append(record)
     values = [task["y"][task["ctx"]] for task in drawn]
@@ -54,7 +53,8 @@ def domain(name, cfg, training):
     if name not in ("tnp_kr", "cmanp"):
         return None
     embeds = name == "cmanp" or any(group["embed"] for group in cfg["groups"])
-    return describe(tasks.TASKS[training["data"].get("kind", "line")], embeds)
+    kind = tasks.TASKS[training["data"].get("kind", "line")]
+    return describe(getattr(kind, "limits", kind), embeds)
 
 
 def fnv(hash, data):

@@ -150,7 +150,7 @@ def scores(y, mean, std):
     return [np.sqrt(np.square(y - mean).mean()), tasks.log_density(y, mean, std).mean(), inside.mean()]
 
 
-def compare(params, cfg, run, seeds, degree=1, n_context=None, cache={}):
+def compare(params, cfg, run, seeds, degree=1, harmonics=0, n_context=None, cache={}):
     """[seed, scattered or gap, network or Gaussian process, RMSE (ppm), log-likelihood,
     coverage]. `n_context` keeps only so many context points, chosen by the seed."""
     record = np.genfromtxt(CO2, delimiter=",", skip_header=1)
@@ -164,10 +164,10 @@ def compare(params, cfg, run, seeds, degree=1, n_context=None, cache={}):
         ctx, scattered, gap = hold_out(len(x), HOLD_OUT, len(x) // GAP_SHARE, seed)
         if n_context:
             ctx = np.sort(np.random.default_rng(seed).permutation(ctx)[:n_context])
-        trend, scale = tasks.scale_record(x, ppm, ctx, degree)
+        trend, scale = tasks.scale_record(x, years, ppm, ctx, degree, harmonics)
         y = (ppm - trend) / scale
         tgt = np.concatenate([scattered, gap])
-        key = (seed, degree, n_context, told)
+        key = (seed, degree, harmonics, n_context, told)
         if key not in cache:
             cache[key] = gaussian_process(x[ctx], y[ctx], x[tgt], 1 / unit if told else None)
         answers = [network(run, params, cfg, x[ctx], years[ctx], y[ctx], x[tgt], years[tgt]), cache[key][:2]]
@@ -182,15 +182,16 @@ def main():
     args.add_argument("checkpoint")
     args.add_argument("--seeds", type=int, default=20, help="seeds 0, 1, ...")
     args.add_argument("--degree", type=int, default=1, help="of the polynomial that is taken out")
+    args.add_argument("--harmonics", type=int, default=0, help="of the year that are taken out with it")
     args.add_argument("--context", type=int, help="how many context points are kept (default: all)")
     args.add_argument("--each", action="store_true", help="print every seed")
     args = args.parse_args()
     name, params, cfg, _ = train.load_checkpoint(args.checkpoint)
     run = train.make_predict(name, cfg)
-    rows, cache = compare(params, cfg, run, range(args.seeds), args.degree, args.context)
+    rows, cache = compare(params, cfg, run, range(args.seeds), args.degree, args.harmonics, args.context)
     if args.each:
         for seed, row in enumerate(rows):
-            hyper = ", ".join(f"{h:.3f}" for h in np.exp(cache[seed, args.degree, args.context, ("phase" in str(cfg["groups"]))][2]))
+            hyper = ", ".join(f"{h:.3f}" for h in np.exp(cache[seed, args.degree, args.harmonics, args.context, ("phase" in str(cfg["groups"]))][2]))
             print(seed, *(f"{what}: np {row[i, 0].round(3)} gp {row[i, 1].round(3)};" for i, what in enumerate(("scattered", "gap"))), hyper)
     print(f"{args.seeds} splits: median of RMSE (ppm) and of the mean log-likelihood, mean coverage")
     for i, what in enumerate(("scattered", "gap")):

@@ -237,7 +237,7 @@ def gaussian(act, cfg):
 
 B_RANGE = {"s": (0.1, 1000.0), "phase": (0.1, 100.0)}  # of b: inverse squared lengths
 PEAK = 5.0
-# With a phase, what the heads see first, as multiples of PEAK: what is near in time, in
+# But on a line, what the heads see first, as multiples of PEAK: what is near in time, in
 # phase, in both, in phase and a little in time.
 PEAKS = {"s": [1.0, 0.0, 1.0, 0.3], "phase": [0.0, 1.0, 1.0, 1.0]}
 
@@ -247,7 +247,7 @@ def init(key, cfg, coord_dims):
 
     The F basis functions of a head are interchangeable: equal ones would get equal
     gradients for ever. So b is spread over the inverse squared length scales of
-    interest (shifted from head to head) and a is random. With a phase, a is larger and
+    interest (shifted from head to head) and a is random. But on a line, a is larger and
     positive, so that what a head reads is near from the start.
     """
     p = {}
@@ -267,7 +267,8 @@ def init(key, cfg, coord_dims):
     def add_norm(name, n):
         p[f"{name}.scale"], p[f"{name}.bias"] = jnp.ones(n), jnp.zeros(n)
 
-    has_phase = any(g["name"] == "phase" for g in cfg["groups"])
+    # What `gp_1d` started from is kept as it was.
+    is_local = any(g["name"] == "phase" or coord_dims[g["name"]] > 1 for g in cfg["groups"])
     p["embed_obs.embedding"] = jax.random.normal(next_key(), (2, 4))
     n_in = 4 + cfg["n_values"] + sum(coord_dims[g["name"]] for g in cfg["groups"] if g["embed"])
     width = add_mlp("embed_all", n_in, cfg["embed_all"])
@@ -291,7 +292,7 @@ def init(key, cfg, coord_dims):
                 n_heads, n_basis = spec["n_heads"], g["bias"]["n_basis"]
                 grid = jnp.geomspace(*B_RANGE.get(g["name"], B_RANGE["s"]), n_heads * n_basis).reshape(n_basis, n_heads).T
                 a = jax.random.normal(next_key(), grid.shape)
-                if has_phase:
+                if is_local:
                     heads = jnp.asarray(PEAKS[g["name"]])[jnp.arange(n_heads) % 4, None]
                     a = 0.3 * a + PEAK * heads / n_basis
                 p[f"{block}.attn.attn.{g['name']}_bias_a"] = a

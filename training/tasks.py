@@ -6,11 +6,15 @@ context and targets. One unit of the coordinate is about a quarter of the record
 `Line` has the coordinate alone. `Series` is for streams with a known cycle, such as a day
 or a year: a point is (time, cos, sin of the cycle's phase). `Record` is what a user brings
 to a regression with such a cycle: the same points, scaled as the `regression` example
-scales a record.
+scales a record. `Field` is a place on a map and its nearest observations.
 """
+
+import csv
+import gzip
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
+from scipy.spatial import cKDTree
 from scipy.special import ive
 
 FAMILIES = {  # how often each is drawn
@@ -213,10 +217,12 @@ def draw_record_split(rng, n_ctx, n_tgt):
     return order[:n_ctx], order[n_ctx:]
 
 
-def scale_record(time, y, ctx, degree):
-    """A polynomial fitted to the context and the context's deviation from it."""
-    powers = np.vander(time, degree + 1)
-    trend = powers @ np.linalg.lstsq(powers[ctx], y[ctx], rcond=None)[0]
+def scale_record(time, phase, y, ctx, degree, harmonics):
+    """A polynomial and harmonics of the cycle, fitted to the context by least squares, and the
+    context's deviation from them."""
+    turns = 2 * np.pi * phase[:, None] * np.arange(1, harmonics + 1)
+    columns = np.concatenate([np.vander(time, degree + 1), np.cos(turns), np.sin(turns)], -1)
+    trend = columns @ np.linalg.lstsq(columns[ctx], y[ctx], rcond=None)[0]
     return trend, np.sqrt(np.square(y - trend)[ctx].mean())
 
 
@@ -237,10 +243,145 @@ def draw_record_tasks(rng, n_tasks, n_ctx, n_tgt):
     for y in draws:
         ctx, tgt = draw_record_split(rng, n_ctx, n_tgt)
         degree = rng.choice(3, p=[0.2, 0.6, 0.2] if n_ctx >= 20 else [0.5, 0.5, 0.0])
-        trend, unit = scale_record(time, y, ctx, degree)
+        harmonics = min(rng.choice(4, p=[0.3, 0.15, 0.4, 0.15]), n_ctx // 16)
+        trend, unit = scale_record(time, phase, y, ctx, degree, harmonics)
         drawn.append({"family": family, "s": s, "y": (y - trend) / unit, "gram": gram, "ctx": ctx, "tgt": tgt,
                       "trend": trend, "unit": unit})  # fmt: skip
     return drawn
+
+
+# --- places of a field, each with its nearest observations ------------------------------
+
+N_WAVES = 24
+
+
+def draw_clouds(rng, points, share):
+    """Whether each point lies under a cloud: where a sum of random waves is among its highest."""
+    size = log_uniform(rng, 0.1, 1.0) * np.ptp(points, 0).max()
+    waves = rng.standard_normal((2, N_WAVES)) * (2 / size)
+    height = np.cos(points @ waves + rng.uniform(0, 2 * np.pi, N_WAVES)).sum(-1)
+    return height > np.quantile(height, 1 - share)
+
+
+def draw_places(rng, n_ctx, n_tgt):
+    """The nearest observations of a few neighbouring places, and these: under a cloud, which
+    nothing was seen through, or between observations. In one task of five all lie anywhere."""
+    if rng.random() < 0.2:
+        return rng.uniform(0, 1, (n_ctx + n_tgt, 2))
+    n = 6 * (n_ctx + n_tgt)
+    if rng.random() < 0.7:  # pixels, or every so many of them
+        side = int(np.ceil(n**0.5))
+        points = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2).astype(float)
+    else:
+        points = rng.uniform(0, n**0.5, (n, 2))
+    cloudy = draw_clouds(rng, points, rng.uniform(0.1, 0.6))
+    hidden = rng.random() < 0.7
+    observed = ~cloudy if hidden else rng.random(len(points)) > rng.uniform(0.1, 0.7)
+    if observed.sum() < n_ctx + n_tgt or (~observed).sum() < n_tgt:
+        return draw_places(rng, n_ctx, n_tgt)
+    asked = points[~observed]
+    first = asked[rng.integers(len(asked))]
+    targets = asked[np.argsort(np.square(asked - first).sum(-1))[:n_tgt]]
+    seen = points[observed]
+    context = seen[np.argsort(np.square(seen - targets.mean(0)).sum(-1))[:n_ctx]]
+    return np.concatenate([context, targets])
+
+
+def draw_field_kernel(rng):
+    """The family and a covariance of the distance, variance 1; one unit is the root mean
+    square distance of the context from its middle."""
+    family = rng.choice(list(Field.families), p=list(Field.families.values()))
+    length, far = log_uniform(rng, 0.1, 20.0), log_uniform(rng, 1.0, 20.0)
+    share = rng.uniform(0.2, 0.9)
+    matern12 = lambda d, length: np.exp(-d / length)
+    return family, {
+        "matern12": lambda d: matern12(d, length),
+        "matern32": lambda d: matern32(d, length),
+        "matern52": lambda d: matern52(d, length),
+        "rbf": lambda d: rbf(d, min(length, 3.0)),
+        "rough_plus_smooth": lambda d: share * matern12(d, length) + (1 - share) * matern32(d, far),
+    }[family]
+
+
+def draw_field_tasks(rng, n_tasks, n_ctx, n_tgt):
+    """Values are scaled by the mean and the deviation of the context."""
+    s = draw_places(rng, n_ctx, n_tgt)
+    s = s - s[:n_ctx].mean(0)
+    s = s / np.square(s[:n_ctx]).sum(-1).mean() ** 0.5
+    family, kernel = draw_field_kernel(rng)
+    along = s.copy()
+    if rng.random() < 0.5:  # longer one way than the other
+        angle, ratio = rng.uniform(0, np.pi), log_uniform(rng, 1.0, 3.0)
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        along = s @ turn * [ratio**0.5, ratio**-0.5]
+    distance = np.sqrt(np.square(along[:, None] - along).sum(-1))
+    noise = 1e-3 if rng.random() < 0.3 else log_uniform(rng, 0.01, 0.7)
+    gram = kernel(distance)
+    gram[np.diag_indices_from(gram)] += noise**2
+    ctx, tgt = np.arange(n_ctx), np.arange(n_ctx, n_ctx + n_tgt)
+    drawn = []
+    for y in rng.standard_normal((n_tasks, len(s))) @ np.linalg.cholesky(gram).T:
+        level, unit = y[ctx].mean(), y[ctx].std()
+        drawn.append({"family": family, "s": s, "y": (y - level) / unit, "gram": gram, "ctx": ctx, "tgt": tgt,
+                      "trend": np.full(len(s), level), "unit": unit})  # fmt: skip
+    return drawn
+
+
+class Field:
+    dim, phase = 2, False
+    n_targets = 16
+    families = {"matern12": 0.4, "matern32": 0.2, "matern52": 0.1, "rbf": 0.1, "rough_plus_smooth": 0.2}
+    buckets = {(4, 64): 0.3, (65, 128): 0.7}
+    times = {(4, 64): 2}
+    at_once = 4
+    draw = draw_field_tasks
+
+
+# --- the same of a scene that was measured ----------------------------------------------
+
+
+class Scene:
+    """Places of one measured field, hidden under drawn clouds: to go on with what was trained on
+    `Field`, whose tasks stay among these."""
+
+    limits = Field  # that a checkpoint promises: those of the tasks that anyone can draw
+    dim, phase = 2, False
+    n_targets = 16
+    families = {"scene": 0.7, **{name: 0.3 * share for name, share in Field.families.items()}}
+    buckets = {(65, 128): 1.0}
+    times = {}
+    at_once = 1
+
+    def load(path):
+        """Rows `lon,lat,temperature,role` of a CSV file, those whose role is `train`."""
+        with (gzip.open if path.endswith(".gz") else open)(path, "rt") as file:
+            rows = [row for row in csv.DictReader(file) if row["role"] == "train"]
+        places = np.array([[float(row["lon"]), float(row["lat"])] for row in rows])
+        places[:, 0] *= np.cos(np.radians(places[:, 1].mean()))
+        Scene.places, Scene.tree = places, cKDTree(places)
+        Scene.values = np.array([float(row["temperature"]) for row in rows])
+
+    def draw(rng, n_tasks, n_ctx, n_tgt):
+        if rng.random() > Scene.families["scene"]:
+            return draw_field_tasks(rng, n_tasks, n_ctx, n_tgt)
+        around = Scene.tree.query(Scene.places[rng.integers(len(Scene.places))], 16 * (n_ctx + n_tgt))[1]
+        places, values = Scene.places[around], Scene.values[around]
+        cloudy = draw_clouds(rng, places, rng.uniform(0.1, 0.6))
+        if rng.random() < 0.15:
+            cloudy = rng.random(len(places)) < rng.uniform(0.1, 0.7)
+        hidden, seen = np.flatnonzero(cloudy), np.flatnonzero(~cloudy)
+        near = hidden[hidden < len(places) // 2]  # the others lie at the edge of what is looked at
+        if len(hidden) < n_tgt or not len(near):
+            return Scene.draw(rng, n_tasks, n_ctx, n_tgt)
+        first = places[rng.choice(near)]
+        tgt = hidden[np.argsort(np.square(places[hidden] - first).sum(-1))[:n_tgt]]
+        ctx = seen[np.argsort(np.square(places[seen] - places[tgt].mean(0)).sum(-1))[:n_ctx]]
+        s = places[np.concatenate([ctx, tgt])]
+        s = s - s[:n_ctx].mean(0)
+        y = values[np.concatenate([ctx, tgt])]
+        level, unit = y[:n_ctx].mean(), max(y[:n_ctx].std(), 1e-4)
+        return [{"family": "scene", "s": s / np.square(s[:n_ctx]).sum(-1).mean() ** 0.5, "y": (y - level) / unit,
+                 "gram": None, "ctx": np.arange(n_ctx), "tgt": np.arange(n_ctx, n_ctx + n_tgt)}]  # fmt: skip
 
 
 # --- batches ----------------------------------------------------------------------------
@@ -250,7 +391,8 @@ def draw_record_tasks(rng, n_tasks, n_ctx, n_tgt):
 
 
 class Line:
-    dim = 1
+    dim, phase = 1, False
+    n_targets = 48
     families = FAMILIES
     buckets = {(3, 32): 0.2, (33, 64): 0.3, (65, 128): 0.5}
     times = {}
@@ -261,7 +403,8 @@ class Line:
 
 
 class Series:
-    dim = 3
+    dim, phase = 3, True
+    n_targets = 48
     families = {"smooth": 0.15, "cycle": 0.15, "smooth_plus_cycle": 0.7}
     buckets = {(3, 32): 0.2, (33, 128): 0.45, (129, 512): 0.35}
     times = {}
@@ -270,7 +413,8 @@ class Series:
 
 
 class Record:
-    dim = 3
+    dim, phase = 3, True
+    n_targets = 48
     families = {"smooth": 0.1, "cycle": 0.1, "smooth_plus_cycle": 0.8}
     buckets = {(10, 48): 0.4, (49, 128): 0.6}
     times = {(10, 48): 2}  # twice as many tasks, so that a batch costs about the same
@@ -278,7 +422,7 @@ class Record:
     draw = draw_record_tasks
 
 
-TASKS = {"line": Line, "series": Series, "record": Record}
+TASKS = {"line": Line, "series": Series, "record": Record, "field": Field, "scene": Scene}
 
 
 def draw_batch(rng, n_batch, n_ctx_range, n_tgt, kind=Line):
@@ -310,7 +454,10 @@ def draw_batch(rng, n_batch, n_ctx_range, n_tgt, kind=Line):
 
 
 def oracle(task):
-    """Predictive mean and std of the target observations, true kernel and noise known."""
+    """Predictive mean and std of the target observations, true kernel and noise known; where they are
+    not, those of the context."""
+    if task["gram"] is None:
+        return np.zeros(len(task["tgt"])), np.ones(len(task["tgt"]))
     gram, ctx, tgt = task["gram"], task["ctx"], task["tgt"]
     trend, unit = task.get("trend", np.zeros(len(gram))), task.get("unit", 1.0)
     factor = cho_factor(gram[np.ix_(ctx, ctx)], lower=True)

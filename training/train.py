@@ -30,7 +30,6 @@ import domain
 import model
 import tasks
 
-N_TARGETS = 48
 PEAK_RATE, WARM_UP = 2e-3, 300
 
 
@@ -104,7 +103,7 @@ def draw_training_batch(kind, seed, step, n_batch, bucket=None):
     """A function of seed, step and bucket only, so that a resumed run needs no generator state."""
     rng = np.random.default_rng([seed, step])
     bucket = bucket or list(kind.buckets)[rng.choice(len(kind.buckets), p=list(kind.buckets.values()))]
-    return tasks.draw_batch(rng, n_batch * kind.times.get(bucket, 1), bucket, N_TARGETS, kind)[0]
+    return tasks.draw_batch(rng, n_batch * kind.times.get(bucket, 1), bucket, kind.n_targets, kind)[0]
 
 
 # --- files ------------------------------------------------------------------------------
@@ -152,7 +151,7 @@ def compare(kind, run, params, seed, n_batches, n_batch=16):
     for bucket, share in kind.buckets.items():
         rng = np.random.default_rng([seed, bucket[0]])
         for _ in range(max(1, round(n_batches * share))):
-            batch, drawn = tasks.draw_batch(rng, n_batch, bucket, N_TARGETS, kind)
+            batch, drawn = tasks.draw_batch(rng, n_batch, bucket, kind.n_targets, kind)
             mean, std = (np.asarray(x, np.float64)[..., 0] for x in run(params, batch))
             for b, task in enumerate(drawn):
                 y = task["y"][task["tgt"]]
@@ -164,9 +163,13 @@ def compare(kind, run, params, seed, n_batches, n_batch=16):
     return rows
 
 
-def evaluate(path, seed, n_batches):
+def evaluate(path, seed, n_batches, data=None):
     name, params, cfg, training = load_checkpoint(path)
     kind = tasks.TASKS[training["data"].get("kind", "line")]
+    if data:
+        kind.load(data)
+    else:
+        kind = getattr(kind, "limits", kind)
     print(f"{path}: {training['steps']} steps, {training['tasks']} tasks, {training['minutes']:.0f} minutes")
     rows = compare(kind, make_predict(name, cfg), params, seed, n_batches)
     print(f"{len(rows)} fresh tasks; the oracle is the exact GP with the true kernel and noise")
@@ -195,8 +198,8 @@ def default_config(args, kind):
     if args.model == "cmanp":
         return cmanp.default_config(kind.dim, args.width or 48, args.blocks or 3)
     cfg = model.default_config(
-        args.width or 64, args.blocks or 6, n_basis=args.basis or (3 if kind.dim == 3 else 5),
-        attention=args.attention, phase=kind.dim == 3,
+        args.width or 64, args.blocks or 6, n_basis=args.basis or (3 if kind.phase else 5),
+        attention=args.attention, phase=kind.phase,
     )  # fmt: skip
     return cfg
 
@@ -209,6 +212,8 @@ def init(name, key, cfg, kind):
 def train(args):
     tasks_name = args.tasks or {"tnp_kr": "line", "cmanp": "series"}[args.model]
     kind = tasks.TASKS[tasks_name]
+    if args.data:
+        kind.load(args.data)
     cfg = json.load(open(args.config)) if args.config else default_config(args, kind)
     seen = domain.domain(args.model, cfg, {"data": {"kind": tasks_name}})
     optimizer, state_path = make_optimizer(), args.state or args.out + ".state.npz"
@@ -254,7 +259,7 @@ def train(args):
                 "kind": tasks_name,
                 "families": kind.families,
                 "context": list(kind.buckets),
-                "targets": N_TARGETS,
+                "targets": kind.n_targets,
             },
             "final_loss": loss,
             "validation": {"log_likelihood": float(ll), "oracle_log_likelihood": float(oracle_ll)},
@@ -303,6 +308,7 @@ def main():
     args.add_argument("--rate", type=float, default=PEAK_RATE, help="peak learning rate")
     args.add_argument("--model", choices=PREDICT, default="tnp_kr")
     args.add_argument("--tasks", choices=tasks.TASKS, help="default: line, series for CMANP")
+    args.add_argument("--data", metavar="FILE", help="for the tasks scene: rows lon,lat,temperature,role")
     args.add_argument("--width", type=int, help="default: 64, 48 for CMANP")
     args.add_argument("--blocks", type=int, help="blocks or layers; default: 6, 3 for CMANP")
     args.add_argument("--basis", type=int, help="basis functions of a bias; default: 5, 3 with a phase")
@@ -320,7 +326,7 @@ def main():
     args.add_argument("--batches", type=int, default=60, help="for --evaluate, 16 tasks each")
     args = args.parse_args()
     if args.evaluate:
-        evaluate(args.evaluate, args.seed + 2_000_003, args.batches)
+        evaluate(args.evaluate, args.seed + 2_000_003, args.batches, args.data)
     elif not (args.steps or args.minutes):
         sys.exit("give --steps or --minutes")
     else:

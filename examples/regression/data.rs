@@ -31,6 +31,16 @@ impl Series {
         Self { x: pick(&self.x), y: pick(&self.y) }
     }
 
+    /// So many points, chosen by the seed, and the others.
+    pub fn some(&self, n: usize, seed: u64) -> (Self, Self) {
+        let mut order: Vec<usize> = (0..self.len()).collect();
+        shuffle(&mut order, &mut StdRng::seed_from_u64(seed));
+        let (some, others) = order.split_at_mut(n.min(self.len()));
+        some.sort_unstable();
+        others.sort_unstable();
+        (self.pick(some), self.pick(others))
+    }
+
     /// The points of the last `length` units of the coordinate.
     pub fn last(&self, length: f64) -> Self {
         let end = self.x.last().copied().unwrap_or(0.0);
@@ -98,6 +108,12 @@ pub struct Split {
     pub gap: Range<usize>,
 }
 
+fn shuffle(order: &mut [usize], rng: &mut StdRng) {
+    for i in (1..order.len()).rev() {
+        order.swap(i, rng.random_range(0..=i));
+    }
+}
+
 /// Holds out a run of neighbouring points somewhere in the middle, and a fraction of the
 /// others at random.
 pub fn hold_out(series: &Series, fraction: f64, gap: usize, seed: u64) -> Result<Split> {
@@ -114,9 +130,7 @@ pub fn hold_out(series: &Series, fraction: f64, gap: usize, seed: u64) -> Result
     let others = (n - gap.len()) as f64;
     // Exactly so many, whatever the seed.
     let mut scattered: Vec<usize> = (0..n).filter(|i| !gap.contains(i)).collect();
-    for i in (1..scattered.len()).rev() {
-        scattered.swap(i, rng.random_range(0..=i));
-    }
+    shuffle(&mut scattered, &mut rng);
     scattered.truncate((fraction * others).round() as usize);
     let mut held_out: Vec<usize> = scattered.into_iter().chain(gap.clone()).collect();
     held_out.sort_unstable();

@@ -10,7 +10,7 @@ use argmin::{
 };
 use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
 
-use crate::Normal;
+use shared::normal::Normal;
 
 /// An exact process takes memory n^2 and time n^3.
 pub const MAX_POINTS: usize = 3000;
@@ -49,14 +49,14 @@ pub struct GaussianProcess {
 }
 
 impl GaussianProcess {
-    /// Fits the hyper-parameters and conditions on all points.
-    pub fn fit(x: &[f64], y: &[f64]) -> Result<Self> {
+    /// Fits the hyper-parameters, all but a period that is known, and conditions on all points.
+    pub fn fit(x: &[f64], y: &[f64], period: Option<f64>) -> Result<Self> {
         let step = x.len().div_ceil(MAX_FIT_POINTS);
         let likelihood = MarginalLikelihood {
             x: x.iter().copied().step_by(step).collect(),
             y: DVector::from_iterator(x.len().div_ceil(step), y.iter().copied().step_by(step)),
         };
-        let (hyper, cost) = likelihood.maximise()?;
+        let (hyper, cost) = likelihood.maximise(period.map(f64::ln))?;
         let y = DVector::from_column_slice(y);
         let factor = factor(&hyper, x).context("the covariance of the Gaussian process is not positive definite")?;
         Ok(Self { weights: factor.solve(&y), factor, x: x.to_vec(), hyper, log_likelihood: -cost })
@@ -122,22 +122,29 @@ impl MarginalLikelihood {
         0.5 * self.y.dot(&factor.solve(&self.y)) + half_log_det + 0.5 * n * (2.0 * PI).ln()
     }
 
-    /// The best hyper-parameters of several searches. The likelihood has many local maxima in
-    /// the period, so the searches begin at the best ones of a grid over it.
-    fn maximise(&self) -> Result<(LogHyper, f64)> {
-        let start = |period: f64| -> LogHyper {
-            [0.5, 1.0, 0.7, period, 1.0, 4.0, 0.2].iter().map(|value: &f64| value.ln()).collect()
+    /// The best hyper-parameters of several searches. Where the (logarithm of the) period is not known
+    /// the likelihood has many local maxima in it, so the searches begin at the best ones of a grid.
+    fn maximise(&self, period: Option<f64>) -> Result<(LogHyper, f64)> {
+        let start = |length: f64, period: f64, drift: f64| -> LogHyper {
+            [0.5, length, 0.7, period, 1.0, drift, 0.2].iter().map(|value: &f64| value.ln()).collect()
         };
-        let mut starts: Vec<(f64, LogHyper)> = (0..48)
-            .map(|i| start(0.1 * 20f64.powf(f64::from(i) / 47.0)))
-            .map(|hyper| (self.cost(&hyper), hyper))
-            .collect();
-        starts.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let mut best = (starts[0].1.clone(), REFUSED);
-        for (_, start) in starts.into_iter().take(3) {
+        let starts = if let Some(period) = period {
+            [(1.0, 4.0), (0.3, 4.0), (1.0, 30.0), (0.3, 30.0)]
+                .map(|(length, drift)| start(length, period.exp(), drift))
+                .to_vec()
+        } else {
+            let mut starts: Vec<(f64, LogHyper)> = (0..48)
+                .map(|i| start(1.0, 0.1 * 20f64.powf(f64::from(i) / 47.0), 4.0))
+                .map(|hyper| (self.cost(&hyper), hyper))
+                .collect();
+            starts.sort_by(|a, b| a.0.total_cmp(&b.0));
+            starts.into_iter().take(3).map(|(_, hyper)| hyper).collect()
+        };
+        let mut best = (starts[0].clone(), REFUSED);
+        for start in starts {
             // A simplex may collapse before the maximum, so the search begins anew from its end.
-            let mut found = self.search(start)?;
-            found = self.search(found.0)?;
+            let mut found = self.search(start, period.is_some())?;
+            found = self.search(found.0, period.is_some())?;
             if found.1 < best.1 {
                 best = found;
             }
@@ -145,10 +152,12 @@ impl MarginalLikelihood {
         Ok(best)
     }
 
-    fn search(&self, start: LogHyper) -> Result<(LogHyper, f64)> {
-        let mut simplex = vec![start.clone(); HYPER.len() + 1];
-        for i in 0..HYPER.len() {
-            simplex[i + 1][i] += if i == PERIOD { 0.05 } else { 0.5 };
+    /// A period that is known is the same in all corners of the simplex, and so stays.
+    fn search(&self, start: LogHyper, keep_period: bool) -> Result<(LogHyper, f64)> {
+        let mut simplex = vec![start.clone()];
+        for i in (0..HYPER.len()).filter(|&i| !(keep_period && i == PERIOD)) {
+            simplex.push(start.clone());
+            simplex.last_mut().expect("just pushed")[i] += if i == PERIOD { 0.05 } else { 0.5 };
         }
         let solver = NelderMead::new(simplex).with_sd_tolerance(1e-5)?;
         let found = Executor::new(self, solver).configure(|state| state.max_iters(600)).run()?;

@@ -6,8 +6,9 @@
 //! The series is the CO2 record of Mauna Loa, see `data/README.md`. The network was trained on
 //! draws from Gaussian processes and has seen neither this series nor its kernel; the Gaussian
 //! process is fitted to the very points that it predicts from. Both get the same preprocessing
-//! and the same split. Writes `predictions.csv` and `regression.svg`. With `--seeds 20` it draws
-//! 20 splits, and prints the means of their scores alone.
+//! and the same split. Writes `predictions.csv`, `regression.svg` and
+//! `regression_steps.svg`, predictions from 10, 30 and all observations. With `--seeds 20` it draws
+//! 20 splits, and prints the medians of their scores alone.
 
 mod data;
 mod gp;
@@ -25,6 +26,7 @@ use clap::Parser;
 use shared::{
     args::positive,
     axis::{digits, number, plain},
+    normal::Normal,
     out, progress, say,
 };
 use wgpu_attention::{
@@ -34,7 +36,7 @@ use wgpu_attention::{
 
 use data::{Series, Split};
 use gp::GaussianProcess;
-use scaling::Scaling;
+use scaling::{Scaling, Trend};
 
 const CO2: &str = "data/mauna_loa_co2.csv";
 
@@ -46,9 +48,9 @@ const TILE: usize = 2048;
 ///
 /// For data of your own give --context FILE, a CSV file whose first line names the columns x and y,
 /// and --targets FILE to say where to predict; without it a part of the points is held out and
-/// the predictions are scored. Lines that lack a number (empty, NA, null, nan) are passed over. Set
-/// --length so that a cycle of the series is 0.25 to 1.5 long in it. Results go to
-/// predictions.csv and regression.svg in --out. Run it in the root of the repository.
+/// the predictions are scored. Lines that lack a number (empty, NA, null, nan) are passed over. If the
+/// series has a cycle whose length is known, say so with --cycle. Results go to
+/// predictions.csv, regression.svg and regression_steps.svg in --out. Run it in the root of the repository.
 #[derive(Parser)]
 struct Args {
     /// Your own observations: a CSV file with the columns x,y [default: the CO2 record].
@@ -58,9 +60,10 @@ struct Args {
     /// context is held out.
     #[arg(long, value_name = "FILE", requires = "context")]
     targets: Option<PathBuf>,
-    /// The trained network.
-    #[arg(long, value_name = "FILE", default_value = "checkpoints/gp_1d.safetensors")]
-    checkpoint: PathBuf,
+    /// The trained network [default: checkpoints/record.safetensors, which is told the phase of a
+    /// known cycle, else checkpoints/gp_1d.safetensors].
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
     /// cpu, gpu, best, or a part of an adapter's name.
     #[arg(long, default_value = "best")]
     device: String,
@@ -71,8 +74,16 @@ struct Args {
     /// else all].
     #[arg(long, value_name = "LENGTH", value_parser = positive)]
     last: Option<f64>,
-    /// How long the record is in units of the model, which was trained on 3 to 5. Set it so
-    /// that a cycle has a length of 0.25 to 1.5.
+    /// The length of a cycle that is known, such as the year, in units of x; 0 if none is
+    /// [default: 1 for the CO2 record, else 0].
+    #[arg(long, value_name = "LENGTH", value_parser = cycle)]
+    cycle: Option<f64>,
+    /// Harmonics of that cycle that are fitted to the context and taken out, at most one for 16
+    /// points.
+    #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u8).range(0..=3))]
+    harmonics: u8,
+    /// How long the record is in units of the model, which was trained on 3 to 5. Without --cycle set
+    /// it so that a cycle has a length of 0.25 to 1.5.
     #[arg(long, default_value = "4", value_parser = length)]
     length: f64,
     /// Degree of the polynomial that is fitted to the context and taken out.
@@ -87,10 +98,27 @@ struct Args {
     /// Chooses what is held out.
     #[arg(long, default_value = "0")]
     seed: u64,
-    /// Print the means of the scores over so many splits, those of the seeds after --seed; no file
+    /// Print the medians of the scores over so many splits, those of the seeds after --seed; no file
     /// is written.
     #[arg(long, value_name = "N", conflicts_with = "targets", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     seeds: Option<u64>,
+}
+
+impl Args {
+    /// The length of the cycle that the models are told.
+    fn cycle(&self) -> Option<f64> {
+        let known = if self.context.is_none() { 1.0 } else { 0.0 };
+        Some(self.cycle.unwrap_or(known)).filter(|cycle| *cycle > 0.0)
+    }
+
+    fn checkpoint(&self) -> PathBuf {
+        let trained = if self.cycle().is_some() { "record" } else { "gp_1d" };
+        self.checkpoint.clone().unwrap_or_else(|| format!("checkpoints/{trained}.safetensors").into())
+    }
+
+    fn trend(&self) -> Trend {
+        Trend { degree: self.trend.into(), cycle: self.cycle(), harmonics: self.harmonics.into() }
+    }
 }
 
 /// The network knows nothing longer or shorter.
@@ -101,6 +129,13 @@ fn length(text: &str) -> Result<f64, String> {
     }
 }
 
+fn cycle(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number == 0.0 || (1e-300..1e300).contains(&number) => Ok(number),
+        _ => Err("a length in units of x is needed, or 0".into()),
+    }
+}
+
 fn fraction(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if (0.0..=0.9).contains(&number) => Ok(number),
@@ -108,36 +143,14 @@ fn fraction(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A normal distribution, predicted for one observation.
-#[derive(Clone, Copy, Debug)]
-pub struct Normal {
-    /// The expected value.
-    pub mean: f64,
-    /// The standard deviation.
-    pub std: f64,
-}
-
-/// Half of the width of the central 95%, in standard deviations.
-pub const Z95: f64 = 1.959_963_984_540_054;
-
-impl Normal {
-    fn log_density(self, y: f64) -> f64 {
-        -0.5 * ((y - self.mean) / self.std).powi(2) - self.std.ln() - 0.5 * (2.0 * std::f64::consts::PI).ln()
-    }
-
-    fn covers(self, y: f64) -> bool {
-        (y - self.mean).abs() <= Z95 * self.std
-    }
-}
-
 fn main() -> Result<()> {
     let args = Args::parse();
     if args.seeds.is_none() {
-        out::folder(&args.out, &["predictions.csv", "regression.svg"])?;
+        out::folder(&args.out, &["predictions.csv", "regression.svg", "regression_steps.svg"])?;
     }
     let series = series(&args)?;
     let device = Device::by_name(&args.device)?;
-    let model = TnpKr::open(&device, &args.checkpoint)
+    let model = TnpKr::open(&device, args.checkpoint())
         .context("cannot load the model (run in the repository's root, or give --checkpoint)")?;
     say!("device    {device}")?;
     if let Some(n) = args.seeds {
@@ -145,11 +158,11 @@ fn main() -> Result<()> {
     }
     let split = split(&args, &series, args.seed)?;
     let Split { context, targets, gap } = &split;
-    let scaling = Scaling::fit(context, targets, args.trend.into(), args.length)?;
+    let scaling = Scaling::fit(context, targets, args.trend(), args.length)?;
     say!("context   {} points, targets {}, of which {} in a gap", context.len(), targets.len(), gap.len())?;
     say!(
-        "scaling   minus a trend of degree {} fitted to the context, divided by {}; 1 model unit = {} of x",
-        args.trend,
+        "scaling   minus {} fitted to the context, divided by {}; 1 model unit = {} of x",
+        scaling.removed(),
         number(scaling.y_unit),
         number(scaling.x_unit)
     )?;
@@ -183,22 +196,50 @@ fn main() -> Result<()> {
         gaussian_process: &gp_curve,
     };
     plot::draw(&svg, &picture).with_context(|| format!("cannot draw {}", svg.display()))?;
-    say!("\nwrote {} and {}", csv.display(), svg.display())
+    let steps = args.out.join("regression_steps.svg");
+    draw_steps(&args, &model, context, picture, &steps)?;
+    say!("\nwrote {}, {} and {}", csv.display(), svg.display(), steps.display())
 }
 
-/// The means of the scores over splits of one series.
+/// What the network predicts from 10, from 30 and from all observations.
+fn draw_steps(args: &Args, model: &TnpKr, all: &Series, picture: plot::Picture<'_>, path: &Path) -> Result<()> {
+    let mut numbers: Vec<usize> = [10, 30].into_iter().filter(|n| 2 * n <= all.len()).collect();
+    numbers.push(all.len());
+    let parts: Vec<_> = numbers.iter().map(|&n| (all.some(n, args.seed), format!("After {n} observations"))).collect();
+    let mut curves = Vec::new();
+    for ((some, _), _) in &parts {
+        let scaling = Scaling::fit(some, picture.targets, args.trend(), args.length)?;
+        let posterior = model.condition(&observe(&scaling, some).context())?;
+        curves.push(predict(&posterior, &scaling, picture.x, &|_| {})?);
+    }
+    let mut steps = Vec::new();
+    for (((context, targets), title), neural_process) in parts.iter().zip(&curves) {
+        steps.push(plot::Picture {
+            title,
+            context,
+            targets,
+            neural_process,
+            gaussian_process: &[],
+            gap: None,
+            ..picture
+        });
+    }
+    plot::draw_steps(path, &steps).with_context(|| format!("cannot draw {}", path.display()))
+}
+
+/// The medians of the scores over splits of one series.
 fn many_splits(args: &Args, device: &Device, model: &TnpKr, series: &Series, n: u64) -> Result<()> {
     let bar = progress::bar("splits", "splits", n)?;
     let mut all = Vec::new();
     for seed in 1..=n {
         let Split { context, targets, gap } = split(args, series, args.seed.wrapping_add(seed))?;
-        let scaling = Scaling::fit(&context, &targets, args.trend.into(), args.length)?;
+        let scaling = Scaling::fit(&context, &targets, args.trend(), args.length)?;
         let observed = observe(&scaling, &context);
-        let posterior = model.condition(&Context::new(Locations::space(1, &observed.0), &observed.1))?;
+        let posterior = model.condition(&observed.context())?;
         device.wait()?;
         let ours = predict(&posterior, &scaling, &targets.x, &|_| {})?;
         let process = (context.len() <= gp::MAX_POINTS)
-            .then(|| GaussianProcess::fit(&scaling.coords(&context.x), &scaling.values(&context)));
+            .then(|| GaussianProcess::fit(&scaling.coords(&context.x), &scaling.values(&context), scaling.period()));
         let theirs = process.transpose()?.map_or(Vec::new(), |process| restored(&process, &scaling, &targets.x));
         let trend = trend_alone(&scaling, &targets);
         let models = [("neural process", &ours), ("Gaussian process", &theirs), ("trend alone", &trend)];
@@ -207,11 +248,11 @@ fn many_splits(args: &Args, device: &Device, model: &TnpKr, series: &Series, n: 
     }
     drop(bar);
     say!(
-        "means of the scores of {n} splits, of the seeds {} to {}",
+        "{n} splits, of the seeds {} to {}: medians of RMSE and log-likelihood, mean coverage",
         args.seed.wrapping_add(1),
         args.seed.wrapping_add(n)
     )?;
-    scores::print(&scores::means(&all))
+    scores::print(&scores::medians(&all))
 }
 
 /// What needs no model at all.
@@ -250,9 +291,36 @@ fn curve_coordinates(context: &Series, targets: &Series) -> Vec<f64> {
     (0..n).map(|i| first - margin + (last - first + 2.0 * margin) * f64::from(i) / f64::from(n - 1)).collect()
 }
 
-/// The observations as the network reads them.
-fn observe(scaling: &Scaling, context: &Series) -> (Vec<f32>, Vec<f32>) {
-    (single(&scaling.coords(&context.x)), single(&scaling.values(context)))
+/// Points as the network reads them.
+struct Points {
+    x: Vec<f32>,
+    /// Cosine and sine of the phase of a known cycle.
+    phases: Option<Vec<f32>>,
+    /// What was observed; nothing where it is to be predicted.
+    y: Vec<f32>,
+}
+
+impl Points {
+    fn new(scaling: &Scaling, x: &[f64]) -> Self {
+        let phases = scaling.phases(x).map(|phases| single(&phases));
+        Self { x: single(&scaling.coords(x)), phases, y: Vec::new() }
+    }
+
+    fn locations(&self) -> Locations<'_> {
+        let time = Locations::space(1, &self.x);
+        match &self.phases {
+            Some(phases) => time.group("phase", 2, phases),
+            None => time,
+        }
+    }
+
+    fn context(&self) -> Context<'_> {
+        Context::new(self.locations(), &self.y)
+    }
+}
+
+fn observe(scaling: &Scaling, context: &Series) -> Points {
+    Points { y: single(&scaling.values(context)), ..Points::new(scaling, &context.x) }
 }
 
 fn single(numbers: &[f64]) -> Vec<f32> {
@@ -262,8 +330,7 @@ fn single(numbers: &[f64]) -> Vec<f32> {
 /// Predicts in tiles, and says how many are done.
 fn predict(posterior: &Posterior, scaling: &Scaling, x: &[f64], done: &dyn Fn(usize)) -> Result<Vec<Normal>> {
     let mut normals = Vec::with_capacity(x.len());
-    let places = single(&scaling.coords(x));
-    posterior.predict_tiles(&Locations::space(1, &places), TILE, |points, tile| {
+    posterior.predict_tiles(&Points::new(scaling, x).locations(), TILE, |points, tile| {
         let numbers = tile.mean().iter().zip(tile.std());
         let normal = |(&mean, &std): (&f32, &f32)| Normal { mean: mean.into(), std: std.into() };
         normals.extend(x[points.clone()].iter().zip(numbers.map(normal)).map(|(&x, y)| scaling.restore(x, y)));
@@ -281,10 +348,10 @@ fn neural_process(
     context: &Series,
     places: [&[f64]; 3],
 ) -> Result<[Vec<Normal>; 3]> {
-    let (x, y) = observe(scaling, context);
+    let observed = observe(scaling, context);
     let start = Instant::now();
     let spinner = progress::spinner("neural process: reads the observations");
-    let posterior = model.condition(&Context::new(Locations::space(1, &x), &y))?;
+    let posterior = model.condition(&observed.context())?;
     device.wait()?;
     drop(spinner);
     let condition = start.elapsed();
@@ -324,7 +391,7 @@ fn gaussian_process(scaling: &Scaling, context: &Series, places: [&[f64]; 3]) ->
     }
     let spinner = progress::spinner("Gaussian process: fits its hyper-parameters");
     let start = Instant::now();
-    let process = GaussianProcess::fit(&scaling.coords(&context.x), &scaling.values(context))?;
+    let process = GaussianProcess::fit(&scaling.coords(&context.x), &scaling.values(context), scaling.period())?;
     let fit = start.elapsed();
     let start = Instant::now();
     let predictions = places.map(|x| restored(&process, scaling, x));

@@ -4,9 +4,12 @@ use std::{ops::Range, path::Path};
 
 use anyhow::{Result, anyhow};
 use plotters::{coord::Shift, prelude::*};
-use shared::axis::{Axis, widened};
+use shared::{
+    axis::{Axis, widened},
+    normal::{Normal, Z95},
+};
 
-use crate::{Normal, Z95, data::Series};
+use crate::data::Series;
 
 pub struct Picture<'a> {
     pub title: &'a str,
@@ -56,6 +59,23 @@ pub fn draw(path: &Path, picture: &Picture<'_>) -> Result<()> {
         root.present()
     };
     // The error holds a lock and cannot be passed on.
+    drawn().map_err(|error| anyhow!("{error}"))
+}
+
+/// Predictions from more and more of the points, one below the other.
+pub fn draw_steps(path: &Path, steps: &[Picture<'_>]) -> Result<()> {
+    let root = SVGBackend::new(path, (WIDTH, LEGEND + steps.len() as u32 * PANEL)).into_drawing_area();
+    let drawn = || -> Drawn {
+        root.fill(&WHITE)?;
+        let (strip, panels) = root.split_vertically(LEGEND);
+        if let Some(first) = steps.first() {
+            legend(&strip, first)?;
+        }
+        for (area, step) in panels.split_evenly((steps.len(), 1)).iter().zip(steps) {
+            panel(area, step, step.title, step.x[0]..step.x[step.x.len() - 1], 2 * SCALE)?;
+        }
+        root.present()
+    };
     drawn().map_err(|error| anyhow!("{error}"))
 }
 

@@ -1,9 +1,13 @@
 //! Between the units of the data and those that the network was trained in, in f64.
 
+use std::f64::consts::TAU;
+
 use anyhow::{Context, Result, ensure};
 use nalgebra::{DMatrix, DVector};
 
-use crate::{Normal, data::Series};
+use shared::normal::Normal;
+
+use crate::data::Series;
 
 /// Neighbouring points that may fall together in the 32 bits of the network, as a fraction.
 const MAX_MERGED: f64 = 0.1;
@@ -18,17 +22,56 @@ pub struct Scaling {
     pub x_unit: f64,
     /// A value in the middle of the context: what is close to it keeps its digits.
     y_middle: f64,
-    /// Coefficients of a polynomial in units of the model's coordinate and of `y_unit`, constant
-    /// first.
-    trend: Vec<f64>,
+    /// What is fitted to the context and taken out.
+    trend: Trend,
+    /// The coefficient of each column of the trend, in `y_unit`.
+    coefficients: Vec<f64>,
     /// The standard deviation of the context around the trend.
     pub y_unit: f64,
+}
+
+/// A polynomial and, where a cycle is known, its first harmonics.
+#[derive(Clone, Copy)]
+pub struct Trend {
+    pub degree: usize,
+    /// The length of the cycle in units of x.
+    pub cycle: Option<f64>,
+    pub harmonics: usize,
+}
+
+/// A harmonic takes as many points at least: with fewer it would fit the noise.
+const POINTS_PER_HARMONIC: usize = 16;
+
+impl Trend {
+    /// With no more harmonics than so many points can carry.
+    fn of(self, n_points: usize) -> Self {
+        let harmonics = self.cycle.map_or(0, |_| self.harmonics.min(n_points / POINTS_PER_HARMONIC));
+        Self { harmonics, ..self }
+    }
+
+    /// The columns that are fitted, at a point: x in its own units and in those of the model.
+    fn columns(&self, x: f64, scaled: f64) -> Vec<f64> {
+        let mut columns: Vec<_> = (0..=self.degree).map(|power| scaled.powi(power as i32)).collect();
+        if let Some(cycle) = self.cycle {
+            for harmonic in 1..=self.harmonics {
+                let (sin, cos) = (TAU * harmonic as f64 * phase(x, cycle)).sin_cos();
+                columns.extend([cos, sin]);
+            }
+        }
+        columns
+    }
+}
+
+/// Where x lies in its cycle, in turns.
+fn phase(x: f64, cycle: f64) -> f64 {
+    (x / cycle).rem_euclid(1.0)
 }
 
 impl Scaling {
     /// Values are scaled by the context alone, so nothing that is held out leaks; the
     /// coordinates, by the record that is asked about.
-    pub fn fit(context: &Series, targets: &Series, degree: usize, length: f64) -> Result<Self> {
+    pub fn fit(context: &Series, targets: &Series, trend: Trend, length: f64) -> Result<Self> {
+        let (trend, degree) = (trend.of(context.len()), trend.degree);
         ensure!(
             context.len() > degree + 1,
             "{} context point(s) are too few for a trend of degree {degree}, which needs {}",
@@ -51,23 +94,25 @@ impl Scaling {
             x_middle: 0.5 * first + 0.5 * last,
             x_unit: span / length,
             y_middle: 0.5 * low + 0.5 * high,
-            trend: vec![0.0; degree + 1],
+            trend,
+            coefficients: Vec::new(),
             y_unit: 1.0,
         };
         // Of the size of one, whatever the units: squares neither overflow nor vanish.
         let size = if high > low { 0.5 * high - 0.5 * low } else { 1.0 };
         let x = scaling.coords(&context.x);
         scaling.keeps_apart(&context.x, &x, first, last)?;
-        let powers = DMatrix::from_fn(x.len(), degree + 1, |i, j| x[i].powi(j as i32));
+        let rows: Vec<_> = context.x.iter().zip(&x).map(|(&x, &scaled)| trend.columns(x, scaled)).collect();
+        let columns = DMatrix::from_fn(x.len(), rows[0].len(), |i, j| rows[i][j]);
         let y = DVector::from_iterator(x.len(), context.y.iter().map(|y| (y - scaling.y_middle) / size));
-        let trend = powers.clone().svd(true, true).solve(&y, 1e-12).ok().context("the trend cannot be fitted")?;
-        let deviation = ((powers * &trend - y).norm_squared() / context.len() as f64).sqrt();
+        let fitted = columns.clone().svd(true, true).solve(&y, 1e-12).ok().context("the trend cannot be fitted")?;
+        let deviation = ((columns * &fitted - y).norm_squared() / context.len() as f64).sqrt();
         // A series that is constant, up to rounding, keeps its unit.
         if deviation * size > CONSTANT * low.abs().max(high.abs()) {
             scaling.y_unit = deviation * size;
         }
         ensure!(scaling.y_unit > 0.0, "y differs by less than 64-bit numbers can scale");
-        scaling.trend = trend.iter().map(|coefficient| coefficient * (size / scaling.y_unit)).collect();
+        scaling.coefficients = fitted.iter().map(|coefficient| coefficient * (size / scaling.y_unit)).collect();
         Ok(scaling)
     }
 
@@ -89,10 +134,28 @@ impl Scaling {
         x.iter().map(|x| (x - self.x_middle) / self.x_unit).collect()
     }
 
+    /// Cosine and sine of the phase of each point, where a cycle is known.
+    pub fn phases(&self, x: &[f64]) -> Option<Vec<f64>> {
+        let cycle = self.trend.cycle?;
+        Some(x.iter().flat_map(|&x| [(TAU * phase(x, cycle)).cos(), (TAU * phase(x, cycle)).sin()]).collect())
+    }
+
+    /// The length of the cycle in model units.
+    pub fn period(&self) -> Option<f64> {
+        self.trend.cycle.map(|cycle| cycle / self.x_unit)
+    }
+
+    /// What was taken out, in words.
+    pub fn removed(&self) -> String {
+        let Trend { degree, harmonics, .. } = self.trend;
+        let cycle = if harmonics > 0 { format!(" and {harmonics} harmonic(s) of the cycle") } else { String::new() };
+        format!("a trend of degree {degree}{cycle}")
+    }
+
     /// The trend over `y_middle`, in `y_unit`.
     fn scaled_trend(&self, x: f64) -> f64 {
-        let x = (x - self.x_middle) / self.x_unit;
-        self.trend.iter().rev().fold(0.0, |sum, coefficient| sum * x + coefficient)
+        let columns = self.trend.columns(x, (x - self.x_middle) / self.x_unit);
+        columns.iter().zip(&self.coefficients).map(|(column, coefficient)| column * coefficient).sum()
     }
 
     /// The trend in the data's units.
@@ -122,10 +185,12 @@ fn ends<'a>(numbers: impl IntoIterator<Item = &'a f64>) -> (f64, f64) {
 mod tests {
     use super::*;
 
+    const LINE: Trend = Trend { degree: 1, cycle: None, harmonics: 0 };
+
     fn fit(x: impl Fn(f64) -> f64, y: impl Fn(f64) -> f64) -> Result<(Series, Scaling)> {
         let places = || (0..200).map(|i| f64::from(i) / 20.0);
         let series = Series { x: places().map(x).collect(), y: places().map(y).collect() };
-        let scaling = Scaling::fit(&series, &Series::default(), 1, 4.0)?;
+        let scaling = Scaling::fit(&series, &Series::default(), LINE, 4.0)?;
         Ok((series, scaling))
     }
 
@@ -164,5 +229,19 @@ mod tests {
         assert!(fit(|x| 1.7e9 + x, |x| x).is_ok());
         let message = fit(|x| x, |x| if x < 5.0 { -1e308 } else { 1e308 }).err().unwrap().to_string();
         assert!(message.contains("y from -1e308 to 1e308"), "{message}");
+    }
+
+    #[test]
+    fn harmonics_of_a_known_cycle_are_taken_out_where_there_are_points_enough() {
+        let x: Vec<f64> = (0..200).map(|i| 1958.0 + f64::from(i) / 12.0).collect();
+        let y =
+            x.iter().map(|x| 3.0 + 0.5 * x + (TAU * x).sin() + 0.3 * (2.0 * TAU * x).cos() + 0.01 * (40.0 * x).sin());
+        let series = Series { y: y.collect(), x };
+        let trend = Trend { degree: 1, cycle: Some(1.0), harmonics: 2 };
+        let scaling = Scaling::fit(&series, &Series::default(), trend, 4.0).unwrap();
+        assert!(scaling.y_unit < 0.011, "{}", scaling.y_unit);
+        assert_eq!(scaling.trend.of(31).harmonics, 1);
+        assert_eq!(scaling.trend.of(10).harmonics, 0);
+        assert_eq!(Trend { cycle: None, ..trend }.of(200).harmonics, 0);
     }
 }

@@ -3,9 +3,7 @@
 use std::ops::Range;
 
 use anyhow::Result;
-use shared::{axis::number, say};
-
-use crate::Normal;
+use shared::{axis::number, normal::Normal, say};
 
 /// The scores of a model on a group of points.
 #[derive(Clone)]
@@ -50,15 +48,21 @@ pub fn of_split(y: &[f64], gap: &Range<usize>, models: &[(&'static str, &Vec<Nor
     scores
 }
 
-/// The means of scores over splits, which all have the same groups and models.
-pub fn means(splits: &[Vec<Scores>]) -> Vec<Scores> {
+/// The medians of scores over splits, which all have the same groups and models; of the coverage, the
+/// mean.
+pub fn medians(splits: &[Vec<Scores>]) -> Vec<Scores> {
     let n = splits.len() as f64;
     let Some(first) = splits.first() else { return Vec::new() };
     let mean = |i: usize, of: fn(&Scores) -> f64| splits.iter().map(|split| of(&split[i]) / n).sum();
+    let median = |i: usize, of: fn(&Scores) -> f64| {
+        let mut all: Vec<_> = splits.iter().map(|split| of(&split[i])).collect();
+        all.sort_by(f64::total_cmp);
+        0.5 * (all[(all.len() - 1) / 2] + all[all.len() / 2])
+    };
     let scores = first.iter().enumerate().map(|(i, scores)| Scores {
         n: mean(i, |scores| scores.n),
-        rmse: mean(i, |scores| scores.rmse),
-        log_likelihood: mean(i, |scores| scores.log_likelihood),
+        rmse: median(i, |scores| scores.rmse),
+        log_likelihood: median(i, |scores| scores.log_likelihood),
         coverage: mean(i, |scores| scores.coverage),
         ..scores.clone()
     });

@@ -4,6 +4,7 @@
 pub mod args;
 pub mod axis;
 pub mod lines;
+pub mod normal;
 pub mod out;
 pub mod progress;
 

@@ -10,6 +10,7 @@ pub mod tnp_kr;
 
 mod domain;
 mod frame;
+mod neighbours;
 mod open;
 mod points;
 mod prediction;
@@ -17,5 +18,6 @@ mod saved;
 mod tiles;
 
 pub use domain::{CoordinateDomain, Departure, Domain, Outside, ValueDomain};
+pub use neighbours::Neighbourhood;
 pub use points::Coordinate;
 pub use prediction::{Output, Prediction};

@@ -107,7 +107,7 @@ impl Output {
     }
 
     /// Whether values are numbers that may be shifted and scaled.
-    pub(super) fn has_units(self) -> bool {
+    pub(crate) fn has_units(self) -> bool {
         matches!(self, Self::Gaussian { .. } | Self::GaussianLogStd)
     }
 

@@ -8,6 +8,7 @@ mod block;
 mod config;
 mod deep_kernel;
 mod dl4bi;
+mod local;
 mod network;
 mod points;
 mod posterior;
@@ -19,6 +20,7 @@ use std::{fmt, path::Path, sync::Arc};
 pub use block::{BlockMemory, Coords, KrBlock};
 pub use config::{AttentionConfig, BiasConfig, Config, GroupConfig};
 pub use deep_kernel::DeepKernelAttention;
+pub use local::Local;
 pub use points::{Context, Locations};
 pub use posterior::Posterior;
 

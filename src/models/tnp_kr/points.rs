@@ -110,6 +110,11 @@ impl<'a> Context<'a> {
         self
     }
 
+    /// How many data sets there are.
+    pub(super) fn batch(&self) -> usize {
+        self.locations.batch
+    }
+
     /// Sets what is taken off the coordinates of a group, in f64, before they are rounded to f32: a
     /// number for each coordinate, the same for all the batch. The posterior keeps it and takes it off
     /// every point that it predicts at.
@@ -255,6 +260,21 @@ impl<'a> Points<'a> {
         Ok(Self { batch, n_points, groups, cloud, frame: Arc::default(), values: None, keep })
     }
 
+    /// The coordinates as they were given.
+    pub fn cloud(&self) -> &Cloud<'a> {
+        &self.cloud
+    }
+
+    /// Numbers that were observed at a point.
+    pub fn n_values(&self) -> usize {
+        self.values.map_or(0, |values| values.len() / (self.batch * self.n_points).max(1))
+    }
+
+    /// Number `c` that was observed at point `i` of all the batch.
+    pub fn value(&self, i: usize, c: usize) -> f32 {
+        self.values.map_or(0.0, |values| values[i * self.n_values() + c])
+    }
+
     /// Whether point `i` of all the batch exists.
     fn exists(&self, i: usize) -> bool {
         self.keep.is_none_or(|keep| keep[i])
@@ -263,7 +283,7 @@ impl<'a> Points<'a> {
     /// What of the observations is compared with a domain.
     pub fn summary(&self) -> Option<Summary> {
         let values = self.values?;
-        Some(Summary::new(&self.cloud, values, values.len() / (self.batch * self.n_points).max(1)))
+        Some(Summary::new(&self.cloud, values, self.n_values()))
     }
 
     /// What of a context and of these targets lies outside of a domain.

@@ -1,0 +1,305 @@
+//! Predictions from CSV files.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use shared::{
+    axis::plain,
+    lines::{Lines, cut},
+    out, say, warn,
+};
+use wgpu_attention::{
+    Device,
+    checkpoint::Checkpoint,
+    models::{
+        Output, Prediction,
+        cmanp::{self, Cmanp},
+        tnp_kr::{self, Local, Locations, TnpKr},
+    },
+};
+
+/// What the command takes.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The trained network: a TNP-KR or a CMANP.
+    #[arg(long, value_name = "FILE")]
+    checkpoint: PathBuf,
+    /// The observations: a CSV file with a header. Its columns are first the coordinates, in the order of
+    /// the model, then the values; --columns chooses among them.
+    #[arg(long, value_name = "FILE")]
+    context: PathBuf,
+    /// Where to predict: a CSV file with the same names for the coordinates; what else it has is left out.
+    #[arg(long, value_name = "FILE")]
+    targets: PathBuf,
+    /// Where the predictions go: the coordinates, then mean, std, low and high of each value.
+    #[arg(long, value_name = "FILE", default_value = "predictions.csv")]
+    out: PathBuf,
+    /// The columns of the observations: the coordinates, then the values [default: all of the file].
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    columns: Option<Vec<String>>,
+    /// The probability that lies between low and high.
+    #[arg(long, value_name = "SHARE", default_value = "0.95", value_parser = share)]
+    interval: f64,
+    /// Predict each place from so many observations, the nearest (TNP-KR).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    nearest: Option<u32>,
+    /// Scale the values to mean 0 and deviation 1 before the network sees them, and what it predicts back;
+    /// with --nearest each neighbourhood, its coordinates too.
+    #[arg(long)]
+    standardise: bool,
+    /// cpu, gpu, best, or a part of an adapter's name.
+    #[arg(long, default_value = "best")]
+    device: String,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number > 0.0 && number < 1.0 => Ok(number),
+        _ => Err("a number between 0 and 1 is needed".into()),
+    }
+}
+
+/// A table of numbers, row-major, and the names of its columns.
+struct Table {
+    names: Vec<String>,
+    rows: Vec<Vec<f64>>,
+}
+
+impl Table {
+    /// Lines that lack one of the numbers are passed over, and counted. `choose` turns the names of the file
+    /// into the indices of the columns that are wanted.
+    fn read(path: &Path, choose: impl FnOnce(&[String]) -> Result<Vec<usize>>) -> Result<Self> {
+        let name = path.display();
+        let mut lines = Lines::open(path)?;
+        let header = lines.header()?;
+        let columns = choose(&header).with_context(|| format!("{name}: line 1"))?;
+        let (mut rows, mut n_missing) = (Vec::new(), 0);
+        while lines.advance()? {
+            let cells = lines.cells(header.len())?;
+            let number = |&column: &usize| {
+                let place = || format!("{}, column {} ({})", lines.place(), column + 1, header[column]);
+                cells[column].optional().map_err(|why| anyhow!("{}: {why}", place()))
+            };
+            match columns.iter().map(number).collect::<Result<Option<Vec<_>>>>()? {
+                Some(row) => rows.push(row),
+                None => n_missing += 1,
+            }
+        }
+        if n_missing > 0 {
+            warn!("{name}: {n_missing} lines without a number passed over")?;
+        }
+        Ok(Self { names: columns.iter().map(|&column| header[column].clone()).collect(), rows })
+    }
+
+    /// Some columns, `[n_rows, n_columns]`.
+    fn columns(&self, columns: std::ops::Range<usize>) -> Vec<f64> {
+        self.rows.iter().flat_map(|row| &row[columns.clone()]).copied().collect()
+    }
+}
+
+/// The indices of columns by their names.
+fn by_name(header: &[String], wanted: &[String]) -> Result<Vec<usize>> {
+    let index = |name: &String| {
+        let mut found = (0..header.len()).filter(|&i| header[i].eq_ignore_ascii_case(name));
+        match (found.next(), found.next()) {
+            (Some(index), None) => Ok(index),
+            (found, _) => {
+                let what = if found.is_some() { "twice" } else { "not there" };
+                bail!("the column {:?} is {what}; there are {:?}", cut(name), cut(&header.join(",")))
+            }
+        }
+    };
+    wanted.iter().map(index).collect()
+}
+
+/// What is predicted, whatever the model.
+enum Model {
+    TnpKr(TnpKr),
+    Cmanp(Cmanp),
+}
+
+impl Model {
+    fn open(device: &Device, path: &Path) -> Result<Self> {
+        let checkpoint = Checkpoint::open(path)?;
+        match checkpoint.metadata("model")? {
+            "tnp_kr" => Ok(Self::TnpKr(TnpKr::from_checkpoint(device, &checkpoint)?)),
+            "cmanp" => Ok(Self::Cmanp(Cmanp::from_checkpoint(device, &checkpoint)?)),
+            other => bail!("{}: model {other:?} predicts no values; tnp_kr and cmanp do", path.display()),
+        }
+    }
+
+    /// The name and the size of each coordinate group; nothing if the configuration leaves it to the data.
+    fn groups(&self, n_columns: usize) -> Result<Vec<(String, usize)>> {
+        match self {
+            Self::Cmanp(model) => Ok(vec![("x".into(), model.config().dim_x)]),
+            Self::TnpKr(model) => {
+                let groups = &model.config().groups;
+                let known: usize = groups.iter().filter_map(|group| group.dim).sum();
+                let open = groups.iter().filter(|group| group.dim.is_none()).count();
+                let rest = n_columns.saturating_sub(model.config().n_values + known);
+                ensure!(
+                    open <= 1 || open == rest,
+                    "the model leaves the sizes of {open} coordinate groups to the data; the command knows one"
+                );
+                let size = |dim: Option<usize>| dim.unwrap_or(rest / open.max(1));
+                Ok(groups.iter().map(|group| (group.name.clone(), size(group.dim))).collect())
+            }
+        }
+    }
+
+    fn n_values(&self) -> usize {
+        match self {
+            Self::TnpKr(model) => model.config().n_values,
+            Self::Cmanp(model) => model.config().dim_y,
+        }
+    }
+}
+
+pub fn predict(args: &Args) -> Result<()> {
+    out::file(&args.out)?;
+    let device = Device::by_name(&args.device)?;
+    let model = Model::open(&device, &args.checkpoint)?;
+    let context = Table::read(&args.context, |header| match &args.columns {
+        Some(names) => by_name(header, names),
+        None => Ok((0..header.len()).collect()),
+    })?;
+    let groups = model.groups(context.names.len())?;
+    let n_coordinates: usize = groups.iter().map(|(_, size)| size).sum();
+    let wanted = n_coordinates + model.n_values();
+    ensure!(
+        context.names.len() == wanted && n_coordinates > 0,
+        "{}: there are {} columns ({}), the model takes {wanted}: {} and {} value(s); --columns chooses",
+        args.context.display(),
+        context.names.len(),
+        cut(&context.names.join(",")),
+        groups.iter().map(|(name, size)| format!("{size} of {name}")).collect::<Vec<_>>().join(", "),
+        model.n_values()
+    );
+    let targets = Table::read(&args.targets, |header| by_name(header, &context.names[..n_coordinates]))?;
+    say!("device    {device}")?;
+    say!("context   {} observations, {} places to predict", context.rows.len(), targets.rows.len())?;
+
+    let values = context.columns(n_coordinates..wanted);
+    let scale = Scale::of(&values, model.n_values(), args.standardise && args.nearest.is_none());
+    let values: Vec<f32> = scale.scaled(&values);
+    let mut first = 0;
+    let mut columns = Vec::new();
+    for (name, size) in groups {
+        let range = first..first + size;
+        columns.push((name, size, context.columns(range.clone()), targets.columns(range.clone())));
+        first = range.end;
+    }
+    let mut rows: Vec<Vec<String>> = vec![Vec::new(); targets.rows.len()];
+    let mut outside = String::new();
+    let mut place = |places: &[usize], prediction: &Prediction| -> Result<()> {
+        let numbers = numbers(prediction, args.interval)?;
+        places.iter().zip(numbers).for_each(|(&place, numbers)| rows[place] = numbers);
+        if outside.is_empty() && !prediction.outside().is_empty() {
+            outside = prediction.outside().to_string();
+        }
+        Ok(())
+    };
+    let all: Vec<usize> = (0..targets.rows.len()).collect();
+    match &model {
+        Model::Cmanp(model) => {
+            ensure!(args.nearest.is_none(), "--nearest is for TNP-KR; a CMANP reads any number of observations");
+            let posterior = model.condition(&cmanp::Context::new(&columns[0].2, &values))?;
+            place(&all, &scale.restored(posterior.predict(&columns[0].3)?)?)?;
+        }
+        Model::TnpKr(model) => {
+            let mut from = Locations::default();
+            let mut to = Locations::default();
+            for (name, size, context, targets) in &columns {
+                (from, to) = (from.group(name, *size, context), to.group(name, *size, targets));
+            }
+            let context = tnp_kr::Context::new(from, &values);
+            match args.nearest {
+                Some(nearest) => {
+                    let local = Local::nearest(nearest as usize).together(16);
+                    let local = if args.standardise { local.standardise() } else { local };
+                    let mut failed = None;
+                    model.predict_local(&context, &to, &local, |part, prediction| {
+                        failed = failed.take().or(place(&part.places, &prediction).err());
+                        Ok(())
+                    })?;
+                    failed.map_or(Ok(()), Err)?;
+                }
+                None => place(&all, &scale.restored(model.condition(&context)?.predict(&to)?)?)?,
+            }
+        }
+    }
+    if !outside.is_empty() {
+        warn!("outside of what the network was trained on: {outside}")?;
+    }
+    write(&args.out, &context.names, n_coordinates, &targets.rows, rows)?;
+    say!("wrote {}", args.out.display())
+}
+
+/// Mean and deviation of each value, where they are taken off.
+struct Scale {
+    levels: Vec<f64>,
+    units: Vec<f64>,
+    is_none: bool,
+}
+
+impl Scale {
+    fn of(values: &[f64], n_values: usize, is_wanted: bool) -> Self {
+        let mut scale = Self { levels: vec![0.0; n_values], units: vec![1.0; n_values], is_none: !is_wanted };
+        let n = (values.len() / n_values.max(1)) as f64;
+        if is_wanted && n > 0.0 {
+            for c in 0..n_values {
+                let column = || values.iter().skip(c).step_by(n_values);
+                scale.levels[c] = column().sum::<f64>() / n;
+                let deviation = (column().map(|y| (y - scale.levels[c]).powi(2)).sum::<f64>() / n).sqrt();
+                scale.units[c] = if deviation > 0.0 { deviation } else { 1.0 };
+            }
+        }
+        scale
+    }
+
+    fn scaled(&self, values: &[f64]) -> Vec<f32> {
+        let n = self.levels.len().max(1);
+        values.iter().enumerate().map(|(i, y)| ((y - self.levels[i % n]) / self.units[i % n]) as f32).collect()
+    }
+
+    fn restored(&self, prediction: Prediction) -> Result<Prediction> {
+        Ok(if self.is_none { prediction } else { prediction.in_units(&self.units, &self.levels)? })
+    }
+}
+
+/// Mean, std, low and high of each value, for each point; classes have no order, so the probability alone.
+fn numbers(prediction: &Prediction, share: f64) -> Result<Vec<Vec<String>>> {
+    let n_values = prediction.shape()[2];
+    let interval = match prediction.output() {
+        Output::Categorical => None,
+        _ => Some(prediction.interval(share)?),
+    };
+    let row = |point: usize| {
+        let value = |i: usize| {
+            let (mean, std) = (f64::from(prediction.mean()[i]), f64::from(prediction.std()[i]));
+            match &interval {
+                Some([low, high]) => vec![mean, std, low[i], high[i]],
+                None => vec![mean],
+            }
+        };
+        (point * n_values..(point + 1) * n_values).flat_map(value).map(plain).collect()
+    };
+    Ok((0..prediction.shape()[1]).map(row).collect())
+}
+
+fn write(path: &Path, names: &[String], n_coordinates: usize, at: &[Vec<f64>], rows: Vec<Vec<String>>) -> Result<()> {
+    let (coordinates, values) = names.split_at(n_coordinates);
+    let per_value = rows.first().map_or(4, |row| row.len() / values.len().max(1));
+    let mut header = coordinates.to_vec();
+    for value in values {
+        let parts = ["mean", "std", "low", "high"];
+        let parts = if per_value == 1 { &["probability"][..] } else { &parts[..] };
+        header.extend(parts.iter().map(|part| format!("{value}_{part}")));
+    }
+    let mut writer = csv::Writer::from_path(path).with_context(|| format!("cannot write {}", path.display()))?;
+    writer.write_record(&header)?;
+    for (at, row) in at.iter().zip(rows) {
+        writer.write_record(at.iter().map(|&x| plain(x)).chain(row))?;
+    }
+    Ok(writer.flush()?)
+}

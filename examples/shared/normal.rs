@@ -1,0 +1,61 @@
+//! A normal distribution that was predicted for an observation, and how good it is.
+
+use std::f64::consts::PI;
+
+/// Half of the width of the central 95%, in standard deviations.
+pub const Z95: f64 = 1.959_963_984_540_054;
+
+/// A normal distribution, predicted for one observation.
+#[derive(Clone, Copy, Debug)]
+pub struct Normal {
+    /// The expected value.
+    pub mean: f64,
+    /// The standard deviation.
+    pub std: f64,
+}
+
+impl Normal {
+    /// The logarithm of the density of what was observed.
+    pub fn log_density(self, y: f64) -> f64 {
+        -0.5 * ((y - self.mean) / self.std).powi(2) - self.std.ln() - 0.5 * (2.0 * PI).ln()
+    }
+
+    /// Whether the central 95% hold it.
+    pub fn covers(self, y: f64) -> bool {
+        (y - self.mean).abs() <= Z95 * self.std
+    }
+
+    /// The continuous ranked probability score, in units of the values; smaller is better.
+    pub fn crps(self, y: f64) -> f64 {
+        let z = (y - self.mean) / self.std;
+        let density = (-0.5 * z * z).exp() / (2.0 * PI).sqrt();
+        self.std * (z * libm::erf(z / 2f64.sqrt()) + 2.0 * density - 1.0 / PI.sqrt())
+    }
+
+    /// The score of the central 95% (Gneiting and Raftery 2007, section 6.2): its width, and 40 times what
+    /// the observation lies outside; smaller is better.
+    pub fn interval_score(self, y: f64) -> f64 {
+        let outside = ((y - self.mean).abs() - Z95 * self.std).max(0.0);
+        2.0 * Z95 * self.std + 2.0 / 0.05 * outside
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By numerical integration of their definitions.
+    #[test]
+    fn scores_are_what_their_definitions_say() {
+        let normal = Normal { mean: 1.0, std: 2.0 };
+        for y in [-3.0, 0.5, 1.0, 9.0] {
+            let step = 1e-3;
+            let cdf = |x: f64| 0.5 * (1.0 + libm::erf((x - 1.0) / 2.0 / 2f64.sqrt()));
+            let square = |x: f64| (cdf(x) - f64::from(u8::from(x >= y))).powi(2);
+            let integral: f64 = (-30_000..30_000).map(|i| square(step * (f64::from(i) + 0.5)) * step).sum();
+            assert!((normal.crps(y) - integral).abs() < 1e-3, "{y}: {} {integral}", normal.crps(y));
+        }
+        assert!((normal.interval_score(1.0) - 4.0 * Z95).abs() < 1e-12);
+        assert!((normal.interval_score(1.0 + 2.0 * Z95 + 0.1) - (4.0 * Z95 + 4.0)).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,303 @@
+//! Predictions from the nearest observations: fields of more points than a network was trained on.
+
+use std::ops::Range;
+
+use super::{Context, Locations, TnpKr, points::Points};
+use crate::{
+    error::{Result, check_argument},
+    models::{
+        Prediction,
+        neighbours::{Neighbourhood, Positions, neighbourhoods},
+    },
+    ops::Distance,
+};
+
+const OP: &str = "predict_local";
+
+/// Numbers of keys that pass through a network at once.
+const AT_ONCE: usize = 1 << 15;
+
+/// Of the deviation of all observations, the least that a neighbourhood is scaled by.
+const LEAST_DEVIATION: f64 = 1e-4;
+
+/// Which observations a place is predicted from, see [`TnpKr::predict_local`].
+///
+/// ```
+/// use wgpu_attention::models::tnp_kr::Local;
+///
+/// let local = Local::nearest(128).together(16).standardise();
+/// assert_eq!((local.nearest, local.together), (128, 16));
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Local {
+    /// So many observations, or all if there are fewer.
+    pub nearest: usize,
+    /// At most so many places, close together, share their observations.
+    pub together: usize,
+    /// What differences of a coordinate group count in the distance; 1 for a group that is not named.
+    pub weights: Vec<(String, f64)>,
+    /// Whether each neighbourhood is scaled.
+    pub standardised: bool,
+}
+
+impl Local {
+    /// The nearest observations, for each place by itself.
+    pub fn nearest(nearest: usize) -> Self {
+        Self { nearest, together: 1, weights: Vec::new(), standardised: false }
+    }
+
+    /// Places that lie close together share their observations, at most so many, which takes that much
+    /// less time: they must lie within half of the distance that the observations reach.
+    pub fn together(self, together: usize) -> Self {
+        Self { together, ..self }
+    }
+
+    /// How much differences of a coordinate group count when distances are compared: how many units of
+    /// space an hour is worth, say.
+    pub fn weight(mut self, group: &str, weight: f64) -> Self {
+        self.weights.push((group.to_owned(), weight));
+        self
+    }
+
+    /// Scales each neighbourhood: the values to mean 0 and deviation 1, and the coordinates so that the
+    /// root of the mean squared distance from the middle of its observations is 1. For networks that were
+    /// trained so, such as `checkpoints/field.safetensors`; predictions are in the units of the data.
+    pub fn standardise(self) -> Self {
+        Self { standardised: true, ..self }
+    }
+}
+
+impl TnpKr {
+    /// Which observations each place would be predicted from by [`TnpKr::predict_local`].
+    ///
+    /// # Errors
+    /// As [`TnpKr::predict_local`].
+    pub fn neighbourhoods(
+        &self,
+        context: &Context<'_>,
+        locations: &Locations<'_>,
+        local: &Local,
+    ) -> Result<Vec<Neighbourhood>> {
+        let config = self.config();
+        for (name, number) in [("nearest", local.nearest), ("together", local.together)] {
+            check_argument(number > 0, OP, name, number, "1 or more")?;
+        }
+        for batch in [context.batch(), locations.batch] {
+            check_argument(batch == 1, OP, "batch", batch, "1: a neighbourhood is a batch element already")?;
+        }
+        let observed = Points::observed(config, self.domain(), context)?;
+        let places = Points::targets(config, locations, &observed.frame)?;
+        let (found, columns) = (places.columns(), observed.columns());
+        let allowed = format_args!("{columns:?}, those of the context");
+        check_argument(found == columns, OP, "coordinate columns", format_args!("{found:?}"), allowed)?;
+        let known: Vec<&str> = config.groups.iter().map(|group| group.name.as_str()).collect();
+        for (group, weight) in &local.weights {
+            let allowed = format_args!("of a coordinate group of the model: {known:?}");
+            check_argument(known.contains(&group.as_str()), OP, "a weight", format_args!("of {group:?}"), allowed)?;
+            let is_weight = weight.is_finite() && *weight >= 0.0;
+            check_argument(is_weight, OP, "a weight", weight, "0 or more")?;
+        }
+        let weight = |group: Option<&str>| {
+            let named = local.weights.iter().rev().find(|(name, _)| group == Some(name.as_str()));
+            named.map_or(1.0, |(_, weight)| *weight)
+        };
+        let weights: Vec<f64> = observed.cloud().columns.iter().map(|column| weight(column.group)).collect();
+        let [from, to] = [observed.cloud(), places.cloud()].map(|cloud| Positions::new(cloud, &weights));
+        let seen = observed.cloud().of_element(0);
+        Ok(neighbourhoods(&from, seen, &to, places.n_points, local.nearest, local.together))
+    }
+
+    /// Predicts each place from the observations that are nearest to it, as far as they matter: a network
+    /// that was trained on some hundred points does not read a hundred thousand at once, and need not.
+    /// Time grows with the number of places, memory not at all.
+    ///
+    /// Each neighbourhood is a data set of its own, many at a time; `receive` gets it with what was
+    /// predicted at its places, `[1, n_places, n_values]`. Stops at the first error, which may be the
+    /// receiver's.
+    ///
+    /// # Errors
+    /// As [`TnpKr::condition`] and [`Posterior::predict`](super::Posterior::predict); a batch that is not
+    /// 1; numbers of 0; weights of groups that are not there, or that are negative. To
+    /// [standardise](Local::standardise): coordinates that the network sees themselves, or great circles;
+    /// a model of another family than the Gaussian.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, models::tnp_kr::{Config, Context, Local, Locations, TnpKr}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let model = TnpKr::random(&Device::best(), &Config { n_blocks: 1, ..Config::scan(1) }, 0)?;
+    /// let x: Vec<f32> = (0..1000).map(|i| i as f32).collect();
+    /// let y: Vec<f32> = x.iter().map(|x| (0.1 * x).sin()).collect();
+    /// let context = Context::new(Locations::space(1, &x), &y);
+    /// let mut means = [0.0; 2];
+    /// model.predict_local(&context, &Locations::space(1, &[0.4, 500.2]), &Local::nearest(8), |near, prediction| {
+    ///     assert_eq!(near.observations.len(), 8);
+    ///     near.places.iter().zip(prediction.mean()).for_each(|(place, mean)| means[*place] = *mean);
+    ///     Ok(())
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn predict_local(
+        &self,
+        context: &Context<'_>,
+        locations: &Locations<'_>,
+        local: &Local,
+        receive: impl FnMut(&Neighbourhood, Prediction) -> Result<()>,
+    ) -> Result<()> {
+        pollster::block_on(self.predict_local_async(context, locations, local, receive))
+    }
+
+    /// [`TnpKr::predict_local`] without blocking.
+    ///
+    /// # Errors
+    /// As [`TnpKr::predict_local`].
+    pub async fn predict_local_async(
+        &self,
+        context: &Context<'_>,
+        locations: &Locations<'_>,
+        local: &Local,
+        mut receive: impl FnMut(&Neighbourhood, Prediction) -> Result<()>,
+    ) -> Result<()> {
+        let parts = self.neighbourhoods(context, locations, local)?;
+        let observed = Points::observed(self.config(), self.domain(), context)?;
+        let places = Points::targets(self.config(), locations, &observed.frame)?;
+        if local.standardised {
+            self.check_standardised(&observed)?;
+        }
+        let columns = observed.columns();
+        let all: Vec<usize> = observed.cloud().of_element(0).collect();
+        let least = moments(&observed, &all).map(|[_, deviation]| LEAST_DEVIATION * deviation);
+        let least: Vec<f64> = least.collect();
+        let n_observations = parts.first().map_or(1, |part| part.observations.len());
+        for parts in parts.chunks((AT_ONCE / n_observations).max(1)) {
+            let n_places = parts.iter().map(|part| part.places.len()).max().unwrap_or(0);
+            let (mut keys, mut queries) = (vec![Vec::new(); columns.len()], vec![Vec::new(); columns.len()]);
+            let (mut values, mut scales) = (Vec::new(), Vec::new());
+            for part in parts {
+                let scale = if local.standardised {
+                    Scale::of(&observed, part, &columns, &least)
+                } else {
+                    Scale::none(&observed, &columns)
+                };
+                scale.values(&observed, part, &mut values);
+                scale.coordinates(&observed, part.observations.iter(), &columns, &mut keys);
+                // One with fewer places repeats its first.
+                let padding = std::iter::repeat_n(&part.places[0], n_places - part.places.len());
+                scale.coordinates(&places, part.places.iter().chain(padding), &columns, &mut queries);
+                scales.push(scale);
+            }
+            let keys = Context::new(self.groups(parts.len(), &columns, &keys), &values);
+            let prediction =
+                self.condition(&keys)?.predict_async(&self.groups(parts.len(), &columns, &queries)).await?;
+            let n_values = prediction.shape()[2];
+            let rows = prediction.activations().chunks(prediction.activations().len() / parts.len());
+            for ((part, scale), rows) in parts.iter().zip(&scales).zip(rows) {
+                let rows = rows[..rows.len() / n_places * part.places.len()].to_vec();
+                let own = Prediction::new(prediction.output(), [1, part.places.len(), n_values], rows)?;
+                let own = own.with_outside(prediction.outside().clone());
+                receive(part, if local.standardised { own.in_units(&scale.units, &scale.levels)? } else { own })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses to scale what means something by itself.
+    fn check_standardised(&self, observed: &Points<'_>) -> Result<()> {
+        let fixed = observed
+            .cloud()
+            .columns
+            .iter()
+            .find(|column| !column.is_relative || column.distance == Some(Distance::GreatCircle));
+        let group = fixed.and_then(|column| column.group).unwrap_or_default();
+        let allowed = "groups of straight distances or of time, of which the network sees differences alone";
+        check_argument(fixed.is_none(), OP, "standardise", format_args!("with the group {group:?}"), allowed)?;
+        let output = self.config().output;
+        let allowed = "a Gaussian output: classes, counts and shares have no units";
+        check_argument(output.has_units(), OP, "standardise", format_args!("with a {} output", output.name()), allowed)
+    }
+
+    /// Coordinates by their groups, `[batch, n_points, dim]` each.
+    fn groups<'a>(&self, batch: usize, columns: &[Range<usize>], coordinates: &'a [Vec<f64>]) -> Locations<'a> {
+        let groups = self.config().groups.iter().zip(columns).zip(coordinates);
+        groups.fold(Locations::default().batch(batch), |locations, ((group, columns), numbers)| {
+            locations.group(&group.name, columns.len(), numbers)
+        })
+    }
+}
+
+/// The mean of each value of some observations, and its deviation.
+fn moments<'a>(observed: &'a Points<'_>, indices: &'a [usize]) -> impl Iterator<Item = [f64; 2]> + 'a {
+    let n = indices.len() as f64;
+    (0..observed.n_values()).map(move |c| {
+        let value = |i: &usize| f64::from(observed.value(*i, c));
+        let mean = indices.iter().map(value).sum::<f64>() / n;
+        [mean, (indices.iter().map(|i| (value(i) - mean).powi(2)).sum::<f64>() / n).sqrt()]
+    })
+}
+
+/// What a neighbourhood is scaled by.
+struct Scale {
+    /// What is taken off each column, and what is one in it then.
+    columns: Vec<[f64; 2]>,
+    /// The same of each value.
+    levels: Vec<f64>,
+    units: Vec<f64>,
+}
+
+impl Scale {
+    fn none(observed: &Points<'_>, columns: &[Range<usize>]) -> Self {
+        let n_columns = columns.last().map_or(0, |columns| columns.end);
+        let n_values = observed.n_values();
+        Self { columns: vec![[0.0, 1.0]; n_columns], levels: vec![0.0; n_values], units: vec![1.0; n_values] }
+    }
+
+    fn of(observed: &Points<'_>, part: &Neighbourhood, columns: &[Range<usize>], least: &[f64]) -> Self {
+        let cloud = observed.cloud();
+        let n = part.observations.len() as f64;
+        let mut scale = Self::none(observed, columns);
+        for group in columns {
+            let mut squares = 0.0;
+            for c in group.clone() {
+                let at = |i: &usize| cloud.columns[c].at(*i);
+                let middle = part.observations.iter().map(at).sum::<f64>() / n;
+                squares += part.observations.iter().map(|i| (at(i) - middle).powi(2)).sum::<f64>() / n;
+                scale.columns[c][0] = middle;
+            }
+            // Observations that are all at one place have no size.
+            let unit = if squares > 0.0 { squares.sqrt() } else { 1.0 };
+            group.clone().for_each(|c| scale.columns[c][1] = unit);
+        }
+        for (c, [mean, deviation]) in moments(observed, &part.observations).enumerate() {
+            let unit = deviation.max(least[c]);
+            scale.levels[c] = mean;
+            scale.units[c] = if unit > 0.0 { unit } else { 1.0 };
+        }
+        scale
+    }
+
+    /// Appends the values of the observations, `[n_observations, n_values]`.
+    fn values(&self, observed: &Points<'_>, part: &Neighbourhood, to: &mut Vec<f32>) {
+        for &i in &part.observations {
+            let scaled = self.levels.iter().zip(&self.units).enumerate();
+            to.extend(scaled.map(|(c, (level, unit))| ((f64::from(observed.value(i, c)) - level) / unit) as f32));
+        }
+    }
+
+    /// Appends the coordinates of some points to those of each group.
+    fn coordinates<'a>(
+        &self,
+        points: &Points<'_>,
+        indices: impl Iterator<Item = &'a usize>,
+        columns: &[Range<usize>],
+        to: &mut [Vec<f64>],
+    ) {
+        for &i in indices {
+            for (group, to) in columns.iter().zip(&mut *to) {
+                let scaled = |c: usize| (points.cloud().columns[c].at(i) - self.columns[c][0]) / self.columns[c][1];
+                to.extend(group.clone().map(scaled));
+            }
+        }
+    }
+}
