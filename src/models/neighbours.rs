@@ -67,14 +67,15 @@ pub struct Neighbourhood {
 
 /// Neighbourhoods of all places. Places are halved, at the median of the dimension in which they spread
 /// most, until at most `together` are left that lie within half of the reach of their observations: the
-/// `nearest` ones to the middle of those places. Only observations in `seen` are taken.
+/// `nearest` ones to the middle of those places. Only observations in `seen` are taken, and of those only
+/// the ones that may count for all of the places.
 pub(crate) fn neighbourhoods(
     observed: &Positions,
     seen: impl Iterator<Item = usize>,
     places: &Positions,
     n_places: usize,
-    nearest: usize,
-    together: usize,
+    [nearest, together]: [usize; 2],
+    counts: impl Fn(usize, &[usize]) -> bool,
 ) -> Vec<Neighbourhood> {
     let mut tree = KdTree::new(observed.dim);
     for i in seen {
@@ -85,8 +86,9 @@ pub(crate) fn neighbourhoods(
     while let Some(mut group) = waiting.pop() {
         if group.len() <= together && !group.is_empty() {
             let middle = places.middle(&group);
-            let near = tree.nearest(&middle, nearest, &squared_euclidean).expect("coordinates are finite");
-            let reach = near.last().map_or(0.0, |(squared, _)| *squared);
+            let by_distance = tree.iter_nearest(&middle, &squared_euclidean).expect("coordinates are finite");
+            let near: Vec<_> = by_distance.filter(|(_, i)| counts(**i, &group)).take(nearest).collect();
+            let reach = near.last().map_or(f64::INFINITY, |(squared, _)| *squared);
             let radius = group.iter().map(|&i| squared_euclidean(places.at(i), &middle)).fold(0.0, f64::max);
             if group.len() == 1 || radius <= 0.25 * reach {
                 found.push(Neighbourhood { places: group, observations: near.iter().map(|(_, i)| **i).collect() });
@@ -117,7 +119,7 @@ mod tests {
         let grid: Vec<f64> = (0..900).flat_map(|i| [f64::from(i % 30), f64::from(i / 30)]).collect();
         let asked: Vec<f64> = (0..200).flat_map(|i| [f64::from(i * 7 % 31) * 0.9, f64::from(i * 11 % 29)]).collect();
         let (observed, places) = (positions(2, &grid), positions(2, &asked));
-        let all = neighbourhoods(&observed, (0..900).filter(|i| i % 3 != 0), &places, 200, 40, 16);
+        let all = neighbourhoods(&observed, (0..900).filter(|i| i % 3 != 0), &places, 200, [40, 16], |_, _| true);
         let mut seen: Vec<usize> = all.iter().flat_map(|part| part.places.clone()).collect();
         seen.sort_unstable();
         assert_eq!(seen, (0..200).collect::<Vec<_>>());
@@ -135,8 +137,8 @@ mod tests {
     #[test]
     fn equal_places_and_few_observations_end() {
         let (observed, places) = (positions(1, &[0.0, 5.0]), positions(1, &[3.0; 100]));
-        let all = neighbourhoods(&observed, 0..2, &places, 100, 64, 8);
+        let all = neighbourhoods(&observed, 0..2, &places, 100, [64, 8], |_, _| true);
         assert!(all.iter().all(|part| part.observations == [1, 0] && part.places.len() <= 8));
-        assert!(neighbourhoods(&observed, 0..2, &positions(1, &[]), 0, 64, 8).is_empty());
+        assert!(neighbourhoods(&observed, 0..2, &positions(1, &[]), 0, [64, 8], |_, _| true).is_empty());
     }
 }

@@ -13,6 +13,7 @@ mod distributions;
 mod faults_coordinates;
 mod faults_files;
 mod golden;
+mod local;
 mod nam;
 mod posterior;
 mod tnp_kr;

@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use super::{Context, Locations, TnpKr, points::Points};
 use crate::{
-    error::{Result, check_argument},
+    error::{Error, Result, check_argument},
     models::{
         Prediction,
+        frame::Column,
         neighbours::{Neighbourhood, Positions, neighbourhoods},
     },
     ops::Distance,
@@ -104,7 +105,19 @@ impl TnpKr {
         let weights: Vec<f64> = observed.cloud().columns.iter().map(|column| weight(column.group)).collect();
         let [from, to] = [observed.cloud(), places.cloud()].map(|cloud| Positions::new(cloud, &weights));
         let seen = observed.cloud().of_element(0);
-        Ok(neighbourhoods(&from, seen, &to, places.n_points, local.nearest, local.together))
+        // What is later than a place is not there for it.
+        let causal = |column: &(&Column<'_>, &Column<'_>)| column.0.distance == Some(Distance::CausalTime);
+        let times: Vec<_> = observed.cloud().columns.iter().zip(&places.cloud().columns).filter(causal).collect();
+        let counts = |i: usize, group: &[usize]| {
+            times.iter().all(|(seen, asked)| group.iter().all(|&place| seen.at(i) <= asked.at(place)))
+        };
+        let sizes = [local.nearest, local.together];
+        let found = neighbourhoods(&from, seen, &to, places.n_points, sizes, counts);
+        if let Some(part) = found.iter().find(|part| part.observations.is_empty()) {
+            let place = format_args!("place {}, before all observations", part.places[0]);
+            return Err(Error::argument(OP, "a location", place, "not before the first observation"));
+        }
+        Ok(found)
     }
 
     /// Predicts each place from the observations that are nearest to it, as far as they matter: a network
@@ -170,25 +183,29 @@ impl TnpKr {
         let all: Vec<usize> = observed.cloud().of_element(0).collect();
         let least = moments(&observed, &all).map(|[_, deviation]| LEAST_DEVIATION * deviation);
         let least: Vec<f64> = least.collect();
-        let n_observations = parts.first().map_or(1, |part| part.observations.len());
+        let n_observations = parts.iter().map(|part| part.observations.len()).max().unwrap_or(1);
         for parts in parts.chunks((AT_ONCE / n_observations).max(1)) {
             let n_places = parts.iter().map(|part| part.places.len()).max().unwrap_or(0);
             let (mut keys, mut queries) = (vec![Vec::new(); columns.len()], vec![Vec::new(); columns.len()]);
-            let (mut values, mut scales) = (Vec::new(), Vec::new());
+            let (mut values, mut keep, mut scales) = (Vec::new(), Vec::new(), Vec::new());
             for part in parts {
                 let scale = if local.standardised {
                     Scale::of(&observed, part, &columns, &least)
                 } else {
                     Scale::none(&observed, &columns)
                 };
-                scale.values(&observed, part, &mut values);
-                scale.coordinates(&observed, part.observations.iter(), &columns, &mut keys);
-                // One with fewer places repeats its first.
-                let padding = std::iter::repeat_n(&part.places[0], n_places - part.places.len());
-                scale.coordinates(&places, part.places.iter().chain(padding), &columns, &mut queries);
+                // One with fewer points than others repeats its first.
+                let seen = filled(&part.observations, n_observations);
+                keep.extend((0..n_observations).map(|i| i < part.observations.len()));
+                scale.values(&observed, &seen, &mut values);
+                scale.coordinates(&observed, &seen, &columns, &mut keys);
+                scale.coordinates(&places, &filled(&part.places, n_places), &columns, &mut queries);
                 scales.push(scale);
             }
-            let keys = Context::new(self.groups(parts.len(), &columns, &keys), &values);
+            let mut keys = Context::new(self.groups(parts.len(), &columns, &keys), &values);
+            if keep.contains(&false) {
+                keys = keys.mask(&keep);
+            }
             let prediction =
                 self.condition(&keys)?.predict_async(&self.groups(parts.len(), &columns, &queries)).await?;
             let n_values = prediction.shape()[2];
@@ -225,6 +242,11 @@ impl TnpKr {
             locations.group(&group.name, columns.len(), numbers)
         })
     }
+}
+
+/// As many indices as asked for, the first again where there are fewer.
+fn filled(indices: &[usize], len: usize) -> Vec<usize> {
+    (0..len).map(|i| *indices.get(i).unwrap_or(&indices[0])).collect()
 }
 
 /// The mean of each value of some observations, and its deviation.
@@ -277,22 +299,16 @@ impl Scale {
         scale
     }
 
-    /// Appends the values of the observations, `[n_observations, n_values]`.
-    fn values(&self, observed: &Points<'_>, part: &Neighbourhood, to: &mut Vec<f32>) {
-        for &i in &part.observations {
+    /// Appends the values of observations, `[n_observations, n_values]`.
+    fn values(&self, observed: &Points<'_>, indices: &[usize], to: &mut Vec<f32>) {
+        for &i in indices {
             let scaled = self.levels.iter().zip(&self.units).enumerate();
             to.extend(scaled.map(|(c, (level, unit))| ((f64::from(observed.value(i, c)) - level) / unit) as f32));
         }
     }
 
     /// Appends the coordinates of some points to those of each group.
-    fn coordinates<'a>(
-        &self,
-        points: &Points<'_>,
-        indices: impl Iterator<Item = &'a usize>,
-        columns: &[Range<usize>],
-        to: &mut [Vec<f64>],
-    ) {
+    fn coordinates(&self, points: &Points<'_>, indices: &[usize], columns: &[Range<usize>], to: &mut [Vec<f64>]) {
         for &i in indices {
             for (group, to) in columns.iter().zip(&mut *to) {
                 let scaled = |c: usize| (points.cloud().columns[c].at(i) - self.columns[c][0]) / self.columns[c][1];

@@ -1,0 +1,158 @@
+//! Predictions from the nearest observations, beside conditioning on those by hand.
+
+use crate::support::{CHECKPOINT, devices};
+use wgpu_attention::{
+    Device,
+    models::{
+        Prediction,
+        tnp_kr::{BiasConfig, Config, Context, GroupConfig, Local, Locations, TnpKr},
+    },
+    ops::{BiasKernel, Distance},
+};
+
+/// What is predicted of each place, mean and deviation.
+fn predicted(model: &TnpKr, context: &Context<'_>, at: &Locations<'_>, n: usize, local: &Local) -> Vec<[f32; 2]> {
+    let mut all = vec![[f32::NAN; 2]; n];
+    let receive = |part: &wgpu_attention::models::Neighbourhood, prediction: Prediction| {
+        assert_eq!(prediction.shape(), [1, part.places.len(), 1]);
+        for ((&place, &mean), &std) in part.places.iter().zip(prediction.mean()).zip(prediction.std()) {
+            assert!(all[place][0].is_nan(), "place {place} came twice");
+            all[place] = [mean, std];
+        }
+        Ok(())
+    };
+    model.predict_local(context, at, local, receive).unwrap();
+    all
+}
+
+/// A rough function of the plane, far from the origin.
+fn field(n: usize, spread: f64) -> (Vec<f64>, Vec<f32>) {
+    let place =
+        |i: usize| [1e6 + spread * ((i * 37 % 101) as f64 / 101.0), -5e5 + spread * ((i * 53 % 97) as f64 / 97.0)];
+    let places: Vec<f64> = (0..n).flat_map(place).collect();
+    let value = |p: &[f64]| 280.0 + 3.0 * (((p[0] - 1e6) / spread * 9.0).sin() + ((p[1] + 5e5) / spread * 7.0).cos());
+    let values = places.chunks(2).map(|p| value(p) as f32).collect();
+    (places, values)
+}
+
+#[test]
+fn places_are_predicted_as_from_their_neighbourhoods_alone() {
+    let config = Config { n_blocks: 2, ..Config::scan(1) };
+    for (name, device) in &devices() {
+        let model = TnpKr::random(device, &config, 3).unwrap();
+        let (places, values) = field(400, 2.0);
+        let (asked, _) = field(70, 1.9);
+        let keep: Vec<bool> = (0..400).map(|i| i % 5 != 0).collect();
+        let context = Context::new(Locations::space(2, &places), &values).mask(&keep);
+        let at = Locations::space(2, &asked);
+        for (nearest, together) in [(1, 1), (7, 1), (40, 16), (1000, 8)] {
+            let local = Local::nearest(nearest).together(together);
+            let found = predicted(&model, &context, &at, 70, &local);
+            for part in model.neighbourhoods(&context, &at, &local).unwrap() {
+                assert_eq!(part.observations.len(), nearest.min(320));
+                assert!(part.observations.iter().all(|i| keep[*i]));
+                let pick = |from: &[f64], indices: &[usize]| -> Vec<f64> {
+                    indices.iter().flat_map(|i| from[2 * i..2 * i + 2].to_vec()).collect()
+                };
+                let near: Vec<f32> = part.observations.iter().map(|i| values[*i]).collect();
+                let (from, to) = (pick(&places, &part.observations), pick(&asked, &part.places));
+                let alone = model.condition(&Context::new(Locations::space(2, &from), &near)).unwrap();
+                let alone = alone.predict(&Locations::space(2, &to)).unwrap();
+                for (i, &place) in part.places.iter().enumerate() {
+                    let expected = [alone.mean()[i], alone.std()[i]];
+                    for (a, b) in found[place].iter().zip(expected) {
+                        assert!((a - b).abs() <= 1e-4 * b.abs().max(1.0), "{name}: {place}: {a} {b}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The units of coordinates and values, and where they begin, change nothing but the units of what is
+/// predicted.
+#[test]
+fn standardised_neighbourhoods_know_no_units() {
+    for (name, device) in &devices() {
+        let model = TnpKr::random(device, &Config { n_blocks: 2, ..Config::scan(1) }, 4).unwrap();
+        let local = Local::nearest(50).together(8).standardise();
+        let (places, values) = field(300, 2.0);
+        let (asked, _) = field(40, 1.9);
+        let base = predicted(
+            &model,
+            &Context::new(Locations::space(2, &places), &values),
+            &Locations::space(2, &asked),
+            40,
+            &local,
+        );
+        let moved = |p: &[f64]| -> Vec<f64> { p.iter().map(|x| 1000.0 * x - 7.0).collect() };
+        let (places, asked) = (moved(&places), moved(&asked));
+        let values: Vec<f32> = values.iter().map(|y| 10.0 * (y - 280.0)).collect();
+        let context = Context::new(Locations::space(2, &places), &values);
+        let other = predicted(&model, &context, &Locations::space(2, &asked), 40, &local);
+        for (a, b) in base.iter().zip(&other) {
+            // Values of 280 in f32 are 3e-5 apart, ten times that in the other units.
+            assert!((10.0 * (a[0] - 280.0) - b[0]).abs() < 0.02, "{name}: {a:?} {b:?}");
+            assert!((10.0 * a[1] - b[1]).abs() < 2e-3 * b[1], "{name}: {a:?} {b:?}");
+        }
+        // A constant field has no deviation to be scaled by.
+        let flat = vec![5.0; 300];
+        let context = Context::new(Locations::space(2, &places), &flat);
+        let flat = predicted(&model, &context, &Locations::space(2, &asked), 40, &local);
+        assert!(flat.iter().all(|[mean, std]| mean.is_finite() && *std > 0.0));
+    }
+}
+
+fn group(name: &str, distance: Distance) -> GroupConfig {
+    let bias = BiasConfig { kernel: BiasKernel::Rbf, distance, n_basis: 2 };
+    GroupConfig { name: name.into(), dim: None, embed: false, bias: Some(bias) }
+}
+
+#[test]
+fn great_circles_cross_the_date_line_and_time_reads_nothing_later() {
+    let mut config = Config { n_blocks: 1, ..Config::scan(1) };
+    config.groups = vec![group("s", Distance::GreatCircle), group("t", Distance::CausalTime)];
+    let model = TnpKr::random(&Device::cpu(), &config, 5).unwrap();
+    let (s, t) = ([179.5f32, 10.0, -179.5, 0.0, 170.0, 80.0, 0.0, 0.0], [0.0f32, 0.0, 5.0, 1.0]);
+    let context = Context::new(Locations::space(2, &s).time(&t), &[1.0, 2.0, 3.0, 4.0]);
+    let at = Locations::space(2, &[-179.9, 10.0, -179.9, 0.0]).time(&[3.0, 9.0]);
+    let parts = model.neighbourhoods(&context, &at, &Local::nearest(2).weight("t", 0.0)).unwrap();
+    let of = |place: usize| parts.iter().find(|part| part.places == [place]).unwrap().observations.clone();
+    assert_eq!((of(0)[0], of(1)[0]), (0, 1)); // across the line; that of moment 5 is not there at 3
+    assert!(!of(0).contains(&2));
+    // Three observations for one place and four for the other: none is read twice.
+    let found = predicted(&model, &context, &at, 2, &Local::nearest(9));
+    let alone = model.condition(&context).unwrap().predict(&at).unwrap();
+    for (i, [mean, _]) in found.iter().enumerate() {
+        assert!((mean - alone.mean()[i]).abs() < 1e-5, "{i}: {mean} {}", alone.mean()[i]);
+    }
+    let early = Locations::space(2, &[0.0, 0.0]).time(&[-1.0]);
+    let error = model.neighbourhoods(&context, &early, &Local::nearest(2)).unwrap_err().to_string();
+    assert!(error.contains("before the first observation"), "{error}");
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    let model = TnpKr::open(&Device::cpu(), CHECKPOINT).unwrap();
+    let (x, y) = ([0.0f32, 1.0, 2.0], [0.5f32, 0.1, 0.2]);
+    let context = Context::new(Locations::space(1, &x), &y);
+    let at = Locations::space(1, &[0.5f32]);
+    let refused = |context: &Context<'_>, at: &Locations<'_>, local: Local, words: &[&str]| {
+        let error = model.predict_local(context, at, &local, |_, _| Ok(())).unwrap_err().to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    };
+    refused(&context, &at, Local::nearest(0), &["nearest", "1 or more"]);
+    refused(&context, &at, Local::nearest(1).together(0), &["together", "1 or more"]);
+    refused(&context, &at, Local::nearest(1).weight("t", 1.0), &["\"t\"", "\"s\""]);
+    refused(&context, &at, Local::nearest(1).weight("s", f64::NAN), &["NaN", "0 or more"]);
+    refused(&context, &at, Local::nearest(1).weight("s", -1.0), &["-1", "0 or more"]);
+    refused(&context, &Locations::space(2, &[0.5f32, 1.0]), Local::nearest(1), &["coordinate"]);
+    refused(&context, &Locations::space(1, &[0.5f32, 1.0]).batch(2), Local::nearest(1), &["batch", "2"]);
+    refused(&context, &Locations::space(1, &[f32::NAN]), Local::nearest(1), &["finite"]);
+    refused(&Context::new(Locations::space(1, &[0.0f32; 0]), &[]), &at, Local::nearest(1), &["context"]);
+    let deep = TnpKr::random(&Device::cpu(), &Config { n_blocks: 1, ..Config::deep_kernel(1, 1) }, 0).unwrap();
+    let error = deep.predict_local(&context, &at, &Local::nearest(2).standardise(), |_, _| Ok(())).unwrap_err();
+    assert!(error.to_string().contains("differences"), "{error}");
+    let none = model.predict_local(&context, &Locations::space(1, &[0.0f32; 0]), &Local::nearest(1), |_, _| panic!());
+    none.unwrap();
+}
