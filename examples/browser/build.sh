@@ -10,7 +10,7 @@ CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS="-C target-feature=+simd128" \
   cargo build -p wgpu-attention-browser --profile browser --target $target
 rm -rf "$out"
 mkdir -p "$out/pkg" "$out/checkpoints"
-cargo run -q -p wgpu-attention-browser-tools --bin bindgen --profile tools -- \
+cargo run -q -p wgpu-attention-browser-bindgen --profile tools -- \
   "${CARGO_TARGET_DIR:-target}/$target/browser/wgpu_attention_browser.wasm" "$out/pkg"
 # Smaller by a tenth; the page runs without.
 program=$out/pkg/wgpu_attention_browser_bg.wasm

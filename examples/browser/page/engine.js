@@ -16,7 +16,7 @@ export class Engine {
   models = {}; // by place and network
 
   async start() {
-    await init();
+    await init({ module_or_path: new URL('pkg/wgpu_attention_browser_bg.wasm', import.meta.url) });
     this.places.cpu = Place.cpu();
   }
 
