@@ -285,7 +285,8 @@ async function phone(browser, url) {
 
 async function withoutGpu(url) {
   const browser = await launch(false);
-  const page = await open(browser, `${url}/?device=gpu`);
+  // What Chromium says of that itself.
+  const page = await open(browser, `${url}/?device=gpu`, { noise: ['No available adapters'] });
   await page.waitForFunction(() => document.querySelector('#device-name').textContent);
   check('without WebGPU the page says so', /no WebGPU.*CPU/.test(await text(page, '#message')), await text(page, '#message'));
   check('and runs on the CPU', (await live(page, 'live.state.device')) === 'cpu' && (await live(page, 'live.prediction !== null')));

@@ -1,6 +1,6 @@
 // The page: what was chosen, what is drawn, and what is said about it.
 
-import { Engine, inWords, isPosterior, readWithBias } from './engine.js';
+import { Engine, FILES, inWords, isPosterior, readWithBias } from './engine.js';
 import { Stream, example } from './examples.js';
 import { GRID, Plot, nearest } from './plot.js';
 import { PRESETS } from './presets.js';
@@ -86,7 +86,8 @@ async function answerPosterior(device, network) {
     await ask(model, base);
     warm.add(key);
   }
-  if (state.stream && model.isStream()) takeIn(model, device, network);
+  if (state.stream && model.isStream()) await takeIn(model, device, network);
+  else if (base && !state.base.file) await keep();
   const start = performance.now();
   const found = await ask(model, state.base?.network === network ? state.base.posterior : null);
   if (!found) return nothing();
@@ -121,17 +122,15 @@ async function baseOn(device, network, model) {
     return null;
   }
   if (base.device !== device) {
-    const file = await base.posterior.save().catch(() => base.file);
+    const file = base.file ?? (await base.posterior.save());
     base.posterior.free();
-    state.base = null;
-    if (!file) return null;
     state.base = { posterior: model.restore(file, state.cycle), device, network, file };
   }
   return state.base.posterior;
 }
 
 /** The next observations of the stream, and the points of the plot, become a part of the state. */
-function takeIn(model, device, network) {
+async function takeIn(model, device, network) {
   const news = state.stream.next(128);
   plot.dust = [...plot.dust, ...points, ...news].slice(-3000);
   const all = [...points.splice(0), ...news];
@@ -139,20 +138,18 @@ function takeIn(model, device, network) {
   const before = state.base?.network === network ? state.base : null;
   const posterior = before ? before.posterior.update(x, y) : model.condition(x, y, state.cycle);
   before?.posterior.free();
-  state.base = { posterior, device, network, file: before?.file };
+  state.base = { posterior, device, network, older: before?.file ?? before?.older };
   const now = performance.now();
-  rate ??= { since: now, n: 0, saved: now };
+  rate ??= { since: now, n: 0, kept: now };
   rate.n += all.length;
-  // What a lost device does not take with it.
-  if (now - rate.saved > 2000) {
-    rate.saved = now;
-    keep(state.base);
-  }
+  if (now - rate.kept < 2000) return;
+  rate.kept = now;
+  await keep();
 }
 
-async function keep(base) {
-  const file = await base.posterior.save().catch(() => null);
-  if (file && state.base) state.base.file = file;
+/** What a lost device does not take with it. */
+async function keep() {
+  state.base.file = await state.base.posterior.save();
 }
 
 function forget() {
@@ -200,24 +197,21 @@ async function failed(error, device, network) {
   if (error.name === 'Checkpoint' || error.name === 'Fetch') {
     broken.add(network);
     const other = ['scan', 'kernel', 'cmanp'].find((name) => !broken.has(name));
-    const next = other ? '. Another network takes its place.' : '';
-    say(`${network}: ${inWords(error)}${next}`);
-    return other && choose('network', other);
+    if (other) choose('network', other);
+    return say(`${inWords(error)}.${other ? ' Another network takes its place.' : ''}`);
   }
   if (device !== 'gpu') return say(inWords(error));
   const { base } = state;
   if (error.name === 'DeviceLost') engine.lose('gpu');
-  if (base?.device === 'gpu') {
+  if (error.name === 'DeviceLost' && base?.device === 'gpu') {
     // What was on it is lost, too, but for what was kept.
-    state.base = null;
-    if (base.file) {
-      const posterior = (await engine.model('cpu', base.network)).restore(base.file, state.cycle);
-      state.base = { ...base, posterior, device: 'cpu' };
-    }
+    const file = base.file ?? base.older;
+    const posterior = file && (await engine.model('cpu', base.network)).restore(file, state.cycle);
+    state.base = posterior ? { ...base, posterior, device: 'cpu' } : null;
   }
   for (const key of warm) if (key.startsWith('gpu')) warm.delete(key);
-  say(`${inWords(error)}. The page goes on with the CPU; choose GPU to try it again.`);
   choose('device', 'cpu');
+  say(`${inWords(error)}. The page goes on with the CPU; choose GPU to try it again.`);
 }
 
 // --- what is said
@@ -292,7 +286,6 @@ function play(isOn) {
   state.stream = isOn ? new Stream(state.cycle) : null;
   rate = null;
   $('#stream').setAttribute('aria-pressed', isOn);
-  if (!isOn && state.base) keep(state.base);
   refresh();
 }
 
@@ -304,6 +297,7 @@ function show(tab) {
   }
   $('#panel').setAttribute('aria-labelledby', `tab-${tab}`);
   $('#editor').hidden = tab !== 'bias';
+  $('#panel').classList.toggle('split', tab === 'bias');
   $('#networks').hidden = tab === 'bias';
   for (const id of ['stream', 'save']) $(`#${id}`).hidden = tab === 'bias';
   $('label[for=file]').hidden = tab === 'bias';
@@ -426,8 +420,8 @@ async function start() {
     return say(`This browser cannot run the page, which needs WebAssembly with SIMD: ${error.message ?? error}`);
   }
   points.push(...example(state.examples++));
-  if (wanted.has('network')) state.network = wanted.get('network');
-  choose('device', 'cpu');
+  const network = wanted.get('network');
+  choose('network', network in FILES ? network : 'scan');
   const names = [engine.places.cpu.name()];
   try {
     const gpu = await engine.place('gpu');
@@ -436,7 +430,7 @@ async function start() {
   } catch (error) {
     say(`${inWords(error)}. Everything runs on the CPU.`, false);
   }
-  $('#device-name').textContent = names.join(' and ');
+  $('#device-name').textContent = `Here: ${names.join(', and ')}.`;
 }
 
 // What a test reads.

@@ -2,7 +2,9 @@
 
 use std::f32::consts::TAU;
 
+use js_sys::{Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::future_to_promise;
 use wgpu_attention::{
     checkpoint::Checkpoint,
     models::{
@@ -109,18 +111,22 @@ impl Posterior {
         }
     }
 
-    /// Predicts at these places.
-    pub async fn predict(&self, x: Vec<f32>) -> Result<Prediction> {
-        match &self.read {
-            Read::TnpKr(read) => {
-                let read = read.predict_async(&Locations::space(1, &x)).await.map_err(told)?;
-                Ok(Prediction { mean: read.mean, std: read.std, outside: read.outside.to_string() })
-            }
-            Read::Cmanp(read) => {
-                let read = read.predict_async(&phases(&x, self.cycle)).await.map_err(told)?;
-                Ok(Prediction { mean: read.mean, std: read.std, outside: read.outside.to_string() })
-            }
-        }
+    /// Predicts at these places: a promise of a [`Prediction`]. This may be freed meanwhile.
+    pub fn predict(&self, x: Vec<f32>) -> Promise {
+        let (read, cycle) = (self.read.clone(), self.cycle);
+        future_to_promise(async move {
+            let (mean, std, outside) = match read {
+                Read::TnpKr(read) => {
+                    let read = read.predict_async(&Locations::space(1, &x)).await.map_err(told)?;
+                    (read.mean, read.std, read.outside)
+                }
+                Read::Cmanp(read) => {
+                    let read = read.predict_async(&phases(&x, cycle)).await.map_err(told)?;
+                    (read.mean, read.std, read.outside)
+                }
+            };
+            Ok(Prediction { mean, std, outside: outside.to_string() }.into())
+        })
     }
 
     /// How many observations were read.
@@ -141,12 +147,16 @@ impl Posterior {
         }
     }
 
-    /// A safetensors file of it.
-    pub async fn save(&self) -> Result<Vec<u8>> {
-        let checkpoint = match &self.read {
-            Read::TnpKr(read) => read.to_checkpoint_async().await,
-            Read::Cmanp(read) => read.to_checkpoint_async().await,
-        };
-        checkpoint.and_then(|checkpoint| checkpoint.to_bytes()).map_err(told)
+    /// A promise of a safetensors file of it. This may be freed meanwhile.
+    pub fn save(&self) -> Promise {
+        let read = self.read.clone();
+        future_to_promise(async move {
+            let checkpoint = match read {
+                Read::TnpKr(read) => read.to_checkpoint_async().await,
+                Read::Cmanp(read) => read.to_checkpoint_async().await,
+            };
+            let file = checkpoint.and_then(|checkpoint| checkpoint.to_bytes()).map_err(told)?;
+            Ok(Uint8Array::from(&file[..]).into())
+        })
     }
 }
