@@ -30,6 +30,10 @@ pub use variants::variants;
 /// enough of them, or at [`Device::submit`]. [`Device::record`] makes a value of those of a closure
 /// instead. Threads share a device; what they record runs in the order in which it came.
 ///
+/// In a browser nothing blocks: what waits for the device has its `.._async` form alone there, and the
+/// browser says what it refuses after the call. That is an error of the next wait, of a
+/// [`Tensor::read_async`](crate::Tensor::read_async) say. Models read observations without waiting.
+///
 /// ```
 /// use wgpu_attention::{Device, Tensor, ops::relu};
 ///

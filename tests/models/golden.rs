@@ -4,7 +4,7 @@
 
 // One module for each system: how its cases are run.
 mod cmanp;
-mod moved;
+pub(crate) mod moved;
 mod nam;
 mod tnp_kr;
 mod transformer;
@@ -49,12 +49,8 @@ fn f16_golden_cases() {
         // The variants of scan attention where it is not one of many operations.
         let forced = if fixture.name.contains("scan_attention") { &forced[..] } else { &[] };
         for (name, device) in devices.iter().chain(forced) {
-            match run(&fixture, path, device) {
-                Err(message) => failures.push(format!("{} on {name}: {message}", fixture.name)),
-                Ok(outputs) => {
-                    let worst = compare(&fixture, &moved, name, device, &outputs, &mut failures);
-                    line += &format!("  {name} {worst:.1e}");
-                }
+            if let Some(worst) = check((&fixture, path), &moved, name, device, &mut failures) {
+                line += &format!("  {name} {worst:.1e}");
             }
         }
         println!("{line}");
@@ -86,6 +82,23 @@ fn c8_every_text_is_published(devices: &[(String, Device)]) {
             missing.len(),
             compiled.len()
         );
+    }
+}
+
+/// Runs a case on a device: the largest error, and what is wrong is noted.
+pub(crate) fn check(
+    (fixture, path): (&Fixture, &Path),
+    moved: &dyn Fn(&str) -> f64,
+    name: &str,
+    device: &Device,
+    failures: &mut Vec<String>,
+) -> Option<f64> {
+    match run(fixture, path, device) {
+        Ok(outputs) => Some(compare(fixture, moved, name, device, &outputs, failures)),
+        Err(message) => {
+            failures.push(format!("{} on {name}: {message}", fixture.name));
+            None
+        }
     }
 }
 

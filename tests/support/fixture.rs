@@ -34,9 +34,31 @@ pub fn folder() -> PathBuf {
     }
 }
 
+#[cfg(not(target_arch = "wasm32"))]
+fn bytes(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap()
+}
+
+#[cfg(target_arch = "wasm32")]
+thread_local! {
+    /// In a browser there are no files: they are fetched and given.
+    static GIVEN: std::cell::RefCell<BTreeMap<String, Vec<u8>>> = const { std::cell::RefCell::new(BTreeMap::new()) };
+}
+
+#[cfg(target_arch = "wasm32")]
+pub fn give(name: &str, bytes: Vec<u8>) {
+    GIVEN.with_borrow_mut(|given| given.insert(name.to_owned(), bytes));
+}
+
+#[cfg(target_arch = "wasm32")]
+fn bytes(path: &Path) -> Vec<u8> {
+    let name = path.to_str().unwrap();
+    GIVEN.with_borrow(|given| given.get(name).cloned()).unwrap_or_else(|| panic!("{name} was not given"))
+}
+
 impl Fixture {
     pub fn open(path: &Path) -> Self {
-        let bytes = std::fs::read(path).unwrap();
+        let bytes = bytes(path);
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
         let metadata = header.metadata().as_ref().unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();

@@ -1,6 +1,8 @@
 //! What the tests share: devices, the float64 oracle, fixtures, random numbers.
 #![allow(dead_code)] // each test file uses a part
 
+#[cfg(target_arch = "wasm32")]
+pub mod blocking;
 #[cfg(unix)]
 pub mod example;
 pub mod fixture;

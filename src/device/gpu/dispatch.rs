@@ -34,7 +34,7 @@ impl Gpu {
                 }),
             })
             .collect();
-        let bind_group = self.guarded("a bind group", || {
+        let bind_group = self.guarded_often("a bind group", || {
             self.device.create_bind_group(&wgpu::BindGroupDescriptor {
                 label: Some(pipeline.name),
                 layout: &pipeline.buffers_layout,

@@ -16,6 +16,7 @@ mod pipeline;
 mod promise;
 mod readback;
 mod recording;
+mod refusals;
 mod scope;
 mod shader;
 mod share;

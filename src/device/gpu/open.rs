@@ -49,12 +49,39 @@ pub(crate) struct Gpu {
     pub(super) waiter: Waiter,
     /// The first error that no call could return, and why the device was lost.
     pub(super) late_error: Arc<Mutex<Option<LateError>>>,
+    /// Of the calls that nobody has awaited yet, in their order.
+    #[cfg(target_arch = "wasm32")]
+    pub(super) verdicts: Mutex<Vec<Verdict>>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum LateError {
     Lost(String),
-    Uncaptured(String),
+    Refused { what: String, message: String },
+    NoRoom(String),
+}
+
+/// What a browser will say of one call, to all who ask.
+#[cfg(target_arch = "wasm32")]
+pub(super) type Verdict =
+    futures_util::future::Shared<futures_util::future::LocalBoxFuture<'static, Option<LateError>>>;
+
+impl LateError {
+    /// What a device has to say against something.
+    pub(super) fn of(what: &str, error: wgpu::Error) -> Self {
+        match error {
+            wgpu::Error::OutOfMemory { source } => Self::NoRoom(source.to_string()),
+            error => Self::Refused { what: what.to_owned(), message: error.to_string() },
+        }
+    }
+
+    pub(super) fn into_error(self) -> Error {
+        match self {
+            Self::Lost(message) => Error::DeviceLost { message },
+            Self::Refused { what, message } => Error::Validation { what, message },
+            Self::NoRoom(message) => Error::OutOfMemory { requested: None, message },
+        }
+    }
 }
 
 /// A wait for a submit, or for all of them, that somebody awaits.
@@ -107,11 +134,16 @@ impl Gpu {
         // Without a handler of ours, an error that escapes every scope would panic.
         let late = gpu.late_error.clone();
         gpu.device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            lock(&late).get_or_insert(LateError::Uncaptured(error.to_string()));
+            lock(&late).get_or_insert(LateError::of("earlier work", error));
         }));
-        let late = gpu.late_error.clone();
-        gpu.device.set_device_lost_callback(move |_, message| *lock(&late) = Some(LateError::Lost(message)));
+        gpu.hear_of_loss();
         Ok(gpu)
+    }
+
+    /// Takes the one place for who is told that the device is lost; in a browser there are many.
+    fn hear_of_loss(&self) {
+        let late = self.late_error.clone();
+        self.device.set_device_lost_callback(move |_, message| *lock(&late) = Some(LateError::Lost(message)));
     }
 
     pub(super) fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Self {
@@ -119,6 +151,9 @@ impl Gpu {
         let name = format!("{} ({}, shared by the application)", info.name, info.backend);
         let mut gpu = Self::new(device, queue, name, None, &GpuOptions::default());
         gpu.is_shared = true;
+        if cfg!(target_arch = "wasm32") {
+            gpu.hear_of_loss();
+        }
         gpu
     }
 
@@ -146,6 +181,8 @@ impl Gpu {
             #[cfg(not(target_arch = "wasm32"))]
             waiter: Waiter::default(),
             late_error: Arc::default(),
+            #[cfg(target_arch = "wasm32")]
+            verdicts: Mutex::default(),
             device,
             queue,
         }
@@ -168,60 +205,6 @@ impl Gpu {
     /// Writes the compiled pipelines to the folder of the options, if there is one.
     pub(crate) fn save_pipelines(&self) -> Result<()> {
         self.pipeline_file.as_ref().map_or(Ok(()), PipelineFile::save)
-    }
-
-    /// Runs `make` and returns what the device has to say against it.
-    pub(super) fn guarded<T>(&self, what: &str, make: impl FnOnce() -> T) -> Result<T> {
-        // In a browser errors arrive later, through the handler.
-        if cfg!(target_arch = "wasm32") {
-            return Ok(make());
-        }
-        let filters = [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation];
-        let scopes = filters.map(|filter| self.device.push_error_scope(filter));
-        let made = make();
-        let mut found = None;
-        for scope in scopes.into_iter().rev() {
-            // Never waits: outside a browser a scope knows at once what came to it.
-            found = found.or(pollster::block_on(scope.pop()));
-        }
-        self.check_alive()?;
-        match found {
-            None => Ok(made),
-            Some(wgpu::Error::OutOfMemory { source }) => {
-                Err(Error::OutOfMemory { requested: None, message: source.to_string() })
-            }
-            Some(error) => Err(Error::Validation { what: what.to_owned(), message: error.to_string() }),
-        }
-    }
-
-    /// Whether a device of the application's is gone, whose own callback hears of that. What comes
-    /// of a lost device is no error, so one that must come is provoked.
-    fn is_gone(&self) -> bool {
-        if !self.is_shared || cfg!(target_arch = "wasm32") {
-            return false;
-        }
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let usage = wgpu::BufferUsages::empty();
-        let refused = wgpu::BufferDescriptor { label: None, size: 4, usage, mapped_at_creation: false };
-        drop(self.device.create_buffer(&refused));
-        pollster::block_on(scope.pop()).is_none()
-    }
-
-    /// Returns an error that came after the call that caused it.
-    pub(super) fn check_alive(&self) -> Result<()> {
-        let mut late = lock(&self.late_error);
-        if late.is_none() && self.is_gone() {
-            *late = Some(LateError::Lost("the application destroyed it, or its driver stopped".into()));
-        }
-        match &*late {
-            None => Ok(()),
-            Some(LateError::Lost(message)) => Err(Error::DeviceLost { message: message.clone() }),
-            Some(LateError::Uncaptured(message)) => {
-                let error = Error::Validation { what: "earlier work".into(), message: message.clone() };
-                *late = None;
-                Err(error)
-            }
-        }
     }
 }
 

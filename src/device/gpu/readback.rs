@@ -60,6 +60,8 @@ impl Download {
     async fn collect(self) -> Result<Vec<f32>> {
         let lost = |message: String| Error::DeviceLost { message };
         let mapped = self.mapped.await.map_err(|_| lost("the readback was dropped".into()))?;
+        #[cfg(target_arch = "wasm32")]
+        self.gpu.heard().await?;
         self.gpu.check_alive()?;
         mapped.map_err(|error| lost(error.to_string()))?;
         let view = self.staging.slice(..).get_mapped_range().map_err(|error| lost(error.to_string()))?;

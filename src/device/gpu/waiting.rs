@@ -34,9 +34,14 @@ impl Gpu {
         let lost = |message: String| Error::DeviceLost { message };
         let poll = poll.map_err(|_| lost("it failed while work was under way".into()))?;
         if let wgpu::PollStatus::QueueEmpty = poll.map_err(|error| lost(error.to_string()))? {
-            lock(&self.own).in_flight.clear();
+            self.has_run();
         }
         Ok(())
+    }
+
+    /// Everything that was submitted has run.
+    fn has_run(&self) {
+        lock(&self.own).in_flight.clear();
     }
 
     /// [`Gpu::wait_for`] without blocking. Outside a browser nothing moves unless somebody polls
@@ -57,7 +62,8 @@ impl Gpu {
             let _ = sender.send(());
         });
         waited.await.map_err(|_| given_up())?;
-        self.check_alive()
+        self.has_run();
+        self.heard().await
     }
 
     #[cfg(not(target_arch = "wasm32"))]

@@ -17,6 +17,8 @@ use wgpu_attention::{
 };
 
 use super::Outputs;
+#[cfg(target_arch = "wasm32")]
+use crate::support::blocking::*;
 use crate::support::fixture::Fixture;
 
 /// `None` if the case is of another system.

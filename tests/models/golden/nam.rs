@@ -20,6 +20,8 @@ use wgpu_attention::{
 };
 
 use super::Outputs;
+#[cfg(target_arch = "wasm32")]
+use crate::support::blocking::*;
 use crate::support::fixture::Fixture;
 
 type Result<T> = wgpu_attention::Result<T>;
