@@ -45,11 +45,8 @@ fn every_variant_is_valid_in_every_language() {
         let spirv = back::spv::write_vec(&module, &info, &options, Some(&pipeline))
             .unwrap_or_else(|error| panic!("{name}: SPIR-V: {error}"));
         // HLSL has no such matrices, and `spirv-val` not everywhere.
+        msl(name, &module, &info, if shader.needs.matrix_units { (2, 4) } else { (1, 2) });
         if shader.needs.matrix_units {
-            let options =
-                back::msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..Default::default() };
-            back::msl::write_string(&module, &info, &options, &Default::default())
-                .unwrap_or_else(|error| panic!("{name}: MSL: {error}"));
             continue;
         }
         words.push((name, spirv));
@@ -64,15 +61,81 @@ fn every_variant_is_valid_in_every_language() {
             .write(&module, &info, None)
             .unwrap_or_else(|error| panic!("{name}: HLSL: {error}"));
 
-        let options = back::msl::Options { fake_missing_bindings: true, ..Default::default() };
-        back::msl::write_string(&module, &info, &options, &Default::default())
-            .unwrap_or_else(|error| panic!("{name}: MSL: {error}"));
-
         let wgsl = back::wgsl::write_string(&module, &info, back::wgsl::WriterFlags::empty())
             .unwrap_or_else(|error| panic!("{name}: WGSL: {error}"));
         validated(&format!("{name}, written again"), &wgsl);
     }
     spirv_val(&words);
+}
+
+/// Every variant as `wgpu`'s DX12 backend writes it, a file each, for Microsoft's compilers: what
+/// `.ci/platforms` does. `WGPU_ATTENTION_HLSL` names the folder; in it are `5.1` for FXC, `6.0` and `6.2` for
+/// DXC, and `checked 5.1` of the texts in which snippets of the user's may stand.
+#[test]
+#[ignore = "writes files"]
+fn hlsl_of_every_variant() {
+    use back::hlsl::{BindTarget, Options, ShaderModel, Writer};
+    let folder = std::path::PathBuf::from(std::env::var_os("WGPU_ATTENTION_HLSL").expect("WGPU_ATTENTION_HLSL"));
+    let models = [
+        ("5.1", ShaderModel::V5_1, false),
+        ("6.0", ShaderModel::V6_0, false),
+        ("6.2", ShaderModel::V6_2, false),
+        ("checked 5.1", ShaderModel::V5_1, true),
+    ];
+    for shader in variants().unwrap().into_iter().filter(|shader| !shader.needs.matrix_units) {
+        let (module, info) = validated(&shader.name, &shader.wgsl);
+        // Registers in the order of the bindings: of what is read, what is written, and uniforms.
+        let mut next = [0u32; 3];
+        let mut binding_map = back::hlsl::BindingMap::new();
+        for (_, variable) in module.global_variables.iter() {
+            let Some(binding) = variable.binding else { continue };
+            let kind = match variable.space {
+                naga::AddressSpace::Storage { access } => access.contains(naga::StorageAccess::STORE) as usize,
+                _ => 2,
+            };
+            let register = next[kind];
+            next[kind] += 1;
+            binding_map.insert(binding, BindTarget { register, restrict_indexing: true, ..Default::default() });
+        }
+        let file = shader.name.replace(|c: char| !(c.is_ascii_alphanumeric() || "+-.".contains(c)), "_") + ".hlsl";
+        for (name, shader_model, checked) in models {
+            if checked && !shader.name.contains("scan_attention") {
+                continue;
+            }
+            let options = Options {
+                shader_model,
+                binding_map: binding_map.clone(),
+                special_constants_binding: Some(BindTarget { space: 1, ..Default::default() }),
+                zero_initialize_workgroup_memory: false,
+                restrict_indexing: checked,
+                force_loop_bounding: checked,
+                ..Default::default()
+            };
+            let mut hlsl = String::new();
+            Writer::new(&mut hlsl, &options, &Default::default())
+                .write(&module, &info, None)
+                .unwrap_or_else(|error| panic!("{}: HLSL: {error}", shader.name));
+            std::fs::create_dir_all(folder.join(name)).unwrap();
+            std::fs::write(folder.join(name).join(&file), hlsl).unwrap();
+        }
+    }
+}
+
+/// As `wgpu` writes it for Metal, trusted and checked.
+fn msl(name: &str, module: &naga::Module, info: &valid::ModuleInfo, lang_version: (u8, u8)) {
+    use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
+    for (checked, policy) in [(false, BoundsCheckPolicy::Unchecked), (true, BoundsCheckPolicy::Restrict)] {
+        let options = back::msl::Options {
+            lang_version,
+            fake_missing_bindings: true,
+            bounds_check_policies: BoundsCheckPolicies { index: policy, buffer: policy, ..Default::default() },
+            force_loop_bounding: checked,
+            zero_initialize_workgroup_memory: false,
+            ..Default::default()
+        };
+        back::msl::write_string(module, info, &options, &Default::default())
+            .unwrap_or_else(|error| panic!("{name}: MSL: {error}"));
+    }
 }
 
 /// Runs `spirv-val` on every module; says so where it is not installed.
@@ -94,6 +157,70 @@ fn spirv_val(modules: &[(&String, Vec<u32>)]) {
         let output = child.wait_with_output().unwrap();
         let message = [output.stdout, output.stderr].concat();
         assert!(output.status.success(), "{name}: spirv-val: {}", String::from_utf8_lossy(&message));
+    }
+}
+
+/// Metal's compiler assumes that no number is NaN or infinite, and that sums may be taken in any
+/// order. So no text has such a literal, compares, subtracts or divides a number with itself, multiplies
+/// with nothing, or takes back what it just added.
+#[test]
+fn no_variant_computes_what_fast_mathematics_drops() {
+    for shader in variants().unwrap() {
+        let (module, info) = validated(&shader.name, &shader.wgsl);
+        let functions = module.functions.iter().map(|(at, function)| (function, &info[at]));
+        let entries =
+            module.entry_points.iter().zip(0..).map(|(entry, at)| (&entry.function, info.get_entry_point(at)));
+        for (function, info) in functions.chain(entries) {
+            for (at, expression) in function.expressions.iter() {
+                let is_float = info[at].ty.inner_with(&module.types).scalar_kind() == Some(naga::ScalarKind::Float);
+                let fault = dropped_by_fast_mathematics(function, expression, is_float);
+                let line = function.expressions.get_span(at).location(&shader.wgsl).line_number;
+                assert!(fault.is_none(), "{}, line {line}: {}", shader.name, fault.unwrap_or_default());
+            }
+        }
+    }
+}
+
+fn dropped_by_fast_mathematics(
+    function: &naga::Function,
+    expression: &naga::Expression,
+    is_float: bool,
+) -> Option<&'static str> {
+    use naga::{BinaryOperator as Do, Expression::Binary, Expression::Literal, Expression::Load};
+    let of = |at| &function.expressions[at];
+    // Of a variable, two loads are the same number where nothing is written in between: nearly always.
+    let same = |a, b| a == b || matches!((of(a), of(b)), (Load { pointer: p }, Load { pointer: q }) if p == q);
+    let number = |at| match of(at) {
+        Literal(naga::Literal::F32(x)) => Some(*x),
+        _ => None,
+    };
+    match *expression {
+        Literal(naga::Literal::F32(x)) if !x.is_finite() => Some("a number that is not finite"),
+        Binary { op: Do::Equal | Do::NotEqual, left, right } if same(left, right) => {
+            Some("a number is compared with itself")
+        }
+        Binary {
+            op: Do::Equal | Do::NotEqual | Do::Less | Do::LessEqual | Do::Greater | Do::GreaterEqual,
+            left,
+            right,
+        } if [left, right].into_iter().filter_map(number).any(|x| x.abs() > 3e38) => {
+            Some("a comparison that only an infinite number could tell")
+        }
+        Binary { op: Do::Subtract | Do::Divide, left, right } if is_float && same(left, right) => {
+            Some("a number and itself are subtracted or divided")
+        }
+        Binary { op: Do::Multiply, left, right }
+            if is_float && [left, right].into_iter().filter_map(number).any(|x| x == 0.0) =>
+        {
+            Some("a product with nothing")
+        }
+        Binary { op: Do::Subtract, left, right } if is_float => match *of(left) {
+            Binary { op: Do::Add, left: a, right: b } if same(a, right) || same(b, right) => {
+                Some("what was added is subtracted again")
+            }
+            _ => None,
+        },
+        _ => None,
     }
 }
 
