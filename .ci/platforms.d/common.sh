@@ -107,10 +107,12 @@ golden_results() {
 # The tests that run kernels, on the Vulkan driver that is set: `on_driver STACK VERSION golden|all`.
 on_driver() {
   export WGPU_ATTENTION_REQUIRE_GPU=1 XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/tmp}
-  local log=$work/$1.log failed=0 tests=(twins) what="random shapes against the CPU"
+  local log=$work/$1.log failed=0 tests=(twins) what="random shapes against the CPU" cases=all
+  # Then with checked shaders, few bindings and every variant, too.
+  [ "$3" != all ] || cases=
   # A driver that takes all memory ends here, not the machine.
   ulimit -v 16000000
-  run_tests "$log" cargo test --test models -- --nocapture golden_cases
+  run_tests "$log" env ${cases:+WGPU_ATTENTION_CASES=$cases} cargo test --test models -- --nocapture golden_cases
   golden_results "$1" "$2" "$log" '^\d+ \d+ (?!CPU)' || failed=1
   if [ "$3" = all ]; then
     tests=() what="all tests of kernels"

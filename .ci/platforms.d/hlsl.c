@@ -53,9 +53,10 @@ static void report(const char *path, HRESULT status, ID3DBlob *errors, DWORD sta
   if (FAILED(status)) {
     printf(": %08lx ", (unsigned long)status);
     const char *text = errors ? ID3D10Blob_GetBufferPointer(errors) : "";
-    size_t size = errors ? ID3D10Blob_GetBufferSize(errors) : 0;
-    // One line, and not all of it.
-    for (size_t i = 0; i < size && i < 600 && text[i]; i++) putchar(text[i] == '\n' || text[i] == '\r' ? ' ' : text[i]);
+    size_t size = errors ? ID3D10Blob_GetBufferSize(errors) : 0, from = 0;
+    // From the first error on, behind the warnings; one line, and not all of it.
+    for (size_t i = 0; i + 7 < size && !from; i++) from = memcmp(text + i, "error", 5) ? 0 : i;
+    for (size_t i = from; i < size && i < from + 300 && text[i]; i++) putchar(text[i] == '\n' || text[i] == '\r' ? ' ' : text[i]);
   }
   putchar('\n');
   fflush(stdout);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use naga::{back, front, valid};
-use wgpu_attention::shaders::variants;
+use wgpu_attention::shaders::{Shader, variants};
 
 /// naga's module and what its validator found, under WebGPU's own rules but for matrix units.
 fn validated(name: &str, wgsl: &str) -> (naga::Module, valid::ModuleInfo) {
@@ -30,14 +30,17 @@ fn validated(name: &str, wgsl: &str) -> (naga::Module, valid::ModuleInfo) {
     (module, info)
 }
 
+/// Everything that is asked of a text, for what takes time is to parse and to validate it.
 #[test]
-fn every_variant_is_valid_in_every_language() {
+fn every_variant_is_valid_in_every_language_and_portable() {
     let shaders = variants().unwrap();
     assert!(shaders.len() > 100, "only {} variants", shaders.len());
     let mut words = Vec::new();
     for shader in &shaders {
         let name = &shader.name;
         let (module, info) = validated(name, &shader.wgsl);
+        within_the_portable_limits(shader, &module);
+        not_dropped_by_fast_mathematics(shader, &module, &info);
 
         let options = back::spv::Options { lang_version: (1, 3), ..Default::default() };
         let pipeline =
@@ -163,19 +166,15 @@ fn spirv_val(modules: &[(&String, Vec<u32>)]) {
 /// Metal's compiler assumes that no number is NaN or infinite, and that sums may be taken in any
 /// order. So no text has such a literal, compares, subtracts or divides a number with itself, multiplies
 /// with nothing, or takes back what it just added.
-#[test]
-fn no_variant_computes_what_fast_mathematics_drops() {
-    for shader in variants().unwrap() {
-        let (module, info) = validated(&shader.name, &shader.wgsl);
-        let functions = module.functions.iter().map(|(at, function)| (function, &info[at]));
-        let entries =
-            module.entry_points.iter().zip(0..).map(|(entry, at)| (&entry.function, info.get_entry_point(at)));
-        for (function, info) in functions.chain(entries) {
-            for (at, expression) in function.expressions.iter() {
-                let is_float = info[at].ty.inner_with(&module.types).scalar_kind() == Some(naga::ScalarKind::Float);
-                let fault = dropped_by_fast_mathematics(function, expression, is_float);
+fn not_dropped_by_fast_mathematics(shader: &Shader, module: &naga::Module, info: &valid::ModuleInfo) {
+    let functions = module.functions.iter().map(|(at, function)| (function, &info[at]));
+    let entries = module.entry_points.iter().zip(0..).map(|(entry, at)| (&entry.function, info.get_entry_point(at)));
+    for (function, info) in functions.chain(entries) {
+        for (at, expression) in function.expressions.iter() {
+            let is_float = info[at].ty.inner_with(&module.types).scalar_kind() == Some(naga::ScalarKind::Float);
+            if let Some(fault) = dropped_by_fast_mathematics(function, expression, is_float) {
                 let line = function.expressions.get_span(at).location(&shader.wgsl).line_number;
-                assert!(fault.is_none(), "{}, line {line}: {}", shader.name, fault.unwrap_or_default());
+                panic!("{}, line {line}: {fault}", shader.name);
             }
         }
     }
@@ -224,45 +223,40 @@ fn dropped_by_fast_mathematics(
     }
 }
 
-#[test]
-fn every_variant_stays_within_the_portable_limits() {
-    for shader in variants().unwrap() {
-        let (module, _) = validated(&shader.name, &shader.wgsl);
-        let mut layouter = naga::proc::Layouter::default();
-        layouter.update(module.to_ctx()).unwrap();
-        let in_space = |space: naga::AddressSpace| {
-            module
-                .global_variables
-                .iter()
-                .filter(move |(_, variable)| std::mem::discriminant(&variable.space) == std::mem::discriminant(&space))
-        };
-        let workgroup: u32 =
-            in_space(naga::AddressSpace::WorkGroup).map(|(_, variable)| layouter[variable.ty].size).sum();
-        // The plan takes these tiles only where they fit.
-        let most = if shader.needs.matrix_units { 64 << 10 } else { 16 << 10 };
-        assert!(workgroup <= most, "{}: {workgroup} bytes of workgroup memory", shader.name);
-        let storage = in_space(naga::AddressSpace::Storage { access: naga::StorageAccess::LOAD }).count();
-        let has = |what: &str| shader.name.contains(what);
-        let all_gates = ["query=true", "p_read=true", "p_write=true", "p_erase=true", "decay=true"];
-        // One more for each of these; where there are too few, operands share bindings.
-        let more = [has("matrix=true") && !has("bias=none"), has("many parameters"), all_gates.into_iter().all(has)];
-        let allowed = 8 + more.into_iter().filter(|more| *more).count();
-        assert!(storage <= allowed, "{}: {storage} storage buffers", shader.name);
-        let size = module.entry_points[0].workgroup_size;
-        assert!(size.iter().product::<u32>() <= 256, "{}: {size:?} threads", shader.name);
-        // What is published is what naga finds here.
-        let needs = shader.needs;
-        let found = [storage as u32, workgroup, size.iter().product()];
-        assert_eq!([needs.storage_buffers, needs.workgroup_bytes, needs.threads], found, "{}", shader.name);
-        // Vectors share no bindings: where there are few, another text runs.
-        let words = |variable: &naga::GlobalVariable| match module.types[variable.ty].inner {
-            naga::TypeInner::Array { stride, .. } => stride / 4,
-            _ => 1,
-        };
-        let reads_vectors =
-            module.global_variables.iter().any(|(_, variable)| variable.binding.is_some() && words(variable) > 1);
-        assert!(needs.shared_storage_buffers <= 4 || reads_vectors, "{}: {needs:?}", shader.name);
-    }
+fn within_the_portable_limits(shader: &Shader, module: &naga::Module) {
+    let mut layouter = naga::proc::Layouter::default();
+    layouter.update(module.to_ctx()).unwrap();
+    let in_space = |space: naga::AddressSpace| {
+        module
+            .global_variables
+            .iter()
+            .filter(move |(_, variable)| std::mem::discriminant(&variable.space) == std::mem::discriminant(&space))
+    };
+    let workgroup: u32 = in_space(naga::AddressSpace::WorkGroup).map(|(_, variable)| layouter[variable.ty].size).sum();
+    // The plan takes these tiles only where they fit.
+    let most = if shader.needs.matrix_units { 64 << 10 } else { 16 << 10 };
+    assert!(workgroup <= most, "{}: {workgroup} bytes of workgroup memory", shader.name);
+    let storage = in_space(naga::AddressSpace::Storage { access: naga::StorageAccess::LOAD }).count();
+    let has = |what: &str| shader.name.contains(what);
+    let all_gates = ["query=true", "p_read=true", "p_write=true", "p_erase=true", "decay=true"];
+    // One more for each of these; where there are too few, operands share bindings.
+    let more = [has("matrix=true") && !has("bias=none"), has("many parameters"), all_gates.into_iter().all(has)];
+    let allowed = 8 + more.into_iter().filter(|more| *more).count();
+    assert!(storage <= allowed, "{}: {storage} storage buffers", shader.name);
+    let size = module.entry_points[0].workgroup_size;
+    assert!(size.iter().product::<u32>() <= 256, "{}: {size:?} threads", shader.name);
+    // What is published is what naga finds here.
+    let needs = shader.needs;
+    let found = [storage as u32, workgroup, size.iter().product()];
+    assert_eq!([needs.storage_buffers, needs.workgroup_bytes, needs.threads], found, "{}", shader.name);
+    // Vectors share no bindings: where there are few, another text runs.
+    let words = |variable: &naga::GlobalVariable| match module.types[variable.ty].inner {
+        naga::TypeInner::Array { stride, .. } => stride / 4,
+        _ => 1,
+    };
+    let reads_vectors =
+        module.global_variables.iter().any(|(_, variable)| variable.binding.is_some() && words(variable) > 1);
+    assert!(needs.shared_storage_buffers <= 4 || reads_vectors, "{}: {needs:?}", shader.name);
 }
 
 #[test]

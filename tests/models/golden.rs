@@ -1,8 +1,8 @@
 //! Golden cases from the papers' own code: every `.safetensors` file of `tests/fixtures`, or of
 //! the folder that `WGPU_ATTENTION_FIXTURES` names, is rebuilt from its metadata, run on the CPU
 //! with every instruction set that it has and on every adapter, and compared with float64. A case that is not known is a failure.
-//! `WGPU_ATTENTION_CASE` names one, to be run on every adapter as a program opens it and nowhere else: for
-//! drivers that take minutes for each text.
+//! `WGPU_ATTENTION_CASES` names one, or `all`, to be run on adapters as a program opens them, in no other way: for
+//! drivers that take long for a text.
 
 // One module for each system: how its cases are run.
 mod cmanp;
@@ -29,8 +29,9 @@ fn f16_golden_cases() {
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
         .collect();
-    let only = std::env::var("WGPU_ATTENTION_CASE").ok();
-    paths.retain(|path| only.as_ref().is_none_or(|only| path.file_stem().is_some_and(|stem| stem == &only[..])));
+    let only = std::env::var("WGPU_ATTENTION_CASES").ok();
+    let is_asked = |stem: &std::ffi::OsStr| only.as_ref().is_none_or(|only| only == "all" || stem == &only[..]);
+    paths.retain(|path| path.file_stem().is_some_and(is_asked));
     paths.sort();
     assert!(!paths.is_empty(), "no .safetensors file in {}", folder.display());
     let mut devices = vec![("CPU".to_owned(), Device::cpu())];
