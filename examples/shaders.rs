@@ -15,6 +15,9 @@ struct Args {
     /// Where the files go; those of the same names are replaced.
     #[arg(long, value_name = "DIR", default_value = "out/shaders")]
     out: PathBuf,
+    /// Beside each text that one in which operands share bindings: it runs where a device binds fewer storage buffers.
+    #[arg(long)]
+    shared: bool,
 }
 
 fn main() -> Result<()> {
@@ -24,11 +27,19 @@ fn main() -> Result<()> {
     let mut names = HashSet::new();
     for shader in &variants {
         let kept = |c: char| if c.is_ascii_alphanumeric() || "+-.".contains(c) { c } else { '_' };
-        let name: String = shader.name.chars().map(kept).collect::<String>() + ".wgsl";
+        let name = shader.name.chars().map(kept).collect::<String>();
         // Some file systems do not tell cases apart.
         ensure!(names.insert(name.to_lowercase()), "two variants would be written to {name}");
-        let path = args.out.join(&name);
-        std::fs::write(&path, &shader.wgsl).with_context(|| format!("cannot write {}", path.display()))?;
+        let write = |name: &str, text: &str| {
+            let path = args.out.join(name);
+            std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+        };
+        write(&format!("{name}.wgsl"), &shader.wgsl)?;
+        if args.shared
+            && let Some(text) = shader.shared()?
+        {
+            write(&format!("{name}_shared.wgsl"), &text)?;
+        }
     }
     say!("{} variants in {}", variants.len(), args.out.display())
 }

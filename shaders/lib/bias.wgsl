@@ -56,8 +56,10 @@ fn term_{{ t.index }}(
   for (var r = 0u; r < 4u; r++) {
     let bias = custom_{{ t.index }}(
       array<f32, {{ t.width }}>({% for c in range(width) %}q{{ c }}[r], {% endfor %}), k, head);
-    value[r] = bias;
-    kept[r] = finite(bias) && bias > 0.5 * MASKED;
+    // FXC writes no component that it does not know.
+    let here = vec4(r) == vec4(0u, 1u, 2u, 3u);
+    value = select(value, vec4(bias), here);
+    kept = select(kept, vec4(finite(bias) && bias > 0.5 * MASKED), here);
   }
   return Term(value, kept);
 //# else

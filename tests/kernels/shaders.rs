@@ -8,7 +8,7 @@ use std::{
 };
 
 use naga::{back, front, valid};
-use wgpu_attention::shaders::variants;
+use wgpu_attention::shaders::{Shader, variants};
 
 /// naga's module and what its validator found, under WebGPU's own rules but for matrix units.
 fn validated(name: &str, wgsl: &str) -> (naga::Module, valid::ModuleInfo) {
@@ -30,14 +30,17 @@ fn validated(name: &str, wgsl: &str) -> (naga::Module, valid::ModuleInfo) {
     (module, info)
 }
 
+/// Everything that is asked of a text, for what takes time is to parse and to validate it.
 #[test]
-fn every_variant_is_valid_in_every_language() {
+fn every_variant_is_valid_in_every_language_and_portable() {
     let shaders = variants().unwrap();
     assert!(shaders.len() > 100, "only {} variants", shaders.len());
     let mut words = Vec::new();
     for shader in &shaders {
         let name = &shader.name;
         let (module, info) = validated(name, &shader.wgsl);
+        within_the_portable_limits(shader, &module);
+        not_dropped_by_fast_mathematics(shader, &module, &info);
 
         let options = back::spv::Options { lang_version: (1, 3), ..Default::default() };
         let pipeline =
@@ -45,11 +48,8 @@ fn every_variant_is_valid_in_every_language() {
         let spirv = back::spv::write_vec(&module, &info, &options, Some(&pipeline))
             .unwrap_or_else(|error| panic!("{name}: SPIR-V: {error}"));
         // HLSL has no such matrices, and `spirv-val` not everywhere.
+        msl(name, &module, &info, if shader.needs.matrix_units { (2, 4) } else { (1, 2) });
         if shader.needs.matrix_units {
-            let options =
-                back::msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..Default::default() };
-            back::msl::write_string(&module, &info, &options, &Default::default())
-                .unwrap_or_else(|error| panic!("{name}: MSL: {error}"));
             continue;
         }
         words.push((name, spirv));
@@ -64,15 +64,81 @@ fn every_variant_is_valid_in_every_language() {
             .write(&module, &info, None)
             .unwrap_or_else(|error| panic!("{name}: HLSL: {error}"));
 
-        let options = back::msl::Options { fake_missing_bindings: true, ..Default::default() };
-        back::msl::write_string(&module, &info, &options, &Default::default())
-            .unwrap_or_else(|error| panic!("{name}: MSL: {error}"));
-
         let wgsl = back::wgsl::write_string(&module, &info, back::wgsl::WriterFlags::empty())
             .unwrap_or_else(|error| panic!("{name}: WGSL: {error}"));
         validated(&format!("{name}, written again"), &wgsl);
     }
     spirv_val(&words);
+}
+
+/// Every variant as `wgpu`'s DX12 backend writes it, a file each, for Microsoft's compilers: what
+/// `.ci/platforms` does. `WGPU_ATTENTION_HLSL` names the folder; in it are `5.1` for FXC, `6.0` and `6.2` for
+/// DXC, and `checked 5.1` of the texts in which snippets of the user's may stand.
+#[test]
+#[ignore = "writes files"]
+fn hlsl_of_every_variant() {
+    use back::hlsl::{BindTarget, Options, ShaderModel, Writer};
+    let folder = std::path::PathBuf::from(std::env::var_os("WGPU_ATTENTION_HLSL").expect("WGPU_ATTENTION_HLSL"));
+    let models = [
+        ("5.1", ShaderModel::V5_1, false),
+        ("6.0", ShaderModel::V6_0, false),
+        ("6.2", ShaderModel::V6_2, false),
+        ("checked 5.1", ShaderModel::V5_1, true),
+    ];
+    for shader in variants().unwrap().into_iter().filter(|shader| !shader.needs.matrix_units) {
+        let (module, info) = validated(&shader.name, &shader.wgsl);
+        // Registers in the order of the bindings: of what is read, what is written, and uniforms.
+        let mut next = [0u32; 3];
+        let mut binding_map = back::hlsl::BindingMap::new();
+        for (_, variable) in module.global_variables.iter() {
+            let Some(binding) = variable.binding else { continue };
+            let kind = match variable.space {
+                naga::AddressSpace::Storage { access } => access.contains(naga::StorageAccess::STORE) as usize,
+                _ => 2,
+            };
+            let register = next[kind];
+            next[kind] += 1;
+            binding_map.insert(binding, BindTarget { register, restrict_indexing: true, ..Default::default() });
+        }
+        let file = shader.name.replace(|c: char| !(c.is_ascii_alphanumeric() || "+-.".contains(c)), "_") + ".hlsl";
+        for (name, shader_model, checked) in models {
+            if checked && !shader.name.contains("scan_attention") {
+                continue;
+            }
+            let options = Options {
+                shader_model,
+                binding_map: binding_map.clone(),
+                special_constants_binding: Some(BindTarget { space: 1, ..Default::default() }),
+                zero_initialize_workgroup_memory: false,
+                restrict_indexing: checked,
+                force_loop_bounding: checked,
+                ..Default::default()
+            };
+            let mut hlsl = String::new();
+            Writer::new(&mut hlsl, &options, &Default::default())
+                .write(&module, &info, None)
+                .unwrap_or_else(|error| panic!("{}: HLSL: {error}", shader.name));
+            std::fs::create_dir_all(folder.join(name)).unwrap();
+            std::fs::write(folder.join(name).join(&file), hlsl).unwrap();
+        }
+    }
+}
+
+/// As `wgpu` writes it for Metal, trusted and checked.
+fn msl(name: &str, module: &naga::Module, info: &valid::ModuleInfo, lang_version: (u8, u8)) {
+    use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
+    for (checked, policy) in [(false, BoundsCheckPolicy::Unchecked), (true, BoundsCheckPolicy::Restrict)] {
+        let options = back::msl::Options {
+            lang_version,
+            fake_missing_bindings: true,
+            bounds_check_policies: BoundsCheckPolicies { index: policy, buffer: policy, ..Default::default() },
+            force_loop_bounding: checked,
+            zero_initialize_workgroup_memory: false,
+            ..Default::default()
+        };
+        back::msl::write_string(module, info, &options, &Default::default())
+            .unwrap_or_else(|error| panic!("{name}: MSL: {error}"));
+    }
 }
 
 /// Runs `spirv-val` on every module; says so where it is not installed.
@@ -97,45 +163,100 @@ fn spirv_val(modules: &[(&String, Vec<u32>)]) {
     }
 }
 
-#[test]
-fn every_variant_stays_within_the_portable_limits() {
-    for shader in variants().unwrap() {
-        let (module, _) = validated(&shader.name, &shader.wgsl);
-        let mut layouter = naga::proc::Layouter::default();
-        layouter.update(module.to_ctx()).unwrap();
-        let in_space = |space: naga::AddressSpace| {
-            module
-                .global_variables
-                .iter()
-                .filter(move |(_, variable)| std::mem::discriminant(&variable.space) == std::mem::discriminant(&space))
-        };
-        let workgroup: u32 =
-            in_space(naga::AddressSpace::WorkGroup).map(|(_, variable)| layouter[variable.ty].size).sum();
-        // The plan takes these tiles only where they fit.
-        let most = if shader.needs.matrix_units { 64 << 10 } else { 16 << 10 };
-        assert!(workgroup <= most, "{}: {workgroup} bytes of workgroup memory", shader.name);
-        let storage = in_space(naga::AddressSpace::Storage { access: naga::StorageAccess::LOAD }).count();
-        let has = |what: &str| shader.name.contains(what);
-        let all_gates = ["query=true", "p_read=true", "p_write=true", "p_erase=true", "decay=true"];
-        // One more for each of these; where there are too few, operands share bindings.
-        let more = [has("matrix=true") && !has("bias=none"), has("many parameters"), all_gates.into_iter().all(has)];
-        let allowed = 8 + more.into_iter().filter(|more| *more).count();
-        assert!(storage <= allowed, "{}: {storage} storage buffers", shader.name);
-        let size = module.entry_points[0].workgroup_size;
-        assert!(size.iter().product::<u32>() <= 256, "{}: {size:?} threads", shader.name);
-        // What is published is what naga finds here.
-        let needs = shader.needs;
-        let found = [storage as u32, workgroup, size.iter().product()];
-        assert_eq!([needs.storage_buffers, needs.workgroup_bytes, needs.threads], found, "{}", shader.name);
-        // Vectors share no bindings: where there are few, another text runs.
-        let words = |variable: &naga::GlobalVariable| match module.types[variable.ty].inner {
-            naga::TypeInner::Array { stride, .. } => stride / 4,
-            _ => 1,
-        };
-        let reads_vectors =
-            module.global_variables.iter().any(|(_, variable)| variable.binding.is_some() && words(variable) > 1);
-        assert!(needs.shared_storage_buffers <= 4 || reads_vectors, "{}: {needs:?}", shader.name);
+/// Metal's compiler assumes that no number is NaN or infinite, and that sums may be taken in any
+/// order. So no text has such a literal, compares, subtracts or divides a number with itself, multiplies
+/// with nothing, or takes back what it just added.
+fn not_dropped_by_fast_mathematics(shader: &Shader, module: &naga::Module, info: &valid::ModuleInfo) {
+    let functions = module.functions.iter().map(|(at, function)| (function, &info[at]));
+    let entries = module.entry_points.iter().zip(0..).map(|(entry, at)| (&entry.function, info.get_entry_point(at)));
+    for (function, info) in functions.chain(entries) {
+        for (at, expression) in function.expressions.iter() {
+            let is_float = info[at].ty.inner_with(&module.types).scalar_kind() == Some(naga::ScalarKind::Float);
+            if let Some(fault) = dropped_by_fast_mathematics(function, expression, is_float) {
+                let line = function.expressions.get_span(at).location(&shader.wgsl).line_number;
+                panic!("{}, line {line}: {fault}", shader.name);
+            }
+        }
     }
+}
+
+fn dropped_by_fast_mathematics(
+    function: &naga::Function,
+    expression: &naga::Expression,
+    is_float: bool,
+) -> Option<&'static str> {
+    use naga::{BinaryOperator as Do, Expression::Binary, Expression::Literal, Expression::Load};
+    let of = |at| &function.expressions[at];
+    // Of a variable, two loads are the same number where nothing is written in between: nearly always.
+    let same = |a, b| a == b || matches!((of(a), of(b)), (Load { pointer: p }, Load { pointer: q }) if p == q);
+    let number = |at| match of(at) {
+        Literal(naga::Literal::F32(x)) => Some(*x),
+        _ => None,
+    };
+    match *expression {
+        Literal(naga::Literal::F32(x)) if !x.is_finite() => Some("a number that is not finite"),
+        Binary { op: Do::Equal | Do::NotEqual, left, right } if same(left, right) => {
+            Some("a number is compared with itself")
+        }
+        Binary {
+            op: Do::Equal | Do::NotEqual | Do::Less | Do::LessEqual | Do::Greater | Do::GreaterEqual,
+            left,
+            right,
+        } if [left, right].into_iter().filter_map(number).any(|x| x.abs() > 3e38) => {
+            Some("a comparison that only an infinite number could tell")
+        }
+        Binary { op: Do::Subtract | Do::Divide, left, right } if is_float && same(left, right) => {
+            Some("a number and itself are subtracted or divided")
+        }
+        Binary { op: Do::Multiply, left, right }
+            if is_float && [left, right].into_iter().filter_map(number).any(|x| x == 0.0) =>
+        {
+            Some("a product with nothing")
+        }
+        Binary { op: Do::Subtract, left, right } if is_float => match *of(left) {
+            Binary { op: Do::Add, left: a, right: b } if same(a, right) || same(b, right) => {
+                Some("what was added is subtracted again")
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn within_the_portable_limits(shader: &Shader, module: &naga::Module) {
+    let mut layouter = naga::proc::Layouter::default();
+    layouter.update(module.to_ctx()).unwrap();
+    let in_space = |space: naga::AddressSpace| {
+        module
+            .global_variables
+            .iter()
+            .filter(move |(_, variable)| std::mem::discriminant(&variable.space) == std::mem::discriminant(&space))
+    };
+    let workgroup: u32 = in_space(naga::AddressSpace::WorkGroup).map(|(_, variable)| layouter[variable.ty].size).sum();
+    // The plan takes these tiles only where they fit.
+    let most = if shader.needs.matrix_units { 64 << 10 } else { 16 << 10 };
+    assert!(workgroup <= most, "{}: {workgroup} bytes of workgroup memory", shader.name);
+    let storage = in_space(naga::AddressSpace::Storage { access: naga::StorageAccess::LOAD }).count();
+    let has = |what: &str| shader.name.contains(what);
+    let all_gates = ["query=true", "p_read=true", "p_write=true", "p_erase=true", "decay=true"];
+    // One more for each of these; where there are too few, operands share bindings.
+    let more = [has("matrix=true") && !has("bias=none"), has("many parameters"), all_gates.into_iter().all(has)];
+    let allowed = 8 + more.into_iter().filter(|more| *more).count();
+    assert!(storage <= allowed, "{}: {storage} storage buffers", shader.name);
+    let size = module.entry_points[0].workgroup_size;
+    assert!(size.iter().product::<u32>() <= 256, "{}: {size:?} threads", shader.name);
+    // What is published is what naga finds here.
+    let needs = shader.needs;
+    let found = [storage as u32, workgroup, size.iter().product()];
+    assert_eq!([needs.storage_buffers, needs.workgroup_bytes, needs.threads], found, "{}", shader.name);
+    // Vectors share no bindings: where there are few, another text runs.
+    let words = |variable: &naga::GlobalVariable| match module.types[variable.ty].inner {
+        naga::TypeInner::Array { stride, .. } => stride / 4,
+        _ => 1,
+    };
+    let reads_vectors =
+        module.global_variables.iter().any(|(_, variable)| variable.binding.is_some() && words(variable) > 1);
+    assert!(needs.shared_storage_buffers <= 4 || reads_vectors, "{}: {needs:?}", shader.name);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Golden cases from the papers' own code: every `.safetensors` file of `tests/fixtures`, or of
 //! the folder that `WGPU_ATTENTION_FIXTURES` names, is rebuilt from its metadata, run on the CPU
 //! with every instruction set that it has and on every adapter, and compared with float64. A case that is not known is a failure.
+//! `WGPU_ATTENTION_CASES` names one, or `all`, to be run on adapters as a program opens them, in no other way: for
+//! drivers that take long for a text.
 
 // One module for each system: how its cases are run.
 mod cmanp;
@@ -27,20 +29,30 @@ fn f16_golden_cases() {
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
         .collect();
+    let only = std::env::var("WGPU_ATTENTION_CASES").ok();
+    let is_asked = |stem: &std::ffi::OsStr| only.as_ref().is_none_or(|only| only == "all" || stem == &only[..]);
+    paths.retain(|path| path.file_stem().is_some_and(is_asked));
     paths.sort();
     assert!(!paths.is_empty(), "no .safetensors file in {}", folder.display());
     let mut devices = vec![("CPU".to_owned(), Device::cpu())];
     devices.extend(other_cpus());
     // Devices of its own, whose texts are those of these cases alone.
     #[cfg(feature = "gpu")]
-    let (own, forced) = (crate::support::open_gpus(), crate::support::open_forced_scans());
+    let (own, forced) = match only {
+        Some(_) => (crate::support::plain_gpus(), Vec::new()),
+        None => (crate::support::open_gpus(), crate::support::open_forced_scans()),
+    };
     #[cfg(not(feature = "gpu"))]
     let forced: Vec<(String, Device)> = Vec::new();
     #[cfg(feature = "gpu")]
     devices.extend(own.clone());
     #[cfg(feature = "gpu")]
-    devices.extend(crate::support::few_bindings());
+    if only.is_none() {
+        devices.extend(crate::support::few_bindings());
+    }
     let mut failures = Vec::new();
+    // Cases that passed and that were run, by device.
+    let mut counts = vec![[0, 0]; devices.len() + forced.len()];
     for path in &paths {
         let fixture = Fixture::open(path);
         let moved = LazyCell::new(|| moved::moved(&fixture));
@@ -48,12 +60,18 @@ fn f16_golden_cases() {
         let mut line = format!("{:<52}", fixture.name);
         // The variants of scan attention where it is not one of many operations.
         let forced = if fixture.name.contains("scan_attention") { &forced[..] } else { &[] };
-        for (name, device) in devices.iter().chain(forced) {
+        for (at, (name, device)) in devices.iter().chain(forced).enumerate() {
+            let before = failures.len();
             if let Some(worst) = check((&fixture, path), &moved, name, device, &mut failures) {
                 line += &format!("  {name} {worst:.1e}");
             }
+            counts[at][0] += usize::from(failures.len() == before);
+            counts[at][1] += 1;
         }
         println!("{line}");
+    }
+    for ((name, _), [passed, of]) in devices.iter().chain(&forced).zip(counts) {
+        println!("golden cases: {passed} of {of} on {name}");
     }
     #[cfg(feature = "gpu")]
     c8_every_text_is_published(&[own, forced].concat());

@@ -51,6 +51,12 @@ pub fn open_gpus() -> Vec<(String, Device)> {
     open_all(&wgpu_attention::device::GpuOptions::default())
 }
 
+/// Every adapter as a program opens it, as new devices.
+#[cfg(feature = "gpu")]
+pub fn plain_gpus() -> Vec<(String, Device)> {
+    open_gpus().into_iter().step_by(2).collect()
+}
+
 /// Every adapter with unchecked and with checked shaders, made to run a variant of an operation.
 #[cfg(feature = "gpu")]
 pub fn forced(operation: &str, variant: &str) -> Vec<(String, Device)> {

@@ -4,8 +4,24 @@
 
 use naga::{AddressSpace, Expression, GlobalVariable, Handle, Module, StorageAccess, back, compact, valid};
 
-use super::shader::Interface;
+use super::shader::{Interface, Shader, parse, reflect};
 use crate::error::{Error, Result};
+
+impl Shader {
+    /// The text that runs instead on a device that binds fewer storage buffers than
+    /// [`Needs::storage_buffers`](super::Needs): its operands share bindings. `None` where nothing can be shared.
+    ///
+    /// # Errors
+    /// As [`shaders::variants`](crate::shaders::variants).
+    pub fn shared(&self) -> Result<Option<String>> {
+        if self.needs.shared_storage_buffers == 0 || self.needs.shared_storage_buffers == self.needs.storage_buffers {
+            return Ok(None);
+        }
+        let module = parse(&self.name, &self.wgsl)?;
+        let interface = reflect(&self.name, &module)?;
+        share(&self.name, module, &interface).map(Some)
+    }
+}
 
 /// The text of a module in which the operands that have a base share a binding: those that are
 /// read that of the first of them, and those that are written likewise.
