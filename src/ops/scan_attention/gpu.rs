@@ -30,7 +30,7 @@ const MATRIX: Kernel<Constants, Params> =
 /// The file of a variant.
 fn kernel(rung: Rung) -> &'static Kernel<Constants, Params> {
     match rung {
-        Rung::Decode | Rung::Decode8 => &DECODE,
+        _ if rung.is_decode() => &DECODE,
         Rung::Matrix => &MATRIX,
         _ => &KERNEL,
     }
