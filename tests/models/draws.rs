@@ -26,7 +26,7 @@ fn moments(pairs: impl Iterator<Item = [f64; 2]> + Clone) -> [f64; 5] {
 
 /// What two points' predictions imply, the second given the first at its quantiles.
 fn implied(first: &Prediction, second: impl Fn(f32) -> Prediction) -> [f64; 5] {
-    let n = 400;
+    let n = 200;
     let y1: Vec<f64> = (0..n).map(|i| first.quantile((f64::from(i) + 0.5) / f64::from(n)).unwrap()[0]).collect();
     let given: Vec<[f64; 2]> = y1
         .iter()
@@ -44,7 +44,7 @@ fn assert_implied(drawn: &[f32], implied: [f64; 5], what: &str) {
     let n = (drawn.len() / 2) as f64;
     let found = moments(drawn.chunks(2).map(|y| [f64::from(y[0]), f64::from(y[1])]));
     let [_, _, v1, _, v2] = implied;
-    // Five standard deviations of averages of so many, were they normal, and what 400 quantiles are off by.
+    // Five standard deviations of averages of so many, were they normal, and what 200 quantiles are off by.
     let allowed = [v1.sqrt(), v2.sqrt(), v1 * 2f64.sqrt(), (2.0 * v1 * v2).sqrt(), v2 * 2f64.sqrt()];
     for i in 0..5 {
         let off = (found[i] - implied[i]).abs();
@@ -94,7 +94,7 @@ fn one_block_draws_each_point_by_itself_and_any_draw_is_the_same_alone() {
         for (a, b) in many[..4].iter().zip(&posterior.draws(&x, 9, 1).unwrap()) {
             assert!((a - b).abs() < 1e-3, "{name}: {a} and {b}");
         }
-        assert_eq!(many[..4][0], alone[0], "the first point has nothing before it");
+        assert!((many[0] - alone[0]).abs() < 1e-5, "{name}: the first point has nothing before it");
         assert_ne!(many, posterior.draws(&x, 10, 5).unwrap());
         // Two data sets, the first of which is that of before.
         let twice =
