@@ -24,13 +24,26 @@ fn bench(criterion: &mut Criterion) {
         }
         let n = if is_fast { 10_000 } else { 256 };
         let (x, y) = (numbers(n), numbers(n));
+        let observed = Context::new(&x, &y);
         group.throughput(Throughput::Elements(n as u64));
         group.bench_function(BenchmarkId::new(format!("{name}/condition"), n), |bencher| {
             bencher.iter(|| {
-                let posterior = model.condition(&Context::new(&x, &y)).unwrap();
+                let posterior = model.condition(&observed).unwrap();
                 device.wait().unwrap();
                 posterior
             });
+        });
+        // Three points of whole functions, many from one state and one by itself from the observations.
+        let places = numbers(3);
+        for n in if is_fast { [1, 100, 2000].as_slice() } else { &[1, 10] } {
+            group.throughput(Throughput::Elements(*n as u64));
+            group.bench_function(BenchmarkId::new(format!("{name}/draws"), n), |bencher| {
+                bencher.iter(|| posterior.draws(&places, 0, *n).unwrap());
+            });
+        }
+        group.throughput(Throughput::Elements(1));
+        group.bench_function(BenchmarkId::new(format!("{name}/condition and draw"), 1), |bencher| {
+            bencher.iter(|| model.condition(&observed).unwrap().draws(&places, 0, 1).unwrap());
         });
         let x = numbers(if is_fast { 1000 } else { 64 });
         group.throughput(Throughput::Elements(x.len() as u64));

@@ -5,6 +5,9 @@ mod buffer;
 mod convert;
 mod dtype;
 mod mask;
+#[cfg(feature = "ndarray")]
+mod ndarray;
+mod slices;
 
 use std::sync::Arc;
 
@@ -44,13 +47,6 @@ pub struct Tensor {
     shape: Vec<usize>,
     dtype: DType,
     storage: Storage,
-}
-
-impl std::fmt::Debug for Tensor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let of = if self.dtype == DType::F16 { " of f16" } else { "" };
-        write!(f, "Tensor({:?}{of} on {})", self.shape, self.device())
-    }
 }
 
 /// Where the numbers are.

@@ -9,15 +9,18 @@ pub mod nam;
 pub mod tnp_kr;
 
 mod domain;
+mod evaluation;
 mod frame;
 mod neighbours;
 mod open;
 mod points;
 mod prediction;
 mod saved;
+mod settings;
 mod tiles;
 
 pub use domain::{CoordinateDomain, Departure, Domain, Outside, ValueDomain};
+pub use evaluation::Evaluation;
 pub use neighbours::Neighbourhood;
 pub use points::Coordinate;
 pub use prediction::{Output, Prediction};

@@ -25,6 +25,12 @@ pub(crate) fn size(device: &Device, batch: usize, widest: usize) -> usize {
     (device.busy_rows() / batch).max(64).min(most).max(1)
 }
 
+/// Draws at once, each of so many rows: enough to keep the device busy.
+pub(crate) fn at_once(device: &Device, rows: usize, widest: usize) -> usize {
+    let most = device.max_binding() / size_of::<f32>() / widest / rows;
+    (device.busy_rows() / rows).min(most).max(1)
+}
+
 /// `0..n` in tiles.
 pub(crate) fn tiles(n: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
     (0..n).step_by(size).map(move |start| start..n.min(start.saturating_add(size)))

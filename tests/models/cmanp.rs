@@ -252,9 +252,9 @@ fn samples_have_the_predicted_mean_and_covariance() {
         let n = prediction.len();
         assert_eq!(n, 12);
         let n_samples = 20_000;
-        let samples = prediction.samples(n_samples, 3);
-        assert_eq!(samples, prediction.samples(n_samples, 3));
-        assert_ne!(samples[..n], prediction.samples(1, 4)[..]);
+        let samples = prediction.sample(3, n_samples);
+        assert_eq!(samples, prediction.sample(3, n_samples));
+        assert_ne!(samples[..n], prediction.sample(4, 1)[..]);
         let (mean, std, covariance) = (prediction.mean(), prediction.std(), prediction.covariance());
         let average = |of: &dyn Fn(&[f64]) -> f64| samples.chunks(n).map(of).sum::<f64>() / n_samples as f64;
         for i in 0..n {
@@ -287,7 +287,7 @@ fn one_block_is_the_joint_density_and_samples_follow_the_seed() {
             assert_eq!((blocks.log_densities.len(), blocks.mean.len(), blocks.std.len()), (3, 33, 33));
             let first = &posterior.predict_joint(&test.x[..8]).unwrap()[0];
             assert_eq!((&blocks.mean[..12], &blocks.std[..12]), (&first.mean()[..], &first.std()[..]), "{name}");
-            let draw = |seed| posterior.sample(&test.x, 4, seed).unwrap();
+            let draw = |seed| posterior.draws_in_blocks(&test.x, seed, 1, 4).unwrap();
             assert_eq!(draw(1), draw(1), "{name}");
             assert_ne!(draw(1), draw(2), "{name}");
             assert!(draw(1).len() == 33 && draw(1).iter().all(|y| y.is_finite()), "{name}");
@@ -338,11 +338,11 @@ fn elements_of_a_batch_draw_different_numbers() {
     let twice = |x: &[f32]| [x, x].concat();
     let (x, y) = (twice(&context.x), twice(&context.y));
     let posterior = model.condition(&Context::new(&x, &y).batch(2)).unwrap();
-    let drawn = posterior.sample(&twice(&test.x), 2, 1).unwrap();
+    let drawn = posterior.draws_in_blocks(&twice(&test.x), 1, 1, 2).unwrap();
     assert_eq!(drawn.len(), 18);
     assert!(drawn[..9].iter().zip(&drawn[9..]).all(|(a, b)| a != b), "{drawn:?}");
     let predictions = posterior.predict_joint(&twice(&test.x)).unwrap();
-    assert_ne!(predictions[0].samples(1, 1), predictions[1].samples(1, 1));
+    assert_ne!(predictions[0].sample(1, 1), predictions[1].sample(1, 1));
 }
 
 #[test]
@@ -352,8 +352,8 @@ fn a_base_model_draws_one_block() {
     let model = Cmanp::new(&Device::cpu(), &config, &random_checkpoint(&config, 23)).unwrap();
     let (context, test) = (data(&mut random, 10), data(&mut random, 3));
     let posterior = model.condition(&context.context()).unwrap();
-    assert_eq!(posterior.sample(&test.x, 3, 1).unwrap().len(), 9);
-    assert!(posterior.sample(&test.x, 2, 1).unwrap_err().to_string().contains("LBANP"));
+    assert_eq!(posterior.draws_in_blocks(&test.x, 1, 1, 3).unwrap().len(), 9);
+    assert!(posterior.draws_in_blocks(&test.x, 1, 1, 2).unwrap_err().to_string().contains("LBANP"));
 }
 
 /// A state larger than a binding was refused.

@@ -21,7 +21,8 @@ fn small(config: Config) -> Config {
 fn with_group(name: &str, dim: usize, distance: Distance, kernel: BiasKernel) -> Config {
     let bias = BiasConfig { kernel, distance, n_basis: 1 };
     let mut config = small(Config::scan(1));
-    config.groups = vec![GroupConfig { name: name.into(), dim: Some(dim), embed: false, bias: Some(bias) }];
+    config.groups =
+        vec![GroupConfig { name: name.into(), dim: Some(dim), embed: false, bias: Some(bias), category: None }];
     config
 }
 

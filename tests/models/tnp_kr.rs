@@ -9,7 +9,7 @@ use wgpu_attention::{
     models::{
         Output, Prediction,
         layers::MlpConfig,
-        tnp_kr::{AttentionConfig, BiasConfig, Config, Context, GroupConfig, Locations, TnpKr},
+        tnp_kr::{AttentionConfig, BiasConfig, BiasParameters, Config, Context, GroupConfig, Locations, TnpKr},
     },
     ops::{Activation, BiasKernel, Distance},
 };
@@ -21,7 +21,7 @@ fn mlp(dims: &[usize]) -> MlpConfig {
 /// A small model whose coordinates act through biases alone.
 fn config() -> Config {
     let bias = |kernel, distance, n_basis| Some(BiasConfig { kernel, distance, n_basis });
-    let group = |name: &str, bias| GroupConfig { name: name.into(), dim: None, embed: false, bias };
+    let group = |name: &str, bias| GroupConfig { name: name.into(), dim: None, embed: false, bias, category: None };
     Config {
         n_blocks: 2,
         n_repeats: 2,
@@ -39,6 +39,7 @@ fn config() -> Config {
             proj_vs: mlp(&[20]),
             proj_out: mlp(&[12]),
         },
+        bias_parameters: BiasParameters::default(),
         ffn: mlp(&[24, 12]),
         head: mlp(&[16, 4]),
         output: Output::Gaussian { min_std: 0.1 },

@@ -1,5 +1,7 @@
 //! The layers of the encoder and of the decoder.
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     attention::{PreNormAttention, PreNormFeedForward},
     config::Config,
@@ -36,7 +38,8 @@ impl Latents {
 }
 
 /// Sizes of a [`Cmab`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CmabSizes {
     /// The block's own latents, which read the context.
     pub n_latents: usize,

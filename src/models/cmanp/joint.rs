@@ -1,23 +1,19 @@
 //! Predictions of a CMANP-AND: targets that vary together.
 
-use std::ops::Range;
-
 use nalgebra::{Cholesky, DMatrix, DVector};
-use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{
     config::{Config, CovarianceKind},
     covariance::Covariance,
-    points::Context,
     posterior::Posterior,
 };
 use crate::{
-    error::{Error, Result, check_argument, check_limit},
+    error::{Error, Result, check_limit},
     models::{
         domain::Outside,
         points::{Coordinate, Numbers},
+        prediction::Uniforms,
     },
-    ops::feature_map::normal,
     tensor::check_finite,
 };
 
@@ -43,7 +39,7 @@ pub const MAX_JOINT: usize = 1 << 13;
 /// let joint = &posterior.predict_joint(&[0.1, 0.2])?[0];
 /// let (std, covariance) = (joint.std(), joint.covariance());
 /// assert!((std[0] * std[0] - covariance[0]).abs() < 1e-9 && (covariance[1] - covariance[2]).abs() < 1e-9);
-/// assert_eq!(joint.samples(10, 7).len(), 10 * 2);
+/// assert_eq!(joint.sample(7, 10).len(), 10 * 2);
 /// assert_eq!(posterior.evaluate(&[0.1, 0.2, 0.3], &[1.0; 3], 2)?.log_densities.len(), 2); // blocks
 /// # Ok(())
 /// # }
@@ -57,20 +53,6 @@ pub struct JointPrediction {
     /// The batch element, whose draws have a stream of random numbers of their own.
     element: usize,
     outside: Outside,
-}
-
-/// What [`Posterior::evaluate`] returns.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Evaluation {
-    /// What was predicted before the values of a block were shown, `[batch, n_points, dim_y]`.
-    pub mean: Vec<f64>,
-    /// The standard deviation of each number by itself, likewise.
-    pub std: Vec<f64>,
-    /// For each block, the logarithm of the density of its values, of each batch element.
-    pub log_densities: Vec<Vec<f64>>,
-    /// Of each batch element: the sum over the blocks divided by the number of targets (not of
-    /// channels), as the paper reports it.
-    pub per_target: Vec<f64>,
 }
 
 impl JointPrediction {
@@ -167,30 +149,17 @@ impl JointPrediction {
         Ok(-0.5 * z.norm_squared() - log_scale - 0.5 * n as f64 * std::f64::consts::TAU.ln())
     }
 
-    /// Draws `n_samples` values of all numbers, `[n_samples, n]`. The same seed gives the same
-    /// draws on every platform, up to the rounding of the prediction itself. Elements of a batch
-    /// draw different numbers from the same seed.
-    pub fn samples(&self, n_samples: usize, seed: u64) -> Vec<f64> {
-        let mut random = random(seed, self.element);
-        (0..n_samples).flat_map(|_| self.draw(&mut random)).collect()
+    /// Draws `n` values of all numbers, `[n, len]`. Draw `i` of a seed is the same however many there are, and
+    /// on every platform up to the rounding of the prediction itself. Elements of a batch draw different numbers
+    /// from the same seed.
+    pub fn sample(&self, seed: u64, n: usize) -> Vec<f64> {
+        (0..n).flat_map(|draw| self.draw(&mut Uniforms::new(seed, self.element, draw))).collect()
     }
 
-    fn draw(&self, random: &mut ChaCha8Rng) -> Vec<f64> {
-        let z = DVector::from_iterator(self.len(), std::iter::repeat_with(|| normal(random)).take(self.len()));
+    pub(super) fn draw(&self, random: &mut Uniforms) -> Vec<f64> {
+        let z = DVector::from_iterator(self.len(), std::iter::repeat_with(|| random.normal()).take(self.len()));
         (&self.factor * z + &self.mean).as_slice().to_vec()
     }
-}
-
-/// The random numbers of a batch element: one stream for each, of the same seed.
-fn random(seed: u64, element: usize) -> ChaCha8Rng {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    random.set_stream(element as u64);
-    random
-}
-
-/// Some points of each batch element, of `[batch, n, dim]`.
-fn pick<T: Copy>(numbers: &[T], n: usize, dim: usize, points: &Range<usize>) -> Vec<T> {
-    numbers.chunks(n * dim).flat_map(|rows| &rows[points.start * dim..points.end * dim]).copied().collect()
 }
 
 fn row_major(matrix: &DMatrix<f64>) -> Vec<f64> {
@@ -246,124 +215,11 @@ impl Posterior {
         (0..self.batch).map(one).collect()
     }
 
-    /// The log-likelihood of `y` at `x` with a CMANP-AND, block after block of at most `block`
-    /// points in their order: after each block but the last its true values are taken in. The
-    /// result depends on the order of the points and on the size of the blocks. One block's
-    /// covariance is held at a time.
-    ///
-    /// # Errors
-    /// As [`Posterior::predict_joint`] and [`Posterior::update`]; a block of 0; no points; a number
-    /// of `y` that is not finite.
-    #[cfg(not(target_arch = "wasm32"))]
-    pub fn evaluate<T: Coordinate>(&self, x: &[T], y: &[f32], block: usize) -> Result<Evaluation> {
-        pollster::block_on(self.evaluate_async(x, y, block))
-    }
-
-    /// [`Posterior::evaluate`] without blocking.
-    ///
-    /// # Errors
-    /// As [`Posterior::evaluate`].
-    pub async fn evaluate_async<T: Coordinate>(&self, x: &[T], y: &[f32], block: usize) -> Result<Evaluation> {
-        let config = &self.network.about.config;
-        let n = self.check_blocks("Posterior::evaluate", x, block)?;
-        let expected = self.batch * n * config.dim_y;
-        if y.len() != expected {
-            return Err(Error::Length { shape: vec![self.batch, n, config.dim_y], expected, found: y.len() });
-        }
-        check_finite("y", y)?;
-        let mut posterior = self.clone();
-        let (mut mean, mut std) = (vec![Vec::new(); self.batch], vec![Vec::new(); self.batch]);
-        let mut log_densities = Vec::new();
-        for start in (0..n).step_by(block) {
-            let points = start..n.min(start + block);
-            let (x, y) = (pick(x, n, config.dim_x, &points), pick(y, n, config.dim_y, &points));
-            let predictions = posterior.predict_joint_async(&x).await?;
-            let of_batch = predictions.iter().zip(y.chunks(points.len() * config.dim_y));
-            log_densities.push(of_batch.map(|(prediction, y)| prediction.log_density(y)).collect::<Result<Vec<_>>>()?);
-            for (b, prediction) in predictions.into_iter().enumerate() {
-                mean[b].extend(prediction.mean());
-                std[b].extend(prediction.std());
-            }
-            if points.end < n {
-                posterior = posterior.update(&Context::new(&x, &y).batch(self.batch))?;
-            }
-        }
-        let of_batch = |b: usize| log_densities.iter().map(|block| block[b]).sum::<f64>() / n as f64;
-        let per_target = (0..self.batch).map(of_batch).collect();
-        Ok(Evaluation { mean: mean.concat(), std: std.concat(), log_densities, per_target })
-    }
-
-    /// Draws values at `x [batch, n_points, dim_x]` with a CMANP-AND, block after block of at most
-    /// `block` points: what was drawn is taken in before the next block, so that any number of
-    /// points can vary together. Returns `[batch, n_points, dim_y]`. Elements of a batch draw
-    /// different numbers from the same seed.
-    ///
-    /// # Errors
-    /// As [`Posterior::evaluate`].
-    ///
-    /// ```
-    /// use wgpu_attention::{Device, checkpoint::Checkpoint, models::cmanp::{Cmanp, Config, Context}, serde_json};
-    ///
-    /// # fn main() -> wgpu_attention::Result<()> {
-    /// let config: Config = serde_json::from_str(
-    ///     r#"{"dim_x": 1, "dim_y": 1, "d_model": 8, "dim_feedforward": 8, "n_heads": 2, "n_latents": 4,
-    ///         "n_latents_per_layer": 4, "n_layers": 1, "emb_depth": 2, "bound_std": true,
-    ///         "covariance": {"kind": "cholesky", "n_layers": 1, "prj_dim": 3, "prj_depth": 2}}"#,
-    /// ).unwrap();
-    /// let device = Device::cpu();
-    /// let parameters = Checkpoint::random(0, |parameters| Cmanp::new(&device, &config, parameters))?;
-    /// let posterior = Cmanp::new(&device, &config, &parameters)?.condition(&Context::new(&[0.0], &[1.0]))?;
-    /// let drawn = posterior.sample(&[0.1, 0.2, 0.3], 2, 7)?;
-    /// assert_eq!((drawn.len(), &drawn), (3, &posterior.sample(&[0.1, 0.2, 0.3], 2, 7)?)); // of one seed
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[cfg(not(target_arch = "wasm32"))]
-    pub fn sample<T: Coordinate>(&self, x: &[T], block: usize, seed: u64) -> Result<Vec<f32>> {
-        pollster::block_on(self.sample_async(x, block, seed))
-    }
-
-    /// [`Posterior::sample`] without blocking.
-    ///
-    /// # Errors
-    /// As [`Posterior::sample`].
-    pub async fn sample_async<T: Coordinate>(&self, x: &[T], block: usize, seed: u64) -> Result<Vec<f32>> {
-        let config = &self.network.about.config;
-        let n = self.check_blocks("Posterior::sample", x, block)?;
-        let mut random: Vec<ChaCha8Rng> = (0..self.batch).map(|b| random(seed, b)).collect();
-        let mut posterior = self.clone();
-        let mut drawn = vec![Vec::new(); self.batch];
-        for start in (0..n).step_by(block) {
-            let end = n.min(start + block);
-            let x = pick(x, n, config.dim_x, &(start..end));
-            let predictions = posterior.predict_joint_async(&x).await?;
-            let values: Vec<Vec<f32>> = predictions
-                .iter()
-                .zip(&mut random)
-                .map(|(prediction, random)| prediction.draw(random).into_iter().map(|y| y as f32).collect())
-                .collect();
-            if end < n {
-                posterior = posterior.update(&Context::new(&x, &values.concat()).batch(self.batch))?;
-            }
-            drawn.iter_mut().zip(values).for_each(|(all, values)| all.extend(values));
-        }
-        Ok(drawn.concat())
-    }
-
     fn covariance(&self, what: &'static str) -> Result<&Covariance> {
         self.network.covariance.as_ref().ok_or_else(|| Error::Unsupported {
             what,
             on: "a CMANP without covariance".into(),
             why: "its targets are independent; use Posterior::predict",
         })
-    }
-
-    /// The number of points in a batch element, checked.
-    fn check_blocks<T: Coordinate>(&self, what: &'static str, x: &[T], block: usize) -> Result<usize> {
-        self.covariance(what)?;
-        let n = self.targets(Numbers::new(x))?.n;
-        check_argument(block > 0, what, "block", 0, "1 or more")?;
-        check_argument(n > 0, what, "points", 0, "1 or more")?;
-        Ok(n)
     }
 }

@@ -26,9 +26,11 @@
 //! Parameter names are those of the papers' PyTorch code.
 
 mod attention;
+mod authors;
 mod block;
 mod config;
 mod covariance;
+mod draws;
 mod joint;
 mod network;
 mod points;
@@ -41,7 +43,7 @@ pub use attention::{Attention, FeedForward, PreNormAttention, PreNormFeedForward
 pub use block::{Cmab, CmabQueries, CmabSizes, DecoderLayer, LatentBlock};
 pub use config::{Config, CovarianceConfig, CovarianceKind};
 pub use covariance::TransformerLayer;
-pub use joint::{Evaluation, JointPrediction, MAX_JOINT};
+pub use joint::{JointPrediction, MAX_JOINT};
 pub use points::Context;
 pub use posterior::Posterior;
 

@@ -7,6 +7,7 @@
 
 mod accuracy;
 mod attention;
+mod authors;
 mod classifier;
 mod config;
 mod few_shot;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     bernoulli::Bernoulli,
     beta::Beta,
+    categorical,
     gaussian::Gaussian,
     negative_binomial::NegativeBinomial,
     poisson::Poisson,
@@ -103,6 +104,23 @@ impl Output {
                 Err(Error::Config { message: format!("min_std is {min_std}, allowed is 0 to below 1") })
             }
             _ => Ok(()),
+        }
+    }
+
+    /// What may be observed at a point, where these values are not; their index. A share may be 0 or 1 in a context,
+    /// where its density is not asked for.
+    pub(crate) fn refuses(self, values: &[f32]) -> Option<(usize, &'static str)> {
+        let values = || values.iter().map(|value| f64::from(*value));
+        match self {
+            Self::Gaussian { .. } | Self::GaussianLogStd => None,
+            Self::Categorical => {
+                let is_class = categorical::observed(&values().collect::<Vec<_>>()).is_some();
+                (!is_class).then_some((0, "1 for its class and 0 for the others"))
+            }
+            Self::Beta => values().position(|y| !(0.0..=1.0).contains(&y)).map(|i| (i, "0 to 1")),
+            _ => self.with([0.0; 2], [1.0, 0.0], |distribution| {
+                values().enumerate().find_map(|(i, y)| distribution.refuses(y).map(|allowed| (i, allowed)))
+            }),
         }
     }
 

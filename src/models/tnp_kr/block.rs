@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::{
-    config::{AttentionConfig, Config},
+    config::{AttentionConfig, BiasParameters, Config},
     deep_kernel::DeepKernelAttention,
 };
 use crate::{
@@ -86,7 +86,7 @@ pub enum BlockMemory {
 pub type Coords<'a> = (&'a Tensor, &'a [Range<usize>]);
 
 impl KrBlock {
-    /// Loads a block.
+    /// Loads a block; without its biases where their parameters are [beside](BiasParameters::Beside) the blocks.
     ///
     /// # Errors
     /// The configuration contradicts itself; a parameter is missing or misshapen.
@@ -99,6 +99,18 @@ impl KrBlock {
             ffn_norm: LayerNorm::load(&parameters.scope("LayerNorm_0"), width, EPSILON)?,
             ffn: Mlp::load(&parameters.scope("ffn"), &config.ffn, width)?,
         })
+    }
+
+    /// The same block with the biases of its `index`-th application, where their parameters are beside the blocks;
+    /// `root` is where the blocks are.
+    pub(super) fn with_biases(&self, root: &Parameters<'_>, config: &Config, index: usize) -> Result<Self> {
+        let mut block = self.clone();
+        if let Attention::Scan { layout: Layout::Projected { n_heads }, biases: of_block, .. } = &mut block.attention {
+            let n_biases = config.groups.iter().filter(|group| group.bias.is_some()).count();
+            let of_group = |_: &str, i| (root.scope(format!("Bias_{}", index * n_biases + i)), "bias".to_owned());
+            *of_block = biases(config, *n_heads, of_group)?;
+        }
+        Ok(block)
     }
 
     /// Writes a context `kv [batch, n_context, width]`; masked points, `mask [batch,
@@ -218,7 +230,15 @@ impl Attention {
             AttentionConfig::Scan { n_heads, proj_qs, proj_ks, proj_vs, proj_out } => Ok(Self::Scan {
                 layout: Layout::Projected { n_heads: *n_heads },
                 projections: projections(proj_qs, proj_ks, proj_vs, proj_out)?,
-                biases: biases(&parameters.scope("attn"), config, *n_heads)?,
+                biases: match config.bias_parameters {
+                    BiasParameters::InBlocks => {
+                        let inner = || parameters.scope("attn");
+                        let of_group = |group: &str, _| (inner(), format!("{group}_bias"));
+                        biases(config, *n_heads, of_group)?
+                    }
+                    // See `KrBlock::with_biases`.
+                    BiasParameters::Beside => Vec::new(),
+                },
             }),
             AttentionConfig::Performer { n_heads, n_features, proj_qs, proj_ks, proj_vs, proj_out } => {
                 let head_dim = proj_qs.n_out("proj_qs")? / n_heads;
@@ -239,13 +259,20 @@ impl Attention {
     }
 }
 
-fn biases(parameters: &Parameters<'_>, config: &Config, n_heads: usize) -> Result<Vec<(usize, BiasTerm)>> {
+/// The bias of each group that has one; `of_group` says where its parameters are, and how their names begin, from
+/// the name of the group and how many biases are before it.
+fn biases<'a>(
+    config: &Config,
+    n_heads: usize,
+    of_group: impl Fn(&str, usize) -> (Parameters<'a>, String),
+) -> Result<Vec<(usize, BiasTerm)>> {
     let mut biases = Vec::new();
     for (i, group) in config.groups.iter().enumerate() {
         let Some(bias) = &group.bias else { continue };
         let wide = [n_heads, bias.n_basis];
         let shape = if bias.kernel == BiasKernel::Scalar { &wide[..1] } else { &wide[..] };
-        let parameter = |name: &&str| parameters.numbers(&format!("{}_bias_{name}", group.name), shape);
+        let (parameters, prefix) = of_group(&group.name, biases.len());
+        let parameter = |name: &&str| parameters.numbers(&format!("{prefix}_{name}"), shape);
         let numbers: Vec<&[f32]> = bias.kernel.parameters().iter().map(parameter).collect::<Result<_>>()?;
         biases.push((i, BiasTerm::built_in(0..0, bias.distance, bias.kernel, &numbers)));
     }

@@ -48,6 +48,9 @@ pub struct Config {
     pub embed_all: MlpConfig,
     /// How tokens attend.
     pub attention: AttentionConfig,
+    /// Where the parameters of the biases are.
+    #[serde(default)]
+    pub bias_parameters: BiasParameters,
     /// The feed-forward part of a block.
     pub ffn: MlpConfig,
     /// From a token to the parameters of the output.
@@ -79,6 +82,44 @@ pub struct GroupConfig {
     /// The attention bias computed from the group.
     #[serde(default)]
     pub bias: Option<BiasConfig>,
+    /// Which of the numbers, if any, is the number of a category; only of a group that is part of the token.
+    #[serde(default)]
+    pub category: Option<CategoryConfig>,
+}
+
+impl GroupConfig {
+    /// Numbers of the group in a token.
+    fn n_embedded(&self) -> usize {
+        let dim = self.dim.filter(|_| self.embed).unwrap_or(0);
+        // The numbers of a category stand in the place of its number.
+        self.category.map_or(dim, |category| dim.saturating_sub(1).saturating_add(category.n_features))
+    }
+}
+
+/// A number of a group that stands for a category, a whole number from 0: the token has learned numbers in its
+/// place, those of the parameter `embed_x.Embed_0.embedding` for group `x`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CategoryConfig {
+    /// Which of the group's numbers.
+    pub channel: usize,
+    /// How many categories there are.
+    pub n_categories: usize,
+    /// Learned numbers of each.
+    pub n_features: usize,
+}
+
+/// Where the parameters of the biases are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum BiasParameters {
+    /// In the attention of each block, by the name of the group: `KRBlock_0.attn.attn.s_bias_a` (BSATNP).
+    #[default]
+    InBlocks,
+    /// Beside the blocks, counted through all applications of blocks and through the groups with a bias:
+    /// `Bias_0.bias_a` (BTNP).
+    Beside,
 }
 
 /// An attention bias of learned parameters, see [`crate::ops::BiasTerm`].
@@ -189,8 +230,7 @@ impl Config {
 
     /// Width of the concatenated inputs of a point.
     pub fn n_inputs(&self) -> usize {
-        let embedded = self.groups.iter().filter(|group| group.embed);
-        self.obs_dim + embedded.filter_map(|group| group.dim).sum::<usize>() + self.n_values
+        self.obs_dim + self.groups.iter().map(GroupConfig::n_embedded).sum::<usize>() + self.n_values
     }
 
     /// Every perceptron of the model.
@@ -245,6 +285,19 @@ impl Config {
             }
             if group.embed && !matches!(group.dim, Some(1..=64)) {
                 return refused(format!("group {name:?} is embedded, so its dim must be 1 to 64, not {:?}", group.dim));
+            }
+            if let Some(CategoryConfig { channel, n_categories, n_features }) = group.category
+                && !(group.embed
+                    && channel < group.dim.unwrap_or(0)
+                    && (1..=1 << 20).contains(&n_categories)
+                    && (1..=1 << 10).contains(&n_features))
+            {
+                return refused(format!(
+                    "the category of group {name:?} is channel {channel} of {:?}, {n_categories} categories of \
+                     {n_features} numbers; allowed is a channel of an embedded group, up to 2^20 categories and up to \
+                     2^10 numbers",
+                    group.dim
+                ));
             }
             if let Some(bias) = &group.bias
                 && (bias.n_basis == 0

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::config::{AttentionConfig, BiasConfig, Config, GroupConfig};
+use super::config::{AttentionConfig, BiasConfig, BiasParameters, CategoryConfig, Config, GroupConfig};
 use crate::{
     error::{Error, Result},
     models::{Output, layers::MlpConfig},
@@ -37,43 +37,134 @@ impl Config {
     /// # }
     /// ```
     pub fn from_dl4bi(model: &Value, n_values: usize, groups: &[(&str, usize)]) -> Result<Self> {
+        let is_beside = match target(model) {
+            // A name is not needed: what the parts are says it.
+            None | Some("BSATNP" | "TNPKR" | "ScanTNPKR") => false,
+            Some("BTNP") => true,
+            Some(other) => return Err(unknown("model", other)),
+        };
+        let known = [
+            "name",
+            "num_blks",
+            "num_reps",
+            "embed_x",
+            "embed_s",
+            "embed_t",
+            "embed_obs",
+            "embed_all",
+            "blk",
+            "norm",
+            "head",
+            "output_fn",
+        ];
+        let of_biases = ["x_sim", "s_sim", "t_sim", "x_bias", "s_bias", "t_bias"];
+        only(model, &[&known[..], if is_beside { &of_biases } else { &[] }].concat())?;
         let block = &model["blk"];
-        only(
-            model,
-            &["name", "num_blks", "num_reps", "embed_x", "embed_s", "embed_t", "embed_all", "blk", "head", "output_fn"],
-        )?;
-        only(block, &["attn", "ffn", "p_dropout"])?;
-        let (attention, biases) = attention_config(&block["attn"])?;
+        if !block.is_null() {
+            only(block, &["attn", "norm", "ffn", "p_dropout"])?;
+        }
+        [&model["norm"], &block["norm"]].into_iter().try_for_each(norm)?;
+        let (attention, mut biases) = attention_config(&block["attn"])?;
+        if is_beside {
+            let beside = biases_beside(model)?;
+            // A scan attention of dl4bi makes nothing of biases that it does not compute itself.
+            if !beside.is_empty() && target(&block["attn"]["attn"]).is_some_and(|attention| attention != "Attention") {
+                return Err(unknown("bias beside", &block["attn"]["attn"]["_target_"].to_string()));
+            }
+            biases.extend(beside);
+        }
         if let Some((name, _)) = biases.iter().find(|(of, _)| groups.iter().all(|(name, _)| name != of)) {
             return Err(Error::Config {
                 message: format!("there is a bias for {name:?}, but the data have no such group"),
             });
         }
         let group = |&(name, dim): &(&str, usize)| {
-            let dropped = match target(&model[format!("embed_{name}")]) {
-                None => false,
-                Some("x_to_none") => true,
+            let embedding = &model[format!("embed_{name}")];
+            let (dropped, category) = match target(embedding) {
+                None => (false, None),
+                Some("x_to_none" | "to_none") => (true, None),
+                Some("IDEmbedding") => (false, Some(category(embedding)?)),
                 Some(other) => return Err(unknown("embedding", other)),
             };
             let bias = biases.iter().find(|(of, _)| of == name).map(|(_, bias)| bias.clone());
-            Ok(GroupConfig { name: name.to_owned(), dim: (!dropped).then_some(dim), embed: !dropped, bias })
+            let dim = (!dropped).then_some(dim);
+            Ok(GroupConfig { name: name.to_owned(), dim, embed: !dropped, bias, category })
         };
         let output = output(&model["output_fn"])?;
+        let bias_parameters = if is_beside { BiasParameters::Beside } else { BiasParameters::InBlocks };
         let config = Self {
-            n_blocks: count(&model["num_blks"], "num_blks")?,
-            n_repeats: if model["num_reps"].is_null() { 1 } else { count(&model["num_reps"], "num_reps")? },
-            obs_dim: 4,
+            n_blocks: count_or(&model["num_blks"], "num_blks", 6)?,
+            n_repeats: count_or(&model["num_reps"], "num_reps", 1)?,
+            obs_dim: obs_dim(&model["embed_obs"])?,
             n_values,
             groups: groups.iter().map(group).collect::<Result<_>>()?,
-            embed_all: mlp(&model["embed_all"], "embed_all")?,
+            embed_all: mlp(&model["embed_all"], "embed_all", &[256, 128, 64], Activation::GeluTanh)?,
             attention,
-            ffn: mlp(&block["ffn"], "ffn")?,
-            head: mlp(&model["head"], "head")?,
+            bias_parameters,
+            ffn: mlp(&block["ffn"], "ffn", &[256, 64], Activation::Relu)?,
+            head: mlp(&model["head"], "head", &[256, 64, 2], Activation::GeluTanh)?,
             output,
         };
         config.check()?;
         Ok(config)
     }
+}
+
+/// A normalisation may be named, and is the one there is.
+fn norm(value: &Value) -> Result<()> {
+    match target(value) {
+        None if value.is_null() => Ok(()),
+        Some("LayerNorm") => only(value, &[]),
+        _ => Err(unknown("norm", &value.to_string())),
+    }
+}
+
+fn obs_dim(value: &Value) -> Result<usize> {
+    if value.is_null() {
+        return Ok(4);
+    }
+    only(value, &["num_embeddings", "features"])?;
+    match (target(value), &value["num_embeddings"]) {
+        (Some("Embed"), n) if *n == 2 => count(&value["features"], "features"),
+        _ => Err(unknown("embed_obs", &value.to_string())),
+    }
+}
+
+fn category(value: &Value) -> Result<CategoryConfig> {
+    only(value, &["num_ids", "num_features", "channel"])?;
+    Ok(CategoryConfig {
+        channel: count_or(&value["channel"], "channel", 0)?,
+        n_categories: count(&value["num_ids"], "num_ids")?,
+        n_features: count(&value["num_features"], "num_features")?,
+    })
+}
+
+/// The biases of a BTNP: what is made of a distance, and which distance.
+fn biases_beside(model: &Value) -> Result<Vec<(String, BiasConfig)>> {
+    let mut biases = Vec::new();
+    for name in ["x", "s", "t"] {
+        let bias = &model[format!("{name}_bias")];
+        if bias.is_null() {
+            continue;
+        }
+        let BiasConfig { kernel, n_basis, .. } = bias_config(bias)?;
+        let key = format!("{name}_sim");
+        let sim = &model[&key];
+        if !sim.is_null() {
+            only(sim, &["causal"])?;
+        }
+        let is_causal = sim["causal"] != false;
+        let distance = match target(sim) {
+            Some("l2_dist") => Distance::Euclidean,
+            Some("great_circle_dist") => Distance::GreatCircle,
+            Some("delta_time") if is_causal => Distance::CausalTime,
+            // Only of its square the sign does not matter.
+            Some("delta_time") if kernel == BiasKernel::Rbf => Distance::Euclidean,
+            _ => return Err(unknown(&key, &sim.to_string())),
+        };
+        biases.push((name.to_owned(), BiasConfig { kernel, distance, n_basis }));
+    }
+    Ok(biases)
 }
 
 fn unknown(what: &str, found: &str) -> Error {
@@ -130,7 +221,15 @@ fn count(value: &Value, name: &str) -> Result<usize> {
     count.ok_or_else(|| Error::Config { message: format!("{name} is {value}, allowed is a whole number") })
 }
 
-fn mlp(value: &Value, name: &str) -> Result<MlpConfig> {
+fn count_or(value: &Value, name: &str, default: usize) -> Result<usize> {
+    if value.is_null() { Ok(default) } else { count(value, name) }
+}
+
+/// A perceptron, or what `dl4bi` has where nothing is said.
+fn mlp(value: &Value, name: &str, default: &[usize], activation: Activation) -> Result<MlpConfig> {
+    if value.is_null() {
+        return Ok(MlpConfig { dims: default.to_vec(), activation });
+    }
     only(value, &["dims", "act_fn", "p_dropout"])?;
     let dims = value["dims"].as_array().ok_or_else(|| unknown(name, &value.to_string()))?;
     let dims = dims.iter().map(|dim| count(dim, name)).collect::<Result<_>>()?;
@@ -146,19 +245,26 @@ fn mlp(value: &Value, name: &str) -> Result<MlpConfig> {
 
 fn attention_config(value: &Value) -> Result<(AttentionConfig, Vec<(String, BiasConfig)>)> {
     match target(value) {
+        None if value.is_null() => {}
         Some("MultiHeadAttention") => {}
         Some("DeepKernelAttention") => {
             only(value, &["num_heads", "proj_qks", "proj_vs", "p_dropout"])?;
             let attention = AttentionConfig::DeepKernel {
-                n_heads: if value["num_heads"].is_null() { 1 } else { count(&value["num_heads"], "num_heads")? },
-                proj_qks: mlp(&value["proj_qks"], "proj_qks")?,
-                proj_vs: mlp(&value["proj_vs"], "proj_vs")?,
+                n_heads: count_or(&value["num_heads"], "num_heads", 1)?,
+                proj_qks: mlp(&value["proj_qks"], "proj_qks", &[128, 128], Activation::GeluTanh)?,
+                proj_vs: mlp(&value["proj_vs"], "proj_vs", &[128, 64], Activation::GeluTanh)?,
             };
             return Ok((attention, Vec::new()));
         }
         _ => return Err(unknown("attention", &value["_target_"].to_string())),
     }
-    only(value, &["attn", "num_heads", "proj_qs", "proj_ks", "proj_vs", "proj_out", "p_dropout"])?;
+    if !value.is_null() {
+        only(value, &["attn", "num_heads", "proj_qs", "proj_ks", "proj_vs", "proj_out", "p_dropout"])?;
+    }
+    let n_heads = count_or(&value["num_heads"], "num_heads", 4)?;
+    let projection = |name: &str| mlp(&value[name], name, &[64], Activation::Relu);
+    let (proj_qs, proj_ks) = (projection("proj_qs")?, projection("proj_ks")?);
+    let (proj_vs, proj_out) = (projection("proj_vs")?, projection("proj_out")?);
     let inner = &value["attn"];
     let biases = match target(inner) {
         Some("FastAttention") => {
@@ -167,37 +273,27 @@ fn attention_config(value: &Value) -> Result<(AttentionConfig, Vec<(String, Bias
                 None | Some("build_stable_positive_softmax_phi") => {}
                 Some(other) => return Err(unknown("build_phi", other)),
             }
-            let features = &inner["num_ortho_features"];
-            return Ok((
-                AttentionConfig::Performer {
-                    n_heads: if value["num_heads"].is_null() { 4 } else { count(&value["num_heads"], "num_heads")? },
-                    n_features: if features.is_null() { 64 } else { count(features, "num_ortho_features")? },
-                    proj_qs: mlp(&value["proj_qs"], "proj_qs")?,
-                    proj_ks: mlp(&value["proj_ks"], "proj_ks")?,
-                    proj_vs: mlp(&value["proj_vs"], "proj_vs")?,
-                    proj_out: mlp(&value["proj_out"], "proj_out")?,
-                },
-                Vec::new(),
-            ));
+            let n_features = count_or(&inner["num_ortho_features"], "num_ortho_features", 64)?;
+            let attention = AttentionConfig::Performer { n_heads, n_features, proj_qs, proj_ks, proj_vs, proj_out };
+            return Ok((attention, Vec::new()));
         }
+        None if inner.is_null() => Vec::new(),
         // A plain attention returns NaN where no key exists; a scan attention zeros, as here.
         Some("Attention" | "ScanAttention") => Vec::new(),
         Some("BiasedScanAttention") => {
             only(inner, &["bias", "qs_chunk_size", "ks_chunk_size"])?;
-            let terms = inner["bias"].as_object().ok_or_else(|| unknown("bias", &inner["bias"].to_string()))?;
-            let terms = terms.iter().filter(|(name, _)| *name != "_target_");
-            terms.map(|(name, bias)| Ok((name.clone(), bias_config(bias)?))).collect::<Result<_>>()?
+            match &inner["bias"] {
+                Value::Null => Vec::new(),
+                Value::Object(terms) => {
+                    let terms = terms.iter().filter(|(name, bias)| *name != "_target_" && !bias.is_null());
+                    terms.map(|(name, bias)| Ok((name.clone(), bias_config(bias)?))).collect::<Result<_>>()?
+                }
+                other => return Err(unknown("bias", &other.to_string())),
+            }
         }
         _ => return Err(unknown("attention", &inner["_target_"].to_string())),
     };
-    let attention = AttentionConfig::Scan {
-        n_heads: if value["num_heads"].is_null() { 4 } else { count(&value["num_heads"], "num_heads")? },
-        proj_qs: mlp(&value["proj_qs"], "proj_qs")?,
-        proj_ks: mlp(&value["proj_ks"], "proj_ks")?,
-        proj_vs: mlp(&value["proj_vs"], "proj_vs")?,
-        proj_out: mlp(&value["proj_out"], "proj_out")?,
-    };
-    Ok((attention, biases))
+    Ok((AttentionConfig::Scan { n_heads, proj_qs, proj_ks, proj_vs, proj_out }, biases))
 }
 
 fn bias_config(value: &Value) -> Result<BiasConfig> {
@@ -210,10 +306,6 @@ fn bias_config(value: &Value) -> Result<BiasConfig> {
         Some("build_geodesic_rbf_network_bias") => (BiasKernel::Rbf, Distance::GreatCircle),
         _ => return Err(unknown("bias", &value["_target_"].to_string())),
     };
-    let n_basis = match (kernel, value["num_basis"].is_null()) {
-        (BiasKernel::Scalar, _) => 1,
-        (_, true) => 5,
-        (_, false) => count(&value["num_basis"], "num_basis")?,
-    };
+    let n_basis = if kernel == BiasKernel::Scalar { 1 } else { count_or(&value["num_basis"], "num_basis", 5)? };
     Ok(BiasConfig { kernel, distance, n_basis })
 }

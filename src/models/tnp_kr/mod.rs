@@ -8,6 +8,7 @@ mod block;
 mod config;
 mod deep_kernel;
 mod dl4bi;
+mod draws;
 mod local;
 mod network;
 mod points;
@@ -18,7 +19,7 @@ mod saved;
 use std::{fmt, path::Path, sync::Arc};
 
 pub use block::{BlockMemory, Coords, KrBlock};
-pub use config::{AttentionConfig, BiasConfig, Config, GroupConfig};
+pub use config::{AttentionConfig, BiasConfig, BiasParameters, CategoryConfig, Config, GroupConfig};
 pub use deep_kernel::DeepKernelAttention;
 pub use local::Local;
 pub use points::{Context, Locations};
@@ -140,7 +141,7 @@ impl TnpKr {
     /// constant size.
     ///
     /// # Errors
-    /// No observations in some batch element; coordinates that are not those of the model or of its
+    /// No observations in some batch element; values that cannot be observed of the model's output; coordinates that are not those of the model or of its
     /// training; sizes that do not fit; numbers that are not finite, more than 1e18 from the origin, or
     /// so close together for their size that their differences do not survive as f32 (see
     /// [`Context::origin`]); latitudes beyond 90 degrees.

@@ -2,7 +2,11 @@
 
 use std::ops::Range;
 
-use super::{block::KrBlock, config::Config, points::Points};
+use super::{
+    block::KrBlock,
+    config::{BiasParameters, CategoryConfig, Config},
+    points::Points,
+};
 use crate::{
     checkpoint::Parameters,
     error::{Error, Result},
@@ -26,7 +30,10 @@ pub(super) struct Network {
     obs: Vec<f32>,
     embed_all: Mlp,
     embed_norm: LayerNorm,
-    blocks: Vec<KrBlock>,
+    /// The blocks in the order of their application, repeats included.
+    applications: Vec<KrBlock>,
+    /// The learned numbers of the categories of each group that has some, `[n_categories, n_features]`.
+    categories: Vec<Option<Vec<f32>>>,
     final_norm: LayerNorm,
     head: Mlp,
     /// Numbers that the head returns for a point.
@@ -49,13 +56,30 @@ impl Network {
         }
         let width = config.width()?;
         let obs = parameters.scope("embed_obs").numbers("embedding", &[2, config.obs_dim])?;
-        let blocks = (0..config.n_blocks).map(|i| KrBlock::load(&parameters.scope(format!("KRBlock_{i}")), config));
+        let mut applications = Vec::new();
+        for i in 0..config.n_blocks {
+            let block = KrBlock::load(&parameters.scope(format!("KRBlock_{i}")), config)?;
+            for _ in 0..config.n_repeats {
+                applications.push(match config.bias_parameters {
+                    BiasParameters::InBlocks => block.clone(),
+                    BiasParameters::Beside => block.with_biases(parameters, config, applications.len())?,
+                });
+            }
+        }
+        let categories = config.groups.iter().map(|group| {
+            let of = |category: CategoryConfig| {
+                let scope = parameters.scope(format!("embed_{}", group.name)).scope("Embed_0");
+                Ok(scope.numbers("embedding", &[category.n_categories, category.n_features])?.to_vec())
+            };
+            group.category.map(of).transpose()
+        });
         let dims: Option<Vec<usize>> = config.groups.iter().map(|group| group.dim).collect();
         Ok(Self {
             obs: obs.to_vec(),
             embed_all: Mlp::load(&parameters.scope("embed_all"), &config.embed_all, config.n_inputs())?,
             embed_norm: LayerNorm::load(&parameters.scope("LayerNorm_0"), width, EPSILON)?,
-            blocks: blocks.collect::<Result<_>>()?,
+            applications,
+            categories: categories.collect::<Result<_>>()?,
             final_norm: LayerNorm::load(&parameters.scope("LayerNorm_1"), width, EPSILON)?,
             head: Mlp::load(&parameters.scope("head"), &config.head, width)?,
             n_out: config.head.n_out("head")?,
@@ -66,7 +90,7 @@ impl Network {
 
     /// The blocks in the order of their application, repeats included.
     pub fn applications(&self) -> impl Iterator<Item = &KrBlock> {
-        self.blocks.iter().flat_map(|block| std::iter::repeat_n(block, self.about.config.n_repeats))
+        self.applications.iter()
     }
 
     /// Points of each batch element that pass through the blocks at once.
@@ -94,7 +118,7 @@ impl Network {
         let config = &self.about.config;
         let (unobserved, observed) = self.obs.split_at(config.obs_dim);
         let obs = if points.values.is_some() { observed } else { unobserved };
-        let inputs = points.tokens(range, obs, config.n_values);
+        let inputs = points.tokens(range, obs, config.n_values, &self.categories);
         let shape = [points.batch, range.len(), config.n_inputs()];
         let inputs = Tensor::new(&self.about.device, &shape, &inputs)?;
         self.embed_norm.forward(&self.embed_all.forward(&inputs, None)?, None)

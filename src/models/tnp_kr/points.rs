@@ -3,7 +3,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::config::{AttentionConfig, Config, GroupConfig};
+use super::config::{AttentionConfig, CategoryConfig, Config, GroupConfig};
 use crate::{
     error::{Error, Result},
     models::{
@@ -27,7 +27,7 @@ const OP: &str = "tnp_kr";
 /// # fn main() -> wgpu_attention::Result<()> {
 /// let mut config = Config { n_blocks: 1, ..Config::scan(1) };
 /// let bias = BiasConfig { kernel: BiasKernel::Scalar, distance: Distance::CausalTime, n_basis: 1 };
-/// config.groups.push(GroupConfig { name: "t".into(), dim: None, embed: false, bias: Some(bias) });
+/// config.groups.push(GroupConfig { name: "t".into(), dim: None, embed: false, bias: Some(bias), category: None });
 /// let model = TnpKr::random(&Device::best(), &config, 0)?;
 /// // Two points of the plane, the second an hour later.
 /// let at = Locations::space(2, &[0.0, 0.0, 1.0, 1.0]).time(&[12.0, 13.0]);
@@ -39,7 +39,7 @@ const OP: &str = "tnp_kr";
 #[derive(Clone, Debug)]
 pub struct Locations<'a> {
     pub(super) batch: usize,
-    groups: Vec<(String, usize, Numbers<'a>)>,
+    pub(super) groups: Vec<(String, usize, Numbers<'a>)>,
 }
 
 impl Default for Locations<'_> {
@@ -91,10 +91,10 @@ impl<'a> Locations<'a> {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Context<'a> {
-    locations: Locations<'a>,
-    values: &'a [f32],
-    mask: Option<&'a [bool]>,
-    origins: Vec<(String, Vec<f64>)>,
+    pub(super) locations: Locations<'a>,
+    pub(super) values: &'a [f32],
+    pub(super) mask: Option<&'a [bool]>,
+    pub(super) origins: Vec<(String, Vec<f64>)>,
 }
 
 impl<'a> Context<'a> {
@@ -150,8 +150,8 @@ impl<'a> Context<'a> {
 pub(super) struct Points<'a> {
     pub batch: usize,
     pub n_points: usize,
-    /// `(dim, embed)` for each group of the configuration.
-    groups: Vec<(usize, bool)>,
+    /// Each group of the configuration, and how many numbers a point has of it.
+    groups: Vec<(&'a GroupConfig, usize)>,
     cloud: Cloud<'a>,
     /// What is taken off the coordinates.
     pub frame: Arc<Frame>,
@@ -188,6 +188,11 @@ impl<'a> Points<'a> {
         for (i, values) in values.chunks(n_values).enumerate() {
             if points.exists(i) {
                 check_finite(&format!("values of point {i}"), values)?;
+                if let Some((at, allowed)) = config.output.refuses(values) {
+                    let found = format_args!("{:?} in point {i}", &values[at..]);
+                    let allowed = format_args!("{allowed}, as the output is {}", config.output.name());
+                    return Err(Error::argument(OP, "an observation", found, allowed));
+                }
             }
         }
         Ok(points)
@@ -250,14 +255,32 @@ impl<'a> Points<'a> {
             };
             check_length(OP, "the length of coordinates", &[batch, per_batch, dim], numbers.len(), because)?;
             n_points = Some(per_batch);
-            groups.push((dim, group.embed));
+            groups.push((group, dim));
             let is_relative = sees_differences(config, group);
             let name = Some(group.name.as_str());
             columns.extend((0..dim).map(|index| Column { group: name, numbers, dim, index, is_relative, distance }));
         }
         let n_points = n_points.unwrap_or(0);
         let cloud = Cloud { op: OP, batch, n: n_points, columns, keep };
-        Ok(Self { batch, n_points, groups, cloud, frame: Arc::default(), values: None, keep })
+        let points = Self { batch, n_points, groups, cloud, frame: Arc::default(), values: None, keep };
+        points.check_categories()?;
+        Ok(points)
+    }
+
+    /// Refuses numbers of categories that there are not.
+    fn check_categories(&self) -> Result<()> {
+        for ((group, _), columns) in self.groups.iter().zip(self.columns()) {
+            let Some(CategoryConfig { channel, n_categories, .. }) = group.category else { continue };
+            let column = &self.cloud.columns[columns.start + channel];
+            let is_one = |x: f64| x >= 0.0 && x < n_categories as f64 && x.fract() == 0.0;
+            let wrong = (0..self.batch * self.n_points).find(|i| self.exists(*i) && !is_one(column.at(*i)));
+            if let Some(i) = wrong {
+                let found = format_args!("{} in point {i}: coordinate {channel} of {:?}", column.at(i), group.name);
+                let allowed = format_args!("a whole number from 0 to {}", n_categories - 1);
+                return Err(Error::argument(OP, "a category", found, allowed));
+            }
+        }
+        Ok(())
     }
 
     /// The coordinates as they were given.
@@ -297,7 +320,7 @@ impl<'a> Points<'a> {
     /// Which columns of the packed coordinates belong to each group.
     pub fn columns(&self) -> Vec<Range<usize>> {
         let mut first = 0;
-        let next = |&(dim, _): &(usize, bool)| {
+        let next = |&(_, dim): &(&GroupConfig, usize)| {
             first += dim;
             first - dim..first
         };
@@ -306,14 +329,32 @@ impl<'a> Points<'a> {
 
     /// The coordinates of some points of every batch element, `[batch, len, n_columns]`.
     pub fn coords(&self, range: &Range<usize>) -> Vec<f32> {
-        self.rows(range, |i, row| self.push_coords(i, |_| true, row))
+        self.rows(range, |i, row| row.extend((0..self.cloud.columns.len()).map(|c| self.seen(c, i))))
     }
 
-    /// The inputs of the first layer: `[obs, embedded coordinates, values]` for each point.
-    pub fn tokens(&self, range: &Range<usize>, obs: &[f32], n_values: usize) -> Vec<f32> {
+    /// The inputs of the first layer: `[obs, embedded coordinates, values]` for each point; `categories` are the
+    /// learned numbers of those of each group.
+    pub fn tokens(
+        &self,
+        range: &Range<usize>,
+        obs: &[f32],
+        n_values: usize,
+        categories: &[Option<Vec<f32>>],
+    ) -> Vec<f32> {
+        let groups: Vec<_> = self.groups.iter().zip(self.columns()).zip(categories).collect();
         self.rows(range, |i, row| {
             row.extend_from_slice(obs);
-            self.push_coords(i, |embed| embed, row);
+            for (((group, _), columns), learned) in groups.iter().filter(|(((group, _), _), _)| group.embed) {
+                for c in columns.clone() {
+                    match (group.category, learned) {
+                        (Some(category), Some(learned)) if columns.start + category.channel == c => {
+                            let at = if self.exists(i) { self.cloud.columns[c].at(i) as usize } else { 0 };
+                            row.extend_from_slice(&learned[at * category.n_features..][..category.n_features]);
+                        }
+                        _ => row.push(self.seen(c, i)),
+                    }
+                }
+            }
             match self.values {
                 Some(values) if self.exists(i) => row.extend_from_slice(&values[i * n_values..][..n_values]),
                 _ => row.extend(std::iter::repeat_n(0.0, n_values)),
@@ -331,14 +372,10 @@ impl<'a> Points<'a> {
         rows
     }
 
-    fn push_coords(&self, i: usize, wanted: impl Fn(bool) -> bool, row: &mut Vec<f32>) {
+    /// What the network sees of point `i` in column `c`.
+    fn seen(&self, c: usize, i: usize) -> f32 {
         let first = i / self.n_points * self.cloud.columns.len();
-        let embedded = self.groups.iter().flat_map(|&(dim, embed)| std::iter::repeat_n(embed, dim));
-        for ((c, column), embed) in self.cloud.columns.iter().enumerate().zip(embedded) {
-            if wanted(embed) {
-                row.push(if self.exists(i) { self.frame.seen(column, first + c, i) } else { 0.0 });
-            }
-        }
+        if self.exists(i) { self.frame.seen(&self.cloud.columns[c], first + c, i) } else { 0.0 }
     }
 }
 

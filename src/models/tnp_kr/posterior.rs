@@ -234,6 +234,11 @@ impl Posterior {
         points.outside(self.network.domain.as_ref(), self.summary.as_deref())
     }
 
+    /// Refuses places that are not of the context's coordinates.
+    pub(super) fn check(&self, locations: &Locations<'_>) -> Result<()> {
+        self.points(locations).map(drop)
+    }
+
     fn points<'a>(&'a self, locations: &Locations<'a>) -> Result<Points<'a>> {
         let (found, batch) = (locations.batch, self.batch);
         check_argument(found == batch, "predict", "batch", found, format_args!("{batch}, that of the context"))?;

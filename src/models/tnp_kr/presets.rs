@@ -1,6 +1,6 @@
 //! The papers' own architectures, at their full size: 6 blocks of width 64.
 
-use super::config::{AttentionConfig, BiasConfig, Config, GroupConfig};
+use super::config::{AttentionConfig, BiasConfig, BiasParameters, Config, GroupConfig};
 use crate::{
     models::{Output, layers::MlpConfig},
     ops::{Activation, BiasKernel, Distance},
@@ -24,7 +24,7 @@ impl Config {
     /// ```
     pub fn scan(n_values: usize) -> Self {
         let bias = BiasConfig { kernel: BiasKernel::Rbf, distance: Distance::Euclidean, n_basis: 5 };
-        let group = GroupConfig { name: "s".into(), dim: None, embed: false, bias: Some(bias) };
+        let group = GroupConfig { name: "s".into(), dim: None, embed: false, bias: Some(bias), category: None };
         let wide = || mlp(&[2 * WIDTH]);
         let attention = AttentionConfig::Scan {
             n_heads: 4,
@@ -84,6 +84,7 @@ impl Config {
             groups: vec![group],
             embed_all: mlp(&[4 * WIDTH, 2 * WIDTH, WIDTH]),
             attention,
+            bias_parameters: BiasParameters::default(),
             ffn: mlp(&[4 * WIDTH, WIDTH]),
             head: mlp(&[4 * WIDTH, WIDTH, 2 * n_values]),
             output: Output::Gaussian { min_std: 0.0 },
@@ -92,5 +93,5 @@ impl Config {
 }
 
 fn embedded(dim: usize) -> GroupConfig {
-    GroupConfig { name: "s".into(), dim: Some(dim), embed: true, bias: None }
+    GroupConfig { name: "s".into(), dim: Some(dim), embed: true, bias: None, category: None }
 }

@@ -15,7 +15,6 @@ use crate::{
 pub(crate) use plan::FeatureTile;
 use problem::OP;
 pub use problem::{FeatureKind, FeatureMap};
-pub(crate) use random::normal;
 pub use random::{ProjectionRows, random_features};
 
 /// The features of `x [.., head_dim]`: `[.., n_features]`. Attention computes them itself, so

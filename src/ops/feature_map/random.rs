@@ -75,7 +75,7 @@ pub fn random_features(
 }
 
 /// A standard normal number by Box-Muller, with functions that are the same on every platform.
-pub(crate) fn normal(random: &mut ChaCha8Rng) -> f64 {
+fn normal(random: &mut ChaCha8Rng) -> f64 {
     // In (0, 1], so that the logarithm is finite.
     let mut uniform = || ((random.next_u64() >> 11) + 1) as f64 / (1u64 << 53) as f64;
     libm::sqrt(-2.0 * libm::log(uniform())) * libm::cos(TAU * uniform())

@@ -229,11 +229,18 @@ fn model(fixture: &Fixture, path: &Path, device: &Device) -> Result<Outputs, Str
     }
     let prediction = model.condition(&context).and_then(|posterior| posterior.predict(&at_test));
     let prediction = prediction.map_err(|error| error.to_string())?;
-    Ok(BTreeMap::from([
+    let mut outputs = BTreeMap::new();
+    if fixture.has("in.f_test") {
+        let densities = prediction.log_density(&fixture.numbers("in.f_test")).map_err(|error| error.to_string())?;
+        let mean = densities.iter().sum::<f64>() / prediction.mean().len() as f64;
+        outputs.insert("nll".to_owned(), vec![-mean as f32]);
+    }
+    outputs.extend([
         ("mean".to_owned(), prediction.mean().to_vec()),
         ("p".to_owned(), prediction.mean().to_vec()),
         ("std".to_owned(), prediction.std().to_vec()),
         ("logits".to_owned(), prediction.activations().to_vec()),
         ("act".to_owned(), prediction.activations().to_vec()),
-    ]))
+    ]);
+    Ok(outputs)
 }
