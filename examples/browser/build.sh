@@ -12,13 +12,13 @@ rm -rf "$out"
 mkdir -p "$out/pkg" "$out/checkpoints"
 cargo run -q -p wgpu-attention-browser-bindgen --profile tools -- \
   "${CARGO_TARGET_DIR:-target}/$target/browser/wgpu_attention_browser.wasm" "$out/pkg"
-# Smaller by a fifth; the page runs without. (Debian's own wasm-opt is too old for tables of references.)
+# Smaller by a sixth; the page runs without. (Debian's own wasm-opt is too old for tables of references.)
 program=$out/pkg/wgpu_attention_browser_bg.wasm
 wasm_opt=examples/browser/node_modules/.bin/wasm-opt
 if command -v npm >/dev/null && [ ! -x "$wasm_opt" ]; then (cd examples/browser && npm ci --no-audit --no-fund); fi
 if [ -x "$wasm_opt" ]; then
   features=(simd bulk-memory reference-types sign-ext mutable-globals nontrapping-float-to-int multivalue)
-  "$wasm_opt" -Os "${features[@]/#/--enable-}" -o "$program.small" "$program"
+  "$wasm_opt" -Oz "${features[@]/#/--enable-}" -o "$program.small" "$program"
   mv "$program.small" "$program"
 fi
 cp examples/browser/page/* "$out"
