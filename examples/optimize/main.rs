@@ -57,8 +57,9 @@ const FIRST: usize = 5;
 /// Places that are considered: anywhere, and around the best one so far.
 const ANYWHERE: usize = 384;
 const AROUND: usize = 128;
-/// The places that a draw of the whole function is made at.
-const DRAWN: usize = 128;
+/// The places that a draw of the whole function is made at, and how many are drawn at once.
+const DRAWN: usize = 64;
+const BLOCK: usize = 8;
 
 /// How the next place is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,38 +233,72 @@ impl Scale {
     }
 }
 
-/// The posterior of all runs, as a batch.
-fn read(model: &TnpKr, runs: &[Run]) -> Result<(Posterior, Vec<Scale>)> {
-    let dim = runs[0].x[0].len();
-    let scales: Vec<_> = runs.iter().map(|run| Scale::of(run, dim)).collect();
-    let (mut places, mut values) = (Vec::new(), Vec::new());
-    for (run, scale) in runs.iter().zip(&scales) {
-        scale.places(&run.x, &mut places);
-        values.extend(run.y.iter().map(|y| ((y - scale.level) / scale.deviation) as f32));
+/// What the network is given of all runs, as a batch.
+struct Batch {
+    dim: usize,
+    scales: Vec<Scale>,
+    places: Vec<f64>,
+    values: Vec<f32>,
+}
+
+impl Batch {
+    fn new(runs: &[Run]) -> Self {
+        let dim = runs[0].x[0].len();
+        let scales: Vec<_> = runs.iter().map(|run| Scale::of(run, dim)).collect();
+        let (mut places, mut values) = (Vec::new(), Vec::new());
+        for (run, scale) in runs.iter().zip(&scales) {
+            scale.places(&run.x, &mut places);
+            values.extend(run.y.iter().map(|y| ((y - scale.level) / scale.deviation) as f32));
+        }
+        Self { dim, scales, places, values }
     }
-    let context = Context::new(Locations::space(dim, &places).batch(runs.len()), &values);
-    Ok((model.condition(&context)?, scales))
+
+    fn context(&self) -> Context<'_> {
+        Context::new(Locations::space(self.dim, &self.places).batch(self.scales.len()), &self.values)
+    }
+
+    /// Places of each run.
+    fn at(&self, x: &[&[Vec<f64>]]) -> Vec<f64> {
+        let mut places = Vec::new();
+        self.scales.iter().zip(x).for_each(|(scale, x)| scale.places(x, &mut places));
+        places
+    }
+
+    fn locations<'a>(&self, places: &'a [f64]) -> Locations<'a> {
+        Locations::space(self.dim, places).batch(self.scales.len())
+    }
 }
 
 /// What the network predicts for each run at its own places, scaled.
-fn predict(posterior: &Posterior, scales: &[Scale], at: &[&[Vec<f64>]]) -> Result<Vec<Vec<Normal>>> {
-    let mut places = Vec::new();
-    scales.iter().zip(at).for_each(|(scale, at)| scale.places(at, &mut places));
-    let (dim, n) = (at[0][0].len(), at[0].len());
-    let prediction = posterior.predict(&Locations::space(dim, &places).batch(at.len()))?;
+fn predict(posterior: &Posterior, batch: &Batch, at: &[&[Vec<f64>]]) -> Result<Vec<Vec<Normal>>> {
+    let prediction = posterior.predict(&batch.locations(&batch.at(at)))?;
     let normals = prediction.mean().iter().zip(prediction.std());
     let normals: Vec<_> = normals.map(|(&mean, &std)| Normal { mean: mean.into(), std: std.into() }).collect();
-    Ok(normals.chunks(n).map(<[_]>::to_vec).collect())
+    Ok(normals.chunks(at[0].len()).map(<[_]>::to_vec).collect())
 }
 
 fn improvement(model: &TnpKr, runs: &[Run], candidates: &[Vec<Vec<f64>>]) -> Result<Vec<usize>> {
-    let (posterior, scales) = read(model, runs)?;
+    let batch = Batch::new(runs);
+    let posterior = model.condition(&batch.context())?;
     let observed: Vec<_> = runs.iter().map(|run| &run.x[..]).collect();
     let candidates: Vec<_> = candidates.iter().map(|candidates| &candidates[..]).collect();
-    let observed = predict(&posterior, &scales, &observed)?;
-    let predicted = predict(&posterior, &scales, &candidates)?;
+    let observed = predict(&posterior, &batch, &observed)?;
+    let predicted = predict(&posterior, &batch, &candidates)?;
     let level = |normals: &[Normal]| normals.iter().map(|normal| normal.mean).fold(f64::INFINITY, f64::min);
     Ok(predicted.iter().zip(&observed).map(|(normals, observed)| most_improvement(normals, level(observed))).collect())
+}
+
+/// The least place of one coherent draw of the function, for each run: of some of the candidates, because a
+/// draw reads what was drawn before it.
+fn thompson(model: &TnpKr, runs: &[Run], candidates: &[Vec<Vec<f64>>], seed: u64) -> Result<Vec<usize>> {
+    let batch = Batch::new(runs);
+    let step = (ANYWHERE + AROUND) / DRAWN;
+    let some: Vec<Vec<Vec<f64>>> = candidates.iter().map(|all| all.iter().step_by(step).cloned().collect()).collect();
+    let some: Vec<_> = some.iter().map(|some| &some[..]).collect();
+    let places = batch.at(&some);
+    let draws = model.draws_in_blocks(&batch.context(), &batch.locations(&places), seed, 1, BLOCK)?;
+    let least = |draw: &[f32]| (0..draw.len()).min_by(|a, b| draw[*a].total_cmp(&draw[*b])).unwrap_or(0);
+    Ok(draws.chunks(some[0].len()).map(|draw| step * least(draw)).collect())
 }
 
 /// The regret after the last evaluation: its median over the runs, and the quarter that did worse.
@@ -315,10 +350,4 @@ fn write(path: &Path, all: &[Outcome]) -> Result<()> {
         }
     }
     Ok(writer.flush()?)
-}
-
-/// The least place of one coherent draw of the function, for each run.
-fn thompson(model: &TnpKr, runs: &[Run], candidates: &[Vec<Vec<f64>>], seed: u64) -> Result<Vec<usize>> {
-    let _ = (model, runs, candidates, seed, DRAWN);
-    todo!()
 }
