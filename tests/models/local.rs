@@ -105,7 +105,7 @@ fn standardised_neighbourhoods_know_no_units() {
 
 fn group(name: &str, distance: Distance) -> GroupConfig {
     let bias = BiasConfig { kernel: BiasKernel::Rbf, distance, n_basis: 2 };
-    GroupConfig { name: name.into(), dim: None, embed: false, bias: Some(bias) }
+    GroupConfig { name: name.into(), dim: None, embed: false, bias: Some(bias), category: None }
 }
 
 #[test]
