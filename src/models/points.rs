@@ -14,7 +14,7 @@ mod sealed {
     }
 }
 
-/// What coordinates are given as: `f32` or `f64`. A model takes its origin off them in f64 and rounds
+/// What coordinates, and values that a prediction is asked about, are given as: `f32` or `f64`. A model takes its origin off them in f64 and rounds
 /// to f32 after that, so that what lies far from zero (seconds since 1970, metres of a map projection)
 /// keeps its differences; only what is f32 already has lost them before.
 ///

@@ -48,9 +48,20 @@ impl Tensor {
     /// As [`Tensor::read`].
     #[cfg(not(target_arch = "wasm32"))]
     pub fn to_ndarray(&self) -> Result<ArrayD<f32>> {
-        let found = self.len();
-        let shape = self.shape().to_vec();
-        let refused = |_| Error::Length { shape: self.shape().to_vec(), expected: found, found };
-        ArrayD::from_shape_vec(shape, self.read()?).map_err(refused)
+        self.array(self.read()?)
+    }
+
+    /// [`Tensor::to_ndarray`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Tensor::to_ndarray`].
+    pub async fn to_ndarray_async(&self) -> Result<ArrayD<f32>> {
+        self.array(self.read_async().await?)
+    }
+
+    fn array(&self, numbers: Vec<f32>) -> Result<ArrayD<f32>> {
+        let (shape, found) = (self.shape().to_vec(), numbers.len());
+        let refused = |_| Error::Length { shape: self.shape().to_vec(), expected: self.len(), found };
+        ArrayD::from_shape_vec(shape, numbers).map_err(refused)
     }
 }

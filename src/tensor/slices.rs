@@ -98,6 +98,19 @@ impl Tensor {
         }
         Ok(())
     }
+
+    /// [`Tensor::read_into`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Tensor::read_into`].
+    pub async fn read_into_async(&self, into: &mut [f32]) -> Result<()> {
+        check_length(&self.shape, into.len())?;
+        match self.as_slice() {
+            Some(numbers) => into.copy_from_slice(numbers),
+            None => into.copy_from_slice(&self.read_async().await?),
+        }
+        Ok(())
+    }
 }
 
 /// The shape, the device and the first numbers, if they are on the CPU: those of a GPU may not be computed yet, and

@@ -275,6 +275,7 @@ fn what_cannot_be_observed_or_asked_is_refused() {
     refused(Prediction::new(Output::Beta, [1, 2, 1], vec![0.0, 0.0, 0.0, f32::NAN]), &["NaN", "point 1"]);
     refused(Prediction::new(Output::Gaussian { min_std: -0.5 }, [1, 0, 1], vec![]), &["min_std is -0.5"]);
     refused(Prediction::new(Output::Poisson, [usize::MAX, 2, 1], vec![0.0]), &["holds 1"]);
+    refused(Prediction::new(Output::Poisson, [0, 1, usize::MAX], vec![]), &["numbers of one tensor"]);
     for output in [Output::Beta, Output::Categorical, Output::GaussianLogStd] {
         for shape in [[1, 0, 3], [0, 4, 1], [2, 5, 0]] {
             let none = Prediction::new(output, shape, Vec::new()).unwrap();

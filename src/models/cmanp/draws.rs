@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     block::{CmabQueries, Encoder},
+    config::Config,
     joint::{JointPrediction, MAX_JOINT},
     points::Context,
     posterior::Posterior,
@@ -33,6 +34,15 @@ enum Block {
     Each(Prediction),
     /// Together, for each batch element: a CMANP-AND.
     Joint(Vec<JointPrediction>),
+}
+
+/// How functions are drawn.
+struct Course {
+    n_points: usize,
+    block: usize,
+    seed: u64,
+    /// What is predicted of the first block, which is the same for all draws.
+    first: Block,
 }
 
 impl Block {
@@ -128,7 +138,6 @@ impl Posterior {
         if all.is_empty() {
             return Ok(all);
         }
-        // The first block is the same for all of them.
         let first = self.block(&pick(x, n_points, config.dim_x, &(0..block.min(n_points)))).await?;
         let n_latents = config.n_latents.max(config.n_latents_per_layer.unwrap_or(0));
         let mut at_once = tiles::at_once(&self.network.about.device, self.batch * n_latents, config.widest());
@@ -137,47 +146,47 @@ impl Posterior {
             let together = block.min(n_points) * config.dim_y;
             at_once = at_once.min(MAX_JOINT * MAX_JOINT / together.saturating_mul(together) / self.batch).max(1);
         }
+        let course = Course { n_points, block, seed, first };
         for draws in tiles(n, at_once) {
             let drawn = &mut all[draws.start * size..draws.end * size];
-            self.draw_some(x, n_points, block, &first, seed, draws, drawn).await?;
+            self.draw_some(x, &course, draws, drawn).await?;
         }
         Ok(all)
     }
 
     /// Some of the draws, `[draws.len(), batch, n_points, dim_y]`.
-    #[allow(clippy::too_many_arguments)]
     async fn draw_some<T: Coordinate>(
         &self,
         x: &[T],
-        n_points: usize,
-        block: usize,
-        first: &Block,
-        seed: u64,
+        course: &Course,
         draws: Range<usize>,
         drawn: &mut [f32],
     ) -> Result<()> {
-        let config = &self.network.about.config;
-        let mut random: Vec<Uniforms> =
-            draws.clone().flat_map(|draw| (0..self.batch).map(move |b| Uniforms::new(seed, b, draw))).collect();
+        let (&Config { dim_x, dim_y, .. }, n) = (&self.network.about.config, course.n_points);
+        let streams = draws.clone().flat_map(|draw| (0..self.batch).map(move |b| (b, draw)));
+        let mut random: Vec<Uniforms> = streams.map(|(b, draw)| Uniforms::new(course.seed, b, draw)).collect();
+        // That of every draw, once they differ.
         let mut posterior: Option<Self> = None;
-        for start in (0..n_points).step_by(block) {
-            let points = start..n_points.min(start + block);
-            let here = pick(x, n_points, config.dim_x, &points).repeat(draws.len());
-            let (of_all, next) = match &posterior {
-                None => (true, None),
-                Some(posterior) => (false, Some(posterior.block(&here).await?)),
+        for start in (0..n).step_by(course.block) {
+            let points = start..n.min(start + course.block);
+            let here = pick(x, n, dim_x, &points).repeat(draws.len());
+            let next = match &posterior {
+                None => None,
+                Some(posterior) => Some(posterior.block(&here).await?),
             };
-            let predicted = next.as_ref().unwrap_or(first);
-            let mut values = zeros::<f32>(&[random.len(), points.len(), config.dim_y])?;
-            let mut one = zeros::<f64>(&[points.len(), config.dim_y])?;
-            let of_elements = values.chunks_exact_mut(one.len()).zip(drawn.chunks_exact_mut(n_points * config.dim_y));
+            let mut values = zeros::<f32>(&[random.len(), points.len(), dim_y])?;
+            let mut one = zeros::<f64>(&[points.len(), dim_y])?;
+            let of_elements = values.chunks_exact_mut(one.len()).zip(drawn.chunks_exact_mut(n * dim_y));
             for (i, (values, drawn)) in of_elements.enumerate() {
-                predicted.draw(if of_all { i % self.batch } else { i }, &mut random[i], &mut one);
+                match &next {
+                    None => course.first.draw(i % self.batch, &mut random[i], &mut one),
+                    Some(next) => next.draw(i, &mut random[i], &mut one),
+                }
                 values.iter_mut().zip(&one).for_each(|(value, one)| *value = *one as f32);
-                drawn[points.start * config.dim_y..][..values.len()].copy_from_slice(values);
+                drawn[points.start * dim_y..][..values.len()].copy_from_slice(values);
             }
             check_finite("what was drawn", &values)?;
-            if points.end < n_points {
+            if points.end < n {
                 let before = match posterior {
                     Some(posterior) => posterior,
                     None => self.repeat(draws.len()).await?,

@@ -1,8 +1,8 @@
 //! Yes or no.
 
 use super::{
-    output::Univariate,
     special::{Level, sigmoid, softplus},
+    univariate::Univariate,
 };
 
 pub struct Bernoulli {

@@ -1,8 +1,8 @@
 //! A share between 0 and 1.
 
 use super::{
-    output::Univariate,
     special::{Level, beta_cdf, ln_beta, ln_binomial, sigmoid},
+    univariate::Univariate,
 };
 
 pub struct Beta {

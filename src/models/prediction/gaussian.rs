@@ -3,8 +3,8 @@
 use std::f64::consts::{PI, TAU};
 
 use super::{
-    output::Univariate,
     special::{Level, normal_cdf, normal_density, normal_quantile},
+    univariate::Univariate,
 };
 
 pub struct Gaussian {

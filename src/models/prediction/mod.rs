@@ -13,6 +13,7 @@ mod output;
 mod poisson;
 mod random;
 mod special;
+mod univariate;
 mod zero_inflated_poisson;
 
 pub use output::Output;
@@ -24,10 +25,10 @@ use super::{
 };
 use crate::{
     error::{Error, Result, check_argument},
-    host::{collect, zeros},
+    host::{collect, filled, zeros},
 };
-use output::Univariate;
 use special::Level;
+use univariate::Univariate;
 
 /// Predictions at some points, each for itself, row-major: a distribution of every value of every point.
 ///
@@ -79,7 +80,7 @@ impl Prediction {
             return Err(Error::Length { shape, expected, found: activations.len() });
         }
         let (mean, std) = (zeros(&shape)?, zeros(&shape)?);
-        let units = vec![[1.0, 0.0]; shape[2]];
+        let units = filled([1.0, 0.0], &[shape[2]])?;
         let mut all = Self { output, shape, activations, mean, std, units, outside: Outside::default() };
         all.set_moments()?;
         Ok(all)

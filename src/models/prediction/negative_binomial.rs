@@ -2,8 +2,8 @@
 
 use super::{
     counts,
-    output::Univariate,
     special::{Level, beta_cdf, ln_binomial, mean_distance},
+    univariate::Univariate,
 };
 
 pub struct NegativeBinomial {

@@ -2,8 +2,8 @@
 
 use super::{
     counts,
-    output::Univariate,
     special::{Level, gamma_cdf, ln_poisson, mean_distance},
+    univariate::Univariate,
 };
 
 pub struct Poisson {

@@ -2,9 +2,9 @@
 
 use super::{
     counts,
-    output::Univariate,
     poisson::Poisson,
     special::{Level, sigmoid, softplus},
+    univariate::Univariate,
 };
 
 pub struct ZeroInflatedPoisson {

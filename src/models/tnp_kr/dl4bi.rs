@@ -13,7 +13,11 @@ impl Config {
     /// Translates a model of `dl4bi` 0.1, as its hydra configuration describes it (the YAML,
     /// read as JSON). What that file leaves to the data is given beside it: the number of
     /// values at a point and the size of each coordinate group that the data have, in the
-    /// order `x`, `s`, `t`.
+    /// order `x`, `s`, `t`. What the file leaves out is what `dl4bi` has by itself.
+    ///
+    /// Known are `BSATNP` and `BTNP`, with scan, plain, fast (Performer) and deep kernel attention, every
+    /// bias with every distance that a file can name, embeddings that pass numbers on, leave them out or take
+    /// one for a category, and Gaussian, categorical, Poisson, zero-inflated Poisson and Beta outputs.
     ///
     /// # Errors
     /// [`Error::Config`] naming the part that this crate does not know: mixtures of densities among the
