@@ -40,6 +40,7 @@ fn f16_golden_cases() {
     devices.extend(own.clone());
     #[cfg(feature = "gpu")]
     devices.extend(crate::support::few_bindings());
+    let shared = crate::support::devices();
     let mut failures = Vec::new();
     for path in &paths {
         let fixture = Fixture::open(path);
@@ -48,6 +49,9 @@ fn f16_golden_cases() {
         let mut line = format!("{:<52}", fixture.name);
         // The variants of scan attention where it is not one of many operations.
         let forced = if fixture.name.contains("scan_attention") { &forced[..] } else { &[] };
+        // Heads of 4 numbers, which no trained network has: not on devices whose texts must all be published.
+        let is_tiny = fixture.name.starts_with("model_dl4bi_");
+        let devices = if is_tiny { &shared[..] } else { &devices[..] };
         for (name, device) in devices.iter().chain(forced) {
             match run(&fixture, path, device) {
                 Err(message) => failures.push(format!("{} on {name}: {message}", fixture.name)),
