@@ -50,9 +50,10 @@ fn f16_golden_cases() {
     if only.is_none() {
         devices.extend(crate::support::few_bindings());
     }
+    let shared = crate::support::devices();
     let mut failures = Vec::new();
     // Cases that passed and that were run, by device.
-    let mut counts = vec![[0, 0]; devices.len() + forced.len()];
+    let mut counts: BTreeMap<String, [usize; 2]> = BTreeMap::new();
     for path in &paths {
         let fixture = Fixture::open(path);
         let moved = LazyCell::new(|| moved::moved(&fixture));
@@ -60,17 +61,21 @@ fn f16_golden_cases() {
         let mut line = format!("{:<52}", fixture.name);
         // The variants of scan attention where it is not one of many operations.
         let forced = if fixture.name.contains("scan_attention") { &forced[..] } else { &[] };
-        for (at, (name, device)) in devices.iter().chain(forced).enumerate() {
+        // Heads of 4 numbers, which no trained network has: not on devices whose texts must all be published.
+        let is_tiny = only.is_none() && fixture.name.starts_with("model_dl4bi_");
+        let devices = if is_tiny { &shared[..] } else { &devices[..] };
+        for (name, device) in devices.iter().chain(forced) {
             let before = failures.len();
             if let Some(worst) = check((&fixture, path), &moved, name, device, &mut failures) {
                 line += &format!("  {name} {worst:.1e}");
             }
-            counts[at][0] += usize::from(failures.len() == before);
-            counts[at][1] += 1;
+            let [passed, of] = counts.entry(name.clone()).or_default();
+            *passed += usize::from(failures.len() == before);
+            *of += 1;
         }
         println!("{line}");
     }
-    for ((name, _), [passed, of]) in devices.iter().chain(&forced).zip(counts) {
+    for (name, [passed, of]) in counts {
         println!("golden cases: {passed} of {of} on {name}");
     }
     #[cfg(feature = "gpu")]

@@ -115,17 +115,14 @@ impl Posterior {
     pub fn predict(&self, x: Vec<f32>) -> Promise {
         let (read, cycle) = (self.read.clone(), self.cycle);
         future_to_promise(async move {
-            let (mean, std, outside) = match read {
-                Read::TnpKr(read) => {
-                    let read = read.predict_async(&Locations::space(1, &x)).await.map_err(told)?;
-                    (read.mean, read.std, read.outside)
-                }
-                Read::Cmanp(read) => {
-                    let read = read.predict_async(&phases(&x, cycle)).await.map_err(told)?;
-                    (read.mean, read.std, read.outside)
-                }
+            let read = match read {
+                Read::TnpKr(read) => read.predict_async(&Locations::space(1, &x)).await,
+                Read::Cmanp(read) => read.predict_async(&phases(&x, cycle)).await,
             };
-            Ok(Prediction { mean, std, outside: outside.to_string() }.into())
+            let read = read.map_err(told)?;
+            let outside = read.outside().to_string();
+            let (mean, std) = read.into_moments();
+            Ok(Prediction { mean, std, outside }.into())
         })
     }
 

@@ -70,11 +70,11 @@ fn answer(device: &Device, Question { network, cycle, x, y, at }: &Question) -> 
     let [mean, std] = if network == "cmanp" {
         let posterior = Cmanp::open(device, file)?.condition(&cmanp::Context::new(&phases(x), y))?;
         let read = posterior.predict(&phases(at))?;
-        [read.mean, read.std]
+        read.into_moments().into()
     } else {
         let posterior = TnpKr::open(device, file)?.condition(&tnp_kr::Context::new(Locations::space(1, x), y))?;
         let read = posterior.predict(&Locations::space(1, at))?;
-        [read.mean, read.std]
+        read.into_moments().into()
     };
     ensure!(mean.len() == at.len() && std.len() == at.len());
     Ok([mean, std])
