@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{
-    plan::{Plan, plan},
+    plan::{LANES, OUTPUTS, Plan, plan},
     problem::{LsamOutput, LsamState, Problem},
 };
 use crate::{
@@ -14,7 +14,6 @@ use crate::{
         gpu::{Gpu, Kernel, Shader, params},
     },
     error::Result,
-    ops::recurrence::StepConstants,
     tensor::Tensor,
 };
 
@@ -33,8 +32,16 @@ struct Constants {
     d_model: usize,
 }
 
-const OF_COLUMNS: StepConstants = StepConstants::adding("f32");
-const OF_MEMORY: StepConstants = StepConstants::adding("vec4<f32>");
+#[derive(Clone, Copy, Debug, Serialize)]
+struct StepConstants {
+    lanes: usize,
+    outputs: usize,
+    /// What is added over lanes.
+    part: &'static str,
+}
+
+const OF_COLUMNS: StepConstants = StepConstants { lanes: LANES, outputs: OUTPUTS, part: "f32" };
+const OF_MEMORY: StepConstants = StepConstants { lanes: LANES, outputs: OUTPUTS, part: "vec4<f32>" };
 
 impl Constants {
     fn new(plan: &Plan) -> Self {

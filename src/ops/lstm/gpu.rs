@@ -5,13 +5,12 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{
-    plan::{Plan, plan},
+    plan::{LANES, OUTPUTS, Plan, plan},
     problem::{LstmOutput, Problem},
 };
 use crate::{
     device::gpu::{Gpu, Kernel, Shader, params},
     error::Result,
-    ops::recurrence::StepConstants,
     tensor::Tensor,
 };
 
@@ -26,7 +25,15 @@ struct Constants {
     threads: usize,
 }
 
-const STEP_CONSTANTS: StepConstants = StepConstants::adding("vec4<f32>");
+#[derive(Clone, Copy, Debug, Serialize)]
+struct StepConstants {
+    lanes: usize,
+    outputs: usize,
+    /// What is added over lanes.
+    part: &'static str,
+}
+
+const STEP_CONSTANTS: StepConstants = StepConstants { lanes: LANES, outputs: OUTPUTS, part: "vec4<f32>" };
 
 params! {
     Params {
