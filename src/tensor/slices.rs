@@ -91,12 +91,7 @@ impl Tensor {
     /// ```
     #[cfg(not(target_arch = "wasm32"))]
     pub fn read_into(&self, into: &mut [f32]) -> Result<()> {
-        check_length(&self.shape, into.len())?;
-        match self.as_slice() {
-            Some(numbers) => into.copy_from_slice(numbers),
-            None => into.copy_from_slice(&self.read()?),
-        }
-        Ok(())
+        pollster::block_on(self.read_into_async(into))
     }
 
     /// [`Tensor::read_into`] without blocking.

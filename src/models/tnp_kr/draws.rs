@@ -5,13 +5,14 @@ use std::ops::Range;
 
 use super::{
     TnpKr,
-    points::{Context, Locations},
+    points::{Context, Group, Locations},
 };
 use crate::{
     error::{Error, Result, check_argument},
     host::zeros,
     models::{
         evaluation::{Evaluation, Seen, pick},
+        points::Numbers,
         prediction::Uniforms,
         tiles::{self, tiles},
     },
@@ -36,8 +37,7 @@ impl<'a> Story<'a> {
         let mut groups = Vec::new();
         for (name, dim, numbers) in &context.locations.groups {
             let of_targets = targets.groups.iter().find(|(other, ..)| other == name);
-            let wide =
-                |numbers: &crate::models::points::Numbers<'_>| (0..numbers.len()).map(|i| numbers.get(i)).collect();
+            let wide = |numbers: &Numbers<'_>| (0..numbers.len()).map(|i| numbers.get(i)).collect();
             let there = of_targets.map_or(Vec::new(), |(_, _, numbers)| wide(numbers));
             groups.push((name.as_str(), *dim, wide(numbers), there));
         }
@@ -46,7 +46,7 @@ impl<'a> Story<'a> {
     }
 
     /// The targets of a block, for so many draws.
-    fn targets(&self, points: &Range<usize>, n_draws: usize) -> Vec<(&'a str, usize, Vec<f64>)> {
+    fn targets(&self, points: &Range<usize>, n_draws: usize) -> Vec<Group<'a>> {
         let part = |(name, dim, _, there): &(&'a str, usize, Vec<f64>, Vec<f64>)| {
             (*name, *dim, pick(there, self.n_points, *dim, points).repeat(n_draws))
         };
@@ -93,7 +93,7 @@ impl<'a> Story<'a> {
 
 /// A context that owns its numbers.
 struct Known<'a> {
-    groups: Vec<(&'a str, usize, Vec<f64>)>,
+    groups: Vec<Group<'a>>,
     values: Vec<f32>,
     keep: Option<Vec<bool>>,
     batch: usize,
@@ -102,18 +102,13 @@ struct Known<'a> {
 
 impl Known<'_> {
     fn context(&self) -> Context<'_> {
-        let context = Context::new(locations(&self.groups, self.batch), &self.values);
+        let context = Context::new(Locations::of(&self.groups, self.batch), &self.values);
         let context = Context { origins: self.origins.clone(), ..context };
         match &self.keep {
             Some(keep) => context.mask(keep),
             None => context,
         }
     }
-}
-
-fn locations<'a>(groups: &'a [(&str, usize, Vec<f64>)], batch: usize) -> Locations<'a> {
-    let all = Locations::default().batch(batch);
-    groups.iter().fold(all, |all, (name, dim, numbers)| all.group(name, *dim, numbers))
 }
 
 impl TnpKr {
@@ -200,7 +195,7 @@ impl TnpKr {
         }
         // The first block is the same for all of them.
         let first = story.targets(&(0..block.min(story.n_points)), 1);
-        let first = posterior.predict_async(&self::locations(&first, story.batch)).await?;
+        let first = posterior.predict_async(&Locations::of(&first, story.batch)).await?;
         let rows = story.batch * (story.n_context + story.n_points);
         for draws in tiles(n, tiles::at_once(self.device(), rows, self.config().widest())) {
             let n_draws = draws.len();
@@ -215,7 +210,7 @@ impl TnpKr {
                         let known = story.known(start, n_draws, drawn);
                         let targets = story.targets(&points, n_draws);
                         let posterior = self.condition(&known.context())?;
-                        Some(posterior.predict_async(&self::locations(&targets, known.batch)).await?)
+                        Some(posterior.predict_async(&Locations::of(&targets, known.batch)).await?)
                     }
                 };
                 let mut values = zeros::<f64>(&[points.len(), story.n_values])?;
@@ -282,7 +277,7 @@ impl TnpKr {
             if start > 0 {
                 posterior = self.condition(&story.known(start, 1, y).context())?;
             }
-            let prediction = posterior.predict_async(&self::locations(&story.targets(&points, 1), batch)).await?;
+            let prediction = posterior.predict_async(&Locations::of(&story.targets(&points, 1), batch)).await?;
             blocks.push(Seen::new(&prediction, &pick(y, n, n_values, &points))?);
         }
         Ok(Evaluation::collect(n, blocks))

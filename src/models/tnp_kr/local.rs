@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
-use super::{Context, Locations, TnpKr, points::Points};
+use super::{
+    Context, Locations, TnpKr,
+    points::{Group, Points},
+};
 use crate::{
     error::{Error, Result, check_argument},
     models::{
@@ -79,19 +82,33 @@ impl TnpKr {
         locations: &Locations<'_>,
         local: &Local,
     ) -> Result<Vec<Neighbourhood>> {
-        let config = self.config();
+        let (observed, places) = self.local_points(context, locations, local)?;
+        self.near(&observed, &places, local)
+    }
+
+    /// The observations and the places, checked.
+    fn local_points<'a>(
+        &'a self,
+        context: &Context<'a>,
+        locations: &Locations<'a>,
+        local: &Local,
+    ) -> Result<(Points<'a>, Points<'a>)> {
         for (name, number) in [("nearest", local.nearest), ("together", local.together)] {
             check_argument(number > 0, OP, name, number, "1 or more")?;
         }
         for batch in [context.batch(), locations.batch] {
             check_argument(batch == 1, OP, "batch", batch, "1: a neighbourhood is a batch element already")?;
         }
-        let observed = Points::observed(config, self.domain(), context)?;
-        let places = Points::targets(config, locations, &observed.frame)?;
+        let observed = Points::observed(self.config(), self.domain(), context)?;
+        let places = Points::targets(self.config(), locations, &observed.frame)?;
         let (found, columns) = (places.columns(), observed.columns());
         let allowed = format_args!("{columns:?}, those of the context");
         check_argument(found == columns, OP, "coordinate columns", format_args!("{found:?}"), allowed)?;
-        let known: Vec<&str> = config.groups.iter().map(|group| group.name.as_str()).collect();
+        Ok((observed, places))
+    }
+
+    fn near(&self, observed: &Points<'_>, places: &Points<'_>, local: &Local) -> Result<Vec<Neighbourhood>> {
+        let known: Vec<&str> = self.config().groups.iter().map(|group| group.name.as_str()).collect();
         for (group, weight) in &local.weights {
             let allowed = format_args!("of a coordinate group of the model: {known:?}");
             check_argument(known.contains(&group.as_str()), OP, "a weight", format_args!("of {group:?}"), allowed)?;
@@ -173,9 +190,8 @@ impl TnpKr {
         local: &Local,
         mut receive: impl FnMut(&Neighbourhood, Prediction) -> Result<()>,
     ) -> Result<()> {
-        let parts = self.neighbourhoods(context, locations, local)?;
-        let observed = Points::observed(self.config(), self.domain(), context)?;
-        let places = Points::targets(self.config(), locations, &observed.frame)?;
+        let (observed, places) = self.local_points(context, locations, local)?;
+        let parts = self.near(&observed, &places, local)?;
         if local.standardised {
             self.check_standardised(&observed)?;
         }
@@ -186,7 +202,10 @@ impl TnpKr {
         let n_observations = parts.iter().map(|part| part.observations.len()).max().unwrap_or(1);
         for parts in parts.chunks((AT_ONCE / n_observations).max(1)) {
             let n_places = parts.iter().map(|part| part.places.len()).max().unwrap_or(0);
-            let (mut keys, mut queries) = (vec![Vec::new(); columns.len()], vec![Vec::new(); columns.len()]);
+            let empty = self.config().groups.iter().zip(&columns);
+            let empty: Vec<_> =
+                empty.map(|(group, columns)| (group.name.as_str(), columns.len(), Vec::new())).collect();
+            let (mut keys, mut queries) = (empty.clone(), empty);
             let (mut values, mut keep, mut scales) = (Vec::new(), Vec::new(), Vec::new());
             for part in parts {
                 let scale = if local.standardised {
@@ -202,12 +221,11 @@ impl TnpKr {
                 scale.coordinates(&places, &filled(&part.places, n_places), &columns, &mut queries);
                 scales.push(scale);
             }
-            let mut keys = Context::new(self.groups(parts.len(), &columns, &keys), &values);
+            let mut keys = Context::new(Locations::of(&keys, parts.len()), &values);
             if keep.contains(&false) {
                 keys = keys.mask(&keep);
             }
-            let prediction =
-                self.condition(&keys)?.predict_async(&self.groups(parts.len(), &columns, &queries)).await?;
+            let prediction = self.condition(&keys)?.predict_async(&Locations::of(&queries, parts.len())).await?;
             let n_values = prediction.shape()[2];
             let rows = prediction.activations().chunks(prediction.activations().len() / parts.len());
             for ((part, scale), rows) in parts.iter().zip(&scales).zip(rows) {
@@ -233,14 +251,6 @@ impl TnpKr {
         let output = self.config().output;
         let allowed = "a Gaussian output: classes, counts and shares have no units";
         check_argument(output.has_units(), OP, "standardise", format_args!("with a {} output", output.name()), allowed)
-    }
-
-    /// Coordinates by their groups, `[batch, n_points, dim]` each.
-    fn groups<'a>(&self, batch: usize, columns: &[Range<usize>], coordinates: &'a [Vec<f64>]) -> Locations<'a> {
-        let groups = self.config().groups.iter().zip(columns).zip(coordinates);
-        groups.fold(Locations::default().batch(batch), |locations, ((group, columns), numbers)| {
-            locations.group(&group.name, columns.len(), numbers)
-        })
     }
 }
 
@@ -308,9 +318,9 @@ impl Scale {
     }
 
     /// Appends the coordinates of some points to those of each group.
-    fn coordinates(&self, points: &Points<'_>, indices: &[usize], columns: &[Range<usize>], to: &mut [Vec<f64>]) {
+    fn coordinates(&self, points: &Points<'_>, indices: &[usize], columns: &[Range<usize>], to: &mut [Group<'_>]) {
         for &i in indices {
-            for (group, to) in columns.iter().zip(&mut *to) {
+            for (group, (.., to)) in columns.iter().zip(&mut *to) {
                 let scaled = |c: usize| (points.cloud().columns[c].at(i) - self.columns[c][0]) / self.columns[c][1];
                 to.extend(group.clone().map(scaled));
             }

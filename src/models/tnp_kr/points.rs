@@ -42,6 +42,9 @@ pub struct Locations<'a> {
     pub(super) groups: Vec<(String, usize, Numbers<'a>)>,
 }
 
+/// The name of a coordinate group, its size, and its numbers, `[batch, n_points, dim]`.
+pub(super) type Group<'a> = (&'a str, usize, Vec<f64>);
+
 impl Default for Locations<'_> {
     fn default() -> Self {
         Self { batch: 1, groups: Vec::new() }
@@ -63,6 +66,12 @@ impl<'a> Locations<'a> {
     /// Adds a moment for each point: the group `t`.
     pub fn time<T: Coordinate>(self, times: &'a [T]) -> Self {
         self.group("t", 1, times)
+    }
+
+    /// Of groups that own their numbers.
+    pub(super) fn of(groups: &'a [Group<'_>], batch: usize) -> Self {
+        let all = Self::default().batch(batch);
+        groups.iter().fold(all, |all, (name, dim, numbers)| all.group(name, *dim, numbers))
     }
 
     /// Adds a group by its name in the configuration, `dim` numbers a point.
