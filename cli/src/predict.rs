@@ -180,8 +180,16 @@ pub fn predict(args: &Args) -> Result<()> {
     say!("context   {} observations, {} places to predict", context.rows.len(), targets.rows.len())?;
 
     let values = context.columns(n_coordinates..wanted);
-    let scale = Scale::of(&values, model.n_values(), args.standardise && args.nearest.is_none());
-    let values: Vec<f32> = scale.scaled(&values);
+    let is_scaled = args.standardise && args.nearest.is_none();
+    let scale = is_scaled.then(|| Scale::of(&values, model.n_values()));
+    let values: Vec<f32> = match &scale {
+        Some(scale) => scale.scaled(&values),
+        None => values.iter().map(|&y| y as f32).collect(),
+    };
+    let restored = |prediction: Prediction| match &scale {
+        Some(Scale { units, levels }) => prediction.in_units(units, levels),
+        None => Ok(prediction),
+    };
     let mut first = 0;
     let mut columns = Vec::new();
     for (name, size) in groups {
@@ -204,7 +212,7 @@ pub fn predict(args: &Args) -> Result<()> {
         Model::Cmanp(model) => {
             ensure!(args.nearest.is_none(), "--nearest is for TNP-KR; a CMANP reads any number of observations");
             let posterior = model.condition(&cmanp::Context::new(&columns[0].2, &values))?;
-            place(&all, &scale.restored(posterior.predict(&columns[0].3)?)?)?;
+            place(&all, &restored(posterior.predict(&columns[0].3)?)?)?;
         }
         Model::TnpKr(model) => {
             let mut from = Locations::default();
@@ -224,7 +232,7 @@ pub fn predict(args: &Args) -> Result<()> {
                     })?;
                     failed.map_or(Ok(()), Err)?;
                 }
-                None => place(&all, &scale.restored(model.condition(&context)?.predict(&to)?)?)?,
+                None => place(&all, &restored(model.condition(&context)?.predict(&to)?)?)?,
             }
         }
     }
@@ -235,35 +243,28 @@ pub fn predict(args: &Args) -> Result<()> {
     say!("wrote {}", args.out.display())
 }
 
-/// Mean and deviation of each value, where they are taken off.
+/// Mean and deviation of each value.
 struct Scale {
     levels: Vec<f64>,
     units: Vec<f64>,
-    is_none: bool,
 }
 
 impl Scale {
-    fn of(values: &[f64], n_values: usize, is_wanted: bool) -> Self {
-        let mut scale = Self { levels: vec![0.0; n_values], units: vec![1.0; n_values], is_none: !is_wanted };
-        let n = (values.len() / n_values.max(1)) as f64;
-        if is_wanted && n > 0.0 {
-            for c in 0..n_values {
-                let column = || values.iter().skip(c).step_by(n_values);
-                scale.levels[c] = column().sum::<f64>() / n;
-                let deviation = (column().map(|y| (y - scale.levels[c]).powi(2)).sum::<f64>() / n).sqrt();
-                scale.units[c] = if deviation > 0.0 { deviation } else { 1.0 };
-            }
-        }
-        scale
+    fn of(values: &[f64], n_values: usize) -> Self {
+        let n = (values.len() / n_values.max(1)).max(1) as f64;
+        let moments = |c: usize| {
+            let column = || values.iter().skip(c).step_by(n_values);
+            let mean = column().sum::<f64>() / n;
+            let deviation = (column().map(|y| (y - mean).powi(2)).sum::<f64>() / n).sqrt();
+            (mean, if deviation > 0.0 { deviation } else { 1.0 })
+        };
+        let (levels, units) = (0..n_values).map(moments).unzip();
+        Self { levels, units }
     }
 
     fn scaled(&self, values: &[f64]) -> Vec<f32> {
         let n = self.levels.len().max(1);
         values.iter().enumerate().map(|(i, y)| ((y - self.levels[i % n]) / self.units[i % n]) as f32).collect()
-    }
-
-    fn restored(&self, prediction: Prediction) -> Result<Prediction> {
-        Ok(if self.is_none { prediction } else { prediction.in_units(&self.units, &self.levels)? })
     }
 }
 

@@ -20,7 +20,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use shared::{normal::Normal, out, progress, say};
+use shared::{
+    normal::{Normal, quantile, standard_normal},
+    out, progress, say,
+};
 use wgpu_attention::{
     Device,
     models::tnp_kr::{Context, Locations, Posterior, TnpKr},
@@ -102,9 +105,7 @@ impl Run {
             let scaled = function.domain.iter().zip(x).map(|([low, high], x)| low + (high - low) * x);
             (function.value)(&scaled.collect::<Vec<_>>())
         };
-        let [u, v]: [f64; 2] = [self.rng.random(), self.rng.random()];
-        let noise = (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos();
-        self.y.push(at(&x) + function.noise * noise);
+        self.y.push(at(&x) + function.noise * standard_normal(&mut self.rng));
         self.x.push(x);
         self.regret.push(at(&self.x[self.best()]) - function.least);
     }
@@ -327,13 +328,6 @@ fn print(all: &[Outcome], n: usize) -> Result<()> {
         )?;
     }
     Ok(())
-}
-
-/// The number below which a share of all lies.
-pub fn quantile(numbers: impl Iterator<Item = f64>, share: f64) -> f64 {
-    let mut sorted: Vec<_> = numbers.collect();
-    sorted.sort_by(f64::total_cmp);
-    sorted[(share * (sorted.len() - 1) as f64).round() as usize]
 }
 
 fn write(path: &Path, all: &[Outcome]) -> Result<()> {

@@ -5,7 +5,9 @@ use std::path::Path;
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
-use crate::{Outcome, Strategy, quantile};
+use shared::normal::quantile;
+
+use crate::{Outcome, Strategy};
 
 const SCALE: u32 = 2;
 const SIZE: (u32, u32) = (900 * SCALE, 620 * SCALE);

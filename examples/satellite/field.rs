@@ -6,8 +6,9 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use shared::{
     lines::{Lines, cut},
-    normal::Normal,
+    normal::{Normal, standard_normal},
 };
+use wgpu_attention::models::tnp_kr::{Context, Locations};
 
 /// Points of a map, row-major `[n, 2]`, and what was measured there.
 #[derive(Clone, Debug, Default)]
@@ -80,7 +81,7 @@ impl Waves {
     /// Waves whose vectors are normal, or, if the field is rough, Cauchy: the spectrum of `exp(-d / length)`.
     fn draw(rng: &mut StdRng, n: usize, length: f64, is_rough: bool) -> Self {
         let mut wave = || {
-            let [x, y, z] = [normal(rng), normal(rng), normal(rng)];
+            let [x, y, z] = [standard_normal(rng), standard_normal(rng), standard_normal(rng)];
             let scale = length * if is_rough { z.abs().max(1e-9) } else { 1.0 };
             [x / scale, y / scale, TAU * rng.random::<f64>()]
         };
@@ -92,11 +93,6 @@ impl Waves {
         let sum: f64 = self.waves.iter().map(|[u, v, phase]| (u * x + v * y + phase).cos()).sum();
         sum * (2.0 / self.waves.len() as f64).sqrt()
     }
-}
-
-fn normal(rng: &mut StdRng) -> f64 {
-    let [u, v]: [f64; 2] = [rng.random(), rng.random()];
-    (-2.0 * (1.0 - u).ln()).sqrt() * (TAU * v).cos()
 }
 
 /// Which of some places lie under clouds that cover a share of them.
@@ -130,7 +126,7 @@ pub fn draw(seed: u64) -> Result<Data> {
     let places: Vec<_> = (0..SIZE[0] * SIZE[1]).map(place).collect();
     let value = |at: [f64; 2]| 45.0 - 1.5 * (at[1] - 35.5) + 2.2 * rough.at(at) + 1.5 * smooth.at(at);
     let values = places.iter().map(|&at| value(at));
-    let values = values.map(|value| value + 0.3 * normal(&mut rng)).collect();
+    let values = values.map(|value| value + 0.3 * standard_normal(&mut rng)).collect();
     let all = Field { places, values };
     let hidden = clouds(&all.places, seed.wrapping_add(1), 0.29);
     let asked = (0..all.len()).filter(|&i| hidden[i]).map(|i| all.places[i]).collect();
@@ -140,11 +136,43 @@ pub fn draw(seed: u64) -> Result<Data> {
 }
 
 /// Both lists of places, so stretched that a degree is as long one way as the other in the middle.
-pub fn straight(from: &[[f64; 2]], to: &[[f64; 2]]) -> (Vec<[f64; 2]>, Vec<[f64; 2]>) {
+fn straight(from: &[[f64; 2]], to: &[[f64; 2]]) -> (Vec<[f64; 2]>, Vec<[f64; 2]>) {
     let middle = from.iter().map(|place| place[1]).sum::<f64>() / from.len().max(1) as f64;
     let shrink = if middle.abs() <= 90.0 { middle.to_radians().cos() } else { 1.0 };
     let stretch = |places: &[[f64; 2]]| places.iter().map(|[lon, lat]| [lon * shrink, *lat]).collect();
     (stretch(from), stretch(to))
+}
+
+/// What a network is given: straight places, and the values.
+pub struct Seen {
+    pub from: Vec<[f64; 2]>,
+    pub to: Vec<[f64; 2]>,
+    values: Vec<f32>,
+}
+
+impl Seen {
+    pub fn new(observed: &Field, asked: &[[f64; 2]]) -> Self {
+        let (from, to) = straight(&observed.places, asked);
+        Self { from, to, values: observed.values.iter().map(|&value| value as f32).collect() }
+    }
+
+    pub fn context(&self) -> Context<'_> {
+        Context::new(Locations::space(2, self.from.as_flattened()), &self.values)
+    }
+
+    pub fn places(&self) -> Locations<'_> {
+        Locations::space(2, self.to.as_flattened())
+    }
+}
+
+/// Writes observations as [`read`] reads them.
+pub fn write_observed(path: &Path, field: &Field) -> Result<()> {
+    let mut writer = csv::Writer::from_path(path).with_context(|| format!("cannot write {}", path.display()))?;
+    writer.write_record(["lon", "lat", "temperature", "role"])?;
+    for ([lon, lat], value) in field.places.iter().zip(&field.values) {
+        writer.write_record([&lon.to_string(), &lat.to_string(), &value.to_string(), "train"])?;
+    }
+    Ok(writer.flush()?)
 }
 
 /// Writes `lon,lat,mean,std` for each place.

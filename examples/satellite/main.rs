@@ -13,20 +13,27 @@ mod field;
 mod gp;
 mod map;
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use shared::{axis::number, normal::Normal, out, progress, say};
+use shared::{
+    axis::number,
+    normal::{Normal, quantile},
+    out, progress, say,
+};
 use wgpu_attention::{
     Device,
     models::{
         Neighbourhood,
-        tnp_kr::{Context, Local, Locations, TnpKr},
+        tnp_kr::{Local, TnpKr},
     },
 };
 
-use field::{Data, Field, straight};
+use field::{Data, Field, Seen};
 use map::Map;
 
 /// Fills the holes of a map from the observations around them.
@@ -54,6 +61,10 @@ struct Args {
     /// The share of the observations that is hidden to score the predictions; 0 for none.
     #[arg(long, value_name = "SHARE", default_value = "0.2", value_parser = share)]
     hold_out: f64,
+    /// Writes the observations that are not hidden, as rows of the role train: to train a network on that
+    /// has not seen what it is scored by.
+    #[arg(long, value_name = "FILE")]
+    known: Option<PathBuf>,
     /// Chooses what is drawn and what is hidden.
     #[arg(long, default_value = "0")]
     seed: u64,
@@ -81,7 +92,14 @@ fn main() -> Result<()> {
     let local = Local::nearest(args.nearest.into()).together(args.together.into()).standardise();
 
     if args.hold_out > 0.0 {
-        hold_out(&model, &local, &observed, args.hold_out, args.seed)?;
+        let hidden = field::clouds(&observed.places, args.seed.wrapping_add(2), args.hold_out);
+        let known = observed.pick((0..hidden.len()).filter(|&i| !hidden[i]));
+        let held = observed.pick((0..hidden.len()).filter(|&i| hidden[i]));
+        ensure!(known.len() > 1 && held.len() > 0, "{} observations are too few to hide a part", observed.len());
+        if let Some(path) = &args.known {
+            field::write_observed(path, &known)?;
+        }
+        hold_out(&model, &local, &known, &held)?;
     }
     let start = Instant::now();
     let predicted = predict(&model, &local, &observed, &asked)?;
@@ -96,12 +114,10 @@ fn main() -> Result<()> {
 
 /// What the network predicts at some places.
 fn predict(model: &TnpKr, local: &Local, observed: &Field, asked: &[[f64; 2]]) -> Result<Vec<Normal>> {
-    let (from, to) = straight(&observed.places, asked);
-    let values: Vec<f32> = observed.values.iter().map(|&value| value as f32).collect();
-    let context = Context::new(Locations::space(2, from.as_flattened()), &values);
+    let seen = Seen::new(observed, asked);
     let bar = progress::bar("predicts", "places", asked.len() as u64)?;
     let mut all = vec![Normal { mean: f64::NAN, std: f64::NAN }; asked.len()];
-    model.predict_local(&context, &Locations::space(2, to.as_flattened()), local, |part, prediction| {
+    model.predict_local(&seen.context(), &seen.places(), local, |part, prediction| {
         for ((&place, &mean), &std) in part.places.iter().zip(prediction.mean()).zip(prediction.std()) {
             all[place] = Normal { mean: mean.into(), std: std.into() };
         }
@@ -111,27 +127,20 @@ fn predict(model: &TnpKr, local: &Local, observed: &Field, asked: &[[f64; 2]]) -
     Ok(all)
 }
 
-/// Hides a part of the observations under drawn clouds and scores what is predicted of it.
-fn hold_out(model: &TnpKr, local: &Local, observed: &Field, share: f64, seed: u64) -> Result<()> {
-    let hidden = field::clouds(&observed.places, seed.wrapping_add(2), share);
-    let known = observed.pick((0..hidden.len()).filter(|&i| !hidden[i]));
-    let held = observed.pick((0..hidden.len()).filter(|&i| hidden[i]));
-    ensure!(known.len() > 1 && held.len() > 0, "{} observations are too few to hide a part of them", observed.len());
+/// Scores what is predicted of hidden observations.
+fn hold_out(model: &TnpKr, local: &Local, known: &Field, held: &Field) -> Result<()> {
     say!("\nhidden    {} observations under drawn clouds, predicted from the others", held.len())?;
 
     let start = Instant::now();
-    let ours = predict(model, local, &known, &held.places)?;
+    let ours = predict(model, local, known, &held.places)?;
     let network = start.elapsed();
-    let (from, to) = straight(&known.places, &held.places);
-    let values: Vec<f32> = known.values.iter().map(|&value| value as f32).collect();
-    let context = Context::new(Locations::space(2, from.as_flattened()), &values);
-    let places = Locations::space(2, to.as_flattened());
-    let parts = model.neighbourhoods(&context, &places, local)?;
+    let seen = Seen::new(known, &held.places);
+    let parts = model.neighbourhoods(&seen.context(), &seen.places(), local)?;
     let start = Instant::now();
-    let hyper = gp::fit(&known, &from, &parts)?;
+    let hyper = gp::fit(known, &seen.from, &parts)?;
     let mut process = vec![Normal { mean: f64::NAN, std: f64::NAN }; held.len()];
     for part in &parts {
-        let normals = gp::predict(&hyper, &known, &from, part, &to)?;
+        let normals = gp::predict(&hyper, known, &seen.from, part, &seen.to)?;
         part.places.iter().zip(normals).for_each(|(&place, normal)| process[place] = normal);
     }
     let exact = start.elapsed();
@@ -143,7 +152,7 @@ fn hold_out(model: &TnpKr, local: &Local, observed: &Field, share: f64, seed: u6
         number(hyper.length),
         number(hyper.noise)
     )?;
-    let nearest = nearest(model, &context, &places, &known, held.len())?;
+    let nearest = nearest(model, &seen, known, held.len())?;
     say!(
         "\n{:<26} {:>8} {:>8} {:>8} {:>15} {:>12}",
         "hidden part",
@@ -173,31 +182,22 @@ fn hold_out(model: &TnpKr, local: &Local, observed: &Field, share: f64, seed: u6
 }
 
 /// The value of the nearest observation, with no idea of its error.
-fn nearest(
-    model: &TnpKr,
-    context: &Context<'_>,
-    places: &Locations<'_>,
-    known: &Field,
-    n: usize,
-) -> Result<Vec<Normal>> {
+fn nearest(model: &TnpKr, seen: &Seen, known: &Field, n: usize) -> Result<Vec<Normal>> {
     let mut all = vec![Normal { mean: f64::NAN, std: 0.0 }; n];
-    for Neighbourhood { places, observations } in model.neighbourhoods(context, places, &Local::nearest(1))? {
+    for Neighbourhood { places, observations } in
+        model.neighbourhoods(&seen.context(), &seen.places(), &Local::nearest(1))?
+    {
         all[places[0]].mean = known.values[observations[0]];
     }
     Ok(all)
 }
 
 /// What was observed, that and what was predicted, and how sure that is.
-fn maps(path: &std::path::Path, observed: &Field, asked: &[[f64; 2]], predicted: &[Normal]) -> Result<()> {
+fn maps(path: &Path, observed: &Field, asked: &[[f64; 2]], predicted: &[Normal]) -> Result<()> {
     let places = [&observed.places[..], asked].concat();
     let means: Vec<f64> = observed.values.iter().copied().chain(predicted.iter().map(|normal| normal.mean)).collect();
     let stds: Vec<f64> = predicted.iter().map(|normal| normal.std).collect();
-    let ends = |numbers: &[f64], share: f64| {
-        let mut sorted = numbers.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let at = |share: f64| sorted[(share * (sorted.len() - 1) as f64) as usize];
-        [at(share), at(1.0 - share)]
-    };
+    let ends = |numbers: &[f64], share| [share, 1.0 - share].map(|share| quantile(numbers.iter().copied(), share));
     let range = ends(&observed.values, 0.005);
     let map = |title, places, numbers, range| Map { title, places, numbers, range, unit: "" };
     let mut maps = vec![map("observed", &observed.places, &observed.values, range)];

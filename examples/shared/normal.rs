@@ -1,6 +1,8 @@
 //! A normal distribution that was predicted for an observation, and how good it is.
 
-use std::f64::consts::PI;
+use std::f64::consts::{PI, TAU};
+
+use rand::{Rng, RngExt};
 
 /// Half of the width of the central 95%, in standard deviations.
 pub const Z95: f64 = 1.959_963_984_540_054;
@@ -38,6 +40,19 @@ impl Normal {
         let outside = ((y - self.mean).abs() - Z95 * self.std).max(0.0);
         2.0 * Z95 * self.std + 2.0 / 0.05 * outside
     }
+}
+
+/// A number of the standard normal distribution (Box and Muller).
+pub fn standard_normal(rng: &mut impl Rng) -> f64 {
+    let [u, v]: [f64; 2] = [rng.random(), rng.random()];
+    (-2.0 * (1.0 - u).ln()).sqrt() * (TAU * v).cos()
+}
+
+/// The number below which a share of all lies, one of them.
+pub fn quantile(numbers: impl Iterator<Item = f64>, share: f64) -> f64 {
+    let mut sorted: Vec<_> = numbers.collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted[(share * (sorted.len() - 1) as f64).round() as usize]
 }
 
 #[cfg(test)]
