@@ -8,8 +8,9 @@ orbax, and safetensors, also in several parts with an index. Names become those 
 prefixes such as `module.` and `model.` go, paths are joined by dots. What is no parameter (the state of an
 optimiser, counters) is left out. What was done with every tensor is printed.
 
-The configuration is JSON, or the YAML of the papers' code, which is kept as it is: the crate translates it
-when it opens the file. `torch` and `orbax-checkpoint` are needed for their formats alone.
+The configuration is JSON, or the YAML of the papers' code, which is kept as it is under the key `upstream` of
+the metadata: a program translates it, by `Config::from_dl4bi` or `Config::from_authors`, and builds the model with
+`new`. Files with JSON are opened as they are. `torch` and `orbax-checkpoint` are needed for their formats alone.
 """
 
 import argparse
@@ -243,7 +244,8 @@ def convert(args):
     n = sum(x.size for x in arrays.values())
     print(f"\nwrote {args.out}: {len(arrays)} tensors, {n} numbers; {left_out} left out"
           + (f"; the prefix {cut!r} was taken off" if cut else ""))  # fmt: skip
-    print(f"Whether a model can be made of it says: wgpu-attention inspect {args.out}")
+    if args.config.endswith(".json"):
+        print(f"Whether a model can be made of it says: wgpu-attention inspect {args.out}")
 
 
 def main(argv=None):
