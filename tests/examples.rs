@@ -121,7 +121,7 @@ fn f11_regression_takes_numbers_of_any_size_and_passes_over_what_is_missing() {
     survives_a_closed_pipe(&mut run("closed", &lines(40, |x| x.sin().to_string())));
     assert!(Path::new(&folder.path("closed/regression.svg")).exists());
     let output = succeeds(run("seeds", &lines(40, |x| x.sin().to_string())).args(["--seeds", "2"]));
-    assert!(text(&output.stdout).contains("means of the scores of 2 splits"));
+    assert!(text(&output.stdout).contains("medians of the scores of 2 splits"));
     assert!(!Path::new(&folder.path("seeds")).exists());
 }
 

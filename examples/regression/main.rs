@@ -248,7 +248,7 @@ fn many_splits(args: &Args, device: &Device, model: &TnpKr, series: &Series, n: 
     }
     drop(bar);
     say!(
-        "{n} splits, of the seeds {} to {}: medians of RMSE and log-likelihood, mean coverage",
+        "medians of the scores of {n} splits, of the seeds {} to {}; of the coverage, the mean",
         args.seed.wrapping_add(1),
         args.seed.wrapping_add(n)
     )?;
