@@ -137,13 +137,11 @@ fn main(
     let p_erase = p_write;
 //# elif has_erase
     let p_erase = sigmoid(action[act + {{ 2 * n_directions + 2 }}u]);
-//# else
-    let p_erase = 0.0;
 //# endif
 //# else
     let p_read = 1.0;
     let p_write = 1.0;
-    let p_erase = {% if has_erase %}1.0{% else %}0.0{% endif %};
+    let p_erase = 1.0;
 //# endif
     let before = now * room;
     let after = (1u - now) * room;
@@ -179,7 +177,7 @@ fn main(
       for (var l = 0u; l < slots; l++) {
         old += load(base, l * mem + c) * heads[write_head + before + l] * write_scale;
       }
-      let x = p_write * value[params.value_base + token * mem + c] - p_erase * old;
+      let x = p_write * value[params.value_base + token * mem + c]{% if has_erase %} - p_erase * old{% endif %};
       var sum = 0.0;
       for (var l = 0u; l < slots; l++) {
         let cell = load(base, l * mem + c) + heads[write_head + before + l] * write_scale * x;
@@ -192,7 +190,7 @@ fn main(
       for (var l = 0u; l < slots; l++) {
         known += load(base, (slots + l) * mem + c) * heads[write_head + before + l] * write_scale;
       }
-      let z = {% if has_erase %}p_write * {% endif %}key[params.key_base + token * mem + c] - p_erase * known;
+      let z = {% if has_erase %}p_write * {% endif %}key[params.key_base + token * mem + c]{% if has_erase %} - p_erase * known{% endif %};
       for (var l = 0u; l < slots; l++) {
         let at = (slots + l) * mem + c;
         save(base, at, load(base, at) + heads[write_head + before + l] * write_scale * z);
@@ -220,7 +218,7 @@ fn main(
         known += load(base, row + c) * key[params.key_base + token * mem + c];
       }
       // The keys are erased by content, with the heads as they are.
-      let x = {% if has_erase %}p_write * {% endif %}heads[write_head + before + l] - p_erase * known;
+      let x = {% if has_erase %}p_write * {% endif %}heads[write_head + before + l]{% if has_erase %} - p_erase * known{% endif %};
       for (var c = 0u; c < mem; c++) {
         let cell = load(base, row + c) + x * key[params.key_base + token * mem + c];
         save(base, row + c, cell);

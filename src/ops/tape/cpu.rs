@@ -67,10 +67,11 @@ impl Machine<'_> {
             let p = |i: usize| if options.has_probabilities { sigmoid(action[2 * n_directions + i]) } else { 1.0 };
             let (p_read, p_write) = (p(0), p(1));
             let p_erase = match (options.has_erase, options.is_tied) {
-                (false, _) => 0.0,
-                (true, true) => p_write,
-                (true, false) => p(2),
+                (false, _) => None,
+                (true, true) => Some(p_write),
+                (true, false) => Some(p(2)),
             };
+            let erased = |known: f32| p_erase.map_or(0.0, |p| p * known);
             // Heads that jump are not distributions; they touch the tape with length one.
             let scale = |head: &[f32]| if jumps { inverse_length(simd, head).into_iter().product() } else { 1.0 };
             let (read_scale, write_scale) = (scale(read_head), scale(write_head));
@@ -80,7 +81,7 @@ impl Machine<'_> {
                 add_scaled(&mut x, row, head * write_scale);
             }
             for (x, v) in x.iter_mut().zip(self.part(self.value, step, mem)) {
-                *x = p_write * v - p_erase * *x;
+                *x = p_write * v - erased(*x);
             }
             for ((row, write), read) in tape.chunks_exact_mut(mem).zip(&*write_head).zip(&*read_head) {
                 add_scaled(row, &x, write * write_scale);
@@ -96,13 +97,13 @@ impl Machine<'_> {
                     for (row, head) in keys.chunks_exact(mem).zip(&*write_head) {
                         add_scaled(&mut x, row, head * write_scale);
                     }
-                    x.iter_mut().zip(key).for_each(|(x, key)| *x = p_key * key - p_erase * *x);
+                    x.iter_mut().zip(key).for_each(|(x, key)| *x = p_key * key - erased(*x));
                     for ((row, head), jump) in keys.chunks_exact_mut(mem).zip(&*write_head).zip(&mut jump) {
                         add_scaled(row, &x, head * write_scale);
                         *jump = dot(simd, row, query);
                     }
                 } else {
-                    by_content(simd, keys, [key, query], write_head, [p_key, p_erase], &mut jump);
+                    by_content(simd, keys, [key, query], write_head, p_key, erased, &mut jump);
                 }
             }
             for (head, directions) in [(&mut *read_head, action), (&mut *write_head, &action[n_directions..])] {
@@ -126,12 +127,13 @@ fn by_content<S: Simd>(
     keys: &mut [f32],
     [key, query]: [&[f32]; 2],
     head: &[f32],
-    [p_key, p_erase]: [f32; 2],
+    p_key: f32,
+    erased: impl Fn(f32) -> f32,
     jump: &mut [f32],
 ) {
     for ((row, head), jump) in keys.chunks_exact_mut(key.len()).zip(head).zip(jump) {
         // With the heads as they are.
-        let x = p_key * head - p_erase * dot(simd, row, key);
+        let x = p_key * head - erased(dot(simd, row, key));
         add_scaled(row, key, x);
         *jump = dot(simd, row, query);
     }
