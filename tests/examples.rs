@@ -172,10 +172,78 @@ fn algorithm_refuses_lengths_without_room_and_prints_sums_as_one_writes_them() {
     assert!(Path::new(&folder.path("closed/algorithm_addition.svg")).exists());
 }
 
+/// A scene of 32 × 32 pixels with a hole in its middle.
+fn scene() -> String {
+    let mut text = "lon,lat,temperature,role\n".to_owned();
+    for (i, j) in (0..32).flat_map(|i| (0..32).map(move |j| (i, j))) {
+        let (x, y) = (f64::from(i) / 8.0, f64::from(j) / 8.0);
+        let is_hidden = (12..18).contains(&i) && (12..18).contains(&j);
+        let (value, role) = match is_hidden {
+            true => (String::new(), "test"),
+            false => (format!("{}", 30.0 + 3.0 * (x + 0.5 * y).sin() + (2.0 * y - x).cos()), "train"),
+        };
+        writeln!(text, "{},{},{value},{role}", -95.0 + 0.01 * x, 34.0 + 0.01 * y).unwrap();
+    }
+    text
+}
+
+#[test]
+fn satellite_fills_the_holes_of_a_map_and_scores_itself() {
+    let (satellite, folder) = (build("satellite"), Folder::new("satellite"));
+    let run = |text: &str, more: &[&str]| {
+        let file = folder.write("scene.csv", text);
+        on_cpu(&satellite, &["--input", &file, "--out", &folder.path("out")], more)
+    };
+    let output = text(&succeeds(&mut run(&scene(), &["--nearest", "64"])).stdout);
+    let rmse = |name: &str| -> f64 {
+        let line = output.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{output}"));
+        line[26..].split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    // A smooth function of standard deviation 2.2: the network is far below what the nearest pixel gives.
+    assert!(rmse("network ") < 0.5 * rmse("nearest"), "{output}");
+    let predictions = std::fs::read_to_string(folder.path("out/predictions.csv")).unwrap();
+    let rows: Vec<Vec<f64>> = predictions
+        .lines()
+        .skip(1)
+        .map(|line| line.split(',').map(|number| number.parse().unwrap()).collect())
+        .collect();
+    assert_eq!((predictions.lines().next(), rows.len()), (Some("lon,lat,mean,std"), 36));
+    for row in rows {
+        let (x, y) = ((row[0] + 95.0) / 0.01, (row[1] - 34.0) / 0.01);
+        let truth = 30.0 + 3.0 * (x + 0.5 * y).sin() + (2.0 * y - x).cos();
+        assert!(row[3] > 0.0 && (row[2] - truth).abs() < 5.0 * row[3] + 0.2, "{row:?}, truth {truth}");
+    }
+    assert!(Path::new(&folder.path("out/satellite.svg")).exists());
+    refused(&mut run("lon,lat,role\n1,2,train\n", &[]), &["temperature"]);
+    refused(&mut run("lon,lat,temperature,role\n1,2,warm,train\n", &[]), &["warm"]);
+    refused(&mut run(&scene(), &["--hold-out", "0.9"]), &["0 to 0.8"]);
+    refused(&mut run(&scene(), &["--checkpoint", "checkpoints/gp_1d.safetensors"]), &["coordinates"]);
+}
+
+#[test]
+fn optimize_compares_its_strategies_from_the_same_start() {
+    let (optimize, folder) = (build("optimize"), Folder::new("optimize"));
+    let run = |more: &[&str]| on_cpu(&optimize, &["--out", &folder.path("out")], more);
+    let output = text(&succeeds(&mut run(&["--seeds", "2", "--evaluations", "8"])).stdout);
+    assert!(output.contains("Branin") && output.contains("Thompson"), "{output}");
+    let regrets = std::fs::read_to_string(folder.path("out/regret.csv")).unwrap();
+    let regrets: Vec<f64> =
+        regrets.lines().skip(1).map(|line| line.rsplit(',').next().unwrap().parse().unwrap()).collect();
+    let (runs, strategies) = (2 * 8, 4);
+    assert_eq!(regrets.len(), 4 * strategies * runs);
+    // The first evaluations are the same whatever the strategy; nothing is below the least value.
+    for (i, regret) in regrets.iter().enumerate() {
+        let by_the_first = regrets[i - (i / runs % strategies) * runs];
+        assert!(*regret >= 0.0 && (i % 8 >= 5 || *regret == by_the_first), "row {i}: {regret}");
+    }
+    assert!(Path::new(&folder.path("out/regret.svg")).exists());
+    refused(&mut run(&["--evaluations", "5"]), &["6..=100"]);
+}
+
 /// Every example's help says what it does with files of one's own, or that there are none.
 #[test]
 fn every_example_says_what_it_reads_and_writes() {
-    let names = ["algorithm", "few_shot", "regression", "stream", "million", "bench_picture"];
+    let names = ["algorithm", "few_shot", "regression", "stream", "satellite", "optimize", "million", "bench_picture"];
     for name in names {
         let output = succeeds(Command::new(build(name)).arg("--help"));
         let help = text(&output.stdout);

@@ -32,7 +32,7 @@ use wgpu_attention::{
 use functions::{FUNCTIONS, Function};
 use gp::Process;
 
-/// Minimises standard functions with a trained network as the surrogate.
+/// Minimises standard functions with a trained network as the surrogate; reads no data.
 #[derive(Parser)]
 struct Args {
     /// The network for functions of one number.

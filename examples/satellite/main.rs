@@ -36,7 +36,8 @@ use wgpu_attention::{
 use field::{Data, Field, Seen};
 use map::Map;
 
-/// Fills the holes of a map from the observations around them.
+/// Fills the holes of a map from the observations around them: of a file of your own, or of a field that it
+/// draws.
 #[derive(Parser)]
 struct Args {
     /// A CSV file whose first line names the columns lon,lat,temperature,role; the role is train

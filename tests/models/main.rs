@@ -14,6 +14,7 @@ mod distributions;
 mod draws;
 mod faults_coordinates;
 mod faults_files;
+mod figures;
 mod golden;
 mod local;
 mod nam;
