@@ -49,8 +49,9 @@ def describe(kind, embeds, seed=7):
 
 
 def domain(name, cfg, training):
-    """Of a model with the `training` in its metadata; None of one that was trained on other things."""
-    if name not in ("tnp_kr", "cmanp"):
+    """Of a model with the `training` in its metadata; None of one that was trained on other things, or on
+    classes, which have no mean and deviation."""
+    if name not in ("tnp_kr", "cmanp") or tasks.n_classes(tasks.TASKS[training["data"].get("kind", "line")]):
         return None
     embeds = name == "cmanp" or any(group["embed"] for group in cfg["groups"])
     kind = tasks.TASKS[training["data"].get("kind", "line")]

@@ -12,12 +12,15 @@ import jax.numpy as jnp
 PRECISION = "highest"  # full float32 products on every backend (TPU/GPU default is less)
 
 
-def default_config(width=64, n_blocks=6, n_heads=4, n_basis=5, attention="scan", phase=False):
+def default_config(width=64, n_blocks=6, n_heads=4, n_basis=5, attention="scan", phase=False, n_classes=0):
     """For one coordinate group `s`. Scan attention (BSA-TNP) sees only distances; deep
     kernel attention (TNP-KR) sees the coordinate itself.
 
     With `phase`, for time and the phase of a known cycle: `s` is the time and `phase` the
     cosine and sine, each with a bias of its own and part of the token too.
+
+    With `n_classes`, for states of places over time: `s` is the place and `t` the time, part of the token
+    too, whose later moments are not read; values are one of so many classes.
     """
     w = width
     cfg = {
@@ -51,6 +54,12 @@ def default_config(width=64, n_blocks=6, n_heads=4, n_basis=5, attention="scan",
             {"name": "s", "dim": 1, "embed": True, "bias": bias},
             {"name": "phase", "dim": 2, "embed": True, "bias": bias},
         ]
+    if n_classes:
+        bias = cfg["groups"][0]["bias"]
+        time = {"name": "t", "dim": 1, "embed": True, "bias": {**bias, "distance": "causal_time"}}
+        cfg |= {"groups": [{"name": "s", "dim": 2, "embed": False, "bias": bias}, time], "n_values": n_classes}
+        cfg["head"]["dims"][-1] = n_classes
+        cfg["output"] = {"kind": "categorical"}
     if attention == "deep_kernel":
         assert not phase, "deep kernel attention reads the group `s` alone"
         cfg["groups"] = [{"name": "s", "dim": 1, "embed": True, "bias": None}]
@@ -134,11 +143,11 @@ BIASES = {"rbf": rbf_bias}
 
 
 def scan_attention(q, k, v, mask, bias):
-    """Softmax attention [B,H,L,D] whose running maximum starts at -1e-6 and whose sum
+    """Softmax attention [B,H,L,D], mask [B,Q or 1,K], whose running maximum starts at -1e-6 and whose sum
     gets 1e-10 (per block of 1024 keys; here there is always one block). A row without
     any valid key gives zeros."""
     scores = jnp.einsum("bhqd,bhkd->bhqk", q * q.shape[-1] ** -0.5, k, precision=PRECISION) + bias
-    scores = jnp.where(mask[:, None, None, :], scores, -jnp.inf)
+    scores = jnp.where(mask[:, None], scores, -jnp.inf)
     top = jax.lax.stop_gradient(jnp.maximum(-1e-6, scores.max(-1, keepdims=True)))
     weights = jnp.exp(scores - top)
     out = jnp.einsum("bhqk,bhkd->bhqd", weights, v, precision=PRECISION)
@@ -159,9 +168,11 @@ def multi_head_scan(p, name, cfg, x_q, x_k, mask, s_q, s_k):
     q = split(mlp(p, f"{name}.proj_qs", x_q, spec["proj_qs"]))
     k = split(mlp(p, f"{name}.proj_ks", x_k, spec["proj_ks"]))
     v = split(mlp(p, f"{name}.proj_vs", x_k, spec["proj_vs"]))
-    bias = 0.0
+    bias, mask = 0.0, mask[:, None]
     for g in cfg["groups"]:
         if g["bias"]:
+            if g["bias"]["distance"] == "causal_time":  # what is later is not read
+                mask = mask & (s_k[g["name"]][:, None, :, 0] <= s_q[g["name"]][:, :, None, 0])
             a, b = (p[f"{name}.attn.{g['name']}_bias_{x}"] for x in "ab")
             bias = bias + BIASES[g["bias"]["kernel"]](a, b, squared_distance(s_q[g["name"]], s_k[g["name"]]))
     out = scan_attention(q, k, v, mask, bias)
@@ -194,7 +205,7 @@ ATTENTIONS = {"scan": multi_head_scan, "deep_kernel": deep_kernel}
 
 
 def forward(p, cfg, coords_ctx, f_ctx, mask_ctx, coords_test):
-    """Raw head output [B,Lt,2*n_values]. `coords_*` map a group's name to [B,L,M].
+    """Raw head output [B,Lt,2*n_values], of classes [B,Lt,n_values]. `coords_*` map a group's name to [B,L,M].
 
     In a KRBlock every token, context or test, does the same thing: it reads from the
     block's input context. So both streams run as one array, context rows first.
@@ -235,11 +246,11 @@ def gaussian(act, cfg):
 # --- initial parameters -----------------------------------------------------------------
 
 
-B_RANGE = {"s": (0.1, 1000.0), "phase": (0.1, 100.0)}  # of b: inverse squared lengths
+B_RANGE = {"s": (0.1, 1000.0), "phase": (0.1, 100.0), "t": (0.1, 30.0)}  # of b: inverse squared lengths
 PEAK = 5.0
 # But on a line, what the heads see first, as multiples of PEAK: what is near in time, in
 # phase, in both, in phase and a little in time.
-PEAKS = {"s": [1.0, 0.0, 1.0, 0.3], "phase": [0.0, 1.0, 1.0, 1.0]}
+PEAKS = {"s": [1.0, 0.0, 1.0, 0.3], "phase": [0.0, 1.0, 1.0, 1.0], "t": [0.0, 1.0, 1.0, 1.0]}
 
 
 def init(key, cfg, coord_dims):

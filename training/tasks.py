@@ -6,7 +6,8 @@ context and targets. One unit of the coordinate is about a quarter of the record
 `Line` has the coordinate alone. `Series` is for streams with a known cycle, such as a day
 or a year: a point is (time, cos, sin of the cycle's phase). `Record` is what a user brings
 to a regression with such a cycle: the same points, scaled as the `regression` example
-scales a record. `Field` is a place on a map and its nearest observations.
+scales a record. `Field` is a place on a map and its nearest observations. `Epidemic` has classes in
+place of numbers.
 """
 
 import csv
@@ -16,6 +17,8 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial import cKDTree
 from scipy.special import ive
+
+import epidemic
 
 FAMILIES = {  # how often each is drawn
     "rbf": 0.12,
@@ -348,8 +351,8 @@ class Scene:
     dim, phase = 2, False
     n_targets = 16
     families = {"scene": 0.7, **{name: 0.3 * share for name, share in Field.families.items()}}
-    buckets = {(65, 128): 1.0}
-    times = {}
+    buckets = {(65, 128): 0.4, (257, 512): 0.6}
+    times = {(65, 128): 4}
     at_once = 1
 
     def load(path):
@@ -422,18 +425,38 @@ class Record:
     draw = draw_record_tasks
 
 
-TASKS = {"line": Line, "series": Series, "record": Record, "field": Field, "scene": Scene}
+class Epidemic:
+    """Classes, not numbers: in place of the exact process stands the state of the nearest observation."""
+
+    dim, phase, n_classes = 3, False, 3
+    n_targets = 64
+    families = {"epidemic": 1.0}
+    buckets = {(16, 96): 0.4, (97, 256): 0.6}
+    times = {(16, 96): 2}
+    at_once = 4
+    draw = epidemic.draw_tasks
+
+
+TASKS = {
+    "line": Line, "series": Series, "record": Record, "field": Field, "scene": Scene, "epidemic": Epidemic,
+}  # fmt: skip
+
+
+def n_classes(kind):
+    """0 where values are numbers."""
+    return getattr(kind, "n_classes", 0)
 
 
 def draw_batch(rng, n_batch, n_ctx_range, n_tgt, kind=Line):
     """Context padded to the upper end of the range, with a mask. Also the tasks."""
     low, high = n_ctx_range
+    n_values = n_classes(kind) or 1
     batch = {
         "s_ctx": np.zeros((n_batch, high, kind.dim), np.float32),
-        "f_ctx": np.zeros((n_batch, high, 1), np.float32),
+        "f_ctx": np.zeros((n_batch, high, n_values), np.float32),
         "mask_ctx": np.zeros((n_batch, high), bool),
         "s_test": np.zeros((n_batch, n_tgt, kind.dim), np.float32),
-        "f_test": np.zeros((n_batch, n_tgt, 1), np.float32),
+        "f_test": np.zeros((n_batch, n_tgt, n_values), np.float32),
     }
     tasks = []
     while len(tasks) < n_batch:
@@ -443,10 +466,11 @@ def draw_batch(rng, n_batch, n_ctx_range, n_tgt, kind=Line):
         ctx, tgt = task["ctx"], task["tgt"]
         n_ctx = len(ctx)
         batch["s_ctx"][b, :n_ctx] = task["s"].reshape(-1, kind.dim)[ctx]
-        batch["f_ctx"][b, :n_ctx, 0] = task["y"][ctx]
+        y = np.eye(n_values)[task["y"]] if n_values > 1 else task["y"][:, None]
+        batch["f_ctx"][b, :n_ctx] = y[ctx]
         batch["mask_ctx"][b, :n_ctx] = True
         batch["s_test"][b] = task["s"].reshape(-1, kind.dim)[tgt]
-        batch["f_test"][b, :, 0] = task["y"][tgt]
+        batch["f_test"][b] = y[tgt]
     return batch, tasks
 
 

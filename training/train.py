@@ -27,6 +27,7 @@ from safetensors.numpy import load_file
 
 import cmanp
 import domain
+import epidemic
 import model
 import tasks
 
@@ -46,16 +47,22 @@ def coordinate_groups(cfg, s):
 def predict_tnp_kr(params, cfg, batch):
     s_ctx, s_test = (coordinate_groups(cfg, batch[x]) for x in ("s_ctx", "s_test"))
     act = model.forward(params, cfg, s_ctx, batch["f_ctx"], batch["mask_ctx"], s_test)
-    return model.gaussian(act, cfg)
+    return jax.nn.log_softmax(act) if is_categorical(cfg) else model.gaussian(act, cfg)
 
 
-# Mean and std at the targets.
+def is_categorical(cfg):
+    return cfg.get("output", {}).get("kind") == "categorical"
+
+
+# Mean and std at the targets; of classes, the logarithms of their probabilities.
 PREDICT = {"tnp_kr": predict_tnp_kr, "cmanp": cmanp.predict}
 
 
 def negative_log_likelihood(predict, params, cfg, batch):
-    mean, std = predict(params, cfg, batch)
-    return -jax.scipy.stats.norm.logpdf(batch["f_test"], mean, std).mean()
+    predicted = predict(params, cfg, batch)
+    if is_categorical(cfg):
+        return -(batch["f_test"] * predicted).sum(-1).mean()
+    return -jax.scipy.stats.norm.logpdf(batch["f_test"], *predicted).mean()
 
 
 def make_optimizer():
@@ -110,8 +117,10 @@ def draw_training_batch(kind, seed, step, n_batch, bucket=None):
 
 
 def save_checkpoint(path, name, params, cfg, training, seen):
-    metadata = {"model": name, "config": cfg, "training": training, "domain": seen}
-    domain.write(path, params, {key: x if key == "model" else json.dumps(x) for key, x in metadata.items()})
+    metadata = {"model": name} | {
+        key: json.dumps(x) for key, x in {"config": cfg, "training": training, "domain": seen}.items() if x
+    }
+    domain.write(path, params, metadata)
 
 
 def load_checkpoint(path):
@@ -146,13 +155,18 @@ def make_predict(name, cfg):
 
 def compare(kind, run, params, seed, n_batches, n_batch=16):
     """Per fresh task: family, context size and, for model and oracle, the mean
-    log-likelihood, mean squared error and coverage of the 95% interval."""
+    log-likelihood, mean squared error and coverage of the 95% interval. Of classes: the Brier score and how
+    often the most likely class is right, beside persistence."""
     rows = []
     for bucket, share in kind.buckets.items():
         rng = np.random.default_rng([seed, bucket[0]])
         for _ in range(max(1, round(n_batches * share))):
             batch, drawn = tasks.draw_batch(rng, n_batch, bucket, kind.n_targets, kind)
-            mean, std = (np.asarray(x, np.float64)[..., 0] for x in run(params, batch))
+            predicted = run(params, batch)
+            if tasks.n_classes(kind):
+                rows += [class_row(task, np.exp(np.asarray(p, np.float64))) for task, p in zip(drawn, predicted)]
+                continue
+            mean, std = (np.asarray(x, np.float64)[..., 0] for x in predicted)
             for b, task in enumerate(drawn):
                 y = task["y"][task["tgt"]]
                 row = [task["family"], len(task["ctx"])]
@@ -161,6 +175,16 @@ def compare(kind, run, params, seed, n_batches, n_batch=16):
                     row += [tasks.log_density(y, m, s).mean(), np.square(y - m).mean(), covered.mean()]
                 rows.append(row)
     return rows
+
+
+def class_row(task, probabilities):
+    y = task["y"][task["tgt"]]
+    row = [task["family"], len(task["ctx"])]
+    for p in (probabilities, epidemic.persistence(task)):
+        right = p[np.arange(len(y)), y]
+        brier = np.square(p).sum(-1) - 2 * right + 1
+        row += [np.log(right).mean(), brier.mean(), (p.argmax(-1) == y).mean()]
+    return row
 
 
 def evaluate(path, seed, n_batches, data=None):
@@ -172,8 +196,12 @@ def evaluate(path, seed, n_batches, data=None):
         kind = getattr(kind, "limits", kind)
     print(f"{path}: {training['steps']} steps, {training['tasks']} tasks, {training['minutes']:.0f} minutes")
     rows = compare(kind, make_predict(name, cfg), params, seed, n_batches)
-    print(f"{len(rows)} fresh tasks; the oracle is the exact GP with the true kernel and noise")
-    print(f"{'':24}{'mean log-likelihood':>22}{'RMSE':>18}{'95% coverage':>16}")
+    if tasks.n_classes(kind):
+        print(f"{len(rows)} fresh tasks; in place of an oracle: the state of the nearest observation")
+        print(f"{'':24}{'mean log-likelihood':>22}{'root of Brier':>18}{'most likely':>16}")
+    else:
+        print(f"{len(rows)} fresh tasks; the oracle is the exact GP with the true kernel and noise")
+        print(f"{'':24}{'mean log-likelihood':>22}{'RMSE':>18}{'95% coverage':>16}")
     print(f"{'':24}{'model':>11}{'oracle':>11}{'model':>9}{'oracle':>9}{'model':>8}{'oracle':>8}")
 
     def line(name, rows):
@@ -199,7 +227,7 @@ def default_config(args, kind):
         return cmanp.default_config(kind.dim, args.width or 48, args.blocks or 3)
     cfg = model.default_config(
         args.width or 64, args.blocks or 6, n_basis=args.basis or (3 if kind.phase else 5),
-        attention=args.attention, phase=kind.phase,
+        attention=args.attention, phase=kind.phase, n_classes=tasks.n_classes(kind),
     )  # fmt: skip
     return cfg
 

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, path::Path};
 
 use anyhow::{Context as _, Result};
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use shared::pixels::{image, png};
 
 /// What a map shows: a number for each place.
 pub struct Map<'a> {
@@ -80,9 +80,9 @@ pub fn draw(path: &Path, maps: &[Map<'_>]) -> Result<()> {
         }
         let bar: Vec<[u8; 3]> = (0..100).map(|i| colour(f64::from(i) / 99.0)).collect();
         writeln!(svg, "<text x=\"{left}\" y=\"18\">{}</text>", map.title)?;
-        writeln!(svg, "{}", image(left, TITLE, WIDTH, height, &png(&pixels, size[0])?))?;
+        writeln!(svg, "{}", image([left, TITLE, WIDTH, height], &png(&pixels, size[0])?))?;
         let below = TITLE + height + 8;
-        writeln!(svg, "{}", image(left, below, 200, 10, &png(&bar, 100)?))?;
+        writeln!(svg, "{}", image([left, below, 200, 10], &png(&bar, 100)?))?;
         writeln!(svg, "<text x=\"{left}\" y=\"{}\" font-size=\"12\">{low:.1}</text>", below + 25)?;
         let (right, unit) = (left + 200, map.unit);
         writeln!(
@@ -93,21 +93,4 @@ pub fn draw(path: &Path, maps: &[Map<'_>]) -> Result<()> {
     }
     svg.push_str("</svg>\n");
     std::fs::write(path, svg).with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn image(x: usize, y: usize, width: usize, height: usize, png: &[u8]) -> String {
-    let data = STANDARD.encode(png);
-    format!(
-        "<image x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" preserveAspectRatio=\"none\" \
-         style=\"image-rendering:pixelated\" href=\"data:image/png;base64,{data}\"/>"
-    )
-}
-
-fn png(pixels: &[[u8; 3]], width: usize) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let mut encoder = png::Encoder::new(&mut bytes, width as u32, (pixels.len() / width) as u32);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_compression(png::Compression::High);
-    encoder.write_header()?.write_image_data(pixels.as_flattened())?;
-    Ok(bytes)
 }

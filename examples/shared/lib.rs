@@ -6,6 +6,7 @@ pub mod axis;
 pub mod lines;
 pub mod normal;
 pub mod out;
+pub mod pixels;
 pub mod progress;
 
 use std::{
