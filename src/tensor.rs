@@ -16,7 +16,7 @@ use crate::device::gpu::{Buffer, Gpu};
 use crate::{
     device::{Backend, Cpu, Device},
     error::{Error, Result},
-    host::{self, Kept},
+    host,
 };
 #[cfg(feature = "gpu")]
 pub use buffer::TensorBuffer;

@@ -1,5 +1,7 @@
 //! Numbers from the host and back to it, in the forms that programs have them in.
 
+use std::sync::Arc;
+
 use super::{DType, Numbers, Storage, Tensor, check_length};
 use crate::{
     device::{Backend, Device},

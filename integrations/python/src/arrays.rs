@@ -3,13 +3,16 @@
 use numpy::{
     Element, IntoPyArray, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods,
 };
-use pyo3::{prelude::*, types::PyString};
+use pyo3::prelude::*;
 use wgpu_attention::{Mask, Tensor, ops::Probabilities};
 
 use crate::{
     device::Device,
     errors::{ArrayTypeError, exception, refused},
 };
+
+/// An array of NumPy.
+pub type Array<'py, T> = Bound<'py, PyArrayDyn<T>>;
 
 /// Numbers of an array, where they are.
 struct Lent {
@@ -55,11 +58,7 @@ fn untyped<'py>(name: &str, given: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Py
     Err(ArrayTypeError::new_err(format!("{name} is of type {found}, allowed is a NumPy array")))
 }
 
-fn typed<'py, T: Element>(
-    name: &str,
-    given: &Bound<'py, PyAny>,
-    wanted: &str,
-) -> PyResult<Bound<'py, PyArrayDyn<T>>> {
+fn typed<'py, T: Element>(name: &str, given: &Bound<'py, PyAny>, wanted: &str) -> PyResult<Array<'py, T>> {
     let array = untyped(name, given)?;
     let dtype = array.dtype();
     let array = array.cast_into::<PyArrayDyn<T>>().map_err(|_| {
@@ -113,32 +112,56 @@ pub fn booleans(name: &str, given: &Bound<'_, PyAny>) -> PyResult<(Vec<usize>, V
     Ok((array.shape().to_vec(), array.to_vec().map_err(|error| refused(name, error, "a contiguous array"))?))
 }
 
-pub fn probabilities(
-    device: &Device,
-    name: &str,
-    given: Option<&Bound<'_, PyAny>>,
-) -> PyResult<Option<Probabilities>> {
+pub fn probabilities(device: &Device, name: &str, given: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Probabilities>> {
     let Some(given) = given else { return Ok(None) };
     let array = typed::<f32>(name, given, "float32")?;
     let (shape, lent) = (array.shape().to_vec(), Lent::new(&array));
     device.run(given.py(), move |device| Probabilities::new(device, &shape, lent.as_ref())).map(Some)
 }
 
-/// Numbers of anything that NumPy makes an array of, in f64: coordinates and values, of which there are few.
-pub fn numbers(name: &str, given: &Bound<'_, PyAny>) -> PyResult<(Vec<usize>, Vec<f64>)> {
+/// Coordinates as they were given: the library asks of those in f32 what they lost already.
+pub enum Coordinates {
+    F32(Vec<f32>),
+    F64(Vec<f64>),
+}
+
+/// Calls what takes a slice of either type.
+macro_rules! with_coordinates {
+    ($coordinates:expr, |$numbers:ident| $call:expr) => {
+        match $coordinates {
+            $crate::arrays::Coordinates::F32($numbers) => $call,
+            $crate::arrays::Coordinates::F64($numbers) => $call,
+        }
+    };
+}
+pub(crate) use with_coordinates;
+
+/// Numbers of anything that NumPy makes an array of, of which there are few, or that are copied anyway.
+pub fn coordinates(name: &str, given: &Bound<'_, PyAny>) -> PyResult<(Vec<usize>, Coordinates)> {
     let numpy = given.py().import("numpy")?;
-    // Words become numbers in an `astype`, and a list of lists of different lengths an array of objects.
-    let of_words = given.is_instance_of::<PyString>();
     let array = numpy.call_method1("asarray", (given,)).map_err(|error| refused(name, error, "an array of numbers"))?;
     let array = array.cast_into::<PyUntypedArray>()?;
-    let dtype = array.dtype();
-    if of_words || !b"fiub".contains(&dtype.kind()) {
+    let (dtype, shape) = (array.dtype(), array.shape().to_vec());
+    if !b"fiub".contains(&dtype.kind()) {
         return Err(ArrayTypeError::new_err(format!("{name} is an array of {dtype}, allowed are numbers")));
     }
-    let wide = numpy.call_method1("ascontiguousarray", (&array, "float64"))?;
-    let numbers = wide.cast_into::<PyArrayDyn<f64>>()?.to_vec().map_err(|error| refused(name, error, "numbers"))?;
-    // `ascontiguousarray` makes a number a row of one.
-    Ok((array.shape().to_vec(), numbers))
+    let is_f32 = array.cast::<PyArrayDyn<f32>>().is_ok();
+    let dtype = if is_f32 { "float32" } else { "float64" };
+    let array = numpy.call_method1("ascontiguousarray", (&array, dtype))?;
+    let wrong = |error| refused(name, error, "numbers");
+    let numbers = match array.cast_into::<PyArrayDyn<f32>>() {
+        Ok(array) => Coordinates::F32(array.to_vec().map_err(wrong)?),
+        Err(other) => Coordinates::F64(other.into_inner().cast_into::<PyArrayDyn<f64>>()?.to_vec().map_err(wrong)?),
+    };
+    Ok((shape, numbers))
+}
+
+/// The same in f64.
+pub fn numbers(name: &str, given: &Bound<'_, PyAny>) -> PyResult<(Vec<usize>, Vec<f64>)> {
+    Ok(match coordinates(name, given)? {
+        (shape, Coordinates::F32(numbers)) => (shape, numbers.into_iter().map(f64::from).collect()),
+        (shape, Coordinates::F64(numbers)) => (shape, numbers),
+    })
 }
 
 /// The same in f32, as values are.
@@ -156,12 +179,12 @@ pub fn whole_numbers(name: &str, given: &Bound<'_, PyAny>) -> PyResult<(Vec<usiz
 }
 
 /// An array of these numbers, which it takes.
-pub fn array<'py, T: Element>(py: Python<'py>, shape: &[usize], numbers: Vec<T>) -> PyResult<Bound<'py, PyArrayDyn<T>>> {
+pub fn array<'py, T: Element>(py: Python<'py>, shape: &[usize], numbers: Vec<T>) -> PyResult<Array<'py, T>> {
     numbers.into_pyarray(py).reshape(shape)
 }
 
 /// An array of what an operation returned.
-pub fn of_tensor<'py>(py: Python<'py>, tensor: Tensor) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+pub fn of_tensor<'py>(py: Python<'py>, tensor: Tensor) -> PyResult<Array<'py, f32>> {
     let shape = tensor.shape().to_vec();
     array(py, &shape, py.detach(|| tensor.into_vec()).map_err(exception)?)
 }

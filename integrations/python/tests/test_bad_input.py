@@ -42,20 +42,37 @@ def test_kinds_of_exceptions():
         (lambda q: q[:, :, ::2], InputError, "ascontiguousarray"),
         (lambda q: np.broadcast_to(q[:1, :1], q.shape), InputError, "strides"),
         (lambda q: q[0], InputError, r"shape \[2, 10, 4\]"),
-        (lambda q: q[:, :1], InputError, ""),
+        (lambda q: q[:, :1], InputError, None),
         (lambda q: q.reshape(1, 2, 10, 4)[:, :, :, :2].copy(), InputError, "head"),
-        (lambda q: f32(0.0), InputError, r"shape \[\]"),
-        (lambda q: np.zeros((0, 0, 0, 0), np.float32), InputError, ""),
+        (lambda q: f32(0.0), InputError, r"shape \[1\]"),
+        (lambda q: np.zeros((0, 0, 0, 0), np.float32), InputError, None),
     ],
 )
 def test_arrays(qkv, wrong, kind, message):
     q, k, v = qkv
     with pytest.raises(kind, match=message):
         wa.scan_attention(wrong(q), k, v)
-    memory = wa.LinearAttention()
-    with pytest.raises(wa.Error):
-        memory.read(wrong(q), memory.write(k, v))
-        raise InputError("a memory reads what fits its keys, whatever it is")
+
+
+def test_every_operation_refuses_what_it_would_have_to_copy(qkv):
+    q, k, v = qkv
+    linear, rolling = wa.LinearAttention(), wa.RollingAttention(q)
+    for wrong, kind in ((q.astype(np.float64), ArrayTypeError), (q.swapaxes(1, 2), InputError)):
+        for work in (
+            lambda: linear.write(wrong, v),
+            lambda: linear.write(k, wrong),
+            lambda: linear.read(wrong, linear.write(k, v)),
+            lambda: rolling.write(k, wrong),
+            lambda: wa.RollingAttention(wrong),
+            lambda: wa.attention_memory(q, wrong, v),
+            lambda: wa.attention_memory(q, k, v, decay=wrong),
+            lambda: wa.MemoryState(wrong),
+            lambda: wa.RollingState(wrong),
+            lambda: wa.LinearState(wrong, 4, [1]),
+            lambda: wa.LinearAttention("softmax", wrong),
+        ):
+            with pytest.raises(kind):
+                work()
 
 
 def test_an_array_that_is_not_aligned(qkv):
@@ -71,7 +88,7 @@ def test_masks_and_options(qkv):
     q, k, v = qkv
     for more, kind, message in (
         ({"mask": np.ones(10)}, ArrayTypeError, "mask is an array of float64, allowed is bool"),
-        ({"mask": np.ones(9, bool)}, InputError, ""),
+        ({"mask": np.ones(9, bool)}, InputError, None),
         ({"mask": [True] * 10}, ArrayTypeError, "list"),
         ({"bias": "rbf"}, ArrayTypeError, "bias is of type str"),
         ({"bias": wa.Bias.scalar([1.0, 1.0])}, InputError, "coordinates"),
@@ -166,7 +183,7 @@ def test_points():
         ("where", [0.3], ArrayTypeError, "allowed are numbers"),
         (["0.0"], [0.3], ArrayTypeError, "allowed are numbers"),
         ([None], [0.3], ArrayTypeError, "allowed are numbers"),
-        ([[0.0], [1.0, 2.0]], [0.3, 0.1], wa.Error, ""),
+        ([[0.0], [1.0, 2.0]], [0.3, 0.1], wa.Error, None),
         ([1j], [0.3], ArrayTypeError, "complex"),
         ({}, [0.3], InputError, "empty dict"),
         ({"s": [0.0], "t": [0.0, 1.0]}, [0.3], InputError, "points of"),

@@ -95,8 +95,9 @@ def test_far_from_the_origin(tnp):
     near = tnp.condition(x, y).predict(at)
     far = tnp.condition(x + 2.0**30, y, origin=[2.0**30]).predict(at + 2.0**30)
     np.testing.assert_allclose(far.mean, near.mean, atol=1e-5)
-    with pytest.raises(wa.errors.InputError):
-        tnp.condition(np.float32(x + 2.0**30), y)
+    # What float32 has lost before cannot be had back.
+    with pytest.raises(wa.errors.InputError, match="give coordinates as f64"):
+        tnp.condition(np.float32(200 * x + 2.0**30), y)
 
 
 def test_nearest_observations(tnp):
@@ -132,7 +133,7 @@ def test_cmanp(cmanp, tmp_path):
     drawn = more.draws(at, 6, seed=3)
     assert drawn.shape == (6, 2, 1)
     assert more.evaluate(at, drawn[0]).log_densities.shape == (2, 1)
-    with pytest.raises(wa.errors.InputError, match="CMANP-AND"):
+    with pytest.raises(wa.errors.InputError, match="predict_joint is not supported"):
         cmanp.restore(more.to_bytes()).predict_joint(at)
 
 

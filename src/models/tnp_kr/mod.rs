@@ -75,7 +75,8 @@ impl TnpKr {
     pub fn from_checkpoint(device: &Device, checkpoint: &Checkpoint) -> Result<Self> {
         let translated = |upstream: &open::Upstream| {
             let groups: Vec<(&str, usize)> = upstream.groups.iter().map(|(name, size)| (&name[..], *size)).collect();
-            let lacks = || Error::Config { message: "n_values is missing, the numbers that are observed at a point".into() };
+            let lacks =
+                || Error::Config { message: "n_values is missing, the numbers that are observed at a point".into() };
             Config::from_dl4bi(&upstream.yaml, upstream.n_values.ok_or_else(lacks)?, &groups)
         };
         Self::new(device, &open::config(checkpoint, MODEL, translated)?, checkpoint)

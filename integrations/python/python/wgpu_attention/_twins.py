@@ -11,7 +11,7 @@ def matrix(twins, q_coords, k_coords, shape, given):
     try:
         q = np.broadcast_to(q_coords, (batch, n_queries, np.shape(q_coords)[-1]))
         k = np.broadcast_to(k_coords, (batch, n_keys, np.shape(k_coords)[-1]))
-        total = np.zeros(shape, np.float32) if given is None else np.broadcast_to(given, shape).astype(np.float32)
+        total = np.array(np.broadcast_to(0.0 if given is None else given, shape), np.float32, order="C")
     except (ValueError, IndexError):
         found = f"q_coords {np.shape(q_coords)}, k_coords {np.shape(k_coords)} and bias {np.shape(given)}"
         raise InputError(f"{found} do not fit {batch} x {n_heads} heads of {n_queries} queries, {n_keys} keys") from None

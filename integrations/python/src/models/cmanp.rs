@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use numpy::PyArrayDyn;
 use pyo3::{prelude::*, types::PyBytes};
 use wgpu_attention::models::cmanp::{self, Context};
 
@@ -13,7 +12,7 @@ use super::{
     saved, saved_batch, to_save,
 };
 use crate::{
-    arrays::{array, narrow, numbers},
+    arrays::{Array, Coordinates, array, narrow, numbers, with_coordinates},
     device::Device,
     errors::{exception, refused},
 };
@@ -43,7 +42,7 @@ pub struct JointPrediction {
 /// Observations that Python gave, as a context borrows them.
 struct Observed {
     points: Points,
-    x: Vec<f64>,
+    x: Coordinates,
     y: Vec<f32>,
     mask: Option<Vec<bool>>,
     origin: Option<Vec<f64>>,
@@ -64,7 +63,8 @@ impl Observed {
     }
 
     fn context(&self) -> Context<'_> {
-        let mut context = Context::new(&self.x, &self.y).batch(self.points.batch());
+        let context = with_coordinates!(&self.x, |x| Context::new(x, &self.y));
+        let mut context = context.batch(self.points.batch());
         if let Some(mask) = &self.mask {
             context = context.mask(mask);
         }
@@ -76,7 +76,7 @@ impl Observed {
 }
 
 /// Points of `dim_x` numbers.
-fn places(name: &str, given: &Bound<'_, PyAny>, dim_x: usize) -> PyResult<(Points, Vec<f64>)> {
+fn places(name: &str, given: &Bound<'_, PyAny>, dim_x: usize) -> PyResult<(Points, Coordinates)> {
     let Places { points, mut groups } = Places::read(name, given, &["x"])?;
     let Some(group) = groups.pop().filter(|group| group.dim == dim_x && groups.is_empty() && group.name == "x") else {
         let allowed = format_args!("an array {:?}: dim_x of the model is {dim_x}", points.shape(&[dim_x]));
@@ -150,7 +150,7 @@ impl Cmanp {
 }
 
 impl CmanpPosterior {
-    fn places(&self, name: &str, given: &Bound<'_, PyAny>) -> PyResult<(Points, Vec<f64>)> {
+    fn places(&self, name: &str, given: &Bound<'_, PyAny>) -> PyResult<(Points, Coordinates)> {
         self.device.get()?;
         let (points, x) = places(name, given, self.posterior.config().dim_x)?;
         if points.batch != self.batch {
@@ -192,13 +192,13 @@ impl CmanpPosterior {
     /// Predicts at any number of points, which do not influence each other.
     fn predict(&self, py: Python<'_>, at: &Bound<'_, PyAny>) -> PyResult<Prediction> {
         let (_, x) = self.places("at", at)?;
-        Ok(Prediction::of(self.device.run(py, |_| self.posterior.predict(&x))?, self.batch))
+        Ok(Prediction::of(self.device.run(py, |_| with_coordinates!(&x, |x| self.posterior.predict(x)))?, self.batch))
     }
 
     /// Predicts all points together (CMANP-AND): one distribution for each element of the batch.
     fn predict_joint(&self, py: Python<'_>, at: &Bound<'_, PyAny>) -> PyResult<Vec<JointPrediction>> {
         let (_, x) = self.places("at", at)?;
-        let all = self.device.run(py, |_| self.posterior.predict_joint(&x))?;
+        let all = self.device.run(py, |_| with_coordinates!(&x, |x| self.posterior.predict_joint(x)))?;
         Ok(all.into_iter().map(|joint| JointPrediction { joint }).collect())
     }
 
@@ -211,9 +211,10 @@ impl CmanpPosterior {
         n: usize,
         seed: u64,
         block: usize,
-    ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+    ) -> PyResult<Array<'py, f32>> {
         let (points, x) = self.places("at", at)?;
-        let drawn = self.device.run(py, |_| self.posterior.draws_in_blocks(&x, seed, n, block))?;
+        let drawn =
+            self.device.run(py, |_| with_coordinates!(&x, |x| self.posterior.draws_in_blocks(x, seed, n, block)))?;
         let shape: Vec<usize> = [n].into_iter().chain(points.shape(&[self.posterior.config().dim_y])).collect();
         array(py, &shape, drawn)
     }
@@ -230,7 +231,7 @@ impl CmanpPosterior {
         let (points, x) = self.places("at", at)?;
         let n_values = self.posterior.config().dim_y;
         let y = narrow(&values("y", y, points, n_values)?);
-        let evaluation = self.device.run(py, |_| self.posterior.evaluate(&x, &y, block))?;
+        let evaluation = self.device.run(py, |_| with_coordinates!(&x, |x| self.posterior.evaluate(x, &y, block)))?;
         Ok(Evaluation { evaluation, points, n_values })
     }
 
@@ -267,19 +268,19 @@ impl CmanpPosterior {
 impl JointPrediction {
     /// `[n]`.
     #[getter]
-    fn mean<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArrayDyn<f64>>> {
+    fn mean<'py>(&self, py: Python<'py>) -> PyResult<Array<'py, f64>> {
         array(py, &[self.joint.len()], self.joint.mean())
     }
 
     /// Of each number by itself, `[n]`.
     #[getter]
-    fn std<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArrayDyn<f64>>> {
+    fn std<'py>(&self, py: Python<'py>) -> PyResult<Array<'py, f64>> {
         array(py, &[self.joint.len()], self.joint.std())
     }
 
     /// `[n, n]`.
     #[getter]
-    fn covariance<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArrayDyn<f64>>> {
+    fn covariance<'py>(&self, py: Python<'py>) -> PyResult<Array<'py, f64>> {
         let n = self.joint.len();
         array(py, &[n, n], py.detach(|| self.joint.covariance()))
     }
@@ -292,7 +293,7 @@ impl JointPrediction {
 
     /// Draws, `[n, ..]`.
     #[pyo3(signature = (n, *, seed=0))]
-    fn sample<'py>(&self, py: Python<'py>, n: usize, seed: u64) -> PyResult<Bound<'py, PyArrayDyn<f64>>> {
+    fn sample<'py>(&self, py: Python<'py>, n: usize, seed: u64) -> PyResult<Array<'py, f64>> {
         array(py, &[n, self.joint.len()], py.detach(|| self.joint.sample(seed, n)))
     }
 

@@ -2,13 +2,12 @@
 
 use std::path::PathBuf;
 
-use numpy::PyArrayDyn;
 use pyo3::prelude::*;
 use wgpu_attention::models::nam::{self, Episode};
 
 use super::plain;
 use crate::{
-    arrays::{array, narrow, numbers, whole_numbers},
+    arrays::{Array, array, narrow, numbers, whole_numbers},
     device::Device,
     errors::refused,
 };
@@ -114,7 +113,7 @@ impl FewShot {
 #[pymethods]
 impl Classifier {
     /// The scores of every class, `[n, classes]`, of inputs `[n, n_in]`.
-    fn predict<'py>(&self, py: Python<'py>, inputs: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+    fn predict<'py>(&self, py: Python<'py>, inputs: &Bound<'py, PyAny>) -> PyResult<Array<'py, f32>> {
         let ([n, _], inputs) = rows("inputs", inputs, Some(self.model.config().embedding.n_in))?;
         let scores = self.device.run(py, |_| self.classifier.predict(&self.model.features(1, &inputs)?))?;
         array(py, &[n, self.n_classes()], scores)

@@ -10,11 +10,7 @@ pub mod tnp_kr;
 use std::path::PathBuf;
 
 use pyo3::{prelude::*, types::PyBytes};
-use wgpu_attention::{
-    checkpoint::Checkpoint,
-    models,
-    serde_json,
-};
+use wgpu_attention::{checkpoint::Checkpoint, models, serde_json};
 
 use crate::{
     device::Device,

@@ -2,13 +2,12 @@
 
 use std::path::PathBuf;
 
-use numpy::PyArrayDyn;
 use pyo3::prelude::*;
 use wgpu_attention::models::nam;
 
 use super::plain;
 use crate::{
-    arrays::{array, whole_numbers},
+    arrays::{Array, array, whole_numbers},
     device::Device,
     errors::refused,
 };
@@ -62,11 +61,7 @@ macro_rules! of_tokens {
             }
 
             /// Logits of whole numbers `[n]` or `[batch, n]`.
-            fn predict<'py>(
-                &self,
-                py: Python<'py>,
-                tokens: &Bound<'py, PyAny>,
-            ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+            fn predict<'py>(&self, py: Python<'py>, tokens: &Bound<'py, PyAny>) -> PyResult<Array<'py, f32>> {
                 let (batch, $n, tokens) = sequences(tokens)?;
                 let logits = self.device.run(py, |_| self.model.predict(batch.unwrap_or(1), &tokens))?;
                 let $model = &self.model;

@@ -3,7 +3,7 @@
 use pyo3::{prelude::*, types::PyDict};
 
 use crate::{
-    arrays::{booleans, narrow, numbers},
+    arrays::{Coordinates, booleans, coordinates, narrow, numbers},
     errors::refused,
 };
 
@@ -19,7 +19,7 @@ pub struct Points {
 pub struct Group {
     pub name: String,
     pub dim: usize,
-    pub numbers: Vec<f64>,
+    pub numbers: Coordinates,
 }
 
 /// Where points are.
@@ -60,7 +60,7 @@ impl Places {
             Ok(groups) => {
                 for (group, array) in groups {
                     let group: String = group.extract()?;
-                    let (shape, numbers) = numbers(&format!("{name}[{group:?}]"), &array)?;
+                    let (shape, numbers) = coordinates(&format!("{name}[{group:?}]"), &array)?;
                     arrays.push((group, shape, numbers));
                 }
             }
@@ -69,7 +69,7 @@ impl Places {
                     let allowed = format!("a dict with an array for each of the groups {known:?}");
                     return Err(refused(name, "one array", allowed));
                 };
-                let (shape, numbers) = numbers(name, given)?;
+                let (shape, numbers) = coordinates(name, given)?;
                 arrays.push(((*group).to_owned(), shape, numbers));
             }
         }
@@ -79,7 +79,11 @@ impl Places {
             let all = all.get_or_insert(Self { points, groups: Vec::new() });
             if points != all.points {
                 let first = format!("{:?}, as those of {:?}", all.points.shape(&[]), all.groups[0].name);
-                return Err(refused(&format!("the points of {group:?}"), format_args!("{:?}", points.shape(&[])), first));
+                return Err(refused(
+                    &format!("the points of {group:?}"),
+                    format_args!("{:?}", points.shape(&[])),
+                    first,
+                ));
             }
             all.groups.push(Group { name: group, dim, numbers });
         }

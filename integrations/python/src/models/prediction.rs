@@ -1,11 +1,13 @@
 //! What models say of values.
 
-use numpy::PyArrayDyn;
 use pyo3::prelude::*;
 use wgpu_attention::models;
 
 use super::points::{Points, values};
-use crate::{arrays::array, errors::exception};
+use crate::{
+    arrays::{Array, array},
+    errors::exception,
+};
 
 /// A distribution of every value at every point. Arrays are `[n_points, n_values]`, or `[batch, n_points,
 /// n_values]` where the context had a batch.
@@ -14,8 +16,6 @@ pub struct Prediction {
     prediction: models::Prediction,
     points: Points,
 }
-
-type Array<'py, T> = Bound<'py, PyArrayDyn<T>>;
 
 impl Prediction {
     pub fn of(prediction: models::Prediction, batch: Option<usize>) -> Self {

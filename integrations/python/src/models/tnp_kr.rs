@@ -2,18 +2,20 @@
 
 use std::path::PathBuf;
 
-use numpy::PyArrayDyn;
-use pyo3::{prelude::*, types::{PyBytes, PyDict}};
+use pyo3::{
+    prelude::*,
+    types::{PyBytes, PyDict},
+};
 use wgpu_attention::models::tnp_kr::{self, Context, Local, Locations};
 
 use super::{
     plain,
-    points::{Places, mask, observed},
+    points::{Group, Places, mask, observed},
     prediction::{Evaluation, Prediction},
     saved, saved_batch, to_save,
 };
 use crate::{
-    arrays::{array, numbers},
+    arrays::{Array, array, numbers, with_coordinates},
     device::Device,
     errors::refused,
 };
@@ -52,9 +54,12 @@ impl Observed {
     }
 }
 
-fn locations(at: &Places) -> Locations<'_> {
+fn locations<'a>(at: &'a Places) -> Locations<'a> {
     let all = Locations::default().batch(at.points.batch());
-    at.groups.iter().fold(all, |all, group| all.group(&group.name, group.dim, &group.numbers))
+    let add = |all: Locations<'a>, group: &'a Group| {
+        with_coordinates!(&group.numbers, |numbers| all.group(&group.name, group.dim, numbers))
+    };
+    at.groups.iter().fold(all, add)
 }
 
 /// Refuses places with another batch than the context's.
@@ -176,12 +181,12 @@ impl TnpKr {
         block: usize,
         mask: Option<&Bound<'py, PyAny>>,
         origin: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+    ) -> PyResult<Array<'py, f32>> {
         let observed = self.observed(x, y, mask, origin)?;
         let at = self.places("at", at, observed.at.points.batch)?;
-        let drawn = self.device.run(py, |_| {
-            self.model.draws_in_blocks(&observed.context(), &locations(&at), seed, n, block)
-        })?;
+        let drawn = self
+            .device
+            .run(py, |_| self.model.draws_in_blocks(&observed.context(), &locations(&at), seed, n, block))?;
         let shape: Vec<usize> = [n].into_iter().chain(at.points.shape(&[self.model.config().n_values])).collect();
         array(py, &shape, drawn)
     }
@@ -222,7 +227,7 @@ impl TnpKr {
         together: usize,
         standardise: bool,
         weights: Option<std::collections::HashMap<String, f64>>,
-    ) -> PyResult<(Bound<'py, PyArrayDyn<f32>>, Bound<'py, PyArrayDyn<f32>>)> {
+    ) -> PyResult<(Array<'py, f32>, Array<'py, f32>)> {
         let observed = self.observed(x, y, None, None)?;
         let at = self.places("at", at, observed.at.points.batch)?;
         let n_values = self.model.config().n_values;

@@ -1,12 +1,11 @@
 //! The attention memory: a matrix that is written, erased and read.
 
-use numpy::PyArrayDyn;
 use pyo3::prelude::*;
 use wgpu_attention::ops::{self, AttentionMemory, Form};
 
 use super::layout;
 use crate::{
-    arrays::{of_tensor, own_tensor, probabilities, tensor},
+    arrays::{Array, of_tensor, own_tensor, probabilities, tensor},
     device::Device,
     errors::{exception, refused},
 };
@@ -37,7 +36,7 @@ impl MemoryState {
 
     /// `[batch, n_heads, v_dim, head_dim]`, a copy.
     #[getter]
-    fn memory<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+    fn memory<'py>(&self, py: Python<'py>) -> PyResult<Array<'py, f32>> {
         self.device.get()?;
         of_tensor(py, self.state.memory.clone())
     }
@@ -85,7 +84,7 @@ pub fn attention_memory<'py>(
     n_heads: Option<usize>,
     form: Option<&str>,
     device: Option<PyRef<'py, Device>>,
-) -> PyResult<(Bound<'py, PyArrayDyn<f32>>, MemoryState)> {
+) -> PyResult<(Array<'py, f32>, MemoryState)> {
     // A state says where to go on.
     let device = match (&device, &state) {
         (None, Some(state)) => state.device.clone(),

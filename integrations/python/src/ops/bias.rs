@@ -189,7 +189,7 @@ impl Bias {
     }
 
     /// For `sum` of several.
-    fn __radd__(slf: Bound<'_, Self>, _zero: &Bound<'_, PyAny>) -> Bound<'_, Self> {
+    fn __radd__<'py>(slf: Bound<'py, Self>, _zero: &Bound<'py, PyAny>) -> Bound<'py, Self> {
         slf
     }
 }

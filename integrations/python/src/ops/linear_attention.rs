@@ -1,12 +1,11 @@
 //! Linear attention: a memory of constant size.
 
-use numpy::PyArrayDyn;
 use pyo3::prelude::*;
 use wgpu_attention::ops::{self, FeatureKind, FeatureMap, Normalizer, ProjectionRows};
 
 use super::{batch, layout, read};
 use crate::{
-    arrays::{mask as mask_of, of_tensor, own_tensor, tensor},
+    arrays::{Array, mask as mask_of, of_tensor, own_tensor, tensor},
     device::Device,
     errors::{exception, refused},
 };
@@ -33,9 +32,7 @@ fn kind(name: &str) -> PyResult<FeatureKind> {
         "gelu" => Ok(FeatureKind::Gelu),
         "exp" => Ok(FeatureKind::Exp),
         "elu" => Ok(FeatureKind::Elu),
-        other => {
-            Err(refused("features", format_args!("{other:?}"), "identity, softmax, relu, gelu, exp or elu"))
-        }
+        other => Err(refused("features", format_args!("{other:?}"), "identity, softmax, relu, gelu, exp or elu")),
     }
 }
 
@@ -140,7 +137,7 @@ impl LinearState {
 
     /// The sums, a copy.
     #[getter]
-    fn sums<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+    fn sums<'py>(&self, py: Python<'py>) -> PyResult<Array<'py, f32>> {
         self.device.get()?;
         of_tensor(py, self.state.sums.clone())
     }
@@ -179,7 +176,7 @@ pub fn random_features<'py>(
     n_features: usize,
     head_dim: usize,
     rows: &str,
-) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+) -> PyResult<Array<'py, f32>> {
     let rows = match rows {
         "orthogonal" => ProjectionRows::Orthogonal,
         "independent" => ProjectionRows::Independent,

@@ -1,12 +1,11 @@
 //! Rolling attention: fixed queries read an endless stream in constant memory.
 
-use numpy::PyArrayDyn;
 use pyo3::prelude::*;
 use wgpu_attention::ops;
 
 use super::{batch, layout, read};
 use crate::{
-    arrays::{mask as mask_of, of_tensor, own_tensor, tensor},
+    arrays::{Array, mask as mask_of, of_tensor, own_tensor, tensor},
     device::Device,
 };
 
@@ -92,7 +91,7 @@ impl RollingState {
 
     /// The sums of every query, a copy.
     #[getter]
-    fn rows<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArrayDyn<f32>>> {
+    fn rows<'py>(&self, py: Python<'py>) -> PyResult<Array<'py, f32>> {
         self.device.get()?;
         of_tensor(py, self.state.rows.clone())
     }

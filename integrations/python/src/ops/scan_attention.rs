@@ -17,22 +17,30 @@ use crate::{
     errors::{exception, refused},
 };
 
-/// The parts of `bias=`: terms, and a matrix of numbers.
-fn parts<'py>(given: Option<Bound<'py, PyAny>>) -> PyResult<(Vec<PyRef<'py, Bias>>, Option<Bound<'py, PyAny>>)> {
-    let (mut terms, mut matrix) = (Vec::new(), None);
-    let Some(given) = given else { return Ok((terms, matrix)) };
-    let items: Vec<Bound<'_, PyAny>> = match given.cast::<PyList>() {
-        Ok(list) => list.iter().collect(),
-        Err(_) => vec![given],
-    };
-    for item in items {
-        match item.extract::<PyRef<'_, Bias>>() {
-            Ok(bias) => terms.push(bias),
-            Err(_) if matrix.is_none() => matrix = Some(item),
-            Err(_) => return Err(refused("bias", "a list with two matrices", "one array, and terms beside it")),
+/// The parts of `bias=`.
+#[derive(Default)]
+struct Parts<'py> {
+    terms: Vec<PyRef<'py, Bias>>,
+    matrix: Option<Bound<'py, PyAny>>,
+}
+
+impl<'py> Parts<'py> {
+    fn of(given: Option<Bound<'py, PyAny>>) -> PyResult<Self> {
+        let mut parts = Self::default();
+        let Some(given) = given else { return Ok(parts) };
+        let items: Vec<Bound<'_, PyAny>> = match given.cast::<PyList>() {
+            Ok(list) => list.iter().collect(),
+            Err(_) => vec![given],
+        };
+        for item in items {
+            match item.extract::<PyRef<'_, Bias>>() {
+                Ok(bias) => parts.terms.push(bias),
+                Err(_) if parts.matrix.is_none() => parts.matrix = Some(item),
+                Err(_) => return Err(refused("bias", "a list with two matrices", "one array, and terms beside it")),
+            }
         }
+        Ok(parts)
     }
-    Ok((terms, matrix))
 }
 
 /// Batch, heads, queries and keys.
@@ -41,17 +49,21 @@ fn sizes(layout: Layout, q: &Tensor, k: &Tensor) -> Option<[usize; 4]> {
         (Layout::HeadMajor, &[batch, n_heads, n_queries, _], &[_, _, n_keys, _]) => {
             Some([batch, n_heads, n_queries, n_keys])
         }
-        (
-            Layout::Projected { n_heads } | Layout::Grouped { n_heads, .. },
-            &[batch, n_queries, _],
-            &[_, n_keys, _],
-        ) => Some([batch, n_heads, n_queries, n_keys]),
+        (Layout::Projected { n_heads } | Layout::Grouped { n_heads, .. }, &[batch, n_queries, _], &[_, n_keys, _]) => {
+            Some([batch, n_heads, n_queries, n_keys])
+        }
         _ => None,
     }
 }
 
 /// Coordinates with one column more, that of the places in the sequence: `[n, n_columns + 1]`, or with a batch.
-fn with_places(device: &Device, name: &str, coords: Option<&Bound<'_, PyAny>>, n: usize, py: Python<'_>) -> PyResult<Tensor> {
+fn with_places(
+    device: &Device,
+    name: &str,
+    coords: Option<&Bound<'_, PyAny>>,
+    n: usize,
+    py: Python<'_>,
+) -> PyResult<Tensor> {
     let (mut shape, numbers) = match coords {
         Some(coords) => numbers(name, coords)?,
         None => (vec![n, 0], Vec::new()),
@@ -99,7 +111,7 @@ pub fn scan_attention<'py>(
     let layout = layout(n_heads, n_kv_heads)?;
     let (q, k, v) = (tensor(device, "q", q)?, tensor(device, "k", k)?, tensor(device, "v", v)?);
     let mask = mask_of(device, mask, batch(&q))?;
-    let (terms, given_matrix) = parts(bias)?;
+    let Parts { terms, matrix: given_matrix } = Parts::of(bias)?;
     let mut of_matrix = optional_tensor(device, "bias", given_matrix.as_ref())?;
     // Shapes that are none are refused by the operation itself.
     let sizes = sizes(layout, &q, &k).unwrap_or_default();
