@@ -70,8 +70,11 @@ pub(crate) fn collect<T>(n: usize, from: impl Iterator<Item = T>) -> Result<Vec<
 
 /// Numbers of a tensor. When the last tensor that has them goes, their memory stays for the next result
 /// of about the size: fresh memory costs the system as much as a layer of a network costs the processor.
-#[derive(Debug, Default)]
-pub(crate) struct Kept(Vec<f32>);
+pub(crate) enum Kept {
+    Own(Vec<f32>),
+    /// Those of somebody else, who gets them back.
+    Lent(Box<dyn AsRef<[f32]> + Send + Sync>),
+}
 
 /// What a thread keeps: vectors from [`SMALLEST`] to [`LARGEST`] numbers, so 8 MiB at most.
 const MOST: usize = 8;
@@ -106,15 +109,24 @@ fn take(left: &mut Vec<Vec<f32>>, n: usize) -> Option<Vec<f32>> {
 }
 
 impl Kept {
-    /// The numbers alone, which are the caller's from now on.
-    pub fn into_vec(mut self) -> Vec<f32> {
-        std::mem::take(&mut self.0)
+    /// The numbers alone, which are the caller's from now on: a copy of those that are lent.
+    pub fn into_vec(mut self) -> Result<Vec<f32>> {
+        match &mut self {
+            Self::Own(numbers) => Ok(std::mem::take(numbers)),
+            Self::Lent(owner) => copy((**owner).as_ref()),
+        }
+    }
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self::Own(Vec::new())
     }
 }
 
 impl From<Vec<f32>> for Kept {
     fn from(numbers: Vec<f32>) -> Self {
-        Self(numbers)
+        Self::Own(numbers)
     }
 }
 
@@ -122,13 +134,17 @@ impl Deref for Kept {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        &self.0
+        match self {
+            Self::Own(numbers) => numbers,
+            Self::Lent(owner) => (**owner).as_ref(),
+        }
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        if !(SMALLEST..=LARGEST).contains(&self.0.capacity()) {
+        let Self::Own(numbers) = self else { return };
+        if !(SMALLEST..=LARGEST).contains(&numbers.capacity()) {
             return;
         }
         // A thread that ends keeps nothing.
@@ -137,7 +153,7 @@ impl Drop for Kept {
             if left.len() == MOST {
                 left.remove(0);
             }
-            left.push(std::mem::take(&mut self.0));
+            left.push(std::mem::take(numbers));
         });
     }
 }

@@ -16,7 +16,7 @@ use crate::device::gpu::{Buffer, Gpu};
 use crate::{
     device::{Backend, Cpu, Device},
     error::{Error, Result},
-    host::{self, Kept},
+    host,
 };
 #[cfg(feature = "gpu")]
 pub use buffer::TensorBuffer;
@@ -273,9 +273,10 @@ pub(crate) enum PendingRead {
 impl PendingRead {
     pub(crate) async fn finish(self) -> Result<Vec<f32>> {
         match self {
-            Self::Cpu(Numbers::F32(data)) => {
-                Arc::try_unwrap(data).map(Kept::into_vec).or_else(|data| host::copy(&data))
-            }
+            Self::Cpu(Numbers::F32(data)) => match Arc::try_unwrap(data) {
+                Ok(own) => own.into_vec(),
+                Err(shared) => host::copy(&shared),
+            },
             Self::Cpu(numbers) => numbers.to_f32(),
             #[cfg(feature = "gpu")]
             Self::Gpu(download, dtype, len) => dtype.numbers_of(download.arrive().await?, len),

@@ -9,8 +9,8 @@ prefixes such as `module.` and `model.` go, paths are joined by dots. What is no
 optimiser, counters) is left out. What was done with every tensor is printed.
 
 The configuration is JSON, or the YAML of the papers' code, which is kept as it is under the key `upstream` of
-the metadata: a program translates it, by `Config::from_dl4bi` or `Config::from_authors`, and builds the model with
-`new`. Files with JSON are opened as they are. `torch` and `orbax-checkpoint` are needed for their formats alone.
+the metadata and translated when the file is opened (there is none of a NAM transformer). `torch` and
+`orbax-checkpoint` are needed for their formats alone.
 """
 
 import argparse
@@ -244,8 +244,7 @@ def convert(args):
     n = sum(x.size for x in arrays.values())
     print(f"\nwrote {args.out}: {len(arrays)} tensors, {n} numbers; {left_out} left out"
           + (f"; the prefix {cut!r} was taken off" if cut else ""))  # fmt: skip
-    if args.config.endswith(".json"):
-        print(f"Whether a model can be made of it says: wgpu-attention inspect {args.out}")
+    print(f"Whether a model can be made of it says: wgpu-attention inspect {args.out}")
 
 
 def main(argv=None):

@@ -16,9 +16,11 @@ use clap::{Parser, Subcommand};
 use shared::say;
 use wgpu_attention::Device;
 
+const INSTALL: &str = "From the sources: cargo install --path cli (without a GPU: --no-default-features)";
+
 /// Memory-efficient attention on any GPU, and on none.
 #[derive(Parser)]
-#[command(name = "wgpu-attention", version)]
+#[command(name = "wgpu-attention", version, after_help = INSTALL)]
 struct Args {
     #[command(subcommand)]
     command: Command,

@@ -14,6 +14,11 @@
 //! | `nam_lsam` | [`LsamAe`](crate::models::nam::LsamAe) | [`LsamAeConfig`](crate::models::nam::LsamAeConfig) |
 //! | `nam_transformer` | [`NamTransformer`](crate::models::nam::NamTransformer) | [`TransformerConfig`](crate::models::nam::TransformerConfig) |
 //!
+//! In the place of `config` there may be `upstream`, the settings of the authors' own code as `tools/convert.py` keeps
+//! them: JSON of their `yaml` and, for `tnp_kr`, of what that leaves to the data, `n_values` and `groups`, such as
+//! `{"yaml": {..}, "n_values": 1, "groups": [["s", 2]]}`. They are translated as by `from_dl4bi` or `from_authors` of
+//! the configuration. (There are none of a `nam_transformer`.)
+//!
 //! Any other key is free but three: a saved posterior is under the key `posterior`; `domain` may say what
 //! the training was like ([`Domain`](crate::models::Domain)), so that predictions say where they lie
 //! outside of it; `fingerprint`, which every file written here has, is that of all else in the file, and

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use crate::{
     checkpoint::{Checkpoint, Parameters},
@@ -62,12 +63,40 @@ impl<C: fmt::Debug> About<C> {
     }
 }
 
-/// The configuration in the metadata of a checkpoint, which must be one of this model.
-pub(crate) fn config<C: DeserializeOwned>(checkpoint: &Checkpoint, model: &str) -> Result<C> {
+/// Settings of the authors' own code in the metadata of a checkpoint, under the key `upstream`, as
+/// `tools/convert.py` writes them.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Upstream {
+    /// Their YAML.
+    pub yaml: Value,
+    /// What that of a TNP-KR leaves to the data: the numbers that are observed at a point …
+    pub n_values: Option<usize>,
+    /// … and the name and the size of each coordinate group.
+    #[serde(default)]
+    pub groups: Vec<(String, usize)>,
+}
+
+/// The configuration in the metadata of a checkpoint, which must be one of this model; settings of the authors' code
+/// are translated by `from_upstream`.
+pub(crate) fn config<C: DeserializeOwned>(
+    checkpoint: &Checkpoint,
+    model: &str,
+    from_upstream: impl FnOnce(&Upstream) -> Result<C>,
+) -> Result<C> {
     let refused = |message: String| Error::Config { message: format!("checkpoint {}: {message}", checkpoint.file()) };
     let found = checkpoint.metadata("model")?;
     if found != model {
         return Err(refused(format!("it is of model {found:?}, allowed is {model:?}")));
     }
-    serde_json::from_str(checkpoint.metadata("config")?).map_err(|error| refused(error.to_string()))
+    match (checkpoint.metadata("config"), checkpoint.metadata("upstream")) {
+        (Err(_), Ok(upstream)) => {
+            let upstream = serde_json::from_str(upstream).map_err(|error| refused(format!("upstream: {error}")))?;
+            from_upstream(&upstream).map_err(|error| match error {
+                Error::Config { message } => refused(format!("upstream: {message}")),
+                other => other,
+            })
+        }
+        (config, _) => serde_json::from_str(config?).map_err(|error| refused(error.to_string())),
+    }
 }

@@ -1,10 +1,12 @@
 //! Numbers from the host and back to it, in the forms that programs have them in.
 
-use super::{Numbers, Storage, Tensor, check_length};
+use std::sync::Arc;
+
+use super::{DType, Numbers, Storage, Tensor, check_length};
 use crate::{
     device::{Backend, Device},
     error::Result,
-    host,
+    host::{self, Kept},
 };
 
 /// How many numbers `Debug` shows.
@@ -31,6 +33,40 @@ impl Tensor {
             Backend::Cpu(cpu) => Ok(Self::from_cpu(*cpu, shape.to_vec(), data)),
             #[cfg(feature = "gpu")]
             Backend::Gpu(_) => Self::new(device, shape, &data),
+        }
+    }
+
+    /// [`Tensor::new`] of numbers that somebody else owns, a mapped file or an array of another language: on the
+    /// CPU they are read where they are, without a copy, and `owner` is dropped with the last tensor that has
+    /// them. It must return the same numbers each time, which nothing changes meanwhile.
+    ///
+    /// # Errors
+    /// As [`Tensor::new`].
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use wgpu_attention::{Device, Tensor};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let numbers: Arc<[f32]> = Arc::new([1.0, 2.0]);
+    /// let x = Tensor::from_owner(&Device::cpu(), &[2], numbers.clone())?;
+    /// assert_eq!((x.as_slice().map(<[f32]>::as_ptr), x.read()?), (Some(numbers.as_ptr()), vec![1.0, 2.0]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_owner(
+        device: &Device,
+        shape: &[usize],
+        owner: impl AsRef<[f32]> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        check_length(shape, owner.as_ref().len())?;
+        match &device.0 {
+            Backend::Cpu(cpu) => {
+                let numbers = Numbers::F32(Arc::new(Kept::Lent(Box::new(owner))));
+                Ok(Self { shape: shape.to_vec(), dtype: DType::F32, storage: Storage::Cpu(*cpu, numbers) })
+            }
+            #[cfg(feature = "gpu")]
+            Backend::Gpu(_) => Self::new(device, shape, owner.as_ref()),
         }
     }
 
@@ -74,6 +110,36 @@ impl Tensor {
         }
     }
 
+    /// [`Tensor::read`] of a tensor that is not needed any more: on the CPU its numbers become the vector without a
+    /// copy, unless another tensor shares them or they are [lent](Tensor::from_owner).
+    ///
+    /// # Errors
+    /// As [`Tensor::read`].
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, Tensor};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// assert_eq!(Tensor::new(&Device::best(), &[2], &[1.0, 2.0])?.into_vec()?, [1.0, 2.0]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn into_vec(self) -> Result<Vec<f32>> {
+        pollster::block_on(self.into_vec_async())
+    }
+
+    /// [`Tensor::into_vec`] without blocking.
+    ///
+    /// # Errors
+    /// As [`Tensor::read`].
+    pub async fn into_vec_async(self) -> Result<Vec<f32>> {
+        let read = self.start_read()?;
+        // Shared by none, the numbers need no copy.
+        drop(self);
+        read.finish().await
+    }
+
     /// [`Tensor::read`] into memory that is there.
     ///
     /// # Errors
@@ -112,7 +178,7 @@ impl Tensor {
 /// nothing waits for them here.
 impl std::fmt::Debug for Tensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let of = if self.dtype == super::DType::F16 { " of f16" } else { "" };
+        let of = if self.dtype == DType::F16 { " of f16" } else { "" };
         write!(f, "Tensor({:?}{of} on {}", self.shape, self.device())?;
         if let Some(numbers) = self.as_slice() {
             let more = if numbers.len() > SHOWN { ", .." } else { "" };

@@ -3,9 +3,12 @@
 use crate::support::refused;
 use wgpu_attention::{
     Device,
+    checkpoint::Checkpoint,
     models::{
-        cmanp::{self, CovarianceKind},
-        nam::{FewShotConfig, Generator, LsamAeConfig, NamTmConfig, TuringOption},
+        cmanp::{self, Cmanp, CovarianceKind},
+        nam::{
+            FewShot, FewShotConfig, Generator, LsamAe, LsamAeConfig, NamTmAe, NamTmConfig, NamTransformer, TuringOption,
+        },
         tnp_kr::{BiasParameters, CategoryConfig, Config, Context, Locations, TnpKr},
     },
     ops::{Activation, BiasKernel, Distance},
@@ -88,6 +91,69 @@ fn b_tnp() -> Value {
     let sim = json!({"_target_": "dl4bi.sim.l2_dist", "_partial_": true});
     let bias = json!({"_target_": "dl4bi.bias.Bias.build_rbf_network_bias", "num_basis": 3});
     json!({"_target_": "dl4bi.meta_learning.BTNP", "s_sim": sim, "s_bias": bias})
+}
+
+/// As `tools/convert.py` writes it.
+fn with_upstream(parameters: &Checkpoint, model: &str, upstream: &Value) -> Checkpoint {
+    let mut checkpoint = Checkpoint::from_bytes(&parameters.to_bytes().unwrap()).unwrap();
+    checkpoint.set_metadata("model", model);
+    checkpoint.set_metadata("upstream", upstream.to_string());
+    checkpoint
+}
+
+#[test]
+fn settings_of_the_authors_open_a_checkpoint() {
+    let cpu = &Device::cpu();
+    let small = json!({"num_blks": 1, "embed_all": mlp(&[64]), "head": mlp(&[2])});
+    let config = Config::from_dl4bi(&small, 1, &[("s", 2)]).unwrap();
+    let parameters = Checkpoint::random(0, |checkpoint| TnpKr::new(cpu, &config, checkpoint)).unwrap();
+    let open = |upstream: &Value| TnpKr::from_checkpoint(cpu, &with_upstream(&parameters, "tnp_kr", upstream));
+    let upstream = json!({"yaml": small, "n_values": 1, "groups": [["s", 2]]});
+    assert_eq!(open(&upstream).unwrap().config(), &config);
+    refused(open(&without(&upstream, "n_values")), &["upstream", "n_values"]);
+    refused(open(&without(&upstream, "yaml")), &["upstream", "yaml"]);
+    refused(open(&with(&upstream, "epochs", json!(3))), &["upstream", "epochs"]);
+    refused(open(&with(&upstream, "groups", json!([["s", -2]]))), &["upstream", "-2"]);
+    let unknown = with(&upstream, "yaml", json!({"_target_": "dl4bi.meta_learning.ANP"}));
+    refused(open(&unknown), &["<memory>", "upstream", "ANP"]);
+    refused(open(&with(&upstream, "groups", json!([["s", 3]]))), &["shape"]);
+    // What is translated already counts.
+    let mut both = with_upstream(&parameters, "tnp_kr", &unknown);
+    both.set_metadata("config", wgpu_attention::serde_json::to_string(&config).unwrap());
+    assert_eq!(TnpKr::from_checkpoint(cpu, &both).unwrap().config(), &config);
+    let mut neither = Checkpoint::from_bytes(&parameters.to_bytes().unwrap()).unwrap();
+    neither.set_metadata("model", "tnp_kr");
+    refused(TnpKr::from_checkpoint(cpu, &neither), &["no \"config\""]);
+
+    let gp = json!({
+        "num_latents": 4, "num_latents_per_layer": 4, "dim_x": 1, "dim_y": 1, "d_model": 8, "emb_depth": 2,
+        "dim_feedforward": 8, "nhead": 2, "num_layers": 1
+    });
+    let config = cmanp::Config::from_authors(&gp).unwrap();
+    let parameters = Checkpoint::random(0, |checkpoint| Cmanp::new(cpu, &config, checkpoint)).unwrap();
+    let open = |yaml: &Value| Cmanp::from_checkpoint(cpu, &with_upstream(&parameters, "cmanp", &json!({"yaml": yaml})));
+    assert_eq!(open(&gp).unwrap().config(), &config);
+    refused(open(&with(&gp, "dim_z", json!(3))), &["upstream", "dim_z"]);
+
+    let turing = json!({"dim": 8, "vocab_size": 5, "nhead": 2, "mem_size": 4, "defalt_tapelen": 16});
+    let config = NamTmConfig::from_authors(&turing).unwrap();
+    let parameters = Checkpoint::random(0, |checkpoint| NamTmAe::new(cpu, &config, checkpoint)).unwrap();
+    let checkpoint = with_upstream(&parameters, "nam_tm", &json!({"yaml": turing}));
+    assert_eq!(NamTmAe::from_checkpoint(cpu, &checkpoint).unwrap().config(), &config);
+
+    let lsam = json!({"vocab_size": 5, "d_model": 8, "nhead": 2, "dim_feedforward": 8});
+    let config = LsamAeConfig::from_authors(&lsam).unwrap();
+    let parameters = Checkpoint::random(0, |checkpoint| LsamAe::new(cpu, &config, checkpoint)).unwrap();
+    let checkpoint = with_upstream(&parameters, "nam_lsam", &json!({"yaml": lsam}));
+    assert_eq!(LsamAe::from_checkpoint(cpu, &checkpoint).unwrap().config(), &config);
+
+    let few = json!({"nKall": 3, "nFeat": 4, "weight_generator_type": "nam2"});
+    let config = FewShotConfig::from_authors(&few).unwrap();
+    let parameters = Checkpoint::random(0, |checkpoint| FewShot::new(cpu, &config, checkpoint)).unwrap();
+    let checkpoint = with_upstream(&parameters, "nam_few_shot", &json!({"yaml": few}));
+    assert_eq!(FewShot::from_checkpoint(cpu, &checkpoint).unwrap().config(), &config);
+    let checkpoint = with_upstream(&parameters, "nam_transformer", &json!({"yaml": {}}));
+    refused(NamTransformer::from_checkpoint(cpu, &checkpoint), &["upstream", "give the config"]);
 }
 
 #[test]

@@ -96,7 +96,8 @@ impl Cmanp {
     /// # Errors
     /// As [`Cmanp::open`].
     pub fn from_checkpoint(device: &Device, checkpoint: &Checkpoint) -> Result<Self> {
-        Self::new(device, &open::config(checkpoint, MODEL)?, checkpoint)
+        let config = open::config(checkpoint, MODEL, |upstream| Config::from_authors(&upstream.yaml))?;
+        Self::new(device, &config, checkpoint)
     }
 
     /// Builds the network from parameters.

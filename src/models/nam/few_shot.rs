@@ -109,7 +109,8 @@ impl FewShot {
     /// # Errors
     /// As [`FewShot::open`].
     pub fn from_checkpoint(device: &Device, checkpoint: &Checkpoint) -> Result<Self> {
-        Self::new(device, &open::config(checkpoint, MODEL)?, checkpoint)
+        let config = open::config(checkpoint, MODEL, |upstream| FewShotConfig::from_authors(&upstream.yaml))?;
+        Self::new(device, &config, checkpoint)
     }
 
     /// Builds the network from parameters: the authors' names, and `embedding.0`, `embedding.2`

@@ -289,7 +289,8 @@ impl LsamAe {
     /// # Errors
     /// As [`LsamAe::open`].
     pub fn from_checkpoint(device: &Device, checkpoint: &Checkpoint) -> Result<Self> {
-        Self::new(device, &open::config(checkpoint, MODEL)?, checkpoint)
+        let config = open::config(checkpoint, MODEL, |upstream| LsamAeConfig::from_authors(&upstream.yaml))?;
+        Self::new(device, &config, checkpoint)
     }
 
     /// Builds the network from parameters.

@@ -7,7 +7,7 @@ use super::{attention::unit_heads, config::TransformerConfig, tokens::Embedding}
 use crate::{
     Device,
     checkpoint::{Checkpoint, Parameters},
-    error::{Result, check_limit},
+    error::{Error, Result, check_limit},
     models::{
         layers::{EPSILON, LayerNorm, torch_linear},
         open::{self, About},
@@ -129,7 +129,11 @@ impl NamTransformer {
     /// # Errors
     /// As [`NamTransformer::open`].
     pub fn from_checkpoint(device: &Device, checkpoint: &Checkpoint) -> Result<Self> {
-        Self::new(device, &open::config(checkpoint, MODEL)?, checkpoint)
+        let unknown = |_: &_| {
+            let message = "settings of the authors' code are not read; give the config of a transformer";
+            Err(Error::Config { message: message.into() })
+        };
+        Self::new(device, &open::config(checkpoint, MODEL, unknown)?, checkpoint)
     }
 
     /// Builds the network from parameters.

@@ -232,7 +232,8 @@ impl NamTmAe {
     /// # Errors
     /// As [`NamTmAe::open`].
     pub fn from_checkpoint(device: &Device, checkpoint: &Checkpoint) -> Result<Self> {
-        Self::new(device, &open::config(checkpoint, MODEL)?, checkpoint)
+        let config = open::config(checkpoint, MODEL, |upstream| NamTmConfig::from_authors(&upstream.yaml))?;
+        Self::new(device, &config, checkpoint)
     }
 
     /// Builds the network from parameters.

@@ -28,7 +28,7 @@ pub use posterior::Posterior;
 use crate::{
     checkpoint::Checkpoint,
     device::Device,
-    error::Result,
+    error::{Error, Result},
     models::{domain::Domain, open},
 };
 use network::{MODEL, Network};
@@ -73,7 +73,13 @@ impl TnpKr {
     /// # Errors
     /// As [`TnpKr::open`].
     pub fn from_checkpoint(device: &Device, checkpoint: &Checkpoint) -> Result<Self> {
-        Self::new(device, &open::config(checkpoint, MODEL)?, checkpoint)
+        let translated = |upstream: &open::Upstream| {
+            let groups: Vec<(&str, usize)> = upstream.groups.iter().map(|(name, size)| (&name[..], *size)).collect();
+            let lacks =
+                || Error::Config { message: "n_values is missing, the numbers that are observed at a point".into() };
+            Config::from_dl4bi(&upstream.yaml, upstream.n_values.ok_or_else(lacks)?, &groups)
+        };
+        Self::new(device, &open::config(checkpoint, MODEL, translated)?, checkpoint)
     }
 
     /// Builds the network from parameters.

@@ -100,6 +100,11 @@ impl Posterior {
         self.n_context
     }
 
+    /// Independent data sets.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
     /// Bytes that the posterior holds beside the network.
     pub fn n_bytes(&self) -> usize {
         let mut tensors: Vec<_> = self.memories.iter().flat_map(BlockMemory::tensors).collect();
