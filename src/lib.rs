@@ -61,6 +61,7 @@ pub mod ops;
 pub mod shaders;
 mod simd;
 pub mod tensor;
+mod wide;
 
 pub use device::Device;
 pub use error::{Error, Result};

@@ -313,6 +313,35 @@ fn a_model_of_two_coordinates_predicts_given_points() {
 }
 
 #[test]
+fn a_window_predicts_as_if_it_had_seen_nothing_before() {
+    let folder = Folder::new("window", 1);
+    let text = observations(2000);
+    let input = folder.write("input.csv", &text);
+    let predicted = |name: &str, input: &str, n: u64, more: &[&str]| -> Vec<f64> {
+        let output = succeeds(folder.piped(name).args(["--input", input]).args(more));
+        let has_window = String::from_utf8_lossy(&output.stdout).contains("window    700 points");
+        assert_eq!(has_window, !more.is_empty());
+        let csv = std::fs::read_to_string(folder.path(&format!("{name}/predictions_{n}.csv"))).unwrap();
+        csv.lines().skip(1).flat_map(|line| line.split(',').map(|x| x.parse().unwrap()).collect::<Vec<_>>()).collect()
+    };
+    let lines: Vec<&str> = text.lines().collect();
+    let last = folder.write("last.csv", &[&lines[..1], &lines[1301..]].concat().join("\n"));
+    let expected = predicted("last", &last, 700, &[]);
+    // The last 700 of 2000 points, 4 / 2000 apart.
+    for (name, more) in [("points", ["--window", "700"]), ("span", ["--window-span", "1.399"])] {
+        let found =
+            predicted(name, &input, 2000, &[&more[..], &["--block", "9", "--every", "500", "--score"]].concat());
+        assert_eq!(found.len(), expected.len());
+        let apart = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(apart <= 1e-5, "{name}: {apart}");
+    }
+    refused(folder.stream("both", &input).args(["--window", "5"]), &["--window", "--state"]);
+    for (option, value) in [("--window", "0"), ("--window-span", "0"), ("--window-span", "NaN")] {
+        refused(folder.piped("bad").args(["--input", &input, option, value]), &[option]);
+    }
+}
+
+#[test]
 fn a_long_record_is_drawn_with_few_points() {
     let folder = Folder::new("picture", 1);
     let input = folder.write("input.csv", &observations(5000));

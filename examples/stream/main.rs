@@ -4,11 +4,14 @@
 //!     sensor | cargo run --release --example stream -- --cycle 24 --x-range 0,8760 --level 18 \
 //!         --unit 5 --state sensor.safetensors
 //!
+//! With `--window 1000`, or `--window-span 168` in units of the coordinate, it forgets what is older.
+//!
 //! Observations are lines of CSV with a header. The posterior, a few kilobytes whatever their
 //! number, is taken to the state file now and then; a run that was killed goes on from there,
 //! without losing or repeating a line. Without `--input` lines come from standard input, and
 //! after a kill they are to come again from the first one (or use `--continues`).
 
+mod memory;
 mod meter;
 mod plot;
 mod rows;
@@ -25,11 +28,9 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 use shared::{lines::Lines, out, say, warn};
-use wgpu_attention::{
-    Device,
-    models::cmanp::{Cmanp, Context, Posterior},
-};
+use wgpu_attention::{Device, models::cmanp::Cmanp};
 
+use memory::{Forgetting, Memory};
 use meter::{Meter, resident_bytes};
 use rows::{Block, Rows};
 use saved::{Progress, Saved};
@@ -81,6 +82,8 @@ struct Args {
     #[arg(long)]
     score: bool,
     #[command(flatten)]
+    forgetting: Forgetting,
+    #[command(flatten)]
     scaling: ScalingArgs,
 }
 
@@ -105,6 +108,8 @@ fn main() -> Result<()> {
         let n = posterior.n_points()[0];
         say!("resumed   after {} lines, {n} observations", progress.n_rows)?;
     }
+    let n_points = posterior.as_ref().map_or(0, |posterior| posterior.n_points()[0]);
+    let memory = Memory::new(&model, posterior, &args.forgetting)?;
     let (meter, stages) = (Meter::new(), Vec::new());
     let mut stream = Stream {
         args: &args,
@@ -113,7 +118,8 @@ fn main() -> Result<()> {
         scaling: &scaling,
         saved,
         targets,
-        posterior,
+        memory,
+        n_points,
         progress,
         meter,
         stages,
@@ -180,7 +186,9 @@ struct Stream<'a> {
     scaling: &'a Scaling,
     saved: Saved,
     targets: Option<Targets>,
-    posterior: Option<Posterior>,
+    memory: Memory<'a>,
+    /// Observations taken in, forgotten ones too.
+    n_points: u64,
     progress: Progress,
     meter: Meter,
     stages: Vec<Stage>,
@@ -190,18 +198,18 @@ impl Stream<'_> {
     /// Scores a block, takes it in, predicts, saves.
     fn add(&mut self, block: &Block) -> Result<()> {
         if self.args.score
-            && let Some(posterior) = &self.posterior
+            && let Some(posterior) = self.memory.posterior()?
         {
             self.progress.score(&posterior.predict(&block.x)?, block, self.scaling.unit)?;
         }
         self.progress.remember(block, self.model.config().dim_y);
-        let before = self.posterior.as_ref().map_or(0, |posterior| posterior.n_points()[0]);
+        let before = self.n_points;
         let started = Instant::now();
-        let now = take_in(self.model, self.posterior.take(), block)?;
+        self.memory.take_in(self.model, self.scaling, block)?;
         self.device.wait()?;
         self.meter.add(started.elapsed(), block.len());
-        let after = now.n_points()[0];
-        self.posterior = Some(now);
+        self.n_points += block.len() as u64;
+        let after = self.n_points;
         let passed = |n: u64| before / n != after / n;
         // A state that is saved says that what came before it is written.
         if self.args.every.is_some_and(passed) {
@@ -214,8 +222,10 @@ impl Stream<'_> {
     }
 
     fn predict(&mut self) -> Result<()> {
-        if let (Some(targets), Some(posterior)) = (&self.targets, &self.posterior) {
-            let stage = targets.predict(self.scaling, posterior, &self.args.out)?;
+        if let Some(targets) = &self.targets
+            && let Some(posterior) = self.memory.posterior()?
+        {
+            let stage = targets.predict(self.scaling, &posterior, self.n_points, &self.args.out)?;
             self.stages.retain(|before| before.n_points != stage.n_points);
             self.stages.push(stage);
             // Memory stays constant; the picture shows the last ones.
@@ -226,18 +236,24 @@ impl Stream<'_> {
         Ok(())
     }
 
-    fn save(&self) -> Result<()> {
-        self.posterior.as_ref().map_or(Ok(()), |posterior| self.saved.save(posterior, &self.progress))
+    fn save(&mut self) -> Result<()> {
+        match &self.saved.path {
+            None => Ok(()),
+            Some(_) => self.memory.posterior()?.map_or(Ok(()), |posterior| self.saved.save(&posterior, &self.progress)),
+        }
     }
 
     fn finish(mut self) -> Result<()> {
-        ensure!(self.posterior.is_some(), "there is no observation: give at least one line below the header");
+        ensure!(self.n_points > 0, "there is no observation: give at least one line below the header");
         let started = Instant::now();
         self.predict()?;
         let took = started.elapsed().as_secs_f64() * 1e3;
         self.save()?;
-        if let Some(posterior) = &self.posterior {
-            report(&self.meter, &self.progress, posterior)?;
+        if let Some(posterior) = self.memory.posterior()? {
+            report(&self.meter, &self.progress, self.n_points, posterior.n_bytes())?;
+        }
+        if let Some([n, n_bytes]) = self.memory.window() {
+            say!("window    {n} points, which take {n_bytes} bytes with the posteriors of their blocks")?;
         }
         if let Some(targets) = &self.targets {
             say!("predicted {} points in {took:.1} ms", targets.len())?;
@@ -266,17 +282,8 @@ impl Stream<'_> {
     }
 }
 
-/// The posterior of the block and all before it.
-fn take_in(model: &Cmanp, posterior: Option<Posterior>, block: &Block) -> Result<Posterior> {
-    let context = Context::new(&block.x, &block.y);
-    Ok(match posterior {
-        Some(posterior) => posterior.update(&context)?,
-        None => model.condition(&context)?,
-    })
-}
-
-fn report(meter: &Meter, progress: &Progress, posterior: &Posterior) -> Result<()> {
-    let (n, rejected) = (posterior.n_points()[0], progress.n_rejected);
+fn report(meter: &Meter, progress: &Progress, n: u64, n_bytes: usize) -> Result<()> {
+    let rejected = progress.n_rejected;
     let first = match progress.first_rejected {
         0 => String::new(),
         line => format!(", the first of them line {line}"),
@@ -284,7 +291,7 @@ fn report(meter: &Meter, progress: &Progress, posterior: &Posterior) -> Result<(
     if rejected > n {
         warn!("more lines were rejected than taken in: are the columns, the decimal points and the scaling right?")?;
     }
-    say!("observed  {n} points, {rejected} lines rejected{first}; the posterior takes {} bytes", posterior.n_bytes())?;
+    say!("observed  {n} points, {rejected} lines rejected{first}; the posterior takes {n_bytes} bytes")?;
     if let (Some(median), Some(last)) = (meter.quantile(0.5), meter.quantile(0.99)) {
         say!(
             "updates   {:.0} points/s; latency of an update: median {:.1} us, 99th percentile {:.1} us",

@@ -142,6 +142,11 @@ impl Scaling {
         point.into_iter().map(|x| x as f32).collect()
     }
 
+    /// A length of the first coordinate in the units of the model.
+    pub fn span(&self, x: f64) -> f64 {
+        4.0 * x / (self.x_range.1 - self.x_range.0)
+    }
+
     /// What is subtracted from y.
     pub fn trend(&self, x: f64) -> f64 {
         self.level + self.slope * (x - self.x_range.0)

@@ -58,15 +58,15 @@ impl Targets {
         self.x.len() / self.names.len()
     }
 
-    /// Predicts all points, and writes them to a file of their own in a folder.
-    pub fn predict(&self, scaling: &Scaling, posterior: &Posterior, folder: &Path) -> Result<Stage> {
+    /// Predicts all points after so many observations, and writes them to a file of their own in a folder.
+    pub fn predict(&self, scaling: &Scaling, posterior: &Posterior, n_points: u64, folder: &Path) -> Result<Stage> {
         let prediction = posterior.predict(&self.points)?;
         let firsts = self.x.iter().step_by(self.names.len());
         // The trend is that of the first coordinate for each value.
         let firsts = firsts.flat_map(|&x| std::iter::repeat_n(x, self.values.len()));
         let mean = firsts.zip(prediction.mean()).map(|(x, &y)| scaling.value(x, y)).collect();
         let std = prediction.std().iter().map(|&std| f64::from(std) * scaling.unit).collect();
-        let stage = Stage { n_points: posterior.n_points()[0], x: self.x.clone(), mean, std };
+        let stage = Stage { n_points, x: self.x.clone(), mean, std };
         let path = folder.join(format!("predictions_{}.csv", stage.n_points));
         self.write(&stage, &path).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(stage)

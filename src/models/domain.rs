@@ -4,7 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::frame::{Cloud, Frame};
+use super::{
+    exact_sum::ExactSum,
+    frame::{Cloud, Frame},
+};
 use crate::{
     checkpoint::Checkpoint,
     error::{Error, Result},
@@ -145,9 +148,61 @@ pub(crate) struct Summary {
     /// The mean of all values, and the sum over points of the mean square of what differs from it,
     /// `[batch]`.
     moments: Vec<[f64; 2]>,
+    /// Of posteriors with exact sums: what the moments are made of, so that they are the same of any cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    exact: Option<Vec<Sums>>,
+}
+
+/// The sums of all values of a batch element and of their squares.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sums {
+    n_values: u64,
+    sum: ExactSum,
+    squares: ExactSum,
+}
+
+impl Sums {
+    /// As [`Summary::moments`].
+    fn moments(&self, n: u64) -> [f64; 2] {
+        let all = n as f64 * self.n_values as f64;
+        let (sum, squares) = (self.sum.value(), self.squares.value());
+        let mean = sum / all.max(1.0);
+        [mean, (squares - sum * mean).max(0.0) / self.n_values.max(1) as f64]
+    }
 }
 
 impl Summary {
+    /// The same with sums of which nothing is rounded.
+    pub fn exactly(self, cloud: &Cloud<'_>, values: &[f32], n_values: usize) -> Self {
+        let of = |b| {
+            let values =
+                || cloud.of_element(b).flat_map(|i| &values[i * n_values..][..n_values]).map(|y| f64::from(*y));
+            Sums {
+                n_values: n_values as u64,
+                sum: ExactSum::new(values()),
+                squares: ExactSum::new(values().map(|y| y * y)),
+            }
+        };
+        let sums: Vec<_> = (0..cloud.batch).map(of).collect();
+        let moments = sums.iter().zip(&self.n).map(|(sums, n)| sums.moments(*n)).collect();
+        Self { moments, exact: Some(sums), ..self }
+    }
+
+    /// Whether its moments are those of exact sums.
+    pub fn is_exact(&self) -> bool {
+        self.exact.is_some()
+    }
+
+    /// Without the observations of another. The range of coordinates stays: where the least of them was
+    /// forgotten, the next is not known.
+    pub fn without(&self, other: &Self) -> Self {
+        let n: Vec<u64> = self.n.iter().zip(&other.n).map(|(a, b)| a.saturating_sub(*b)).collect();
+        let exact = self.exact.as_ref().zip(other.exact.as_ref()).map(|(a, b)| sums(a, b, ExactSum::minus));
+        let moments = exact.iter().flatten().zip(&n).map(|(sums, n)| sums.moments(*n)).collect();
+        Self { n, ranges: self.ranges.clone(), moments, exact }
+    }
+
     /// Of observations with values `[batch, n, n_values]`.
     pub fn new(cloud: &Cloud<'_>, values: &[f32], n_values: usize) -> Self {
         let of = |b| {
@@ -160,7 +215,7 @@ impl Summary {
         };
         let (n, moments) = (0..cloud.batch).map(of).unzip();
         let ranges = cloud.ranges().into_iter().map(|range| (range[0] <= range[1]).then_some(range)).collect();
-        Self { n, ranges, moments }
+        Self { n, ranges, moments, exact: None }
     }
 
     /// Of the observations of both.
@@ -175,16 +230,19 @@ impl Summary {
             let (all, apart) = ((n + m).max(1.0), of_other - mean);
             [mean + apart * m / all, squares + squares_of_other + apart * apart * n * m / all]
         };
-        Self {
-            n: self.n.iter().zip(&other.n).map(|(a, b)| a.saturating_add(*b)).collect(),
-            ranges: self.ranges.iter().zip(&other.ranges).map(join).collect(),
-            moments: (0..self.n.len()).map(moments).collect(),
-        }
+        let n: Vec<u64> = self.n.iter().zip(&other.n).map(|(a, b)| a.saturating_add(*b)).collect();
+        let exact = self.exact.as_ref().zip(other.exact.as_ref()).map(|(a, b)| sums(a, b, ExactSum::plus));
+        let moments = match &exact {
+            Some(exact) => exact.iter().zip(&n).map(|(sums, n)| sums.moments(*n)).collect(),
+            None => (0..self.n.len()).map(moments).collect(),
+        };
+        Self { n, ranges: self.ranges.iter().zip(&other.ranges).map(join).collect(), moments, exact }
     }
 
     /// Whether it is of this many batch elements and coordinates.
     pub fn fits(&self, batch: usize, n_columns: usize) -> bool {
-        self.n.len() == batch && self.moments.len() == batch && self.ranges.len() == batch * n_columns
+        let fits = self.n.len() == batch && self.moments.len() == batch && self.ranges.len() == batch * n_columns;
+        fits && self.exact.as_ref().is_none_or(|exact| exact.len() == batch)
     }
 
     /// What of the context and the targets together is outside of the domain.
@@ -240,4 +298,14 @@ impl Summary {
         }
         Outside { departures }
     }
+}
+
+/// The sums of both, batch element by batch element.
+fn sums(a: &[Sums], b: &[Sums], combine: impl Fn(&ExactSum, &ExactSum) -> ExactSum) -> Vec<Sums> {
+    let combined = |(a, b): (&Sums, &Sums)| Sums {
+        n_values: a.n_values,
+        sum: combine(&a.sum, &b.sum),
+        squares: combine(&a.squares, &b.squares),
+    };
+    a.iter().zip(b).map(combined).collect()
 }

@@ -214,6 +214,11 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
+    /// What a normalised token is multiplied by, and what is added to it, on the CPU.
+    pub(crate) fn affine(&self) -> [&[f32]; 2] {
+        [self.scale.cpu(), self.bias.cpu()]
+    }
+
     /// Loads `scale` and `bias`.
     ///
     /// # Errors

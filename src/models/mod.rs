@@ -10,6 +10,7 @@ pub mod tnp_kr;
 
 mod domain;
 mod evaluation;
+mod exact_sum;
 mod frame;
 mod neighbours;
 mod open;

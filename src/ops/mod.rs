@@ -15,6 +15,10 @@
 //! tensors. [`scan_attention()`] attends at once, [`attention_memory()`] writes and reads at every
 //! step of a sequence.
 //!
+//! What was read can be forgotten: [`RollingAttention::exact`] has sums of which nothing is rounded, so that
+//! merges are the same to the bit in any order and can be undone; and what only [merges](Merge) forgets in a
+//! [`Window`] over the last blocks, or by [`leave_one_out`].
+//!
 //! ```
 //! use wgpu_attention::{Device, Tensor, ops::{Layout, Read, ScanMemory}};
 //!
@@ -86,7 +90,7 @@ pub use linear_attention::{LinearAttention, LinearState, Normalizer};
 pub use lsam::{Direction, Lsam, LsamOutput, LsamState, lsam};
 pub use lstm::{Lstm, LstmOutput, lstm};
 pub use merge_attention::merge_attention;
-pub use rolling_attention::{RollingAttention, RollingState};
+pub use rolling_attention::{ExactRolling, ExactState, Merge, RollingAttention, RollingState, Window, leave_one_out};
 pub use scan_attention::{
     Bias, BiasKernel, BiasTerm, CustomBias, Distance, Placed, ScanAttention, ScanMemory, ScanState, scan_attention,
 };

@@ -55,6 +55,14 @@ fn exp2_in_range<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     exp2_fraction(simd, x - (rounded - ROUND)) * scale
 }
 
+/// `2^x` as a number near one and the exponent of a power of two that it is to be multiplied by, an
+/// integer: for an `x` whose power leaves the range of f32.
+#[inline(always)]
+pub(crate) fn exp2_parts<S: Simd>(simd: S, x: S::f32s) -> [S::f32s; 2] {
+    let exponent = x.round_ties_even();
+    [exp2_fraction(simd, x - exponent), exponent]
+}
+
 /// `e^x` for `x` in `[-87, 87]`, clamped to that.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {

@@ -1,6 +1,8 @@
 //! Rolling attention against float64 attention over all the keys at once, however they are cut.
 
+mod exact;
 mod long_streams;
+mod window;
 
 use crate::support::{Random, devices, error, layout, oracle, poison};
 use wgpu_attention::{

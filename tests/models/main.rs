@@ -9,6 +9,7 @@ mod bad_input_nam;
 mod bad_input_tnp_kr;
 mod checkpoint;
 mod cmanp;
+mod cmanp_exact;
 mod configs;
 mod distributions;
 mod draws;

@@ -4,7 +4,7 @@
 
 use crate::{
     checkpoint::Parameters,
-    error::Result,
+    error::{Error, Result},
     models::layers::{LayerNorm, check_heads, check_positive, torch_linear, transposed},
     ops::{self, Activation, Layout, Linear, RollingAttention, ScanAttention},
     tensor::{Mask, Tensor},
@@ -174,6 +174,52 @@ impl PreNormAttention {
             Some(norm) => self.attention.keys_values(&norm.forward(context, None)?),
             None => self.attention.keys_values(context),
         }
+    }
+
+    /// The largest scores that any token of a context may have with the queries of one batch element,
+    /// `[n, n_heads]`, and the largest size of its values, on the CPU: a normalised token is a vector of norm
+    /// `sqrt(context_dim)` at most, whose numbers have a mean of zero, before it is scaled and shifted.
+    ///
+    /// # Errors
+    /// The context is not normalised.
+    pub(super) fn limits(&self, queries: &RollingAttention) -> Result<(Vec<f32>, f32)> {
+        let norm = self.norm_context.as_ref().ok_or(Error::Unsupported {
+            what: "an exact state",
+            on: "this block".into(),
+            why: "its context is not normalised, so that nothing limits it",
+        })?;
+        let Attention { to_k, to_v, n_heads, .. } = &self.attention;
+        let (k, v) = (to_k.weight.numbers().to_f32()?, to_v.weight.numbers().to_f32()?);
+        let (context_dim, width) = (to_k.weight.shape()[0], to_k.weight.shape()[1]);
+        let dim = width / n_heads;
+        let [scale, shift] = norm.affine();
+        // What `sum_i weights_i token_i` is at most, and at least with the other sign.
+        let bounds = |weights: &[f64]| {
+            let centre: f64 = weights.iter().zip(shift).map(|(w, s)| w * f64::from(*s)).sum();
+            let scaled: Vec<f64> = weights.iter().zip(scale).map(|(w, s)| w * f64::from(*s)).collect();
+            let mean = scaled.iter().sum::<f64>() / context_dim as f64;
+            let norm = scaled.iter().map(|w| (w - mean).powi(2)).sum::<f64>().sqrt();
+            [centre, norm * (context_dim as f64).sqrt() * 1.001]
+        };
+        let all = queries.queries.cpu();
+        let of_element = all.len() / queries.queries.shape()[0].max(1);
+        let factor = f64::from(queries.scale.unwrap_or(1.0 / (dim as f32).sqrt()));
+        let score = |(head, q): (usize, &[f32])| {
+            let head = head % n_heads * dim;
+            let weight = |i: usize| {
+                let row = &k[i * width + head..][..dim];
+                factor * q.iter().zip(row).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>()
+            };
+            let [centre, radius] = bounds(&(0..context_dim).map(weight).collect::<Vec<_>>());
+            (centre + radius) as f32
+        };
+        let scores = all[..of_element].chunks_exact(dim).enumerate().map(score).collect();
+        let value = |c: usize| {
+            let column: Vec<f64> = (0..context_dim).map(|i| f64::from(v[i * width + c])).collect();
+            let [centre, radius] = bounds(&column);
+            centre.abs() + radius
+        };
+        Ok((scores, (0..width).map(value).fold(0.0, f64::max) as f32))
     }
 
     /// The normalised `x [batch, n, query_dim]` and its queries.

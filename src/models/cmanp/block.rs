@@ -11,7 +11,7 @@ use crate::{
     device::Device,
     error::Result,
     models::layers::check_positive,
-    ops::{RollingAttention, RollingState},
+    ops::{ExactRolling, ExactState, RollingAttention, RollingState},
     tensor::{Mask, Tensor},
 };
 
@@ -133,17 +133,44 @@ impl Cmab {
         queries.rolling.write(state, &k, &v, mask)
     }
 
+    /// The queries with exact sums, whose limits follow from the parameters.
+    ///
+    /// # Errors
+    /// A device that is not the CPU; parameters so large that there are no limits.
+    pub(super) fn exact(&self, queries: &CmabQueries) -> Result<ExactRolling> {
+        let CmabQueries { rolling, .. } = queries;
+        // Parameters are read on the CPU only.
+        rolling.exact_on()?;
+        let (scores, value) = self.layer_cross_attn.limits(rolling)?;
+        rolling.exact(&scores.repeat(rolling.queries.shape()[0]), value)
+    }
+
+    /// [`Cmab::write`] with exact sums.
+    ///
+    /// # Errors
+    /// Shapes that do not fit; tokens that are not finite.
+    pub(super) fn write_exactly(
+        &self,
+        queries: &ExactRolling,
+        state: Option<&ExactState>,
+        tokens: &Tensor,
+        mask: Option<&Mask>,
+    ) -> Result<ExactState> {
+        let [k, v] = self.layer_cross_attn.keys_values(tokens)?;
+        queries.write(state, &k, &v, mask)
+    }
+
     /// What the latents of the layer before, `[batch, n, latent_dim]`, make of what was read.
     ///
     /// # Errors
     /// Shapes that do not fit.
     pub fn read(&self, queries: &CmabQueries, state: &RollingState, latents: &Tensor) -> Result<Tensor> {
-        self.read_own(latents, &self.own(queries, state)?)
+        self.read_own(latents, &self.own(queries, &state.read()?.values)?)
     }
 
-    /// The block's own latents after reading the context, which need no other layer.
-    pub(super) fn own(&self, queries: &CmabQueries, state: &RollingState) -> Result<Tensor> {
-        let z = self.layer_cross_attn.finish(&state.read()?.values, &queries.normed)?;
+    /// The block's own latents after reading the context, which need no other layer, of what they read.
+    pub(super) fn own(&self, queries: &CmabQueries, read: &Tensor) -> Result<Tensor> {
+        let z = self.layer_cross_attn.finish(read, &queries.normed)?;
         let z = self.layer_cross_ff.forward(&z)?;
         let z = self.layer_latent_self_attn.forward(&z, None)?;
         self.layer_latent_ff.forward(&z)

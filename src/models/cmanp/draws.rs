@@ -7,7 +7,6 @@ use std::{
 };
 
 use super::{
-    block::{CmabQueries, Encoder},
     config::Config,
     joint::{JointPrediction, MAX_JOINT},
     points::Context,
@@ -200,9 +199,7 @@ impl Posterior {
     /// This posterior as often as there are draws, one after another in the batch.
     async fn repeat(&self, n: usize) -> Result<Self> {
         self.check_rolling("Posterior::draws")?;
-        let Encoder::Rolling(layers) = &self.network.encoder else { return Ok(self.clone()) };
         let batch = self.batch * n;
-        let queries: Vec<CmabQueries> = layers.iter().map(|layer| layer.queries(batch)).collect::<Result<_>>()?;
         let mut states = Vec::new();
         for RollingState { rows, layout } in &self.states {
             let mut shape = rows.shape().to_vec();
@@ -217,8 +214,9 @@ impl Posterior {
             network: self.network.clone(),
             batch,
             n_points: self.n_points.repeat(n),
-            queries: Arc::new(queries),
+            readers: self.network.readers(batch, self.is_exact())?,
             states,
+            exact: self.exact.iter().map(|state| state.repeat(n)).collect(),
             readout: Arc::new(OnceLock::new()),
             frame: Arc::new(Frame { origin: self.frame.origin.repeat(n), ..Frame::default() }),
             // Nothing is compared with the domain.

@@ -20,7 +20,8 @@
 //!
 //! Every layer's own latents read every observation ([`Cmab`]); what they have read is a
 //! [`RollingState`](crate::ops::RollingState), and nothing else depends on the observations.
-//! Posteriors of disjoint data merge, so that a context can be split over devices or machines.
+//! Posteriors of disjoint data merge, so that a context can be split over devices or machines, with
+//! [`Cmanp::exact`] to the same bits; a [`Window`] forgets what is old.
 //! With a [`CovarianceConfig`] it is a CMANP-AND, whose targets vary together; without
 //! [`Config::n_latents_per_layer`] an LBANP (arXiv 2211.08458), which has to keep its context.
 //! Parameter names are those of the papers' PyTorch code.
@@ -36,6 +37,7 @@ mod network;
 mod points;
 mod posterior;
 mod saved;
+mod window;
 
 use std::{fmt, path::Path, sync::Arc};
 
@@ -46,13 +48,15 @@ pub use covariance::TransformerLayer;
 pub use joint::{JointPrediction, MAX_JOINT};
 pub use points::Context;
 pub use posterior::Posterior;
+pub use window::Window;
 
 use crate::{
     checkpoint::Checkpoint,
     device::Device,
-    error::Result,
+    error::{Error, Result},
     models::{domain::Domain, open},
 };
+use block::Encoder;
 use network::{MODEL, Network};
 
 /// A trained CMANP, CMANP-AND or LBANP. Cheap to clone.
@@ -73,6 +77,8 @@ use network::{MODEL, Network};
 #[derive(Clone)]
 pub struct Cmanp {
     network: Arc<Network>,
+    /// Whether posteriors keep exact sums.
+    is_exact: bool,
 }
 
 impl fmt::Debug for Cmanp {
@@ -123,7 +129,39 @@ impl Cmanp {
     pub fn new(device: &Device, config: &Config, checkpoint: &Checkpoint) -> Result<Self> {
         config.check()?;
         let network = checkpoint.load(device, |parameters| Network::load(parameters, config))?;
-        Ok(Self { network: Arc::new(network) })
+        Ok(Self { network: Arc::new(network), is_exact: false })
+    }
+
+    /// The same model, whose posteriors keep [exact sums](crate::ops::rolling_attention::exact): their bits
+    /// do not depend on how the observations are cut, ordered and merged, and observations can be
+    /// [taken out](Posterior::without) again. They are about three times as large, and take about three times as
+    /// long to write. Posteriors with exact sums and without do not mix.
+    ///
+    /// # Errors
+    /// A device that is not the CPU; an LBANP, which keeps no sums.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, models::cmanp::{Cmanp, Context}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let model = Cmanp::open(&Device::cpu(), "checkpoints/cmanp_gp_1d.safetensors")?.exact()?;
+    /// let read = |t: f32, y: f32| model.condition(&Context::new(&[t, 1.0, 0.0], &[y]));
+    /// let (a, b, c) = (read(-1.0, 0.3)?, read(0.2, 0.1)?, read(1.0, 0.6)?);
+    /// let bytes = |posterior: wgpu_attention::models::cmanp::Posterior| posterior.to_checkpoint()?.to_bytes();
+    /// assert_eq!(bytes(a.merge(&b)?.merge(&c)?)?, bytes(c.merge(&b.merge(&a)?)?)?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn exact(&self) -> Result<Self> {
+        if let Encoder::Whole(_) = self.network.encoder {
+            return Err(Error::Unsupported {
+                what: "Cmanp::exact",
+                on: "an LBANP".into(),
+                why: "its layers keep no sums of the context",
+            });
+        }
+        self.network.readers(1, true)?;
+        Ok(Self { is_exact: true, ..self.clone() })
     }
 
     /// The architecture.
@@ -172,7 +210,7 @@ impl Cmanp {
     /// # }
     /// ```
     pub fn condition_in_blocks(&self, context: &Context<'_>, block: usize) -> Result<Posterior> {
-        Posterior::condition(&self.network, context, block)
+        Posterior::condition(&self.network, self.is_exact, context, block)
     }
 
     /// Reads a posterior from a file that [`Posterior::save`] wrote.
@@ -202,6 +240,6 @@ impl Cmanp {
     /// # }
     /// ```
     pub fn restore(&self, checkpoint: &Checkpoint) -> Result<Posterior> {
-        Posterior::restore(&self.network, checkpoint)
+        Posterior::restore(&self.network, self.is_exact, checkpoint)
     }
 }

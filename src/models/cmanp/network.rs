@@ -1,15 +1,19 @@
 //! The parameters on their device.
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use super::{
-    block::{DecoderLayer, Encoder, Latents},
+    block::{CmabQueries, DecoderLayer, Encoder, Latents},
     config::Config,
     covariance::Covariance,
     points::Points,
 };
 use crate::{
     checkpoint::Parameters,
+    device::Backend,
     error::Result,
     models::{
         domain::{Domain, domain},
@@ -17,10 +21,20 @@ use crate::{
         open::About,
         tiles,
     },
+    ops::ExactRolling,
     tensor::Tensor,
 };
 
 pub(super) const MODEL: &str = "cmanp";
+
+/// What reads observations in each layer: it depends on parameters alone.
+#[derive(Default)]
+pub(super) struct Readers {
+    /// None of an LBANP.
+    pub queries: Vec<CmabQueries>,
+    /// The same with exact sums, if they were asked for.
+    pub exact: Vec<ExactRolling>,
+}
 
 pub(super) struct Network {
     pub about: About<Config>,
@@ -35,6 +49,8 @@ pub(super) struct Network {
     /// A CMANP-AND has it, too, and does not use it.
     pub predictor: Mlp,
     pub covariance: Option<Covariance>,
+    /// For one data set on the CPU, made when it is first needed: plain, and with exact sums.
+    readers: [OnceLock<Arc<Readers>>; 2],
 }
 
 impl Network {
@@ -56,7 +72,27 @@ impl Network {
             covariance: Covariance::load(parameters, config)?,
             domain: domain(parameters.checkpoint(), Some(config.dim_x))?,
             about: About::new(MODEL, config, parameters),
+            readers: Default::default(),
         })
+    }
+
+    /// What reads the observations of a batch.
+    pub fn readers(&self, batch: usize, is_exact: bool) -> Result<Arc<Readers>> {
+        let kept = &self.readers[usize::from(is_exact)];
+        let is_kept = batch == 1 && matches!(self.about.device.0, Backend::Cpu(_));
+        if let Some(readers) = kept.get().filter(|_| is_kept) {
+            return Ok(readers.clone());
+        }
+        let mut readers = Readers::default();
+        if let Encoder::Rolling(layers) = &self.encoder {
+            for layer in layers {
+                let queries = layer.queries(batch)?;
+                readers.exact.extend(is_exact.then(|| layer.exact(&queries)).transpose()?);
+                readers.queries.push(queries);
+            }
+        }
+        let readers = Arc::new(readers);
+        Ok(if is_kept { kept.get_or_init(|| readers).clone() } else { readers })
     }
 
     /// Points of each batch element that pass through the layers at once.

@@ -32,11 +32,11 @@ const OP: &str = "cmanp";
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
-    x: Numbers<'a>,
-    y: &'a [f32],
-    batch: usize,
-    mask: Option<&'a [bool]>,
-    origin: Option<&'a [f64]>,
+    pub(super) x: Numbers<'a>,
+    pub(super) y: &'a [f32],
+    pub(super) batch: usize,
+    pub(super) mask: Option<&'a [bool]>,
+    pub(super) origin: Option<&'a [f64]>,
 }
 
 impl<'a> Context<'a> {
@@ -170,8 +170,10 @@ impl<'a> Points<'a> {
     }
 
     /// What of the observations is compared with a domain.
-    pub fn summary(&self) -> Option<Summary> {
-        self.values.map(|(values, dim_y)| Summary::new(&self.cloud, values, dim_y))
+    pub fn summary(&self, is_exact: bool) -> Option<Summary> {
+        let (values, dim_y) = self.values?;
+        let summary = Summary::new(&self.cloud, values, dim_y);
+        Some(if is_exact { summary.exactly(&self.cloud, values, dim_y) } else { summary })
     }
 
     /// What of a context and of these targets lies outside of a domain.

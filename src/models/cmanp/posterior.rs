@@ -9,7 +9,7 @@ use std::{
 use super::{
     block::{Cmab, CmabQueries, Encoder},
     config::Config,
-    network::Network,
+    network::{Network, Readers},
     points::{Context, Points},
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
         points::{Coordinate, Numbers},
         tiles::{check_predicted, piece, place, side_by_side, stream, tiles},
     },
-    ops::RollingState,
+    ops::{Attention, ExactState, Merge, RollingState},
     tensor::Tensor,
 };
 
@@ -52,9 +52,11 @@ pub struct Posterior {
     pub(super) batch: usize,
     /// Observations of each batch element.
     pub(super) n_points: Vec<u64>,
-    /// One for each layer; none of an LBANP.
-    pub(super) queries: Arc<Vec<CmabQueries>>,
+    pub(super) readers: Arc<Readers>,
+    /// One for each layer; none of an LBANP, or if the sums are exact.
     pub(super) states: Vec<RollingState>,
+    /// One for each layer if the sums are exact.
+    pub(super) exact: Vec<ExactState>,
     pub(super) readout: Arc<OnceLock<Readout>>,
     /// What is taken off the coordinates of every point.
     pub(super) frame: Arc<Frame>,
@@ -81,21 +83,23 @@ impl fmt::Debug for Posterior {
 }
 
 impl Posterior {
-    pub(super) fn condition(network: &Arc<Network>, context: &Context<'_>, block: usize) -> Result<Self> {
+    pub(super) fn condition(
+        network: &Arc<Network>,
+        is_exact: bool,
+        context: &Context<'_>,
+        block: usize,
+    ) -> Result<Self> {
         let points = &Points::observed(&network.about.config, context, None)?;
         points.check_not_empty()?;
         let device = &network.about.device;
         let batch = points.batch;
-        let queries = match &network.encoder {
-            Encoder::Rolling(layers) => layers.iter().map(|layer| layer.queries(batch)).collect::<Result<_>>()?,
-            Encoder::Whole(_) => Vec::new(),
-        };
         let empty = Self {
             network: network.clone(),
             batch,
             n_points: vec![0; batch],
-            queries: Arc::new(queries),
+            readers: network.readers(batch, is_exact)?,
             states: Vec::new(),
+            exact: Vec::new(),
             readout: Arc::default(),
             frame: points.frame.clone(),
             summary: None,
@@ -136,17 +140,28 @@ impl Posterior {
         self.batch
     }
 
-    /// What each layer's own latents have read.
+    /// What each layer's own latents have read; empty if the sums are exact.
     pub fn states(&self) -> &[RollingState] {
         &self.states
+    }
+
+    /// What each layer's own latents have read with exact sums, see [`Cmanp::exact`](super::Cmanp::exact);
+    /// empty otherwise.
+    pub fn exact_states(&self) -> &[ExactState] {
+        &self.exact
+    }
+
+    pub(super) fn is_exact(&self) -> bool {
+        !self.readers.exact.is_empty()
     }
 
     /// Bytes that the observations left behind: of constant size. (An LBANP leaves the latents
     /// of every layer.)
     pub fn n_bytes(&self) -> usize {
-        let encodings = self.readout.get().filter(|_| self.states.is_empty());
+        let encodings = self.readout.get().filter(|_| self.states.is_empty() && self.exact.is_empty());
         let encodings = encodings.iter().flat_map(|readout| &readout.encodings);
         self.states.iter().map(RollingState::n_bytes).sum::<usize>()
+            + self.exact.iter().map(ExactState::n_bytes).sum::<usize>()
             + encodings.map(|tensor| size_of::<f32>() * tensor.len()).sum::<usize>()
     }
 
@@ -187,22 +202,70 @@ impl Posterior {
     /// # Errors
     /// Posteriors of different models, devices or batches; an LBANP.
     pub fn merge(&self, other: &Self) -> Result<Self> {
-        self.check_rolling("Posterior::merge")?;
+        self.check_combined("Posterior::merge", other)?;
+        let states = self.states.iter().zip(&other.states).map(|(a, b)| a.merge(b)).collect::<Result<_>>()?;
+        let exact = self.exact.iter().zip(&other.exact).map(|(a, b)| a.merge(b)).collect::<Result<_>>()?;
+        let n_points = self.n_points.iter().zip(&other.n_points).map(|(a, b)| a.saturating_add(*b)).collect();
+        let summary = self.summary.as_ref().zip(other.summary.as_ref()).map(|(a, b)| Arc::new(a.merge(b)));
+        Ok(Self { states, exact, n_points, readout: Arc::default(), summary, ..self.clone() })
+    }
+
+    /// What is left without the observations of the other, all of which are in this one: a merge undone, to
+    /// the bit. Only [exact sums](super::Cmanp::exact) can be subtracted; what the others have to forget is
+    /// left out of a [`Window`](super::Window) or of [`leave_one_out`](crate::ops::leave_one_out).
+    ///
+    /// The range of coordinates that [`Prediction::outside`] speaks of stays that of both.
+    ///
+    /// # Errors
+    /// As [`Posterior::merge`]; sums that are not exact; no observation would be left.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, models::cmanp::{Cmanp, Context}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let model = Cmanp::open(&Device::cpu(), "checkpoints/cmanp_gp_1d.safetensors")?.exact()?;
+    /// let read = |t: f32, y: f32| model.condition(&Context::new(&[t, 1.0, 0.0], &[y]));
+    /// let (a, b) = (read(-1.0, 0.3)?, read(1.0, 0.6)?);
+    /// assert_eq!(a.merge(&b)?.without(&b)?.predict(&[0.0; 3])?, a.predict(&[0.0; 3])?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn without(&self, other: &Self) -> Result<Self> {
+        const OP: &str = "Posterior::without";
+        self.check_combined(OP, other)?;
+        if !self.is_exact() {
+            return Err(Error::Unsupported {
+                what: OP,
+                on: "a posterior whose sums are not exact".into(),
+                why: "a softmax state cannot be subtracted; use Cmanp::exact, or a Window",
+            });
+        }
+        for (b, (have, other)) in self.n_points.iter().zip(&other.n_points).enumerate() {
+            let allowed = format_args!("fewer than the {have} that there are in batch element {b}");
+            check_argument(other < have, OP, "the number of observations", other, allowed)?;
+        }
+        let exact = self.exact.iter().zip(&other.exact).map(|(a, b)| a.without(b)).collect::<Result<_>>()?;
+        let n_points = self.n_points.iter().zip(&other.n_points).map(|(a, b)| a - b).collect();
+        let summary = self.summary.as_ref().zip(other.summary.as_ref()).map(|(a, b)| Arc::new(a.without(b)));
+        Ok(Self { exact, n_points, readout: Arc::default(), summary, ..self.clone() })
+    }
+
+    /// Refuses a posterior that has nothing to do with this one.
+    fn check_combined(&self, op: &'static str, other: &Self) -> Result<()> {
+        self.check_rolling(op)?;
         self.network.about.check_merge(&other.network.about, self.batch, other.batch)?;
         if self.frame.origin != other.frame.origin {
             let (found, allowed) = (format!("{:?}", other.frame.origin), format!("{:?}", self.frame.origin));
-            return Err(Error::argument("Posterior::merge", "origin", found, allowed));
+            return Err(Error::argument(op, "origin", found, allowed));
         }
-        let states = self.states.iter().zip(&other.states).map(|(a, b)| a.merge(b)).collect::<Result<_>>()?;
-        let n_points = self.n_points.iter().zip(&other.n_points).map(|(a, b)| a.saturating_add(*b)).collect();
-        let summary = self.summary.as_ref().zip(other.summary.as_ref()).map(|(a, b)| Arc::new(a.merge(b)));
-        Ok(Self { states, n_points, readout: Arc::default(), summary, ..self.clone() })
+        let form = |posterior: &Self| if posterior.is_exact() { "exact sums" } else { "sums that are not exact" };
+        check_argument(self.is_exact() == other.is_exact(), op, "the other posterior", form(other), form(self))
     }
 
     /// What of all the observations is compared with the network's domain.
     fn summary_with(&self, points: &Points<'_>) -> Option<Arc<Summary>> {
         self.network.domain.as_ref()?;
-        let new = points.summary()?;
+        let new = points.summary(self.is_exact())?;
         Some(Arc::new(self.summary.as_ref().map_or_else(|| new.clone(), |old| old.merge(&new))))
     }
 
@@ -223,19 +286,25 @@ impl Posterior {
         let Network { about, embedder, encoder, .. } = &*self.network;
         let device = &about.device;
         let Encoder::Rolling(layers) = encoder else { return Ok(self.clone()) };
-        let mut states: Vec<Option<RollingState>> = self.states.iter().cloned().map(Some).collect();
-        states.resize(layers.len(), None);
+        let Readers { queries, exact: exact_queries } = &*self.readers;
+        let (mut states, mut exact) = (self.states.clone(), self.exact.clone());
         for range in tiles(points.n, (block / self.batch).max(1)) {
             let tokens = embedder.forward(&points.rows(device, &range)?, None)?;
             let mask = points.mask(device, &range)?;
-            for ((layer, queries), state) in layers.iter().zip(&*self.queries).zip(&mut states) {
-                *state = Some(layer.write(queries, state.as_ref(), &tokens, mask.as_ref())?);
+            let write = |(l, layer): (usize, &Cmab)| layer.write(&queries[l], states.get(l), &tokens, mask.as_ref());
+            let write_exactly = |(l, layer): (usize, &Cmab)| {
+                layer.write_exactly(&exact_queries[l], exact.get(l), &tokens, mask.as_ref())
+            };
+            let layers = layers.iter().enumerate();
+            match self.is_exact() {
+                true => exact = layers.map(write_exactly).collect::<Result<_>>()?,
+                false => states = layers.map(write).collect::<Result<_>>()?,
             }
         }
         device.submit()?;
         let n_points = self.n_points.iter().zip(points.counts()).map(|(a, b)| a.saturating_add(b)).collect();
-        let (states, summary) = (states.into_iter().flatten().collect(), self.summary_with(points));
-        Ok(Self { states, n_points, readout: Arc::default(), summary, ..self.clone() })
+        let summary = self.summary_with(points);
+        Ok(Self { states, exact, n_points, readout: Arc::default(), summary, ..self.clone() })
     }
 
     /// The encoder's output of each layer, `[batch, n_latents, d_model]`.
@@ -253,8 +322,12 @@ impl Posterior {
         let mut encodings = Vec::new();
         if let Encoder::Rolling(layers) = &self.network.encoder {
             let mut latents = self.network.latents.repeat(self.batch)?;
-            let all: Vec<_> = layers.iter().zip(&*self.queries).zip(&self.states).collect();
-            let own = |((layer, queries), state): &((&Cmab, &CmabQueries), &RollingState)| layer.own(queries, state);
+            let read = match self.is_exact() {
+                true => self.exact.iter().map(ExactState::read).collect::<Result<Vec<_>>>()?,
+                false => self.states.iter().map(RollingState::read).collect::<Result<_>>()?,
+            };
+            let all: Vec<_> = layers.iter().zip(&self.readers.queries).zip(&read).collect();
+            let own = |((layer, queries), read): &((&Cmab, &CmabQueries), &Attention)| layer.own(queries, &read.values);
             for (layer, own) in layers.iter().zip(side_by_side(&self.network.about.device, &all, own)?) {
                 latents = layer.read_own(&latents, &own)?;
                 encodings.push(latents.clone());
@@ -331,6 +404,12 @@ impl Posterior {
         .await?;
         let prediction = Prediction::new(config.output(), [batch, n, dim_y], all)?;
         Ok(prediction.with_outside(self.outside(&targets)))
+    }
+}
+
+impl Merge for Posterior {
+    fn merge(&self, other: &Self) -> Result<Self> {
+        self.merge(other)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
         frame::Frame,
         saved::{check_frame, read, refused, write},
     },
-    ops::{Layout, RollingState, softmax::MASKED},
+    ops::{ExactRolling, Layout, RollingState, softmax::MASKED},
 };
 
 /// What the tensors do not say, beside what any posterior has.
@@ -21,6 +21,9 @@ use crate::{
 #[serde(deny_unknown_fields)]
 struct Details {
     n_points: Vec<u64>,
+    /// Pieces of 24 bits of each sum of a layer, if they are exact; none otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pieces: Vec<usize>,
     frame: Frame,
     /// For networks with a domain.
     summary: Option<Summary>,
@@ -48,8 +51,17 @@ impl Posterior {
         for (i, state) in self.states.iter().enumerate() {
             checkpoint.insert(&format!("state_{i}"), state.rows.shape(), state.rows.read_async().await?)?;
         }
+        let mut pieces = Vec::new();
+        for (i, state) in self.exact.iter().enumerate() {
+            let (n, numbers) = state.pieces()?;
+            checkpoint.insert(&format!("state_{i}"), &[numbers.len() / n, n], numbers)?;
+            let limits = state.limits();
+            checkpoint.insert(&format!("limits_{i}"), &[limits.len()], limits)?;
+            pieces.push(n);
+        }
         let details = Details {
             n_points: self.n_points.clone(),
+            pieces,
             frame: (*self.frame).clone(),
             summary: self.summary.as_deref().cloned(),
         };
@@ -67,11 +79,22 @@ impl Posterior {
         self.to_checkpoint()?.save(path)
     }
 
-    pub(super) fn restore(network: &Arc<Network>, checkpoint: &Checkpoint) -> Result<Self> {
+    pub(super) fn restore(network: &Arc<Network>, is_exact: bool, checkpoint: &Checkpoint) -> Result<Self> {
         let config = &network.about.config;
         let refused = |message: String| refused(checkpoint, message);
         let (batch, details) =
-            read(checkpoint, &network.about, |batch, Details { n_points, frame, summary }: &Details| {
+            read(checkpoint, &network.about, |batch, Details { n_points, pieces, frame, summary }: &Details| {
+                let n_pieces = if is_exact { config.n_layers } else { 0 };
+                if pieces.len() != n_pieces {
+                    return Err(refused(match pieces.is_empty() {
+                        true => "its sums are not exact: restore it without Cmanp::exact".into(),
+                        false if !is_exact => "its sums are exact: restore it with Cmanp::exact".into(),
+                        false => format!("it has {} layers of exact sums, allowed are {n_pieces}", pieces.len()),
+                    }));
+                }
+                if summary.as_ref().is_some_and(|summary| summary.is_exact() != is_exact) {
+                    return Err(refused("its summary is not of the form of its states".into()));
+                }
                 if batch > 1 << 20 || n_points.len() != batch {
                     return Err(refused(format!(
                         "it has batch {batch} and {} numbers of observations, allowed is 1 to 2^20 and as many",
@@ -89,25 +112,46 @@ impl Posterior {
         let (Encoder::Rolling(layers), Some(n_latents)) = (&network.encoder, config.n_latents_per_layer) else {
             return Err(refused("an LBANP keeps no state of its context, so none can be restored".into()));
         };
-        let shape = [batch, n_latents, config.n_heads, 3 + 2 * (config.d_model / config.n_heads)];
-        let states = checkpoint.load(&network.about.device, |parameters| {
-            let state = |i| {
-                let name = format!("state_{i}");
-                check_rows(checkpoint, &name, parameters.numbers(&name, &shape)?, shape[3])?;
-                let layout = Layout::Projected { n_heads: config.n_heads };
-                Ok(RollingState { rows: parameters.tensor(&name, &shape)?, layout })
+        let (n_layers, dim) = (layers.len(), config.d_model / config.n_heads);
+        let name = |i| format!("state_{i}");
+        let (states, exact, readers) = checkpoint.load(&network.about.device, |parameters| {
+            if !is_exact {
+                let shape = [batch, n_latents, config.n_heads, 3 + 2 * dim];
+                let state = |i| {
+                    check_rows(checkpoint, &name(i), parameters.numbers(&name(i), &shape)?, shape[3])?;
+                    let layout = Layout::Projected { n_heads: config.n_heads };
+                    Ok(RollingState { rows: parameters.tensor(&name(i), &shape)?, layout })
+                };
+                let states = (0..n_layers).map(state).collect::<Result<_>>()?;
+                return Ok((states, Vec::new(), network.readers(batch, false)?));
+            }
+            let rows = batch * n_latents * config.n_heads;
+            let numbers = |(i, n): (usize, &usize)| {
+                let sums = parameters.numbers(&name(i), &[rows * (1 + dim), *n])?;
+                Ok([sums, parameters.numbers(&format!("limits_{i}"), &[rows + 1])?])
             };
-            (0..layers.len()).map(state).collect::<Result<Vec<_>>>()
+            let numbers = details.pieces.iter().enumerate().map(numbers).collect::<Result<Vec<_>>>()?;
+            // After that: of a batch that there are numbers of.
+            let readers = network.readers(batch, true)?;
+            let state = |(i, (rolling, [sums, limits])): (usize, (&ExactRolling, [&[f32]; 2]))| {
+                if rolling.limits() != limits {
+                    return Err(refused(format!("its limits_{i} are not those of this network on this processor")));
+                }
+                let state = rolling.of_pieces(dim, &details.n_points, sums).filter(|state| state.read().is_ok());
+                state.ok_or_else(|| refused(format!("state_{i} of the posterior is none that observations leave")))
+            };
+            let exact = readers.exact.iter().zip(numbers).enumerate().map(state).collect::<Result<_>>()?;
+            Ok((Vec::new(), exact, readers))
         })?;
-        let queries = layers.iter().map(|layer| layer.queries(batch)).collect::<Result<_>>()?;
         Ok(Self {
             network: network.clone(),
             batch,
             n_points: details.n_points,
             frame: Arc::new(details.frame),
             summary: details.summary.map(Arc::new),
-            queries: Arc::new(queries),
+            readers,
             states,
+            exact,
             readout: Arc::new(OnceLock::new()),
         })
     }

@@ -27,6 +27,9 @@
 //! A weight is at most `e^8`, and the sums are f32: `n` writes of values as large as `v` need
 //! `n e^8 |v| < 3e38`. Values up to `1e20` leave room for `1e15` writes.
 
+pub mod exact;
+mod window;
+
 use crate::{
     error::{Error, Result, check_shape, check_shapes},
     ops::{
@@ -37,6 +40,9 @@ use crate::{
     },
     tensor::{Mask, Tensor, check_operands, check_size},
 };
+
+pub use exact::{ExactRolling, ExactState};
+pub use window::{Merge, Window, leave_one_out};
 
 const WRITE: &str = "RollingAttention::write";
 const MERGE: &str = "RollingState::merge";
