@@ -5,8 +5,8 @@ use fearless_simd::{Level, dispatch, prelude::*};
 use rayon::prelude::*;
 
 use super::{
-    Wide,
-    limits::{LEAST_SCORE, Limits, SHIFT},
+    limits::{LEAST_SCORE, Limits, SHIFT, exponent, power},
+    pieces::Wide,
 };
 use crate::{
     error::Result,
@@ -326,14 +326,4 @@ fn power_of_two<S: Simd>(_: S, x: S::f32s) -> S::f32s {
     // Adding 1.5 * 2^23 leaves an integer in the low bits, from where it goes to the exponent.
     const ROUND: f32 = 12_582_912.0 + 127.0;
     ((x.max(-124.0) + ROUND).bitcast::<S::u32s>() << 23).bitcast()
-}
-
-/// The least `e` with `x < 2^e`, for `x >= 0`; of what is subnormal or zero that of the least normal number.
-pub(super) fn exponent(x: f32) -> i32 {
-    (x.to_bits() >> 23) as i32 - 126
-}
-
-/// `2^e` of a normal number.
-pub(super) fn power(e: i32) -> f64 {
-    f64::from_bits(((e + 1023) as u64) << 52)
 }

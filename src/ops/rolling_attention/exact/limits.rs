@@ -41,7 +41,17 @@ impl Limits {
         };
         let is_allowed = (0.0..=1e30).contains(&value);
         check_argument(is_allowed, op, "the largest value", value, "from 0 to 1e30")?;
-        let value = super::cpu::exponent(value * (1.0 + SLACK[0] as f32)).max(-100);
+        let value = exponent(value * (1.0 + SLACK[0] as f32)).max(-100);
         Ok(Self { scores: scores.map(score).collect::<Result<_>>()?, value })
     }
+}
+
+/// The least `e` with `x < 2^e`, for `x >= 0`; of what is subnormal or zero that of the least normal number.
+pub(super) fn exponent(x: f32) -> i32 {
+    (x.to_bits() >> 23) as i32 - 126
+}
+
+/// `2^e` of a normal number.
+pub(super) fn power(e: i32) -> f64 {
+    f64::from_bits(((e + 1023) as u64) << 52)
 }

@@ -50,9 +50,9 @@ mod pieces;
 use std::sync::Arc;
 
 use self::{
-    cpu::{Beyond, DIGITS, Inputs, VALUE, power},
-    limits::{Limits, SHIFT},
-    pieces::MOST_PIECES,
+    cpu::{Beyond, DIGITS, Inputs, VALUE},
+    limits::{Limits, SHIFT, power},
+    pieces::{MOST_PIECES, Wide},
 };
 use super::RollingAttention;
 use crate::{
@@ -67,9 +67,6 @@ use crate::{
     tensor::{Mask, Storage, Tensor, check_operands},
     wide,
 };
-
-/// A sum.
-type Wide = [u64; 3];
 
 const EXACT: &str = "RollingAttention::exact";
 const WRITE: &str = "ExactRolling::write";

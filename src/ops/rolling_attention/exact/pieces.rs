@@ -1,7 +1,9 @@
 //! Sums as numbers that are exact in f32, for files of tensors.
 
-use super::Wide;
 use crate::wide::is_negative;
+
+/// A sum.
+pub(super) type Wide = [u64; 3];
 
 /// Bits of a piece: what an f32 holds exactly.
 const PIECE: usize = 24;
