@@ -208,7 +208,7 @@ impl Stream<'_> {
         self.memory.take_in(self.model, self.scaling, block)?;
         self.device.wait()?;
         self.meter.add(started.elapsed(), block.len());
-        self.n_points += block.len() as u64;
+        self.n_points += block.len();
         let after = self.n_points;
         let passed = |n: u64| before / n != after / n;
         // A state that is saved says that what came before it is written.
