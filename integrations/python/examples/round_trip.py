@@ -90,8 +90,10 @@ def train(seconds):
         update, state = optimizer.update(gradient, state)
         return optax.apply_updates(variables, update), state, loss
 
-    state, start, losses = optimizer.init(variables), time.time(), []
-    while time.time() - start < seconds or len(losses) < 2:
+    # The first step compiles.
+    variables, state, loss = step(variables, optimizer.init(variables), *tasks(rng))
+    losses, start = [float(loss)], time.time()
+    while time.time() - start < seconds:
         variables, state, loss = step(variables, state, *tasks(rng))
         losses.append(float(loss))
     n = max(len(losses) // 10, 1)
