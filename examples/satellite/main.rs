@@ -53,11 +53,11 @@ struct Args {
     /// Where the results go.
     #[arg(long, value_name = "DIR", default_value = "out")]
     out: PathBuf,
-    /// Observations that a place is predicted from; the network was trained on 16 to 128.
-    #[arg(long, value_name = "N", default_value = "128", value_parser = clap::value_parser!(u16).range(2..=2048))]
+    /// Observations that a place is predicted from; the network was trained on 4 to 512.
+    #[arg(long, value_name = "N", default_value = "512", value_parser = clap::value_parser!(u16).range(2..=2048))]
     nearest: u16,
     /// Places that share their observations, at most.
-    #[arg(long, value_name = "N", default_value = "16", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u16).range(1..=1024))]
     together: u16,
     /// The share of the observations that is hidden to score the predictions; 0 for none.
     #[arg(long, value_name = "SHARE", default_value = "0.2", value_parser = share)]
