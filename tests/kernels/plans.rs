@@ -66,7 +66,11 @@ fn variants_that_are_asked_for_run_and_agree() {
             (2, "tape", &["workgroup memory", "storage"]),
             (3, "lstm", &["one workgroup", "many workgroups"]),
             (4, "lsam", &["one workgroup", "many workgroups"]),
-            (5, "scan_attention", &["portable", "wide", "rolled", "tall", "decode", "decode 8"]),
+            (
+                5,
+                "scan_attention",
+                &["portable", "wide", "wide 16", "rolled", "rolled 16", "tall", "decode 2", "decode", "decode 8"],
+            ),
             (6, "linear_attention", &["vectors", "scalars"]),
         ] {
             for &variant in variants {

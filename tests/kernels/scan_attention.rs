@@ -228,6 +228,42 @@ fn every_bias() {
     }
 }
 
+/// Wide heads, where variants differ in what threads hold, with terms that read most of the coordinates;
+/// more queries than keys, times before all keys, tiles that are masked whole, and few queries.
+#[test]
+fn wide_heads_with_biases_and_masks() {
+    let mut random = Random::new(9);
+    let terms =
+        [(0..2, Distance::GreatCircle, BiasKernel::Rbf, 3), (2..3, Distance::CausalTime, BiasKernel::Exponential, 2)];
+    for (name, device) in every_variant() {
+        for sizes in [
+            [1, 2, 70, 9, 64, 68],
+            [1, 1, 65, 130, 128, 100],
+            [2, 1, 2, 300, 256, 132],
+            [1, 3, 3, 129, 96, 72],
+            [1, 2, 1, 257, 5, 1],
+        ] {
+            let [batch, n_heads, _, n_keys, head_dim, v_dim] = sizes;
+            let mut case = case(&mut random, sizes);
+            add_terms(&mut random, &mut case, 3, &terms);
+            let mut keep = random.booleans(batch * n_keys, 0.7);
+            keep[..n_keys.min(128) / 2].fill(false);
+            for (j, _) in keep.iter().enumerate().filter(|(_, keep)| !**keep) {
+                for h in 0..n_heads {
+                    let key = (j / n_keys * n_heads + h) * n_keys + j % n_keys;
+                    case.k[key * head_dim..][..head_dim].fill(f32::NAN);
+                    case.v[key * v_dim..][..v_dim].fill(f32::NAN);
+                }
+            }
+            case.mask = Some(keep);
+            for n_splits in [None, Some(3)] {
+                let how = Run { head_major: n_splits.is_none(), n_splits, ..PLAIN };
+                check(&format!("{sizes:?}, splits {n_splits:?}"), &name, &device, &case, &how);
+            }
+        }
+    }
+}
+
 #[cfg(feature = "gpu")]
 fn supports(device: &Device, n_buffers: u32) -> bool {
     device.limits().is_none_or(|limits| limits.max_storage_buffers_per_shader_stage >= n_buffers)
