@@ -31,6 +31,7 @@ const LIBRARY: &[(&str, &str)] = &[
     ("lib/scan_queries.wgsl", include_str!("../../../shaders/lib/scan_queries.wgsl")),
     ("lib/scan_votes.wgsl", include_str!("../../../shaders/lib/scan_votes.wgsl")),
     ("lib/sigmoid.wgsl", include_str!("../../../shaders/lib/sigmoid.wgsl")),
+    ("lib/slots.wgsl", include_str!("../../../shaders/lib/slots.wgsl")),
     ("lib/step_columns.wgsl", include_str!("../../../shaders/lib/step_columns.wgsl")),
 ];
 
