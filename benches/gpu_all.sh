@@ -24,6 +24,7 @@ pack() {
   # The program that cargo says it built.
   built() { cargo "$@" --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1; }
   put() {
+    [ -n "$1" ] || { echo "cargo built no program for $2; what it said is above" >&2; exit 1; }
     cp "$1" "$at/bin/$2"
     strip "$at/bin/$2"
   }

@@ -117,13 +117,8 @@ fn main(
     load_m(m_row, {{ 4 * i + 2 }}u, exists), load_m(m_row, {{ 4 * i + 3 }}u, exists));
 //# endfor
   for (var first = params.first_step; first < params.end; first += {{ steps }}u) {
-//# if steps * vectors < threads
-    // FXC refuses a barrier behind a loop that some threads do not enter.
-    if (thread < {{ steps * vectors }}u) {
-      let slot = thread;
-//# else
-    for (var slot = thread; slot < {{ steps * vectors }}u; slot += {{ threads }}u) {
-//# endif
+//# set n_slots = steps * vectors
+//# include "lib/slots.wgsl"
       let step = first + slot / {{ vectors }}u;
       let token = token0 + step * params.n_heads;
       let d = 4u * (slot % {{ vectors }}u);

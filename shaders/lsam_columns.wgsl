@@ -30,18 +30,9 @@ fn main(
   @builtin(num_workgroups) group_count: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  // Uniform for the whole group, so no thread waits at a barrier alone.
-  let local = group_index(group_id, group_count);
-  if (local >= params.n_groups) {
-    return;
-  }
-  let group = params.first_group + local;
+//# set columns = "width"
+//# include "lib/step_columns.wgsl"
   let width = params.width;
-  let blocks = (width + {{ outputs - 1 }}u) / {{ outputs }}u;
-  let batch = group / blocks;
-  let lane = thread / {{ outputs }}u;
-  let column = thread % {{ outputs }}u;
-  let j = group % blocks * {{ outputs }}u + column;
   // Columns past the last sum nothing.
   let end = select(0u, params.d_model, j < width);
   var part = 0.0;

@@ -31,19 +31,10 @@ fn main(
   @builtin(num_workgroups) group_count: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  // Uniform for the whole group, so no thread waits at a barrier alone.
-  let local = group_index(group_id, group_count);
-  if (local >= params.n_groups) {
-    return;
-  }
-  let group = params.first_group + local;
+//# set columns = "hidden"
+//# include "lib/step_columns.wgsl"
   let hidden = params.hidden;
   let width = 4u * hidden;
-  let blocks = (hidden + {{ outputs - 1 }}u) / {{ outputs }}u;
-  let batch = group / blocks;
-  let lane = thread / {{ outputs }}u;
-  let column = thread % {{ outputs }}u;
-  let j = group % blocks * {{ outputs }}u + column;
   let row = batch * params.n + params.step;
   let begins = params.step == 0u;
   // Columns past the last sum nothing.

@@ -8,20 +8,25 @@
 //
 //# set rows = 4 * quads
 //# set slots = quads * side
-//# set threads = side * side
-// A workgroup of {{ side }} x {{ side }} threads owns {{ tile * quads }} queries of one head and walks over its share of the
+//# set threads = side * across
+// A workgroup of {{ side }} x {{ across }} threads owns {{ side * rows }} queries of one head and walks over its share of the
 // keys, {{ tile }} at a time. A thread makes {{ rows }} queries x 4 keys of the scores and {{ rows }} queries x 4 columns of
-// the output for every {{ tile }} columns of v. Scores never leave the group. Workgroup memory:
-// {{ slots * left * 16 }} (q, then weights) + {{ side * left * 16 }} (k, then v) + {{ threads * quads * 16 }} (maxima) bytes.
+// the output for every {{ tile }} columns of v, of which it takes {{ slice }} rows at a time. Scores never leave the group.
+// Workgroup memory: {{ slots * left * 16 }} (q, then weights) + {{ across * slice * 16 }} (k, then v)
+// + {{ threads * quads * 16 }} (maxima){{ " + " ~ slots * n_places * 16 ~ " (coordinates)" if n_places > 0 }} bytes.
 
 //# include "lib/scan_attention.wgsl"
 
 // Four queries at one depth; then the weights of four queries for one key.
 var<workgroup> left: array<vec4<f32>, {{ slots * left }}>;
 // Four keys at one depth; then four columns of one row of v.
-var<workgroup> right: array<vec4<f32>, {{ side * left }}>;
+var<workgroup> right: array<vec4<f32>, {{ across * slice }}>;
 // What the threads of a row of threads exchange.
 var<workgroup> shared_rows: array<vec4<f32>, {{ threads * quads }}>;
+//# if n_places > 0
+// Coordinates of four queries and what terms make of them.
+var<workgroup> places: array<vec4<f32>, {{ slots * n_places }}>;
+//# endif
 //# if by_pair
 // Not zero if a value is not finite: then no weight of zero may meet it.
 var<workgroup> is_spoiled: atomic<u32>;
@@ -31,7 +36,7 @@ var<workgroup> is_spoiled: atomic<u32>;
 var<workgroup> votes: atomic<u32>;
 var<workgroup> read_tiles: u32;
 //# endif
-//# for x, n, wide_slots in [["q", "n_queries", slots], ["k", "n_keys", side]]
+//# for x, n, wide_slots in [["q", "n_queries", slots], ["k", "n_keys", across]]
 
 // A slice of rows from `row0` on, blocks of 4 x 4 transposed. Rows past the end are the last one:
 // {{ "they are not stored" if x == "q" else "they are masked" }}.
@@ -77,11 +82,11 @@ fn fill_v(thread: u32, batch: u32, base: u32, row0: u32, end: u32, quad0: u32) {
   // Not finite if a value is not.
   var trace = 0.0;
 //# endif
-//# for i in range(tile // side)
+//# for i in range(slice // side)
   {
-    let row = row0 + thread / {{ side }}u + {{ side * i }}u;
+    let row = row0 + thread / {{ across }}u + {{ side * i }}u;
     let at = min(row, problem.n_keys - 1u);
-    let x = load_v(base + at * problem.v_row, quad0 + thread % {{ side }}u);
+    let x = load_v(base + at * problem.v_row, quad0 + thread % {{ across }}u);
 //# if by_pair
     right[thread + {{ threads * i }}u] = x;
     trace += 0x1p-70 * x.x + 0x1p-71 * x.y + 0x1p-72 * x.z + 0x1p-73 * x.w;
@@ -108,9 +113,9 @@ fn main(
   if (group >= problem.n_groups) {
     return;
   }
-  let row_thread = thread / {{ side }}u;
-  let column_thread = thread % {{ side }}u;
-  let row0 = (group % problem.q_tiles) * {{ tile * quads }}u;
+  let row_thread = thread / {{ across }}u;
+  let column_thread = thread % {{ across }}u;
+  let row0 = (group % problem.q_tiles) * {{ side * rows }}u;
   let head = (group / problem.q_tiles) % problem.n_heads;
   let batch = (group / problem.q_tiles / problem.n_heads) % problem.batch;
   let split = group / problem.q_tiles / problem.n_heads / problem.batch;
@@ -132,6 +137,10 @@ fn main(
 //# endif
 //# endfor
 //# set of = "_" ~ h
+//# if n_places > 0
+  let place_{{ h }} = ({{ quads }}u * row_thread + {{ h }}u) * {{ n_places }}u;
+//# endif
+//# set is_owner = "column_thread == 0u"
 //# include "lib/scan_queries.wgsl"
 //# endfor
 
@@ -185,7 +194,7 @@ fn main(
     for (var d = 0u; d < {{ "problem.depth" if is_rolled else depth ~ "u" }}; d += {{ unroll }}u) {
 //# for u in range(unroll)
       {
-        let b = right[(d + {{ u }}u) * {{ side }}u + column_thread];
+        let b = right[(d + {{ u }}u) * {{ across }}u + column_thread];
 //# for h in range(quads)
         let a{{ h }} = left[(d + {{ u }}u) * {{ slots }}u + {{ quads }}u * row_thread + {{ h }}u];
         score0_{{ h }} += a{{ h }} * b.x;
@@ -214,7 +223,7 @@ fn main(
     var top_{{ h }} = vec4(MASKED);
     var trace_{{ h }} = vec4(0.0);
 //# endfor
-    for (var c = 0u; c < problem.tile / {{ side }}u; c++) {
+    for (var c = 0u; c < problem.slice / {{ slice // 4 }}u; c++) {
 //# endif
 //# for c in range(1 if is_rolled else 4)
     {
@@ -229,6 +238,7 @@ fn main(
         let pair = vec4(valid);
 //# endif
 //# set of = "_" ~ h
+//# include "lib/scan_places.wgsl"
 //# include "lib/scan_pairs.wgsl"
         s = select(vec4(MASKED), s, pair);
 //# if is_rolled
@@ -257,17 +267,22 @@ fn main(
     workgroupBarrier();
 //# for h in range(quads)
     var tile_largest_{{ h }} = largest_{{ h }};
-    for (var i = 0u; i < {{ side }}u; i++) {
-      tile_largest_{{ h }} = max(tile_largest_{{ h }}, shared_rows[{{ quads }}u * (row_thread * {{ side }}u + i) + {{ h }}u]);
+    for (var i = 0u; i < {{ across }}u; i++) {
+      tile_largest_{{ h }} = max(tile_largest_{{ h }}, shared_rows[{{ quads }}u * (row_thread * {{ across }}u + i) + {{ h }}u]);
     }
     let decay_{{ h }} = exp(largest_{{ h }} - tile_largest_{{ h }});
     largest_{{ h }} = tile_largest_{{ h }};
     sum_{{ h }} *= decay_{{ h }};
+//# for chunk in range(n_v)
+//# for r in range(4)
+    out{{ r }}_{{ h }}_{{ chunk }} *= decay_{{ h }}[{{ r }}];
+//# endfor
+//# endfor
     // A maximum or an exponential may not keep what is not finite: these small sums tell it. Their
     // factors differ, lest a compiler sums the scores first, which could overflow.
     sum_{{ h }} = select(sum_{{ h }}, vec4(not_a_number(thread)), lost4(trace_{{ h }}));
 //# if is_rolled
-    for (var c = 0u; c < problem.tile / {{ side }}u; c++) {
+    for (var c = 0u; c < problem.slice / {{ slice // 4 }}u; c++) {
       let weight = exp(left[own + c * {{ slots }}u + {{ h }}u] - largest_{{ h }});
       sum_{{ h }} += weight;
       left[own + c * {{ slots }}u + {{ h }}u] = weight;
@@ -283,20 +298,18 @@ fn main(
 //# endif
 //# endfor
 //# for chunk in range(n_v)
-    fill_v(thread, batch, v_base, key0, key_end, {{ chunk * tile // 4 }}u);
+//# for part in range(tile // slice)
+//# set first = part * slice
+//# set weights = first * slots ~ "u + " if first > 0 else ""
+    fill_v(thread, batch, v_base, key0{{ " + " ~ first ~ "u" if first > 0 }}, key_end, {{ chunk * tile // 4 }}u);
     workgroupBarrier();
-//# for h in range(quads)
-//# for r in range(4)
-    out{{ r }}_{{ h }}_{{ chunk }} *= decay_{{ h }}[{{ r }}];
-//# endfor
-//# endfor
 //# if by_pair
     if (atomicLoad(&is_spoiled) != 0u) {
       // As long as there are keys: a length that compilers cannot unroll.
-      for (var j = 0u; j < min({{ tile }}u, key_end - key0); j++) {
-        let x = right[j * {{ side }}u + column_thread];
+      for (var j = 0u; j < min({{ slice }}u, key_end - min(key_end, key0 + {{ first }}u)); j++) {
+        let x = right[j * {{ across }}u + column_thread];
 //# for h in range(quads)
-        let p{{ h }} = left[j * {{ slots }}u + {{ quads }}u * row_thread + {{ h }}u];
+        let p{{ h }} = left[{{ weights }}j * {{ slots }}u + {{ quads }}u * row_thread + {{ h }}u];
 //# for r in range(4)
         out{{ r }}_{{ h }}_{{ chunk }} += select(p{{ h }}[{{ r }}] * x, vec4(0.0), p{{ h }}[{{ r }}] == 0.0);
 //# endfor
@@ -304,12 +317,12 @@ fn main(
       }
     } else {
 //# endif
-    for (var j = 0u; j < {{ "problem.tile" if is_rolled else tile ~ "u" }}; j += {{ unroll }}u) {
+    for (var j = 0u; j < {{ "problem.slice" if is_rolled else slice ~ "u" }}; j += {{ unroll }}u) {
 //# for u in range(unroll)
       {
-        let x = right[(j + {{ u }}u) * {{ side }}u + column_thread];
+        let x = right[(j + {{ u }}u) * {{ across }}u + column_thread];
 //# for h in range(quads)
-        let p{{ h }} = left[(j + {{ u }}u) * {{ slots }}u + {{ quads }}u * row_thread + {{ h }}u];
+        let p{{ h }} = left[{{ weights }}(j + {{ u }}u) * {{ slots }}u + {{ quads }}u * row_thread + {{ h }}u];
         out0_{{ h }}_{{ chunk }} += p{{ h }}.x * x;
         out1_{{ h }}_{{ chunk }} += p{{ h }}.y * x;
         out2_{{ h }}_{{ chunk }} += p{{ h }}.z * x;
@@ -323,6 +336,7 @@ fn main(
 //# endif
     workgroupBarrier();
 //# endfor
+//# endfor
   }
 
 //# for h in range(quads)
@@ -332,32 +346,37 @@ fn main(
   let out_base = problem.values_base + split * problem.out_split + batch * problem.out_batch + head * problem.out_head;
   let lse_base = problem.log_sum_exp_base + split * problem.lse_split + batch * problem.lse_batch + head * problem.lse_head;
 //# for h in range(quads)
-  var total_{{ h }} = vec4(0.0);
-  for (var i = 0u; i < {{ side }}u; i++) {
-    total_{{ h }} += shared_rows[{{ quads }}u * (row_thread * {{ side }}u + i) + {{ h }}u];
-  }
+  {
+//# if n_places > 0
+    let row_valid_{{ h }} = places[place_{{ h }} + {{ valid_place }}u] != vec4(0.0);
+//# endif
+    var total_{{ h }} = vec4(0.0);
+    for (var i = 0u; i < {{ across }}u; i++) {
+      total_{{ h }} += shared_rows[{{ quads }}u * (row_thread * {{ across }}u + i) + {{ h }}u];
+    }
 //# for r in range(4)
-  if (row + {{ 4 * h + r }}u < problem.n_queries) {
-    let base = out_base + (row + {{ 4 * h + r }}u) * problem.out_row;
-    let total = total_{{ h }}[{{ r }}];
-    let is_lost = is_lost(total){{ " && row_valid_" ~ h ~ "[" ~ r ~ "]" if terms }};
-    // A row without a valid key reads as zeros, and so does a query that is nowhere.
-    let is_empty = (largest_{{ h }}[{{ r }}] <= 0.5 * MASKED && !is_lost){{ " || !row_valid_" ~ h ~ "[" ~ r ~ "]" if terms }};
-    let inverse = select(1.0 / total, total, is_lost);
+    if (row + {{ 4 * h + r }}u < problem.n_queries) {
+      let base = out_base + (row + {{ 4 * h + r }}u) * problem.out_row;
+      let total = total_{{ h }}[{{ r }}];
+      let is_lost = is_lost(total){{ " && row_valid_" ~ h ~ "[" ~ r ~ "]" if terms }};
+      // A row without a valid key reads as zeros, and so does a query that is nowhere.
+      let is_empty = (largest_{{ h }}[{{ r }}] <= 0.5 * MASKED && !is_lost){{ " || !row_valid_" ~ h ~ "[" ~ r ~ "]" if terms }};
+      let inverse = select(1.0 / total, total, is_lost);
 //# for chunk in range(n_v)
-    store(base, {{ chunk * tile // 4 }}u + column_thread, select(out{{ r }}_{{ h }}_{{ chunk }} * inverse, vec4(0.0), is_empty));
+      store(base, {{ chunk * tile // 4 }}u + column_thread, select(out{{ r }}_{{ h }}_{{ chunk }} * inverse, vec4(0.0), is_empty));
 //# endfor
-    if (column_thread == 0u) {
-      let at = lse_base + (row + {{ 4 * h + r }}u) * problem.lse_row;
-      let first = select(select(largest_{{ h }}[{{ r }}], MASKED, is_empty), total, is_lost);
-      if (problem.lse_sums > 0u) {
-        log_sum_exp[at] = first;
-        log_sum_exp[at + problem.lse_sums] = select(total, 0.0, is_empty);
-      } else {
-        log_sum_exp[at] = first + select(log(total), 0.0, is_empty || is_lost);
+      if (column_thread == 0u) {
+        let at = lse_base + (row + {{ 4 * h + r }}u) * problem.lse_row;
+        let first = select(select(largest_{{ h }}[{{ r }}], MASKED, is_empty), total, is_lost);
+        if (problem.lse_sums > 0u) {
+          log_sum_exp[at] = first;
+          log_sum_exp[at + problem.lse_sums] = select(total, 0.0, is_empty);
+        } else {
+          log_sum_exp[at] = first + select(log(total), 0.0, is_empty || is_lost);
+        }
       }
     }
-  }
 //# endfor
+  }
 //# endfor
 }

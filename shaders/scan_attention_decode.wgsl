@@ -5,19 +5,27 @@
 //# set lanes = 8
 //# set per_round = 4 * threads // quads
 //# set items = threads // quads
-//# set steps = 4 // n_v
-// A workgroup of {{ threads }} threads owns {{ 4 * quads }} queries of one head and reads each key of its share, and each
+//# set steps = 4 // n_v if n_v < 4 else 1
+//# set rows_of_quad = rows if rows < 4 else 4
+// A workgroup of {{ threads }} threads owns {{ rows }} queries of one head and reads each key of its share, and each
 // value, once. {{ lanes }} threads read a row together, {{ threads // lanes }} rows at a time. Of {{ per_round }} keys
 // their parts of the scores are summed through workgroup memory, a thread taking one key for four queries;
-// then the same threads read the values. Workgroup memory: {{ threads * (lanes + 1) * 16 + threads * 16 }} bytes.
+// then the same threads read the values. Workgroup memory:
+// {{ threads * (lanes + 1) * 16 }} (parts) + {{ 4 * threads * 16 }} (scores) + {{ rows * lanes * n_depth * 16 }} (q){{ " + " ~ quads * n_places * 16 ~ " (coordinates)" if n_places > 0 }} bytes.
 
 //# include "lib/scan_attention.wgsl"
 
-// What {{ lanes }} threads have of {{ threads }} scores, each a place apart, as banks are; then the weights of four
-// queries for each key of a round; at the end what the threads have of four rows of the result.
+// What {{ lanes }} threads have of {{ threads }} scores, each a place apart, as banks are; then the largest score of
+// each thread; at the end what the threads have of four rows of the result.
 var<workgroup> parts: array<vec4<f32>, {{ threads * (lanes + 1) }}>;
-// The largest score of each thread, later its sum.
-var<workgroup> shared_rows: array<vec4<f32>, {{ threads }}>;
+// The scores of four queries for each key of a round, later their weights; at the end the sums of each thread.
+var<workgroup> scores: array<vec4<f32>, {{ 4 * threads }}>;
+// The queries: registers are for the result, and for as many loads as there can be.
+var<workgroup> queries: array<vec4<f32>, {{ rows * lanes * n_depth }}>;
+//# if n_places > 0
+// Coordinates of four queries and what terms make of them.
+var<workgroup> places: array<vec4<f32>, {{ quads * n_places }}>;
+//# endif
 //# if skips
 // Whether some query may read a key of the round.
 var<workgroup> vote: atomic<u32>;
@@ -38,7 +46,7 @@ fn main(
   // Of the rows that are read, and the part of a row.
   let key_lane = thread / {{ lanes }}u;
   let lane = thread % {{ lanes }}u;
-  let row0 = (group % problem.q_tiles) * {{ 4 * quads }}u;
+  let row0 = (group % problem.q_tiles) * {{ rows }}u;
   let head = (group / problem.q_tiles) % problem.n_heads;
   let batch = (group / problem.q_tiles / problem.n_heads) % problem.batch;
   let split = group / problem.q_tiles / problem.n_heads / problem.batch;
@@ -61,15 +69,20 @@ fn main(
 //# if terms
   let k_coords_base = problem.k_coords_base + batch * problem.k_coords_batch;
 //# endif
+//# if n_places > 0
+  let place = thread / {{ items }}u * {{ n_places }}u;
+//# endif
 //# set of = ""
+//# set is_owner = "item_key == 0u"
 //# include "lib/scan_queries.wgsl"
 
-  // This thread's part of each query, scaled before it meets the keys.
-//# for r in range(4 * quads)
-  let q_at_row_{{ r }} = q_base + min(row0 + {{ r }}u, problem.n_queries - 1u) * problem.q_row;
-//# for i in range(n_depth)
-  let q_{{ r }}_{{ i }} = problem.scale * load_q(q_at_row_{{ r }}, lane + {{ lanes * i }}u);
-//# endfor
+  // Scaled before they meet the keys.
+  for (var i = key_lane; i < {{ rows * n_depth }}u; i += {{ threads // lanes }}u) {
+    let row = min(row0 + i / {{ n_depth }}u, problem.n_queries - 1u);
+    queries[{{ lanes }}u * i + lane] = problem.scale * load_q(q_base + row * problem.q_row, lane + {{ lanes }}u * (i % {{ n_depth }}u));
+  }
+  workgroupBarrier();
+//# for r in range(rows)
 //# for i in range(n_v)
   var out_{{ r }}_{{ i }} = vec4(0.0);
 //# endfor
@@ -112,48 +125,52 @@ fn main(
       continue;
     }
 //# endif
-//# for round in range(4)
-    for (var i = 0u; i < min({{ items }}u, key_end - min(key_end, key0 + {{ items * round }}u)); i += {{ threads // lanes }}u) {
-      let at = k_base + min(key0 + {{ items * round }}u + i + key_lane, problem.n_keys - 1u) * problem.k_row;
+    var top = vec4(MASKED);
+    // A maximum or an exponential may not keep what is not finite: this small sum tells it.
+    var trace = vec4(0.0);
+    // {{ 4 * items }} keys by a loop that stays one.
+    for (var first = 0u; first < problem.slice * {{ 4 * items // slice }}u; first += {{ items }}u) {
+      for (var i = 0u; i < min({{ items }}u, key_end - min(key_end, key0 + first)); i += {{ threads // lanes }}u) {
+        let at = k_base + min(key0 + first + i + key_lane, problem.n_keys - 1u) * problem.k_row;
 //# for i in range(n_depth)
-      let x{{ i }} = load_k(at, lane + {{ lanes * i }}u);
+        let x{{ i }} = load_k(at, lane + {{ lanes * i }}u);
 //# endfor
 //# for h in range(quads)
-      parts[({{ items * h }}u + i + key_lane) * {{ lanes + 1 }}u + lane] = vec4(
+        parts[({{ items * h }}u + i + key_lane) * {{ lanes + 1 }}u + lane] = vec4(
 //# for r in range(4)
-        {% for i in range(n_depth) %}{{ " + " if i > 0 }}dot(q_{{ 4 * h + r }}_{{ i }}, x{{ i }}){% endfor %},
+          {% if r >= rows %}0.0{% endif %}{% for i in range(n_depth if r < rows else 0) %}{{ " + " if i > 0 }}dot(queries[{{ ((4 * h + r) * n_depth + i) * lanes }}u + lane], x{{ i }}){% endfor %},
 //# endfor
-      );
+        );
 //# endfor
-    }
-    workgroupBarrier();
-    var score{{ round }} = vec4(0.0);
+      }
+      workgroupBarrier();
+      var s = vec4(0.0);
 //# for l in range(lanes)
-    score{{ round }} += parts[thread * {{ lanes + 1 }}u + {{ l }}u];
+      s += parts[thread * {{ lanes + 1 }}u + {{ l }}u];
 //# endfor
-    {
-      let key = key0 + {{ items * round }}u + item_key;
+      let key = key0 + first + item_key;
 //# include "lib/scan_keys.wgsl"
-      var s = score{{ round }};
+//# include "lib/scan_places.wgsl"
       var pair = vec4(valid){{ " & row_valid" if terms }};
 //# include "lib/scan_pairs.wgsl"
-      score{{ round }} = select(vec4(MASKED), s, pair);
+      s = select(vec4(MASKED), s, pair);
+      scores[(first + item_key) * {{ quads }}u + thread / {{ items }}u] = s;
+      top = max(top, s);
+      trace = 0.5 * trace + 0x1p-70 * s;
+      // Every thread has read its parts.
+      workgroupBarrier();
     }
-//# if loop.last
-    shared_rows[thread] = max(max(score0, score1), max(score2, score3));
-//# endif
-    // Every thread has read its parts.
+    parts[thread] = top;
     workgroupBarrier();
-//# endfor
 
 //# for h in range(quads)
     var round_largest_{{ h }} = largest_{{ h }};
     for (var i = 0u; i < {{ items }}u; i++) {
-      round_largest_{{ h }} = max(round_largest_{{ h }}, shared_rows[{{ items * h }}u + i]);
+      round_largest_{{ h }} = max(round_largest_{{ h }}, parts[{{ items * h }}u + i]);
     }
     let decay_{{ h }} = exp(largest_{{ h }} - round_largest_{{ h }});
     largest_{{ h }} = round_largest_{{ h }};
-//# for r in range(4)
+//# for r in range(rows_of_quad)
 //# for i in range(n_v)
     out_{{ 4 * h + r }}_{{ i }} *= decay_{{ h }}[{{ r }}];
 //# endfor
@@ -168,17 +185,13 @@ fn main(
       let largest = select(largest_1, largest_0, is_first);
       let decay = select(decay_1, decay_0, is_first);
 //# endif
-      // A maximum or an exponential may not keep what is not finite: this small sum tells it. Its factors
-      // differ, lest a compiler sums the scores first, which could overflow.
-      let trace = 0x1p-70 * score0 + 0x1p-71 * score1 + 0x1p-72 * score2 + 0x1p-73 * score3;
       sum = select(sum * decay, vec4(not_a_number(thread)), lost4(trace));
-//# for round in range(4)
-      {
-        let weight = exp(score{{ round }} - largest);
+      for (var first = 0u; first < problem.slice * {{ 4 * items // slice }}u; first += {{ items }}u) {
+        let own = (first + item_key) * {{ quads }}u + thread / {{ items }}u;
+        let weight = exp(scores[own] - largest);
         sum += weight;
-        parts[({{ items * round }}u + item_key) * {{ quads }}u + thread / {{ items }}u] = weight;
+        scores[own] = weight;
       }
-//# endfor
     }
     workgroupBarrier();
     for (var j = key_lane; j < min({{ per_round }}u, key_end - key0); j += {{ steps * threads // lanes }}u) {
@@ -202,26 +215,28 @@ fn main(
 //# endfor
 //# endfor
 //# if by_pair
-      let is_spoiled = !finite(trace);
-//# endif
-//# for u in range(steps)
+      if (!finite(trace)) {
+        // Rare, so one at a time, by a loop that stays one.
+        for (var u = 0u; u < problem.slice / {{ slice // steps }}u; u++) {
+          let item = j + {{ threads // lanes }}u * u;
+          let at = v_base + min(key0 + item, problem.n_keys - 1u) * problem.v_row;
 //# for h in range(quads)
-      let p{{ u }}_{{ h }} = parts[(j + {{ u * threads // lanes }}u) * {{ quads }}u + {{ h }}u];
+          let p{{ h }} = scores[item * {{ quads }}u + {{ h }}u];
 //# endfor
-//# endfor
-//# if by_pair
-      if (is_spoiled) {
-//# for u in range(steps)
-//# for r in range(4 * quads)
 //# for i in range(n_v)
-        out_{{ r }}_{{ i }} += select(p{{ u }}_{{ r // 4 }}[{{ r % 4 }}] * x{{ u }}_{{ i }}, vec4(0.0), p{{ u }}_{{ r // 4 }}[{{ r % 4 }}] == 0.0);
+          let x{{ i }} = load_v(at, lane + {{ lanes * i }}u);
+//# for r in range(rows)
+          out_{{ r }}_{{ i }} += select(p{{ r // 4 }}[{{ r % 4 }}] * x{{ i }}, vec4(0.0), p{{ r // 4 }}[{{ r % 4 }}] == 0.0);
 //# endfor
 //# endfor
-//# endfor
+        }
       } else {
 //# endif
 //# for u in range(steps)
-//# for r in range(4 * quads)
+//# for h in range(quads)
+        let p{{ u }}_{{ h }} = scores[(j + {{ u * threads // lanes }}u) * {{ quads }}u + {{ h }}u];
+//# endfor
+//# for r in range(rows)
 //# for i in range(n_v)
         out_{{ r }}_{{ i }} += p{{ u }}_{{ r // 4 }}[{{ r % 4 }}] * x{{ u }}_{{ i }};
 //# endfor
@@ -235,7 +250,7 @@ fn main(
     workgroupBarrier();
   }
 
-  shared_rows[thread] = sum;
+  scores[thread] = sum;
   workgroupBarrier();
   let out_base = problem.values_base + split * problem.out_split + batch * problem.out_batch + head * problem.out_head;
   let lse_base = problem.log_sum_exp_base + split * problem.lse_split + batch * problem.lse_batch + head * problem.lse_head;
@@ -243,20 +258,20 @@ fn main(
   {
     var total = vec4(0.0);
     for (var i = 0u; i < {{ items }}u; i++) {
-      total += shared_rows[{{ items * h }}u + i];
+      total += scores[{{ items * h }}u + i];
     }
     let lost = lost4(total);
     // A row without a valid key reads as zeros.
     let empty = (largest_{{ h }} <= vec4(0.5 * MASKED)) & !lost;
     let inverse = select(1.0 / total, total, lost);
-    let r = key_lane % 4u;
+    let r = key_lane % {{ rows_of_quad }}u;
     let row = row0 + {{ 4 * h }}u + r;
 //# for i in range(n_v)
-//# for r in range(4)
+//# for r in range(rows_of_quad)
     parts[{{ threads * r }}u + thread] = select(out_{{ 4 * h + r }}_{{ i }} * inverse[{{ r }}], vec4(0.0), empty[{{ r }}]);
 //# endfor
     workgroupBarrier();
-    if (key_lane < 4u && row < problem.n_queries) {
+    if (key_lane < {{ rows_of_quad }}u && row < problem.n_queries) {
       var value = vec4(0.0);
       for (var i = 0u; i < {{ threads }}u; i += {{ lanes }}u) {
         value += parts[{{ threads }}u * r + i + lane];
@@ -265,7 +280,7 @@ fn main(
     }
     workgroupBarrier();
 //# endfor
-//# for r in range(4)
+//# for r in range(rows_of_quad)
     if (thread == {{ r }}u && row0 + {{ 4 * h + r }}u < problem.n_queries) {
       let at = lse_base + (row0 + {{ 4 * h + r }}u) * problem.lse_row;
       let total_r = total[{{ r }}];

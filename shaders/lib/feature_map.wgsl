@@ -112,13 +112,8 @@ fn features(rows: Rows, f0: u32, thread: u32{% if keeps_norms %}, is_new: bool, 
       workgroupBarrier();
     }
     // Four rows, four numbers of each, become four numbers of four rows.
-//# if x_quads * depth // 4 < threads
-    // FXC refuses a barrier behind a loop that some threads do not enter.
-    if (thread < {{ x_quads * depth // 4 }}u) {
-      let slot = thread;
-//# else
-    for (var slot = thread; slot < {{ x_quads * depth // 4 }}u; slot += {{ threads }}u) {
-//# endif
+//# set n_slots = x_quads * depth // 4
+//# include "lib/slots.wgsl"
       let quad = slot % {{ x_quads }}u;
       let d = 4u * (slot / {{ x_quads }}u);
 //# for r in range(4)
@@ -152,13 +147,8 @@ fn features(rows: Rows, f0: u32, thread: u32{% if keeps_norms %}, is_new: bool, 
       }
 //# endif
     }
-//# if projection_quads * depth // 4 < threads
-    // FXC refuses a barrier behind a loop that some threads do not enter.
-    if (thread < {{ projection_quads * depth // 4 }}u) {
-      let slot = thread;
-//# else
-    for (var slot = thread; slot < {{ projection_quads * depth // 4 }}u; slot += {{ threads }}u) {
-//# endif
+//# set n_slots = projection_quads * depth // 4
+//# include "lib/slots.wgsl"
       let quad = slot % {{ projection_quads }}u;
       let d = 4u * (slot / {{ projection_quads }}u);
 //# for r in range(4)

@@ -49,9 +49,9 @@ struct Problem {
   // Heads of queries that share a head of keys and values.
   kv_group: u32,
   bias_base: u32,
-  // {{ depth }} and {{ tile }}, where loops of that length are not to be unrolled.
+  // {{ depth }} and {{ slice }}, where loops of that length are not to be unrolled.
   depth: u32,
-  tile: u32,
+  slice: u32,
 //# if not bias_in_storage
   bias: array<vec4<f32>, {{ n_bias }}>,
 //# endif

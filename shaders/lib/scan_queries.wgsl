@@ -20,4 +20,19 @@
 {%- for r in range(4) %}point{{ of }}_{{ t.index }}_{{ r }}.{{ c }}{{ ", " if r < 3 }}{% endfor %});
 //# endfor
 //# endfor
+//# if n_places > 0
+  // Of some columns alone, so that registers do not hold them while keys are read.
+  if ({{ is_owner }}) {
+//# for c in columns
+    places[place{{ of }} + {{ loop.index0 }}u] = q_column{{ of }}_{{ c }};
+//# endfor
+    places[place{{ of }} + {{ valid_place }}u] = select(vec4(0.0), vec4(1.0), row_valid{{ of }});
+//# for t in terms if t.kind == "great_circle"
+//# set first = valid_place + 1 + 4 * loop.index0
+//# for c in ["x", "y", "z", "w"]
+    places[place{{ of }} + {{ first + loop.index0 }}u] = q_{{ c }}{{ of }}_{{ t.index }};
+//# endfor
+//# endfor
+  }
+//# endif
 //# endif

@@ -10,7 +10,8 @@ use crate::error::{Error, Result};
 pub(crate) const ATTENTION_MEMORY: [&str; 3] = ["recurrent", "chunked", "chunked, scalars"];
 pub(crate) const LINEAR: [&str; 4] = ["tile 32", "tile 64", "vector 32", "vector 64"];
 pub(crate) const LINEAR_ATTENTION: [&str; 2] = ["vectors", "scalars"];
-pub(crate) const SCAN_ATTENTION: [&str; 7] = ["portable", "wide", "rolled", "tall", "decode", "decode 8", "matrix"];
+pub(crate) const SCAN_ATTENTION: [&str; 10] =
+    ["portable", "wide", "wide 16", "rolled", "rolled 16", "tall", "decode 2", "decode", "decode 8", "matrix"];
 #[cfg(feature = "gpu")]
 pub(crate) const TAPE: [&str; 2] = ["workgroup memory", "storage"];
 #[cfg(feature = "gpu")]

@@ -74,6 +74,8 @@ pub mod linear_attention;
 pub mod lsam;
 pub mod lstm;
 pub mod merge_attention;
+#[cfg(feature = "gpu")]
+mod recurrence;
 pub mod rolling_attention;
 pub mod scan_attention;
 pub mod softmax;

@@ -29,7 +29,16 @@ fn devices_and_forced(_operation: &str) -> Vec<(String, Device)> {
 #[test]
 fn lstm_agrees_with_float64() {
     for (name, device) in devices_and_forced("lstm") {
-        for [batch, n, n_in, hidden] in [[1, 1, 1, 1], [2, 30, 5, 7], [7, 9, 3, 70], [1, 100, 16, 33], [3, 65, 2, 16]] {
+        for [batch, n, n_in, hidden] in [
+            [1, 1, 1, 1],
+            [2, 30, 5, 7],
+            [7, 9, 3, 70],
+            [1, 100, 16, 33],
+            [3, 65, 2, 16],
+            [2, 63, 2, 17],
+            [1, 64, 2, 16],
+            [1, 1000, 1, 3],
+        ] {
             let mut random = Random::new((batch * n) as u64);
             let width = 4 * hidden;
             let x = random.numbers(batch * n * n_in);
@@ -69,9 +78,17 @@ fn lstm_agrees_with_float64() {
 #[test]
 fn lsam_agrees_with_float64() {
     for (name, device) in devices_and_forced("lsam") {
-        for [batch, n, n_in, n_heads, dim] in
-            [[1, 1, 1, 1, 1], [2, 20, 5, 3, 7], [8, 10, 4, 1, 70], [1, 65, 16, 4, 8], [2, 9, 2, 2, 16]]
-        {
+        for [batch, n, n_in, n_heads, dim] in [
+            [1, 1, 1, 1, 1],
+            [2, 20, 5, 3, 7],
+            [8, 10, 4, 1, 70],
+            [1, 65, 16, 4, 8],
+            [2, 9, 2, 2, 16],
+            [2, 63, 2, 1, 5],
+            [1, 64, 2, 2, 4],
+            // In few dimensions some of a thousand keys are nearly zero, and what is made of one has no digits.
+            [1, 1000, 1, 1, 24],
+        ] {
             let mut random = Random::new((batch * n) as u64);
             let d_model = n_heads * dim;
             let width = 3 * d_model + 2 * n_heads;

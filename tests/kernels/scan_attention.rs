@@ -78,6 +78,14 @@ fn every_variant() -> Vec<(String, Device)> {
     all
 }
 
+/// Of a device that is made to run a variant, widths of heads and values that are wide for it. One pair of them, for
+/// each is a text, and it takes seconds to compile where a processor runs it.
+fn wide_heads(device: &Device) -> Option<[usize; 2]> {
+    let narrow = ["tall", "decode 8"];
+    let forced = device.capabilities().forced;
+    forced.get("scan_attention").map(|variant| if narrow.contains(&&variant[..]) { [64, 52] } else { [128, 100] })
+}
+
 /// All devices, and the adapters with tall tiles, where a thread has most queries. The others compute
 /// biases by the same lines.
 fn tall_too() -> Vec<(String, Device)> {
@@ -156,9 +164,9 @@ fn lengths_and_head_sizes() {
             let case = self::case(&mut random, [2, 1, other.min(100), length, 8, 24]);
             check(&format!("{length} keys"), &name, &device, &case, &PLAIN);
         }
-        for (head_dim, v_dim) in
-            [(1, 1), (3, 5), (16, 32), (30, 7), (32, 33), (65, 31), (96, 128), (128, 2), (250, 256)]
-        {
+        let all = [[16, 32], [30, 7], [96, 128], [1, 1], [3, 5], [32, 33], [65, 31], [128, 2], [250, 256]];
+        // What is no multiple of 4 a variant leaves to `portable`, which all devices run.
+        for [head_dim, v_dim] in wide_heads(&device).map_or(all.to_vec(), |wide| vec![[30, 7], wide]) {
             let case = case(&mut random, [1, 3, 37, 70, head_dim, v_dim]);
             check(&format!("head_dim {head_dim}, v_dim {v_dim}"), &name, &device, &case, &PLAIN);
             let how = Run { head_major: false, ..PLAIN };
@@ -224,6 +232,43 @@ fn every_bias() {
             check("everything", &name, &device, &case, &Run { head_major: false, n_splits: Some(4), extra: &[] });
         } else {
             println!("{name}: fewer than {needs} storage buffers, so not everything at once");
+        }
+    }
+}
+
+/// Wide heads, where variants differ in what threads hold, with terms that read most of the coordinates;
+/// more queries than keys, times before all keys, tiles that are masked whole, and few queries.
+#[test]
+fn wide_heads_with_biases_and_masks() {
+    let mut random = Random::new(9);
+    let terms =
+        [(0..2, Distance::GreatCircle, BiasKernel::Rbf, 3), (2..3, Distance::CausalTime, BiasKernel::Exponential, 2)];
+    // Of as many heads each, for their number makes texts, too; lengths do not.
+    let n_heads = 2;
+    let lengths = [[1, 70, 9], [1, 65, 130], [2, 2, 300], [1, 3, 129], [1, 1, 257]];
+    for (name, device) in every_variant() {
+        let all = vec![[5, 1], [128, 100], [256, 132]];
+        for [head_dim, v_dim] in wide_heads(&device).map_or(all, |wide| vec![wide]) {
+            for [batch, n_queries, n_keys] in lengths {
+                let mut case = case(&mut random, [batch, n_heads, n_queries, n_keys, head_dim, v_dim]);
+                add_terms(&mut random, &mut case, 3, &terms);
+                let mut keep = random.booleans(batch * n_keys, 0.7);
+                keep[..n_keys.min(128) / 2].fill(false);
+                for (j, _) in keep.iter().enumerate().filter(|(_, keep)| !**keep) {
+                    for h in 0..n_heads {
+                        let key = (j / n_keys * n_heads + h) * n_keys + j % n_keys;
+                        case.k[key * head_dim..][..head_dim].fill(f32::NAN);
+                        case.v[key * v_dim..][..v_dim].fill(f32::NAN);
+                    }
+                }
+                case.mask = Some(keep);
+                for n_splits in [None, Some(3)] {
+                    let how = Run { head_major: n_splits.is_none(), n_splits, ..PLAIN };
+                    let what =
+                        format!("{n_queries} queries, {n_keys} keys of {head_dim}, {v_dim}, splits {n_splits:?}");
+                    check(&what, &name, &device, &case, &how);
+                }
+            }
         }
     }
 }

@@ -27,9 +27,12 @@ const LIBRARY: &[(&str, &str)] = &[
     ("lib/scan_attention.wgsl", include_str!("../../../shaders/lib/scan_attention.wgsl")),
     ("lib/scan_keys.wgsl", include_str!("../../../shaders/lib/scan_keys.wgsl")),
     ("lib/scan_pairs.wgsl", include_str!("../../../shaders/lib/scan_pairs.wgsl")),
+    ("lib/scan_places.wgsl", include_str!("../../../shaders/lib/scan_places.wgsl")),
     ("lib/scan_queries.wgsl", include_str!("../../../shaders/lib/scan_queries.wgsl")),
     ("lib/scan_votes.wgsl", include_str!("../../../shaders/lib/scan_votes.wgsl")),
     ("lib/sigmoid.wgsl", include_str!("../../../shaders/lib/sigmoid.wgsl")),
+    ("lib/slots.wgsl", include_str!("../../../shaders/lib/slots.wgsl")),
+    ("lib/step_columns.wgsl", include_str!("../../../shaders/lib/step_columns.wgsl")),
 ];
 
 /// A kernel: its file, the constants `C` that make a text of it, and the uniform `P` that a

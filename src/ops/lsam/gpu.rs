@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{
-    plan::{LANES, OUTPUTS, Plan, plan},
+    plan::{Plan, plan},
     problem::{LsamOutput, LsamState, Problem},
 };
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
         gpu::{Gpu, Kernel, Shader, params},
     },
     error::Result,
+    ops::recurrence::StepConstants,
     tensor::Tensor,
 };
 
@@ -32,16 +33,8 @@ struct Constants {
     d_model: usize,
 }
 
-#[derive(Clone, Copy, Debug, Serialize)]
-struct StepConstants {
-    lanes: usize,
-    outputs: usize,
-    /// What is added over lanes.
-    part: &'static str,
-}
-
-const OF_COLUMNS: StepConstants = StepConstants { lanes: LANES, outputs: OUTPUTS, part: "f32" };
-const OF_MEMORY: StepConstants = StepConstants { lanes: LANES, outputs: OUTPUTS, part: "vec4<f32>" };
+const OF_COLUMNS: StepConstants = StepConstants::adding("f32");
+const OF_MEMORY: StepConstants = StepConstants::adding("vec4<f32>");
 
 impl Constants {
     fn new(plan: &Plan) -> Self {

@@ -4,15 +4,12 @@ use super::problem::{Lsam, OP, Problem};
 use crate::{
     device::{Capabilities, Decision, Work, variants::LSAM},
     error::{Result, check_limit},
+    ops::recurrence::{self, LANES, OUTPUTS},
     tensor::Tensor,
 };
 
 /// Variants by name: whether a step is two launches of its own, over as many workgroups as it takes.
 const VARIANTS: [(&str, bool); 2] = [(LSAM[0], false), (LSAM[1], true)];
-
-/// Columns, or rows of a memory, of a workgroup that takes one step, and threads of each.
-pub(crate) const OUTPUTS: usize = 16;
-pub(crate) const LANES: usize = 16;
 
 /// How a call runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,13 +117,8 @@ impl Lsam {
 
 fn decide(problem: &Problem, capabilities: &Capabilities) -> Result<Decision> {
     let Plan { spreads, threads, why, .. } = plan(problem, capabilities)?;
-    let launches = if spreads {
-        2 * problem.n
-    } else {
-        capabilities.step_pieces(problem.n, problem.batch, problem.work(threads)).len()
-    };
-    let variant = if spreads { LSAM[1] } else { LSAM[0] };
-    Ok(Decision { op: OP, variant, launches, why: why.into() })
+    let (sizes, work) = ([problem.n, problem.batch], problem.work(threads));
+    Ok(recurrence::decide((OP, LSAM), capabilities, sizes, spreads.then_some(2), work, why))
 }
 
 #[cfg(test)]

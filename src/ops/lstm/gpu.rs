@@ -5,12 +5,13 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{
-    plan::{LANES, OUTPUTS, Plan, plan},
+    plan::{Plan, plan},
     problem::{LstmOutput, Problem},
 };
 use crate::{
     device::gpu::{Gpu, Kernel, Shader, params},
     error::Result,
+    ops::recurrence::StepConstants,
     tensor::Tensor,
 };
 
@@ -25,15 +26,7 @@ struct Constants {
     threads: usize,
 }
 
-#[derive(Clone, Copy, Debug, Serialize)]
-struct StepConstants {
-    lanes: usize,
-    outputs: usize,
-    /// What is added over lanes.
-    part: &'static str,
-}
-
-const STEP_CONSTANTS: StepConstants = StepConstants { lanes: LANES, outputs: OUTPUTS, part: "vec4<f32>" };
+const STEP_CONSTANTS: StepConstants = StepConstants::adding("vec4<f32>");
 
 params! {
     Params {

@@ -4,15 +4,12 @@ use super::problem::{Lstm, OP, Problem};
 use crate::{
     device::{Capabilities, Decision, Work, variants::LSTM},
     error::{Result, check_limit},
+    ops::recurrence::{self, LANES, OUTPUTS},
     tensor::Tensor,
 };
 
 /// Variants by name: whether a step is a launch of its own, over as many workgroups as it takes.
 const VARIANTS: [(&str, bool); 2] = [(LSTM[0], false), (LSTM[1], true)];
-
-/// Hidden numbers of a workgroup that takes one step, and threads of each.
-pub(crate) const OUTPUTS: usize = 16;
-pub(crate) const LANES: usize = 16;
 
 /// How a call runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,13 +95,8 @@ impl Lstm {
 
 fn decide(problem: &Problem, capabilities: &Capabilities) -> Result<Decision> {
     let Plan { spreads, threads, why, .. } = plan(problem, capabilities)?;
-    let launches = if spreads {
-        problem.n
-    } else {
-        capabilities.step_pieces(problem.n, problem.batch, problem.work(threads)).len()
-    };
-    let variant = if spreads { LSTM[1] } else { LSTM[0] };
-    Ok(Decision { op: OP, variant, launches, why: why.into() })
+    let (sizes, work) = ([problem.n, problem.batch], problem.work(threads));
+    Ok(recurrence::decide((OP, LSTM), capabilities, sizes, spreads.then_some(1), work, why))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::{
     custom::CustomBias,
     matrix::MatrixTile,
     plan::{self, Piece, Plan, Rung},
-    problem::{MAX_UNIFORM_VECTORS, Problem, TILE},
+    problem::{MAX_UNIFORM_VECTORS, Problem},
     strides::BiasStrides,
     text::{Constants, pack},
 };
@@ -30,7 +30,7 @@ const MATRIX: Kernel<Constants, Params> =
 /// The file of a variant.
 fn kernel(rung: Rung) -> &'static Kernel<Constants, Params> {
     match rung {
-        Rung::Decode | Rung::Decode8 => &DECODE,
+        _ if rung.is_decode() => &DECODE,
         Rung::Matrix => &MATRIX,
         _ => &KERNEL,
     }
@@ -83,7 +83,7 @@ params! {
         kv_group: u32,
         bias_base: u32,
         depth: u32,
-        tile: u32,
+        slice: u32,
         padding: [u32; 2],
     }
 }
@@ -253,7 +253,7 @@ impl Call<'_> {
             matrix_head,
             matrix_row,
             depth: self.constants.depth as u32,
-            tile: TILE as u32,
+            slice: self.constants.slice as u32,
             ..Params::default()
         };
         let none = 0..1;
@@ -274,7 +274,8 @@ impl Call<'_> {
             * share(keys.len(), n_keys);
         let work = Work {
             cost: plan::cost(problem) * share / n_groups as f64,
-            iterations: keys_per_split.div_ceil(TILE) * plan::iterations(problem, self.rung, self.constants.matrix),
+            iterations: keys_per_split.div_ceil(self.rung.keys())
+                * plan::iterations(problem, self.rung, self.constants.matrix),
         };
         let launch = match self.constants.uses_custom {
             true => self.gpu.kernel_with_snippet(kernel(self.rung), &self.constants)?,
@@ -363,7 +364,7 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
         };
         let options = format!("mask={has_mask} matrix={has_matrix}");
         let label = format!("bias={name} head_dim={head_dim} v_dim={v_dim} {options}");
-        if rungs.contains(&Rung::Matrix) && Rung::Matrix.fits(&problem) {
+        if rungs.contains(&Rung::Matrix) && Rung::Matrix.fits(&problem, u32::MAX) {
             let tiles = if terms.is_empty() { &MATRIX_TILES[..] } else { &MATRIX_TILES[..2] };
             for [size, queries, subgroup] in tiles {
                 let tile = MatrixTile::of(&problem, *size, *queries, *subgroup);
@@ -379,7 +380,7 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
                 all.push((Rung::Matrix, name, text([false; 2])));
             }
         }
-        let fitting = |rung: &Rung| *rung != Rung::Matrix && rungs.contains(rung) && rung.fits(&problem);
+        let fitting = |rung: &Rung| *rung != Rung::Matrix && rungs.contains(rung) && rung.fits(&problem, u32::MAX);
         for (variant, rung) in Rung::ALL.into_iter().filter(|(_, rung)| fitting(rung)) {
             let text = |halves| Constants::new(&problem, rung, None, halves, has_mask, terms);
             all.push((rung, format!("{variant} {label}"), text([false; 2])));
@@ -415,15 +416,21 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
         }
     }
     // What a network at work compiles.
-    for head_dim in [32, 128] {
-        for has_mask in [false, true] {
-            add("none", &[], [2, head_dim, head_dim, 0], [has_mask, false], &wide[1..]);
-        }
+    for has_mask in [false, true] {
+        add("none", &[], [2, 32, 32, 0], [has_mask, false], &wide[1..]);
+        add("none", &[], [2, 128, 128, 0], [has_mask, false], wide);
     }
     for (name, terms, n_columns) in [1.0, -1.0].into_iter().flat_map(networks) {
         for head_dim in [16, 32] {
             for has_mask in [false, true] {
                 add(&name, &terms, [NETWORK_HEADS, head_dim, head_dim, n_columns], [has_mask, false], every);
+            }
+        }
+        // Of heads that are wider, those that need the most registers.
+        if ["rbf of 2 columns +1", "great circle, Rbf of 5 +1"].contains(&name.as_str()) {
+            for head_dim in [64, 128] {
+                let exact = &wide[..wide.len() - 1];
+                add(&name, &terms, [NETWORK_HEADS, head_dim, head_dim, n_columns], [false, false], exact);
             }
         }
     }

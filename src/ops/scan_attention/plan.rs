@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::{
     matrix::MatrixTile,
-    problem::{OP, Problem, SIDE, ScanAttention, TILE},
+    problem::{MAX_PLACES, OP, Problem, SIDE, ScanAttention, TILE},
 };
 use crate::{
     device::{Capabilities, Decision, variants::SCAN_ATTENTION},
@@ -29,27 +29,36 @@ pub(crate) enum Rung {
     Portable,
     /// Vectors of four from memory; 4 queries a thread.
     Wide,
-    /// The same with loops that stay loops, for few registers.
+    /// The same with 16 threads for each row of the result, which then hold half as much of it.
+    Wide16,
+    /// Like `Wide`, with loops that stay loops and coordinates in workgroup memory, for few registers.
     Rolled,
+    /// The same with 16 threads for each row of the result.
+    Rolled16,
     /// 8 queries a thread: less workgroup memory is read for each product.
     Tall,
-    /// Few queries: what is read of the keys and values goes through no workgroup memory.
+    /// Two queries: what is read of the keys and values goes through no workgroup memory.
+    Decode2,
+    /// The same for four queries at a time.
     Decode,
-    /// The same for 8 queries at a time.
+    /// The same for eight.
     Decode8,
     /// Products on matrix units, of numbers rounded to f16.
     Matrix,
 }
 
 impl Rung {
-    pub const ALL: [(&str, Self); 7] = [
+    pub const ALL: [(&str, Self); 10] = [
         (SCAN_ATTENTION[0], Self::Portable),
         (SCAN_ATTENTION[1], Self::Wide),
-        (SCAN_ATTENTION[2], Self::Rolled),
-        (SCAN_ATTENTION[3], Self::Tall),
-        (SCAN_ATTENTION[4], Self::Decode),
-        (SCAN_ATTENTION[5], Self::Decode8),
-        (SCAN_ATTENTION[6], Self::Matrix),
+        (SCAN_ATTENTION[2], Self::Wide16),
+        (SCAN_ATTENTION[3], Self::Rolled),
+        (SCAN_ATTENTION[4], Self::Rolled16),
+        (SCAN_ATTENTION[5], Self::Tall),
+        (SCAN_ATTENTION[6], Self::Decode2),
+        (SCAN_ATTENTION[7], Self::Decode),
+        (SCAN_ATTENTION[8], Self::Decode8),
+        (SCAN_ATTENTION[9], Self::Matrix),
     ];
 
     fn name(self) -> &'static str {
@@ -62,14 +71,19 @@ impl Rung {
     }
 
     /// Whether loops stay loops.
-    #[cfg(feature = "gpu")]
     pub fn is_rolled(self) -> bool {
-        matches!(self, Self::Portable | Self::Rolled)
+        matches!(self, Self::Portable | Self::Rolled | Self::Rolled16)
+    }
+
+    /// Whether coordinates are in workgroup memory rather than in registers.
+    #[cfg(feature = "gpu")]
+    pub fn is_short_of_registers(self) -> bool {
+        self.is_rolled() || self.is_decode()
     }
 
     /// Whether it is a text for few queries.
     pub fn is_decode(self) -> bool {
-        matches!(self, Self::Decode | Self::Decode8)
+        matches!(self, Self::Decode2 | Self::Decode | Self::Decode8)
     }
 
     /// Vectors of four queries that a thread owns.
@@ -77,9 +91,24 @@ impl Rung {
         if matches!(self, Self::Tall | Self::Decode8) { 2 } else { 1 }
     }
 
+    /// Threads along keys and columns of v.
+    pub fn across(self) -> usize {
+        if matches!(self, Self::Wide16 | Self::Rolled16) { 16 } else { SIDE }
+    }
+
+    /// Keys that a workgroup takes at a time.
+    pub fn keys(self) -> usize {
+        4 * self.across()
+    }
+
     /// Queries of a workgroup.
     pub fn queries(self) -> usize {
-        (if self.is_decode() { 4 } else { TILE }) * self.quads()
+        match self {
+            Self::Decode2 => 2,
+            Self::Decode => 4,
+            Self::Decode8 => 8,
+            _ => TILE * self.quads(),
+        }
     }
 
     /// Numbers in an element of q, k, v and the result.
@@ -87,12 +116,22 @@ impl Rung {
         if self.is_wide() { 4 } else { 1 }
     }
 
-    /// Whether rows of a problem are whole numbers of elements.
-    pub fn fits(self, problem: &Problem) -> bool {
+    /// Whether rows of a problem are whole numbers of elements, and there is room for them.
+    pub fn fits(self, problem: &Problem, workgroup_bytes: u32) -> bool {
         let is_whole = [problem.head_dim, problem.v_dim].iter().all(|dim| dim.is_multiple_of(self.words()));
-        // A thread holds an eighth of each query and of each row of the result.
+        // A thread holds an eighth of each row of the result.
         let vectors = problem.head_dim.max(problem.v_dim).div_ceil(4 * DECODE_LANES);
-        is_whole && !(self.is_decode() && vectors * self.quads() > 4)
+        let has_registers = !self.is_decode() || vectors * self.queries() <= 16;
+        is_whole && has_registers && self.bytes() <= workgroup_bytes as usize
+    }
+
+    /// Bytes of workgroup memory, no fewer.
+    fn bytes(self) -> usize {
+        const LEAST: usize = 16 << 10;
+        let (Self::Wide16 | Self::Rolled16) = self else { return LEAST };
+        // Weights; keys or values; maxima; coordinates; single numbers.
+        let vectors = SIDE * self.keys() + self.across() * TILE + SIDE * self.across() + SIDE * MAX_PLACES;
+        16 * vectors + 128
     }
 }
 
@@ -185,17 +224,20 @@ pub(crate) fn cost(problem: &Problem) -> f64 {
 pub(crate) fn iterations(problem: &Problem, rung: Rung, matrix: Option<MatrixTile>) -> usize {
     // The loop over tiles, its share of the votes of 32 tiles, and the maxima of a row of threads for
     // each vector of queries.
-    let softmax = 1 + 1 + rung.quads() * (SIDE + 1);
+    let softmax = 1 + 1 + rung.quads() * (rung.across() + 1);
+    // Where loops stay loops, q and k are filled by two of them, and a thread's four keys are gone over twice.
+    let [fills, keys] = if rung.is_rolled() { [8, 5 * (1 + rung.quads())] } else { [0, 0] };
     // 32 depths are multiplied four at a time.
-    let products = problem.head_dim.div_ceil(TILE) * 9;
-    // The rows of 32 columns of v are summed four at a time; where pairs may be masked and a value is
+    let products = problem.head_dim.div_ceil(TILE) * (9 + fills);
+    // The rows of a tile of columns of v are summed four at a time; where pairs may be masked and a value is
     // not finite, one at a time.
     let by_pair = problem.has_matrix || problem.n_basis > 0;
-    let sums = problem.v_dim.div_ceil(TILE) * if by_pair { TILE + 1 } else { 9 };
+    let of_slice = if by_pair { TILE + 1 } else { 9 };
+    let sums = problem.v_dim.div_ceil(rung.keys()) * rung.keys() / TILE * of_slice;
     // Four keys for each vector of four queries; on matrix units there are at most as many pairs as for two.
     let quads = if matrix.is_some() { 2 } else { rung.quads() };
     let more = matrix.map_or(0, |tile| tile.iterations(problem));
-    problem.iterations.saturating_mul(16 * quads).saturating_add(softmax + products + sums + more)
+    problem.iterations.saturating_mul(16 * quads).saturating_add(softmax + keys + products + sums + more)
 }
 
 /// Who made a GPU: what its compiler does with a text, and how many registers there are, are much
@@ -208,6 +250,13 @@ enum Maker {
     Nvidia,
     Qualcomm,
     Unknown,
+}
+
+impl Maker {
+    /// Whether a thread may have 192 registers or more; it has 128 elsewhere.
+    fn has_many_registers(self) -> bool {
+        matches!(self, Self::Amd | Self::Nvidia | Self::Qualcomm)
+    }
 }
 
 /// By what the driver calls itself, or where it says nothing, as in a browser, by the sizes of its
@@ -234,11 +283,32 @@ fn maker(capabilities: &Capabilities) -> Maker {
     })
 }
 
+/// The text for few queries, if there are few; keys are read twice at most.
+fn decode(problem: &Problem, maker: Maker, fits: impl Fn(Rung) -> bool) -> Option<Rung> {
+    // Twice the queries, and twice the width, take twice the registers.
+    let has_registers = maker.has_many_registers();
+    let width = problem.head_dim.max(problem.v_dim);
+    if problem.n_keys < 128 || width > 128 && !has_registers {
+        return None;
+    }
+    let is_broad = width > 64;
+    let wanted = match problem.n_queries {
+        0..=2 => Rung::Decode2,
+        _ if !has_registers && is_broad => Rung::Decode2,
+        3..=4 => Rung::Decode,
+        _ if has_registers => Rung::Decode8,
+        _ => Rung::Decode,
+    };
+    let rung = [wanted, Rung::Decode, Rung::Decode2].into_iter().find(|rung| fits(*rung))?;
+    (problem.n_queries <= 2 * rung.queries()).then_some(rung)
+}
+
 /// Which variant runs, and why: of those whose texts the maker's compiler keeps in registers, the one
 /// that it makes the fastest code of.
 fn choose(problem: &Problem, capabilities: &Capabilities) -> Result<(Rung, &'static str)> {
     let forced = capabilities.forced(OP, &Rung::ALL)?;
-    if !Rung::Wide.fits(problem) {
+    let fits = |rung: Rung| rung.fits(problem, capabilities.workgroup_bytes);
+    if !fits(Rung::Wide) {
         return Ok((Rung::Portable, "heads of a width that is no multiple of 4 are read number by number"));
     }
     // Vectors do not share bindings.
@@ -250,42 +320,40 @@ fn choose(problem: &Problem, capabilities: &Capabilities) -> Result<(Rung, &'sta
         Some(Rung::Matrix) if !has_matrix_tile => {
             return Ok((Rung::Wide, "the device has no matrix units, was not opened for them, or has no room"));
         }
-        Some(rung) if rung.fits(problem) => return Ok((rung, "it was asked for")),
+        Some(rung) if fits(rung) => return Ok((rung, "it was asked for")),
         Some(_) => return Ok((Rung::Wide, "what was asked for has no room for such heads")),
         None => {}
     }
     let maker = maker(capabilities);
-    if Rung::Decode.fits(problem) && problem.n_queries <= 8 && problem.n_keys >= 128 {
-        // Twice the queries take twice the registers.
-        let has_registers = matches!(maker, Maker::Nvidia | Maker::Amd | Maker::Qualcomm);
-        let at_once = problem.n_queries > 4 && has_registers && Rung::Decode8.fits(problem);
-        let rung = if at_once { Rung::Decode8 } else { Rung::Decode };
+    if let Some(rung) = decode(problem, maker, fits) {
         return Ok((rung, "few queries leave nothing to do but to read the keys"));
     }
     if has_matrix_tile && problem.n_queries > 8 {
         return Ok((Rung::Matrix, "the device was opened for its matrix units"));
     }
-    let dim = problem.head_dim.max(problem.v_dim);
-    let has_terms = problem.n_basis > 0;
-    // A subgroup of Intel's is 16 wide from Xe2 on, with twice the registers.
+    let is_biased = problem.n_basis > 0 || problem.has_matrix;
+    // Of a row of the result, the more threads the fewer numbers are in the registers of each.
+    let is_broad = problem.v_dim > if maker.has_many_registers() { 128 } else { 64 };
+    let is_tall = maker == Maker::Nvidia && problem.n_queries > TILE && problem.v_dim <= 64;
+    if is_tall && !(problem.on_sphere && problem.v_dim > 32) {
+        return Ok((Rung::Tall, "tall tiles read less workgroup memory, which it waits for"));
+    }
+    // A subgroup of Intel's is 16 wide from Xe2 on; its compiler needs fewer registers then.
     let is_xe2 = capabilities.subgroups.is_some_and(|[least, _]| least >= 16);
-    // What a text needs beyond its registers is kept in memory, which costs more than a better text saves.
-    let (rung, why) = match maker {
-        Maker::Nvidia if problem.n_queries > TILE && (dim <= 32 || dim <= 64 && !problem.on_sphere) => {
-            (Rung::Tall, "tall tiles read less workgroup memory, which it waits for")
-        }
-        Maker::Qualcomm if dim > 64 => (Rung::Rolled, "loops that stay loops need the fewest registers"),
-        Maker::Nvidia | Maker::Amd | Maker::Qualcomm => (Rung::Wide, "it has the registers for unrolled loops"),
-        Maker::Intel if is_xe2 && (dim > 64 || !has_terms || dim <= 32 && !problem.on_sphere) => {
-            (Rung::Wide, "it has the registers for unrolled loops")
-        }
-        Maker::Apple if dim <= 32 && !has_terms => (Rung::Wide, "it has the registers for unrolled loops"),
-        Maker::Apple if dim > 64 => {
-            (Rung::Wide, "no text of so wide heads fits its registers, and this one is short of fewest")
-        }
-        _ => (Rung::Rolled, "loops that stay loops need the fewest registers"),
+    // Whether unrolled loops fit: what the compiler does not keep in registers costs more than loops do.
+    let is_unrolled = match maker {
+        Maker::Amd | Maker::Nvidia => true,
+        Maker::Qualcomm => problem.v_dim <= if is_biased { 64 } else { 128 },
+        Maker::Intel if is_xe2 && is_biased => problem.v_dim <= 32 && !problem.on_sphere,
+        Maker::Intel => is_xe2 && problem.v_dim <= 128,
+        Maker::Apple => problem.v_dim <= 32 && !is_biased,
+        Maker::Unknown => false,
     };
-    Ok((rung, why))
+    let (rung, broad, why) = match is_unrolled {
+        true => (Rung::Wide, Rung::Wide16, "it has the registers for unrolled loops"),
+        false => (Rung::Rolled, Rung::Rolled16, "loops that stay loops need the fewest registers"),
+    };
+    Ok((if is_broad && fits(broad) { broad } else { rung }, why))
 }
 
 /// Cuts a call.
@@ -312,7 +380,7 @@ pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Result<Pla
     let cost_of_query = cost / (batch * n_queries) as f64 / if problem.head_major { n_heads as f64 } else { 1.0 };
     // One tile of queries must stay within the budget, too.
     let cost_of_key = cost_of_query / n_keys as f64 * n_queries.min(queries_of_group) as f64;
-    let by_iterations = (capabilities.max_iterations / iterations(problem, rung, matrix)).saturating_mul(TILE);
+    let by_iterations = (capabilities.max_iterations / iterations(problem, rung, matrix)).saturating_mul(rung.keys());
     let fits = fitting(row, cost_of_key).min(by_iterations);
     let keys = ranges(n_keys, if fits >= n_keys { n_keys } else { (fits / 64 * 64).max(64) });
     // A matrix has a number for every pair, but for those along which it is the same.
@@ -463,7 +531,10 @@ mod tests {
         let mut text = String::new();
         for (driver, subgroups) in makers() {
             let kind = AdapterKind::Discrete;
-            let capabilities = Capabilities { driver: driver.into(), subgroups, ..Capabilities::webgpu(kind) };
+            // As much workgroup memory as these have.
+            let workgroup_bytes = 32 << 10;
+            let capabilities =
+                Capabilities { driver: driver.into(), subgroups, workgroup_bytes, ..Capabilities::webgpu(kind) };
             for (sizes, kv_dim) in [
                 ([1, 4, 4096, 4096, 32], 32),
                 ([1, 4, 4096, 4096, 64], 64),

@@ -12,7 +12,8 @@ use crate::{
 
 pub(super) const OP: &str = "scan_attention";
 
-/// Threads along each side of a workgroup; each makes 4 x 4 numbers.
+/// Threads along the queries of a workgroup, and along keys and columns of v where a text has no more;
+/// each makes 4 x 4 numbers.
 pub(crate) const SIDE: usize = 8;
 
 /// Queries, keys and columns of v that a workgroup takes at a time.
@@ -21,6 +22,9 @@ pub(crate) const TILE: usize = 4 * SIDE;
 /// Vectors of bias parameters that a uniform of 16 KiB holds beside the sizes of a launch. More of
 /// them are in a buffer of their own.
 pub(crate) const MAX_UNIFORM_VECTORS: usize = 1000;
+
+/// Vectors of coordinates and the like, of four queries, that workgroup memory has room for.
+pub(super) const MAX_PLACES: usize = 16;
 
 /// The largest `head_dim` of queries, keys or values.
 pub const MAX_HEAD_DIM: usize = 256;

@@ -8,11 +8,11 @@ use super::{
     bias::{BiasKernel, BiasTerm, Distance, TermKind},
     matrix::{MatrixTile, padded},
     plan::Rung,
-    problem::{MAX_UNIFORM_VECTORS, Problem, SIDE, TILE},
+    problem::{MAX_PLACES, MAX_UNIFORM_VECTORS, Problem, SIDE},
 };
 use crate::ops::softmax::MASKED;
 
-/// Depths of q and k in workgroup memory at a time.
+/// Depths of q and k, and rows of v, in workgroup memory at a time.
 const DEPTH: usize = 32;
 
 /// A bias term in the text.
@@ -48,23 +48,27 @@ enum Kind {
 pub(super) struct Constants {
     head_dim: usize,
     v_dim: usize,
-    /// Threads along each side of a workgroup; queries, keys and columns of v that it takes at a time.
+    /// Threads along queries, and along keys and columns of v.
     side: usize,
+    across: usize,
+    /// Keys, and columns of v, that a workgroup takes at a time, and rows of v.
     tile: usize,
+    pub slice: usize,
     /// Depth of a slice of q and k, and how many slices there are.
     pub depth: usize,
     n_depth: usize,
-    /// Slices of v.
+    /// How many tiles of columns v has.
     n_v: usize,
-    /// The longer of a slice of q and k and of a tile of weights and v, which lie in one place.
+    /// The longer of a slice of q and of a tile of weights, which lie in one place.
     left: usize,
     /// Whether q, k, v and the result are read and written four numbers at a time.
     wide: bool,
     /// Whether keys, and values, are of f16.
     k_halves: bool,
     v_halves: bool,
-    /// Vectors of four queries that a thread owns.
+    /// Vectors of four queries that a thread owns; the queries of a workgroup where there are few.
     quads: usize,
+    rows: usize,
     /// Whether loops stay loops: unrolled they need more registers than some GPUs have.
     is_rolled: bool,
     /// Multiplications that one turn of a loop makes of each number.
@@ -79,6 +83,10 @@ pub(super) struct Constants {
     /// The columns that some term looks at, and those in which what is later is masked.
     columns: Vec<usize>,
     causal_columns: Vec<usize>,
+    /// Vectors in workgroup memory of what terms read of four queries, at first their columns, then which
+    /// of them are anywhere; 0 if registers hold all that.
+    n_places: usize,
+    valid_place: usize,
     /// Whether whole tiles of keys may be masked.
     skips: bool,
     terms: Vec<Term>,
@@ -105,7 +113,8 @@ impl Constants {
     ) -> Self {
         let all = problem.head_dim.next_multiple_of(4);
         let mut depth = if rung.is_decode() { DEPTH } else { all.min(DEPTH) };
-        let mut v_read = problem.v_dim.next_multiple_of(TILE);
+        let tile = rung.keys();
+        let mut v_read = problem.v_dim.next_multiple_of(tile);
         if let Some(tile) = matrix {
             [depth, v_read] = padded(problem, tile.size);
         }
@@ -124,21 +133,29 @@ impl Constants {
                 terms.iter().filter(pick).flat_map(|term| term.first..term.first + term.width).collect();
             all.into_iter().collect()
         };
+        let columns = columns_of(|_| true);
         let causal_columns = columns_of(|term| term.kind == Kind::Distance(Distance::CausalTime));
-        let has = |kind| terms.iter().any(|term| term.kind == kind);
+        let count = |kind| terms.iter().filter(|term| term.kind == kind).count();
+        let on_sphere = count(Kind::Distance(Distance::GreatCircle));
+        // The columns, whether they are finite, and the points of great circles.
+        let places = columns.len() + 1 + 4 * on_sphere;
+        let has_places = rung.is_short_of_registers() && !terms.is_empty() && places <= MAX_PLACES;
         Self {
             head_dim: problem.head_dim,
             v_dim: problem.v_dim,
             side: SIDE,
-            tile: TILE,
+            across: rung.across(),
+            tile,
+            slice: DEPTH,
             depth,
             n_depth: problem.head_dim.div_ceil(depth),
-            n_v: problem.v_dim.div_ceil(TILE),
-            left: depth.max(TILE),
+            n_v: problem.v_dim.div_ceil(tile),
+            left: depth.max(tile),
             wide: rung.is_wide(),
             k_halves,
             v_halves,
             quads: rung.quads(),
+            rows: rung.queries(),
             is_rolled: rung.is_rolled(),
             unroll: 4,
             v_read,
@@ -146,13 +163,15 @@ impl Constants {
             has_matrix: problem.has_matrix,
             by_pair: problem.has_matrix || !terms.is_empty(),
             n_columns: problem.n_columns,
-            columns: columns_of(|_| true),
+            n_places: if has_places { places } else { 0 },
+            valid_place: columns.len(),
+            columns,
             skips: has_mask || !causal_columns.is_empty(),
             causal_columns,
             n_bias: offset.max(1),
             bias_in_storage: offset > MAX_UNIFORM_VECTORS,
-            uses_geodesic: has(Kind::Distance(Distance::GreatCircle)),
-            uses_custom: has(Kind::Custom),
+            uses_geodesic: on_sphere > 0,
+            uses_custom: count(Kind::Custom) > 0,
             masked: format!("{MASKED:e}"),
             matrix,
             terms,
