@@ -38,6 +38,7 @@ def test_kinds_of_exceptions():
         (lambda q: q.tolist(), ArrayTypeError, "q is of type list, allowed is a NumPy array"),
         (lambda q: None, ArrayTypeError, "NoneType"),
         (lambda q: "q", ArrayTypeError, "str"),
+        (lambda q: np.ma.masked_less(q, 0), ArrayTypeError, "q is a masked array"),
         (lambda q: q.swapaxes(1, 2), InputError, "side by side, row-major"),
         (lambda q: q[:, :, ::2], InputError, "ascontiguousarray"),
         (lambda q: np.broadcast_to(q[:1, :1], q.shape), InputError, "strides"),
@@ -185,6 +186,7 @@ def test_points():
         ([None], [0.3], ArrayTypeError, "allowed are numbers"),
         ([[0.0], [1.0, 2.0]], [0.3, 0.1], wa.Error, None),
         ([1j], [0.3], ArrayTypeError, "complex"),
+        ([0.0, 1.0], np.ma.masked_less([0.3, -1.0], 0), ArrayTypeError, "y is a masked array"),
         ({}, [0.3], InputError, "empty dict"),
         ({"s": [0.0], "t": [0.0, 1.0]}, [0.3], InputError, "points of"),
     ):
