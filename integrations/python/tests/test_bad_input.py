@@ -114,6 +114,13 @@ def test_masks_and_options(qkv):
     for bias in (wa.Bias.scalar([1.0, 1.0], columns=(1, 5)), wa.Bias.scalar([1.0] * 3), wa.Bias.scalar([np.nan] * 2)):
         with pytest.raises(InputError):
             wa.scan_attention(q, k, v, bias=bias, q_coords=x, k_coords=x)
+    for coords in (x.tolist(), x.astype(float), x.T):
+        with pytest.raises(wa.Error, match="q_coords"):
+            wa.scan_attention(q, k, v, bias=wa.Bias.scalar([1.0, 1.0]), q_coords=coords, k_coords=x)
+    with pytest.raises(InputError, match="q_coords"):
+        wa.scan_attention(q, k, v, causal=True, q_coords=f32(np.zeros((9, 1))), k_coords=x)
+    with pytest.raises(InputError, match="q has shape"):
+        wa.scan_attention(q[0], k, v, causal=True)
     with pytest.raises(InputError, match="features"):
         wa.LinearAttention("cosine")
     with pytest.raises(InputError, match="probability"):
