@@ -99,6 +99,11 @@ impl Table {
 
 /// The indices of columns by their names.
 fn by_name(header: &[String], wanted: &[String]) -> Result<Vec<usize>> {
+    if let Some(twice) =
+        (1..wanted.len()).find(|&i| wanted[..i].iter().any(|name| name.eq_ignore_ascii_case(&wanted[i])))
+    {
+        bail!("the column {:?} is asked for twice", cut(&wanted[twice]));
+    }
     let index = |name: &String| {
         let mut found = (0..header.len()).filter(|&i| header[i].eq_ignore_ascii_case(name));
         match (found.next(), found.next()) {
@@ -157,11 +162,16 @@ impl Model {
 
 pub fn predict(args: &Args) -> Result<()> {
     out::file(&args.out)?;
+    for input in [&args.checkpoint, &args.context, &args.targets] {
+        let is_same = |(a, b): (PathBuf, PathBuf)| a == b;
+        let both = args.out.canonicalize().ok().zip(input.canonicalize().ok());
+        ensure!(!both.is_some_and(is_same), "--out {} is read from, and would be lost", args.out.display());
+    }
     let device = Device::by_name(&args.device)?;
     let model = Model::open(&device, &args.checkpoint)?;
     let context = Table::read(&args.context, |header| match &args.columns {
         Some(names) => by_name(header, names),
-        None => Ok((0..header.len()).collect()),
+        None => by_name(header, header),
     })?;
     let groups = model.groups(context.names.len())?;
     let n_coordinates: usize = groups.iter().map(|(_, size)| size).sum();

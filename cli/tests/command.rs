@@ -15,7 +15,8 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wgpu-attention"));
-    command.args(args).current_dir(ROOT);
+    // As most have it: errors without a backtrace.
+    command.args(args).current_dir(ROOT).env_remove("RUST_BACKTRACE");
     command
 }
 
@@ -225,11 +226,19 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     predict(GP, &folder.write("nothing.csv", ""), &targets, &[], &["nothing.csv"]);
     predict(GP, &folder.write("bytes.csv", [0xff, 0xfe, 0x00]), &targets, &[], &["bytes.csv"]);
     predict(GP, &folder.write("twice.csv", "x,x\n0,1\n"), &targets, &[], &["twice"]);
+    predict(GP, &context, &targets, &["--columns", "x,X"], &["\"X\"", "twice"]);
+    predict(GP, &folder.write("semicolons.csv", "x;y\n0;0,3\n"), &targets, &[], &["semicolons.csv", "line 1"]);
+    predict(GP, &folder.write("far.csv", "x,y\n1e400,0.3\n"), &targets, &[], &["1e400", "too large"]);
+    predict(GP, &context, &folder.write("away.csv", "x\n1e30\n"), &[], &["1e30", "fill value"]);
     for share in ["0", "1", "2", "nan", "much"] {
         predict(GP, &context, &targets, &["--interval", share], &["--interval"]);
     }
     predict(GP, &context, &targets, &["--nearest", "0"], &["--nearest"]);
     predict(GP, &context, &targets, &["--nearest", "-3"], &[]);
+    // What is read is never written over.
+    let same = ["predict", "--checkpoint", GP, "--context", &context, "--targets", &targets, "--out", &context];
+    refused(&same, &["context.csv", "would be lost"]);
+    assert!(fs::read_to_string(&context).unwrap().starts_with("x,y\n0,0.3"));
     let elsewhere = ["predict", "--checkpoint", GP, "--context", &context, "--targets", &targets];
     refused(&[&elsewhere[..], &["--device", "no such adapter"]].concat(), &["no such adapter"]);
     refused(&[&elsewhere[..], &["--out", &folder.path("no/such/folder.csv")]].concat(), &["folder.csv"]);

@@ -47,15 +47,27 @@ impl Lent {
 /// What is given for an array: a NumPy array, or one of another library that lends its memory (DLPack), such as a
 /// tensor of PyTorch on the CPU.
 fn untyped<'py>(name: &str, given: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
+    check_not_masked(name, given)?;
     if let Ok(array) = given.cast::<PyUntypedArray>() {
         return Ok(array.clone());
     }
+    let found = given.get_type().name()?;
     if given.hasattr("__dlpack__")? {
-        let array = given.py().import("numpy")?.call_method1("from_dlpack", (given,))?;
+        let array = given.py().import("numpy")?.call_method1("from_dlpack", (given,)).map_err(|error| {
+            ArrayTypeError::new_err(format!("{name} is a {found} that does not lend its memory to NumPy: {error}"))
+        })?;
         return Ok(array.cast_into::<PyUntypedArray>()?);
     }
-    let found = given.get_type().name()?;
     Err(ArrayTypeError::new_err(format!("{name} is of type {found}, allowed is a NumPy array")))
+}
+
+/// Refuses an array some of whose numbers do not count, which nothing here would know.
+fn check_not_masked(name: &str, given: &Bound<'_, PyAny>) -> PyResult<()> {
+    if given.get_type().name()? == "MaskedArray" {
+        let allowed = "allowed is one without a mask: give mask= beside its .filled() numbers";
+        return Err(ArrayTypeError::new_err(format!("{name} is a masked array, {allowed}")));
+    }
+    Ok(())
 }
 
 fn typed<'py, T: Element>(name: &str, given: &Bound<'py, PyAny>, wanted: &str) -> PyResult<Array<'py, T>> {
@@ -138,6 +150,7 @@ pub(crate) use with_coordinates;
 
 /// Numbers of anything that NumPy makes an array of, of which there are few, or that are copied anyway.
 pub fn coordinates(name: &str, given: &Bound<'_, PyAny>) -> PyResult<(Vec<usize>, Coordinates)> {
+    check_not_masked(name, given)?;
     let numpy = given.py().import("numpy")?;
     let array = numpy.call_method1("asarray", (given,)).map_err(|error| refused(name, error, "an array of numbers"))?;
     let array = array.cast_into::<PyUntypedArray>()?;

@@ -38,6 +38,7 @@ def test_kinds_of_exceptions():
         (lambda q: q.tolist(), ArrayTypeError, "q is of type list, allowed is a NumPy array"),
         (lambda q: None, ArrayTypeError, "NoneType"),
         (lambda q: "q", ArrayTypeError, "str"),
+        (lambda q: np.ma.masked_less(q, 0), ArrayTypeError, "q is a masked array"),
         (lambda q: q.swapaxes(1, 2), InputError, "side by side, row-major"),
         (lambda q: q[:, :, ::2], InputError, "ascontiguousarray"),
         (lambda q: np.broadcast_to(q[:1, :1], q.shape), InputError, "strides"),
@@ -113,6 +114,13 @@ def test_masks_and_options(qkv):
     for bias in (wa.Bias.scalar([1.0, 1.0], columns=(1, 5)), wa.Bias.scalar([1.0] * 3), wa.Bias.scalar([np.nan] * 2)):
         with pytest.raises(InputError):
             wa.scan_attention(q, k, v, bias=bias, q_coords=x, k_coords=x)
+    for coords in (x.tolist(), x.astype(float), x.T):
+        with pytest.raises(wa.Error, match="q_coords"):
+            wa.scan_attention(q, k, v, bias=wa.Bias.scalar([1.0, 1.0]), q_coords=coords, k_coords=x)
+    with pytest.raises(InputError, match="q_coords"):
+        wa.scan_attention(q, k, v, causal=True, q_coords=f32(np.zeros((9, 1))), k_coords=x)
+    with pytest.raises(InputError, match="q has shape"):
+        wa.scan_attention(q[0], k, v, causal=True)
     with pytest.raises(InputError, match="features"):
         wa.LinearAttention("cosine")
     with pytest.raises(InputError, match="probability"):
@@ -185,6 +193,7 @@ def test_points():
         ([None], [0.3], ArrayTypeError, "allowed are numbers"),
         ([[0.0], [1.0, 2.0]], [0.3, 0.1], wa.Error, None),
         ([1j], [0.3], ArrayTypeError, "complex"),
+        ([0.0, 1.0], np.ma.masked_less([0.3, -1.0], 0), ArrayTypeError, "y is a masked array"),
         ({}, [0.3], InputError, "empty dict"),
         ({"s": [0.0], "t": [0.0, 1.0]}, [0.3], InputError, "points of"),
     ):

@@ -5,7 +5,33 @@ from typing import Any, Literal, TypeAlias, final, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__: list[str]
+__all__ = [
+    "Adapter",
+    "Bias",
+    "Classifier",
+    "Cmanp",
+    "CmanpPosterior",
+    "Device",
+    "Evaluation",
+    "FewShot",
+    "JointPrediction",
+    "LinearAttention",
+    "LinearState",
+    "LsamAe",
+    "MemoryState",
+    "NamTm",
+    "NamTransformer",
+    "Prediction",
+    "RollingAttention",
+    "RollingState",
+    "TnpKr",
+    "TnpKrPosterior",
+    "attention_memory",
+    "devices",
+    "open",
+    "random_features",
+    "scan_attention",
+]
 
 _F32: TypeAlias = NDArray[np.float32]
 _F64: TypeAlias = NDArray[np.float64]

@@ -3,7 +3,7 @@
 use pyo3::{prelude::*, types::PyList};
 use wgpu_attention::{
     Tensor,
-    ops::{BiasTerm, Distance, Layout, ScanAttention, scan_attention as attend},
+    ops::{self, BiasKernel, BiasTerm, Distance, Layout, ScanAttention, scan_attention as attend},
 };
 
 use super::{
@@ -116,10 +116,9 @@ pub fn scan_attention<'py>(
     // Shapes that are none are refused by the operation itself.
     let sizes = sizes(layout, &q, &k).unwrap_or_default();
     let [_, n_heads, n_queries, n_keys] = sizes;
-    let n_columns = match q_coords {
-        Some(coords) => coords.getattr("shape")?.extract::<Vec<usize>>()?.last().copied().unwrap_or(0),
-        None => 0,
-    };
+    let q_places = optional_tensor(device, "q_coords", q_coords)?;
+    let k_places = optional_tensor(device, "k_coords", k_coords)?;
+    let n_columns = q_places.as_ref().and_then(|places| places.shape().last().copied()).unwrap_or(0);
     let is_gpu = device.get()? != &wgpu_attention::Device::cpu();
     let (mut built_in, mut twins): (Vec<BiasTerm>, Vec<Twin<'_>>) = (Vec::new(), Vec::new());
     for term in terms.iter().flat_map(|bias| &bias.terms) {
@@ -145,19 +144,17 @@ pub fn scan_attention<'py>(
         built_in.push(BiasTerm::built_in(
             n_columns..n_columns + 1,
             Distance::CausalTime,
-            wgpu_attention::ops::BiasKernel::Scalar,
+            BiasKernel::Scalar,
             &[&vec![0.0; n_heads]],
         ));
         let q = with_places(device, "q_coords", q_coords, n_queries, py)?;
         Some((q, with_places(device, "k_coords", k_coords, n_keys, py)?))
-    } else if built_in.is_empty() {
-        None
     } else {
-        let q = optional_tensor(device, "q_coords", q_coords)?;
-        q.zip(optional_tensor(device, "k_coords", k_coords)?)
+        // Coordinates without terms say nothing.
+        q_places.zip(k_places).filter(|_| !built_in.is_empty())
     };
     let read_back = py.detach(|| {
-        let mut bias = wgpu_attention::ops::Bias::default();
+        let mut bias = ops::Bias::default();
         bias.terms = &built_in;
         bias.matrix = of_matrix.as_ref();
         bias.q_coords = coords.as_ref().map(|(q, _)| q);
