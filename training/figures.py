@@ -14,23 +14,27 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 import domain
+import epidemic
 import tasks
 import train
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "tasks"
 SEED, N_TASKS = 4_000_003, 64
-KINDS = ["line", "series", "record", "field"]
+KINDS = ["line", "series", "record", "field", "epidemic"]
 
 
 def draw(name):
     """Tasks of every range of context sizes, as often as in training, padded to the longest; and what the
-    exact process, which knows the kernel and the noise, makes of each target."""
+    exact process, which knows the kernel and the noise, makes of each target; of classes, persistence."""
     kind, rng, parts = tasks.TASKS[name], np.random.default_rng(SEED), []
     longest = max(high for _, high in kind.buckets)
     for bucket, share in kind.buckets.items():
         batch, drawn = tasks.draw_batch(rng, round(N_TASKS * share), bucket, kind.n_targets, kind)
-        oracle = np.array([tasks.oracle(task) for task in drawn])
-        batch |= {"oracle_mean": oracle[:, 0], "oracle_std": oracle[:, 1]}
+        if tasks.n_classes(kind):
+            batch["persistence"] = np.array([epidemic.persistence(task) for task in drawn])
+        else:
+            oracle = np.array([tasks.oracle(task) for task in drawn])
+            batch |= {"oracle_mean": oracle[:, 0], "oracle_std": oracle[:, 1]}
         for key in ("s_ctx", "f_ctx", "mask_ctx"):
             width = [(0, 0)] * batch[key].ndim
             width[1] = (0, longest - bucket[1])
@@ -49,15 +53,26 @@ def score(y, mean, std):
     }
 
 
+def score_classes(y, p):
+    y, p = np.float64(y), np.float64(p)
+    return {
+        "log_likelihood": np.log((y * p).sum(-1)).mean(),
+        "brier": np.square(y - p).sum(-1).mean(),
+        "most_likely_right": (y.argmax(-1) == p.argmax(-1)).mean(),
+    }
+
+
 def evaluate(path):
     name, params, cfg, training = train.load_checkpoint(path)
     kind = training["data"].get("kind", "line")
     kind = "field" if kind == "scene" else kind
     stored = load_file(FOLDER / f"{kind}.safetensors")
     stored["mask_ctx"] = stored["mask_ctx"].astype(bool)
-    mean, std = train.make_predict(name, cfg)(params, stored)
-    y = stored["f_test"]
-    found = {"model": score(y, mean, std), "oracle": score(y, stored["oracle_mean"], stored["oracle_std"])}
+    predicted, y = train.make_predict(name, cfg)(params, stored), stored["f_test"]
+    if train.is_categorical(cfg):
+        found = {"model": score_classes(y, np.exp(predicted)), "persistence": score_classes(y, stored["persistence"])}
+    else:
+        found = {"model": score(y, *predicted), "oracle": score(y, stored["oracle_mean"], stored["oracle_std"])}
     rounded = {of: {key: round(float(x), 5) for key, x in scores.items()} for of, scores in found.items()}
     metadata = domain.read_metadata(path) | {"evaluation": json.dumps({"tasks": kind, "n_tasks": len(y)} | rounded)}
     domain.write(path, load_file(path), metadata)

@@ -9,7 +9,7 @@ use wgpu_attention::{
     Device,
     checkpoint::Checkpoint,
     models::{
-        Prediction,
+        Output, Prediction,
         cmanp::{self, Cmanp},
         tnp_kr::{Context, Locations, TnpKr},
     },
@@ -24,6 +24,7 @@ fn groups<'a>(kind: &str, dim: usize, points: &[f32]) -> Vec<(&'a str, usize, Ve
     let part = |from: usize, to: usize| points.chunks(dim).flat_map(|x| &x[from..to]).copied().collect();
     match kind {
         "record" => vec![("s", 1, part(0, 1)), ("phase", 2, part(1, 3))],
+        "epidemic" => vec![("s", 2, part(0, 2)), ("t", 1, part(2, 3))],
         _ => vec![("s", dim, part(0, dim))],
     }
 }
@@ -44,6 +45,26 @@ fn predict(checkpoint: &Checkpoint, kind: &str, tasks: &Fixture) -> Prediction {
     model.condition(&context).unwrap().predict(&locations(&at, batch)).unwrap()
 }
 
+/// How good predictions are, by the names that `training/figures.py` gives the scores.
+fn scores(prediction: &Prediction, y: &[f32]) -> Vec<(&'static str, f64)> {
+    let log_densities = prediction.log_density(y).unwrap();
+    let log_likelihood = ("log_likelihood", log_densities.iter().sum::<f64>() / log_densities.len() as f64);
+    let square = |(y, mean): (&f32, &f32)| f64::from(y - mean).powi(2);
+    let squares = y.iter().zip(prediction.mean()).map(square).sum::<f64>();
+    let [batch, n_points, n_classes] = prediction.shape();
+    let n = (batch * n_points) as f64;
+    if prediction.output() == Output::Categorical {
+        let most_likely = |p: &[f32]| (0..n_classes).max_by(|a, b| p[*a].total_cmp(&p[*b]));
+        let pairs = y.chunks(n_classes).zip(prediction.mean().chunks(n_classes));
+        let right = pairs.filter(|(y, p)| most_likely(y) == most_likely(p)).count() as f64;
+        return vec![log_likelihood, ("brier", squares / n), ("most_likely_right", right / n)];
+    }
+    let [low, high] = prediction.interval(0.95).unwrap();
+    let is_inside = |(y, (low, high)): &(&f32, (&f64, &f64))| (**low..**high).contains(&f64::from(**y));
+    let covered = y.iter().zip(low.iter().zip(&high)).filter(is_inside).count() as f64;
+    vec![log_likelihood, ("rmse", (squares / n).sqrt()), ("coverage", covered / n)]
+}
+
 #[test]
 fn checkpoints_are_as_good_as_they_say() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -60,25 +81,15 @@ fn checkpoints_are_as_good_as_they_say() {
         let tasks = Fixture::open(&root.join(format!("tests/tasks/{kind}.safetensors")));
         let prediction = predict(&checkpoint, kind, &tasks);
         let y = tasks.numbers("f_test");
-        let n = y.len() as f64;
-        let square = |(y, mean): (&f32, &f32)| f64::from(y - mean).powi(2);
-        let [low, high] = prediction.interval(0.95).unwrap();
-        let covered =
-            y.iter().zip(low.iter().zip(&high)).filter(|(y, (low, high))| (**low..**high).contains(&f64::from(**y)));
-        let found = [
-            ("log_likelihood", prediction.log_density(&y).unwrap().iter().sum::<f64>() / n),
-            ("rmse", (y.iter().zip(prediction.mean()).map(square).sum::<f64>() / n).sqrt()),
-            ("coverage", covered.count() as f64 / n),
-        ];
-        for (what, found) in found {
+        for (what, found) in scores(&prediction, &y) {
             let said = said["model"][what].as_f64().unwrap();
             // Five digits are written; both are float32 throughout, in another order of the sums. One target
-            // in a thousand may lie so near an end of its interval that the two differ.
-            let allowed = if what == "coverage" { 1e-3 } else { 1e-4 };
+            // in a thousand may lie so near the end of an interval, or between two classes, that the two differ.
+            let allowed = if ["coverage", "most_likely_right"].contains(&what) { 1e-3 } else { 1e-4 };
             assert!((found - said).abs() <= allowed, "{name}: {what} {found}, it says {said}");
         }
         scored.push(name);
     }
     scored.sort();
-    assert_eq!(scored, ["cmanp_gp_1d", "field", "gp_1d", "gp_1d_deep_kernel", "record"]);
+    assert_eq!(scored, ["cmanp_gp_1d", "epidemic", "field", "gp_1d", "gp_1d_deep_kernel", "record"]);
 }
