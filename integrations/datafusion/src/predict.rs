@@ -108,8 +108,9 @@ impl Predict {
             if blobs.is_null(blob) || columns.iter().any(|column| column.is_null(i)) {
                 continue;
             }
-            for (c, column) in columns.iter().enumerate().filter(|(_, column)| !column.value(i).is_finite()) {
-                let message = format!("argument {}, x{}, is {} in row {i} of a batch", c + 2, c + 1, column.value(i));
+            if let Some(c) = columns.iter().position(|column| !column.value(i).is_finite()) {
+                let x = columns[c].value(i);
+                let message = format!("argument {}, x{}, is {x} in row {i} of a batch", c + 2, c + 1);
                 return Err(failed(&self.name, message + "; allowed are finite numbers and NULL, of which it is NULL"));
             }
             let at = *of_view.entry(blobs.views()[blob]).or_insert_with(|| {

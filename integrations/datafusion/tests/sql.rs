@@ -149,15 +149,15 @@ async fn yesterday_and_today_merge_to_all() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nulls_are_skipped_and_counted() {
     let mut rows = rows(200);
-    for i in 0..200 {
+    for (i, row) in rows.iter_mut().enumerate() {
         match i % 10 {
-            0 => rows[i].1 = None,
-            1 => rows[i].2[2] = None,
+            0 => row.1 = None,
+            1 => row.2[2] = None,
             _ => {}
         }
         // A station without a whole row.
-        if rows[i].0 == 3 {
-            rows[i].2[0] = None;
+        if row.0 == 3 {
+            row.2[0] = None;
         }
     }
     let functions = Functions::open(CHECKPOINT).unwrap();
