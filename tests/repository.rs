@@ -21,6 +21,9 @@ const LICENCES: [&str; 11] = [
     "Zlib",
 ];
 
+/// In the lock and never built: what DataFusion has in a browser, where nothing here runs it.
+const NEVER_BUILT: [&str; 1] = ["tiny-keccak"];
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -104,7 +107,8 @@ fn every_dependency_has_a_licence_of_the_list() {
         serde_json::from_str(&cargo(&["metadata", "--format-version", "1", "--locked"])).unwrap();
     let packages = metadata["packages"].as_array().unwrap();
     assert!(packages.len() > 100, "only {} packages", packages.len());
-    for package in packages.iter().filter(|package| !package["source"].is_null()) {
+    let is_built = |package: &&serde_json::Value| NEVER_BUILT.iter().all(|name| package["name"] != *name);
+    for package in packages.iter().filter(|package| !package["source"].is_null()).filter(is_built) {
         let (name, licence) = (&package["name"], package["license"].as_str().unwrap_or_default());
         let expression = spdx::Expression::parse_mode(licence, spdx::ParseMode::LAX)
             .unwrap_or_else(|error| panic!("{name}: {licence:?}: {error}"));

@@ -1,0 +1,181 @@
+//! The model, and posteriors as bytes.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    hash::{DefaultHasher, Hash, Hasher},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use datafusion::{
+    arrow::datatypes::DataType,
+    common::{DataFusionError, Result},
+};
+use wgpu_attention::{
+    checkpoint::Checkpoint,
+    models::cmanp::{Cmanp, Context, Posterior},
+};
+
+/// Under which key of a posterior's metadata the number of skipped rows is.
+const SKIPPED: &str = "skipped";
+
+/// Posteriors that stay ready to predict with.
+const MOST_READY: usize = 64;
+
+pub(crate) struct Model {
+    pub cmanp: Cmanp,
+    plain: Cmanp,
+    prefix: String,
+    origin: Option<Vec<f64>>,
+    is_exact: bool,
+    /// Of the checkpoint.
+    hash: u64,
+    ready: Mutex<VecDeque<(Arc<[u8]>, Posterior)>>,
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model").field("prefix", &self.prefix).field("exact", &self.is_exact).finish()
+    }
+}
+
+/// Two models are the same if all that they do is.
+impl PartialEq for Model {
+    fn eq(&self, other: &Self) -> bool {
+        let same = (self.hash, self.is_exact, &self.prefix) == (other.hash, other.is_exact, &other.prefix);
+        same && self.origin == other.origin
+    }
+}
+
+impl Eq for Model {}
+
+impl Hash for Model {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.hash, &self.prefix).hash(state);
+    }
+}
+
+impl Model {
+    /// Of a model with exact sums.
+    pub fn new(exact: Cmanp, plain: Cmanp, checkpoint: &[u8]) -> Self {
+        let mut hasher = DefaultHasher::new();
+        checkpoint.hash(&mut hasher);
+        Self {
+            cmanp: exact,
+            plain,
+            prefix: "cmanp".into(),
+            origin: None,
+            is_exact: true,
+            hash: hasher.finish(),
+            ready: Mutex::default(),
+        }
+    }
+
+    fn copy(&self) -> Self {
+        Self {
+            cmanp: self.cmanp.clone(),
+            plain: self.plain.clone(),
+            prefix: self.prefix.clone(),
+            origin: self.origin.clone(),
+            is_exact: self.is_exact,
+            hash: self.hash,
+            ready: Mutex::default(),
+        }
+    }
+
+    pub fn rounded(&self) -> Self {
+        Self { cmanp: self.plain.clone(), is_exact: false, ..self.copy() }
+    }
+
+    pub fn with_origin(&self, origin: &[f64]) -> Self {
+        Self { origin: Some(origin.to_vec()), ..self.copy() }
+    }
+
+    pub fn with_prefix(&self, prefix: &str) -> Self {
+        Self { prefix: prefix.into(), ..self.copy() }
+    }
+
+    pub fn is_exact(&self) -> bool {
+        self.is_exact
+    }
+
+    /// The name of a function.
+    pub fn name(&self, what: &str) -> String {
+        format!("{}_{what}", self.prefix)
+    }
+
+    /// The posterior of some points, more of them if there is one.
+    pub fn read(&self, posterior: Option<&Posterior>, x: &[f64], y: &[f32]) -> wgpu_attention::Result<Posterior> {
+        let mut context = Context::new(x, y);
+        if let Some(origin) = &self.origin {
+            context = context.origin(origin);
+        }
+        match posterior {
+            Some(posterior) => posterior.update(&context),
+            None => self.cmanp.condition(&context),
+        }
+    }
+
+    /// A posterior and how many rows were skipped beside it.
+    pub fn to_bytes(&self, posterior: &Posterior, skipped: u64) -> wgpu_attention::Result<Vec<u8>> {
+        let mut checkpoint = posterior.to_checkpoint()?;
+        checkpoint.set_metadata(SKIPPED, skipped.to_string());
+        checkpoint.to_bytes()
+    }
+
+    /// What [`Model::to_bytes`] wrote, or any saved posterior of this model.
+    pub fn of_bytes(&self, bytes: &[u8]) -> wgpu_attention::Result<(Posterior, u64)> {
+        let checkpoint = Checkpoint::from_bytes(bytes)?;
+        let skipped = checkpoint.metadata(SKIPPED).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+        Ok((self.cmanp.restore(&checkpoint)?, skipped))
+    }
+
+    /// The posterior of these bytes, which stays ready for the next batch of rows.
+    pub fn ready(&self, bytes: &[u8]) -> wgpu_attention::Result<Posterior> {
+        let lock = || self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, posterior)) = lock().iter().find(|(known, _)| **known == *bytes) {
+            return Ok(posterior.clone());
+        }
+        let (posterior, _) = self.of_bytes(bytes)?;
+        let mut ready = lock();
+        ready.push_front((bytes.into(), posterior.clone()));
+        ready.truncate(MOST_READY);
+        Ok(posterior)
+    }
+}
+
+/// An error of the library, with the function's name.
+pub(crate) fn failed(name: &str, error: impl fmt::Display) -> DataFusionError {
+    DataFusionError::Execution(format!("{name}: {error}"))
+}
+
+/// Runs what calls the library: not even a mistake of ours may take the engine down.
+pub(crate) fn guarded<T>(name: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Err(DataFusionError::Internal(format!("{name} panicked, which is a bug of wgpu-attention: {text}")))
+    })
+}
+
+/// What of types is a number.
+pub(crate) fn check_number(name: &str, position: usize, what: &str, found: &DataType) -> Result<()> {
+    if found.is_numeric() || *found == DataType::Null {
+        return Ok(());
+    }
+    Err(DataFusionError::Plan(format!(
+        "{name}: argument {position}, {what}, is {found}, allowed are numbers; use CAST, and of a time its seconds"
+    )))
+}
+
+/// Refuses a type that is not that of a posterior.
+pub(crate) fn check_posterior(name: &str, found: &DataType) -> Result<()> {
+    match found {
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::Null => Ok(()),
+        _ => Err(DataFusionError::Plan(format!(
+            "{name}: argument 1, the posterior, is {found}, allowed are the bytes that {} returns",
+            name.replace("predict", "condition").replace("merge", "condition").replace("points", "condition")
+        ))),
+    }
+}
