@@ -221,6 +221,28 @@ fn satellite_fills_the_holes_of_a_map_and_scores_itself() {
 }
 
 #[test]
+fn epidemic_knows_more_than_persistence() {
+    let (epidemic, folder) = (build("epidemic"), Folder::new("epidemic"));
+    let run = |more: &[&str]| on_cpu(&epidemic, &["--out", &folder.path("out")], more);
+    let output = text(&succeeds(&mut run(&["--epidemics", "8"])).stdout);
+    let scores = |who: &str| -> Vec<f64> {
+        let line = output.lines().find(|line| line.starts_with("all") && line.contains(who)).unwrap();
+        line[29..].split_whitespace().take(2).map(|number| number.parse().unwrap()).collect()
+    };
+    let (network, persistence) = (scores("network"), scores("persistence"));
+    assert!(network[0] > persistence[0] && network[1] < persistence[1], "{output}");
+    let forecast = std::fs::read_to_string(folder.path("out/forecast.csv")).unwrap();
+    assert_eq!(forecast.lines().count(), 1 + 32 * 32 * 10);
+    for line in forecast.lines().skip(1) {
+        let odds: f64 = line.split(',').skip(3).take(3).map(|p| p.parse::<f64>().unwrap()).sum();
+        assert!((odds - 1.0).abs() < 2e-4, "{line}"); // four digits each
+    }
+    assert!(Path::new(&folder.path("out/epidemic.svg")).exists());
+    refused(&mut run(&["--observations", "2000", "--days", "1"]), &["--observations 2000", "1024"]);
+    refused(&mut run(&["--checkpoint", "checkpoints/field.safetensors"]), &["field.safetensors", "classes"]);
+}
+
+#[test]
 fn optimize_compares_its_strategies_from_the_same_start() {
     let (optimize, folder) = (build("optimize"), Folder::new("optimize"));
     let run = |more: &[&str]| on_cpu(&optimize, &["--out", &folder.path("out")], more);
@@ -243,7 +265,17 @@ fn optimize_compares_its_strategies_from_the_same_start() {
 /// Every example's help says what it does with files of one's own, or that there are none.
 #[test]
 fn every_example_says_what_it_reads_and_writes() {
-    let names = ["algorithm", "few_shot", "regression", "stream", "satellite", "optimize", "million", "bench_picture"];
+    let names = [
+        "algorithm",
+        "few_shot",
+        "regression",
+        "stream",
+        "satellite",
+        "epidemic",
+        "optimize",
+        "million",
+        "bench_picture",
+    ];
     for name in names {
         let output = succeeds(Command::new(build(name)).arg("--help"));
         let help = text(&output.stdout);
