@@ -2,13 +2,14 @@
 converts it, predicts with this package and with the command, and compares all of them with dl4bi.
 
     pip install "jax[cpu]==0.8.3" flax==0.12.6 dl4bi==0.1.3 dl4bi-sps==0.1.2 orbax-checkpoint -r ../../tools/requirements.txt .
-    cargo build --release -p wgpu-attention-cli   # without it the command is left out
+    cargo install --path ../../cli   # without it the command is left out
     python examples/round_trip.py
 """
 
 import argparse
 import csv
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,7 @@ head: {_target_: dl4bi.mlp.MLP, dims: [32, 2], act_fn: {_target_: jax.nn.gelu, _
 args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 args.add_argument("--seconds", type=float, default=60, help="of training")
 args.add_argument("--device", default="cpu", help="of this package")
+args.add_argument("--command", default="wgpu-attention", help="where the command is")
 args.add_argument("--folder", type=pathlib.Path, default=None, help="keeps the files there")
 args = args.parse_args()
 folder = args.folder or pathlib.Path(tempfile.mkdtemp())
@@ -143,16 +145,16 @@ device = wa.Device.by_name(args.device)
 prediction = wa.open(converted, device=device).condition(given["s_ctx"][0], given["f_ctx"][0]).predict(given["s_test"][0])
 results = {"this package": (prediction.mean, prediction.std)}
 
-command = next((p for p in (ROOT / "target").glob("*/wgpu-attention") if p.is_file()), None)
+command = shutil.which(args.command)
 if command is None:
-    print("the command is not built: cargo build --release -p wgpu-attention-cli")
+    print(f"there is no command {args.command}: it is left out")
 else:
     for name, header, columns in (("seen", "x,y", ("s_ctx", "f_ctx")), ("where", "x", ("s_test",))):
         rows = np.concatenate([given[column][0] for column in columns], -1)
         np.savetxt(folder / f"{name}.csv", rows, fmt="%.9g", delimiter=",", header=header, comments="")
     files = {"checkpoint": converted, "context": folder / "seen.csv", "targets": folder / "where.csv", "out": folder / "out.csv"}
     options = [part for name, path in files.items() for part in (f"--{name}", str(path))]
-    subprocess.run([str(command), "predict", *options, "--device", args.device], check=True)
+    subprocess.run([command, "predict", *options, "--device", args.device], check=True)
     rows = [[float(row["y_mean"]), float(row["y_std"])] for row in csv.DictReader((folder / "out.csv").open())]
     results["the command"] = tuple(np.array(rows).T[:, :, None])
 
