@@ -41,7 +41,7 @@ use self::{
 /// The file cannot be read, or is no such checkpoint.
 ///
 /// ```
-/// use datafusion::prelude::SessionContext;
+/// use datafusion::{execution::FunctionRegistry as _, prelude::SessionContext};
 ///
 /// let context = SessionContext::new();
 /// let checkpoint = concat!(env!("CARGO_MANIFEST_DIR"), "/../../checkpoints/cmanp_gp_1d.safetensors");
