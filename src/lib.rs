@@ -57,6 +57,7 @@ pub mod error;
 mod host;
 pub mod models;
 pub mod ops;
+mod parallel;
 #[cfg(feature = "gpu")]
 pub mod shaders;
 mod simd;

@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["simd"],
     &["tensor"],
     &["device"],
-    &["host", "wide"],
+    &["host", "parallel", "wide"],
     &["error"],
 ];
 

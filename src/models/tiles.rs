@@ -3,8 +3,7 @@
 use std::ops::Range;
 
 #[cfg(not(target_arch = "wasm32"))]
-use rayon::prelude::*;
-
+use crate::parallel::*;
 use crate::{
     device::{Backend, Device},
     error::{Error, Result},

@@ -1,13 +1,13 @@
 //! The CPU twin of `shaders/elementwise.wgsl`.
 
 use fearless_simd::{Level, dispatch, prelude::*};
-use rayon::prelude::*;
 
 use super::problem::{Join, Map, Rows};
 use crate::{
     error::Result,
     host::any,
     ops::linear::cpu::gelu_erf,
+    parallel::*,
     simd::{load_some, store_some},
 };
 

@@ -1,13 +1,13 @@
 //! The CPU twin of `shaders/feature_map.wgsl`.
 
 use fearless_simd::{Level, dispatch, prelude::*};
-use rayon::prelude::*;
 
 use super::problem::{FeatureKind, FeatureMap};
 use crate::{
     error::Result,
     host::{any, zeros},
     ops::linear::cpu::{gelu_tanh, relu},
+    parallel::*,
     simd::{
         load_some,
         math::{exp, exp_unclamped},

@@ -1,12 +1,12 @@
 //! The CPU twin of `shaders/layer_norm.wgsl`.
 
 use fearless_simd::{Level, dispatch, prelude::*};
-use rayon::prelude::*;
 
 use super::problem::{LARGE, SHRINK, SMALL, SMALLEST};
 use crate::{
     error::Result,
     host::any,
+    parallel::*,
     simd::{load_some, store_some},
 };
 

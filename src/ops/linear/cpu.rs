@@ -3,12 +3,12 @@
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
 use fearless_simd::{Level, dispatch, prelude::*};
-use rayon::prelude::*;
 
 use super::problem::{Activation, Problem};
 use crate::{
     error::Result,
     host::{any, zeros},
+    parallel::*,
     simd::{
         load_some,
         math::{exp, scaled_erfc},

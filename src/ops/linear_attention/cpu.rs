@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use fearless_simd::{Level, dispatch, prelude::*};
-use rayon::prelude::*;
 
 use super::problem::{Normalizer, Problem};
 use crate::{
     error::Result,
     host::{any, check_room, count, zeros},
     ops::feature_map::{FeatureMap, cpu::Map},
+    parallel::*,
     simd::{
         store_some,
         tile::{Panel, Panels, ROWS, product, with_vectors},

@@ -1,13 +1,13 @@
 //! The CPU twin of `shaders/lsam.wgsl`.
 
 use fearless_simd::{Level, dispatch, prelude::*};
-use rayon::prelude::*;
 
 use super::problem::Problem;
 use crate::{
     error::Result,
     host::zeros,
     ops::{elementwise::cpu::sigmoid, unit_norm::cpu::unit},
+    parallel::*,
     simd::{
         packed::{Packed, dot},
         tile::ROWS,

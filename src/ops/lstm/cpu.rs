@@ -1,12 +1,12 @@
 //! The CPU twin of `shaders/lstm.wgsl`.
 
 use fearless_simd::{Level, dispatch, prelude::*};
-use rayon::prelude::*;
 
 use crate::{
     error::Result,
     host::zeros,
     ops::elementwise::cpu::sigmoid,
+    parallel::*,
     simd::{packed::Packed, tile::ROWS},
 };
 

@@ -1,12 +1,11 @@
 //! The CPU twin of `shaders/merge_attention.wgsl`.
 
-use rayon::prelude::*;
-
 use super::problem::{HEADROOM, REFERENCE_STEP, state_width};
 use crate::{
     error::Result,
     host::{filled, zeros},
     ops::softmax::MASKED,
+    parallel::*,
 };
 
 /// Numbers in a task: enough to be worth a thread.

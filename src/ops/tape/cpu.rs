@@ -1,13 +1,13 @@
 //! The CPU twin of `shaders/tape.wgsl`.
 
 use fearless_simd::{Level, dispatch, prelude::*};
-use rayon::prelude::*;
 
 use super::problem::{Problem, TapeInputs};
 use crate::{
     error::Result,
     host::zeros,
     ops::{elementwise::cpu::sigmoid, unit_norm::cpu::inverse_length},
+    parallel::*,
     simd::packed::dot,
 };
 

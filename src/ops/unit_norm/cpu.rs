@@ -1,11 +1,11 @@
 //! The CPU twin of `shaders/unit_norm.wgsl`.
 
 use fearless_simd::{Level, dispatch, prelude::*};
-use rayon::prelude::*;
 
 use crate::{
     error::Result,
     host::any,
+    parallel::*,
     simd::{load_some, packed::dot, store_some},
 };
 

@@ -5,12 +5,12 @@ mod head;
 mod recurrent;
 
 use fearless_simd::{Level, dispatch, prelude::*};
-use rayon::prelude::*;
 
 use super::problem::{Form, Problem};
 use crate::{
     error::Result,
     host::{check_room, collect, count, zeros},
+    parallel::*,
     simd::tile::{Panels, ROWS, product, with_vectors},
 };
 pub(super) use head::Inputs;

@@ -2,7 +2,6 @@
 //! follows is addition of integers: in f64 as long as they are below `2^53`, then in 64 bits, then in 192.
 
 use fearless_simd::{Level, dispatch, prelude::*};
-use rayon::prelude::*;
 
 use super::{
     limits::{LEAST_SCORE, Limits, SHIFT, exponent, power},
@@ -12,6 +11,7 @@ use crate::{
     error::Result,
     host::zeros,
     ops::layout::Sizes,
+    parallel::*,
     simd::{
         math::exp2_parts,
         tile::{ROWS, VECTORS, product},

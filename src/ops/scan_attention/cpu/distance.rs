@@ -3,10 +3,9 @@
 use std::ops::Range;
 
 use fearless_simd::prelude::*;
-use rayon::prelude::*;
 
 use super::super::bias::{BiasKernel, Distance};
-use crate::simd::math::atan_unit;
+use crate::{parallel::*, simd::math::atan_unit};
 
 /// Packed columns of a point on the sphere: a unit vector and what its rounding left over, so
 /// that the difference of two close points keeps its digits.

@@ -16,7 +16,6 @@ use std::{
 };
 
 use fearless_simd::{Level, dispatch, prelude::*};
-use rayon::prelude::*;
 
 use self::{
     bias::{Keep, PairBias, Region, Tiles},
@@ -28,6 +27,7 @@ use super::problem::{CpuInputs, Problem};
 use crate::{
     error::Result,
     host::{any, zeros},
+    parallel::*,
     simd::tile::ROWS,
 };
 
