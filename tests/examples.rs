@@ -4,40 +4,9 @@
 
 mod support;
 
-use std::{
-    fmt::Write as _,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fmt::Write as _, path::Path, process::Command};
 
-use support::example::{build, refused, succeeds, survives_a_closed_pipe, text};
-
-/// A folder of this test's own.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("examples-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        Self(folder)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
-    }
-
-    fn write(&self, name: &str, text: impl AsRef<[u8]>) -> String {
-        std::fs::write(self.path(name), text).unwrap();
-        self.path(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // What is left in the temporary folder harms nobody.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use support::example::{Folder, build, refused, succeeds, survives_a_closed_pipe, text};
 
 /// Lines of an example, from a function of the coordinate.
 fn lines(n: usize, y: impl Fn(f64) -> String) -> String {

@@ -1,19 +1,17 @@
 """Tasks of an epidemic on a lattice: stochastic SIR, observed at some places on some days.
 
 Every day a susceptible place catches the disease from each infected one among its eight neighbours with a
-probability of its own, or from far away with a small one; an infected place recovers with another. The
-coordinates are places in eighths of the lattice's side / 4 and days in fifths, before (<= 0) and after today.
+probability of its own, or from far away with a small one; an infected place recovers with another. A point is
+(row, column, day): eight places and five days are one unit, and today is zero.
 """
 
 import numpy as np
 
+from sampling import log_uniform
+
 SIDE, CELLS, DAYS = 32, 8.0, 5.0  # cells and days in a unit
 BACK, AHEAD = 14, 10  # days that are observed and that are asked for
 SUSCEPTIBLE, INFECTED, RECOVERED = range(3)
-
-
-def log_uniform(rng, low, high):
-    return np.exp(rng.uniform(np.log(low), np.log(high)))
 
 
 def neighbours(infected):
@@ -51,19 +49,19 @@ def draw_tasks(rng, n_tasks, n_ctx, n_tgt):
     drawn = []
     for _ in range(n_tasks):
         today = rng.choice(spreading)
-        # At most so many days are looked at: each whole survey's places are new.
+        # Places are observed on some days alone, each place on each of them once at most.
         surveyed = rng.choice(BACK, rng.integers(2, BACK + 1), replace=False)
         pairs = np.stack(np.meshgrid(surveyed, np.arange(SIDE * SIDE), indexing="ij"), -1).reshape(-1, 2)
         pairs = rng.permutation(pairs, axis=0)
         ahead = rng.random(n_tgt) < 2 / 3
-        targets = np.where(ahead[:, None], [0, 0], pairs[n_ctx : n_ctx + n_tgt])
-        back = np.where(ahead, -rng.integers(1, AHEAD + 1, n_tgt), targets[:, 0])
-        cells = np.where(ahead, rng.integers(0, SIDE * SIDE, n_tgt), targets[:, 1])
+        hidden = pairs[n_ctx : n_ctx + n_tgt]
+        back = np.where(ahead, -rng.integers(1, AHEAD + 1, n_tgt), hidden[:, 0])
+        cells = np.where(ahead, rng.integers(0, SIDE * SIDE, n_tgt), hidden[:, 1])
         back, cells = np.append(pairs[:n_ctx, 0], back), np.append(pairs[:n_ctx, 1], cells)
         i, j = cells // SIDE, cells % SIDE
         y = days[today - back, i, j]
         s = np.stack([i / CELLS, j / CELLS, -back / DAYS], -1)
-        drawn.append({"family": "forecast" if ahead.all() else "epidemic", "s": s, "y": y,
+        drawn.append({"family": "epidemic", "s": s, "y": y,
                       "ctx": np.arange(n_ctx), "tgt": np.arange(n_ctx, n_ctx + n_tgt)})  # fmt: skip
     return drawn
 

@@ -45,21 +45,13 @@ def draw(name):
 
 
 def score(y, mean, std):
-    y, mean, std = (np.float64(x).reshape(len(x), -1) for x in (y, mean, std))
-    return {
-        "log_likelihood": tasks.log_density(y, mean, std).mean(),
-        "rmse": np.square(y - mean).mean() ** 0.5,
-        "coverage": (np.abs(y - mean) < 1.959964 * std).mean(),
-    }
+    log_likelihood, square, coverage = tasks.score(*(np.float64(x) for x in (y, mean, std)))
+    return {"log_likelihood": log_likelihood, "rmse": square**0.5, "coverage": coverage}
 
 
 def score_classes(y, p):
-    y, p = np.float64(y), np.float64(p)
-    return {
-        "log_likelihood": np.log((y * p).sum(-1)).mean(),
-        "brier": np.square(y - p).sum(-1).mean(),
-        "most_likely_right": (y.argmax(-1) == p.argmax(-1)).mean(),
-    }
+    names = ("log_likelihood", "brier", "most_likely_right")
+    return dict(zip(names, tasks.score_classes(y.argmax(-1), np.float64(p))))
 
 
 def evaluate(path):
@@ -72,7 +64,8 @@ def evaluate(path):
     if train.is_categorical(cfg):
         found = {"model": score_classes(y, np.exp(predicted)), "persistence": score_classes(y, stored["persistence"])}
     else:
-        found = {"model": score(y, *predicted), "oracle": score(y, stored["oracle_mean"], stored["oracle_std"])}
+        oracle = (stored["oracle_mean"][..., None], stored["oracle_std"][..., None])
+        found = {"model": score(y, *predicted), "oracle": score(y, *oracle)}
     rounded = {of: {key: round(float(x), 5) for key, x in scores.items()} for of, scores in found.items()}
     metadata = domain.read_metadata(path) | {"evaluation": json.dumps({"tasks": kind, "n_tasks": len(y)} | rounded)}
     domain.write(path, load_file(path), metadata)

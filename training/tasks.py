@@ -19,6 +19,7 @@ from scipy.spatial import cKDTree
 from scipy.special import ive
 
 import epidemic
+from sampling import log_uniform
 
 FAMILIES = {  # how often each is drawn
     "rbf": 0.12,
@@ -59,10 +60,6 @@ def periodic(d, period, length):
 
 
 SMOOTH = {"rbf": rbf, "matern32": matern32, "matern52": matern52}
-
-
-def log_uniform(rng, low, high):
-    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def draw_kernel(rng, shortest_period):
@@ -472,6 +469,24 @@ def draw_batch(rng, n_batch, n_ctx_range, n_tgt, kind=Line):
         batch["s_test"][b] = task["s"].reshape(-1, kind.dim)[tgt]
         batch["f_test"][b] = y[tgt]
     return batch, tasks
+
+
+# --- how good an answer is ----------------------------------------------------------------
+
+Z95 = 1.959964  # half of the width of the central 95%, in standard deviations
+
+
+def score(y, mean, std):
+    """The mean log-likelihood, the mean squared error, and the coverage of the 95% interval."""
+    inside = np.abs(y - mean) < Z95 * std
+    return log_density(y, mean, std).mean(), np.square(y - mean).mean(), inside.mean()
+
+
+def score_classes(y, p):
+    """The mean log-likelihood, the Brier score, and how often the most likely class is right."""
+    right = np.take_along_axis(p, y[..., None], -1)[..., 0]
+    brier = np.square(p).sum(-1) - 2 * right + 1
+    return np.log(right).mean(), brier.mean(), (p.argmax(-1) == y).mean()
 
 
 # --- the best possible answer -----------------------------------------------------------

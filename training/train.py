@@ -171,8 +171,7 @@ def compare(kind, run, params, seed, n_batches, n_batch=16):
                 y = task["y"][task["tgt"]]
                 row = [task["family"], len(task["ctx"])]
                 for m, s in ((mean[b], std[b]), tasks.oracle(task)):
-                    covered = np.abs(y - m) < 1.96 * s
-                    row += [tasks.log_density(y, m, s).mean(), np.square(y - m).mean(), covered.mean()]
+                    row += tasks.score(y, m, s)
                 rows.append(row)
     return rows
 
@@ -181,9 +180,7 @@ def class_row(task, probabilities):
     y = task["y"][task["tgt"]]
     row = [task["family"], len(task["ctx"])]
     for p in (probabilities, epidemic.persistence(task)):
-        right = p[np.arange(len(y)), y]
-        brier = np.square(p).sum(-1) - 2 * right + 1
-        row += [np.log(right).mean(), brier.mean(), (p.argmax(-1) == y).mean()]
+        row += tasks.score_classes(y, p)
     return row
 
 

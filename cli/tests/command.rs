@@ -1,11 +1,17 @@
 //! The command as a user runs it, on checkpoints of this repository.
 
+// What this uses of it runs a command; examples are built for the library's own tests.
+#[path = "../../tests/support/example.rs"]
+#[allow(dead_code)]
+mod example;
+
 use std::{
     fs,
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    path::Path,
+    process::{Command, Output},
 };
 
+use example::{Folder, text};
 use wgpu_attention::{
     Device,
     models::tnp_kr::{Context, Locations, TnpKr},
@@ -20,16 +26,10 @@ fn command(args: &[&str]) -> Command {
     command
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
 /// Runs it to its end: what it printed.
 #[track_caller]
 fn succeeds(args: &[&str]) -> Output {
-    let output = command(args).output().unwrap();
-    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
-    output
+    example::succeeds(&mut command(args))
 }
 
 #[track_caller]
@@ -40,43 +40,9 @@ fn prints(args: &[&str], words: &[&str]) {
     }
 }
 
-/// Asserts that it refuses with a message that holds these words, and does not panic.
 #[track_caller]
 fn refused(args: &[&str], words: &[&str]) {
-    let output = command(args).output().unwrap();
-    let message = text(&output.stderr);
-    assert!(!output.status.success(), "{args:?} should be refused");
-    for word in words {
-        assert!(message.contains(word), "{args:?}: {word:?} is not in {message}");
-    }
-    assert!(!message.contains("panicked"), "{args:?}: {message}");
-}
-
-/// A folder for the files of a test, removed with it.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(test: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("wgpu-attention-cli-{}-{test}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        Self(folder)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
-    }
-
-    fn write(&self, name: &str, text: impl AsRef<[u8]>) -> String {
-        let path = self.path(name);
-        fs::write(&path, text).unwrap();
-        path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+    example::refused(&mut command(args), words);
 }
 
 /// The header and the rows of a table of numbers.
@@ -131,11 +97,7 @@ fn files_are_inspected() {
 
 #[test]
 fn output_that_nobody_reads_is_no_failure() {
-    let mut command = command(&["inspect", "--all", GP]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    example::survives_a_closed_pipe(&mut command(&["inspect", "--all", GP]));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, path::Path};
 
 use anyhow::{Context as _, Result};
-use shared::pixels::{image, png};
+use shared::pixels::{image, page, png};
 
 use crate::sir::{SIDE, State};
 
@@ -44,12 +44,9 @@ fn blend(probabilities: [f64; 3]) -> [u8; 3] {
 /// Draws rows of panels, above a legend.
 pub fn draw(path: &Path, rows: &[Vec<Panel>]) -> Result<()> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let (page, row) = (MARGIN + columns * (SIZE + MARGIN), TITLE + SIZE + MARGIN);
+    let (page_width, row) = (MARGIN + columns * (SIZE + MARGIN), TITLE + SIZE + MARGIN);
     let tall = rows.len() * row + LEGEND;
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {page} {tall}\" font-family=\"sans-serif\" font-size=\"12\" \
-         fill=\"#282828\"><rect width=\"{page}\" height=\"{tall}\" fill=\"#fff\"/>\n"
-    );
+    let mut svg = page(page_width, tall, 12);
     for (i, panels) in rows.iter().enumerate() {
         for (j, panel) in panels.iter().enumerate() {
             let (x, y) = (MARGIN + j * (SIZE + MARGIN), i * row + TITLE);

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, path::Path};
 
 use anyhow::{Context as _, Result};
-use shared::pixels::{image, png};
+use shared::pixels::{image, page, png};
 
 /// What a map shows: a number for each place.
 pub struct Map<'a> {
@@ -65,11 +65,8 @@ pub fn draw(path: &Path, maps: &[Map<'_>]) -> Result<()> {
         ((x - low) / (high - low).max(f64::MIN_POSITIVE) * (n - 1) as f64).round() as usize
     };
     let height = (WIDTH * size[1]).div_ceil(size[0]).clamp(40, 3 * WIDTH);
-    let (page, tall) = (maps.len() * (WIDTH + MARGIN) + MARGIN, TITLE + height + SCALE);
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {page} {tall}\" font-family=\"sans-serif\" font-size=\"13\" \
-         fill=\"#282828\"><rect width=\"{page}\" height=\"{tall}\" fill=\"#fff\"/>\n"
-    );
+    let (page_width, tall) = (maps.len() * (WIDTH + MARGIN) + MARGIN, TITLE + height + SCALE);
+    let mut svg = page(page_width, tall, 13);
     for (i, map) in maps.iter().enumerate() {
         let left = MARGIN + i * (WIDTH + MARGIN);
         let [low, high] = map.range;

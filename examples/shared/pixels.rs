@@ -1,4 +1,4 @@
-//! Pixels as an image inside an SVG.
+//! SVG pages with pixels as images inside them.
 
 use anyhow::Result;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -22,5 +22,13 @@ pub fn image([x, y, width, height]: [usize; 4], png: &[u8]) -> String {
     format!(
         "<image x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" preserveAspectRatio=\"none\" \
          style=\"image-rendering:pixelated\" href=\"data:image/png;base64,{data}\"/>"
+    )
+}
+
+/// The beginning of a white page of so many pixels; `</svg>` ends it.
+pub fn page(width: usize, height: usize, font_size: usize) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" \
+         font-size=\"{font_size}\" fill=\"#282828\"><rect width=\"{width}\" height=\"{height}\" fill=\"#fff\"/>\n"
     )
 }

@@ -7,7 +7,7 @@ mod window;
 use crate::support::{Random, devices, error, layout, oracle, poison};
 use wgpu_attention::{
     Device, Mask, Tensor,
-    ops::{RollingAttention, RollingState, scan_attention::MASKED},
+    ops::{Attention, RollingAttention, RollingState, scan_attention::MASKED},
 };
 
 /// What one write costs in f32, as for scan attention; a stream is to cost no more.
@@ -64,7 +64,7 @@ impl Cut<'_> {
         self.tensor(&picked, keys.len(), dim)
     }
 
-    fn write(&self, state: Option<&RollingState>, keys: &[usize]) -> RollingState {
+    fn keys_values(&self, keys: &[usize]) -> (Tensor, Tensor, Option<Mask>) {
         let (k, v) =
             (self.pick(&self.case.k, self.case.head_dim, keys), self.pick(&self.case.v, self.case.v_dim, keys));
         let mask = self.case.mask.as_ref().map(|mask| {
@@ -72,6 +72,11 @@ impl Cut<'_> {
             let keep: Vec<bool> = of_batch.flat_map(|mask| keys.iter().map(move |&key| mask[key])).collect();
             Mask::new(self.device, &[self.case.batch, keys.len()], &keep).unwrap()
         });
+        (k, v, mask)
+    }
+
+    fn write(&self, state: Option<&RollingState>, keys: &[usize]) -> RollingState {
+        let (k, v, mask) = self.keys_values(keys);
         self.attention().write(state, &k, &v, mask.as_ref()).unwrap()
     }
 
@@ -82,8 +87,11 @@ impl Cut<'_> {
 
     /// The largest error of what a state reads, log-sum-exp included.
     fn error(&self, state: &RollingState, truth: &(Vec<f64>, Vec<Option<f64>>)) -> f64 {
+        self.error_of_read(&state.read().unwrap(), truth)
+    }
+
+    fn error_of_read(&self, read: &Attention, truth: &(Vec<f64>, Vec<Option<f64>>)) -> f64 {
         let oracle::Case { batch, n_heads, n_queries, v_dim, .. } = *self.case;
-        let read = state.read().unwrap();
         let lse: Vec<f64> = truth.1.iter().map(|lse| lse.unwrap_or(f64::from(MASKED))).collect();
         let layout = |numbers: &[f64], dim| {
             if self.head_major {

@@ -1,4 +1,4 @@
-//! Examples as a user runs them, built as this test was.
+//! Examples and the command as a user runs them, and folders for their files.
 
 use std::{
     path::PathBuf,
@@ -22,8 +22,16 @@ pub fn build(name: &str) -> PathBuf {
     profile.join("examples").join(name)
 }
 
+/// In the folder of the package, unless it has another one.
+fn in_folder(command: &mut Command) -> &mut Command {
+    match command.get_current_dir() {
+        Some(_) => command,
+        None => command.current_dir(env!("CARGO_MANIFEST_DIR")),
+    }
+}
+
 pub fn run(command: &mut Command) -> Output {
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap()
+    in_folder(command).output().unwrap()
 }
 
 pub fn text(bytes: &[u8]) -> String {
@@ -53,9 +61,35 @@ pub fn refused(command: &mut Command, words: &[&str]) {
 /// Runs it with a reader of its output that goes away at once, as `| head -0` does.
 #[track_caller]
 pub fn survives_a_closed_pipe(command: &mut Command) {
-    let mut child =
-        command.current_dir(env!("CARGO_MANIFEST_DIR")).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = in_folder(command).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", text(&output.stderr));
+}
+
+/// A folder of a test's own, removed with it.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("wgpu-attention-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+
+    pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> String {
+        std::fs::write(self.path(name), text).unwrap();
+        self.path(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What is left in the temporary folder harms nobody.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }

@@ -77,7 +77,7 @@ impl AggregateUDFImpl for Aggregate {
         match self.kind {
             Kind::Merge => {
                 let [posterior] = found else { return Err(wrong_count(name, "1: a posterior", found.len())) };
-                check_posterior(name, posterior)?;
+                check_posterior(&self.model, name, posterior)?;
                 Ok(vec![DataType::BinaryView])
             }
             Kind::Condition => {

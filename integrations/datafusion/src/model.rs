@@ -170,12 +170,12 @@ pub(crate) fn check_number(name: &str, position: usize, what: &str, found: &Data
 }
 
 /// Refuses a type that is not that of a posterior.
-pub(crate) fn check_posterior(name: &str, found: &DataType) -> Result<()> {
+pub(crate) fn check_posterior(model: &Model, name: &str, found: &DataType) -> Result<()> {
     match found {
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::Null => Ok(()),
         _ => Err(DataFusionError::Plan(format!(
             "{name}: argument 1, the posterior, is {found}, allowed are the bytes that {} returns",
-            name.replace("predict", "condition").replace("merge", "condition").replace("points", "condition")
+            model.name("condition")
         ))),
     }
 }

@@ -167,7 +167,7 @@ impl ScalarUDFImpl for Predict {
             let allowed = format!("{}: a posterior, then {dim_x} of x, those of the model", 1 + dim_x);
             return Err(wrong_count(&self.name, &allowed, found.len()));
         }
-        check_posterior(&self.name, &found[0])?;
+        check_posterior(&self.model, &self.name, &found[0])?;
         for (i, found) in found.iter().enumerate().skip(1) {
             check_number(&self.name, i + 1, &format!("x{i}"), found)?;
         }
@@ -213,7 +213,7 @@ impl ScalarUDFImpl for Points {
 
     fn coerce_types(&self, found: &[DataType]) -> Result<Vec<DataType>> {
         let [posterior] = found else { return Err(wrong_count(&self.name, "1: a posterior", found.len())) };
-        check_posterior(&self.name, posterior)?;
+        check_posterior(&self.model, &self.name, posterior)?;
         Ok(vec![DataType::BinaryView])
     }
 

@@ -1,10 +1,10 @@
 //! Exact sums: the same bits of any cut, order and tree of merges, and attention in float64.
 
 use super::{CPU_BOUND, Cut, stream};
-use crate::support::{Random, error, layout, oracle, other_cpus};
+use crate::support::{Random, layout, oracle, other_cpus};
 use wgpu_attention::{
-    Device, Mask, Tensor,
-    ops::{ExactRolling, ExactState, Layout, RollingAttention, scan_attention::MASKED},
+    Device, Tensor,
+    ops::{ExactRolling, ExactState, Layout, RollingAttention},
 };
 
 /// The largest score of each row, in the order that the layout wants, `above` what comes.
@@ -29,17 +29,6 @@ impl Cut<'_> {
         self.attention().exact(&scores, value).unwrap()
     }
 
-    fn keys_values(&self, keys: &[usize]) -> (Tensor, Tensor, Option<Mask>) {
-        let (k, v) =
-            (self.pick(&self.case.k, self.case.head_dim, keys), self.pick(&self.case.v, self.case.v_dim, keys));
-        let mask = self.case.mask.as_ref().map(|mask| {
-            let of_batch = mask.chunks(self.case.n_keys);
-            let keep: Vec<bool> = of_batch.flat_map(|mask| keys.iter().map(move |&key| mask[key])).collect();
-            Mask::new(self.device, &[self.case.batch, keys.len()], &keep).unwrap()
-        });
-        (k, v, mask)
-    }
-
     fn write_exactly(&self, exact: &ExactRolling, state: Option<&ExactState>, keys: &[usize]) -> ExactState {
         let (k, v, mask) = self.keys_values(keys);
         exact.write(state, &k, &v, mask.as_ref()).unwrap()
@@ -47,15 +36,7 @@ impl Cut<'_> {
 
     /// The largest error of what an exact state reads, log-sum-exp included.
     fn exact_error(&self, state: &ExactState, truth: &(Vec<f64>, Vec<Option<f64>>)) -> f64 {
-        let oracle::Case { batch, n_heads, n_queries, v_dim, .. } = *self.case;
-        let read = state.read().unwrap();
-        let lse: Vec<f64> = truth.1.iter().map(|lse| lse.unwrap_or(f64::from(MASKED))).collect();
-        let layout = |numbers: &[f64], dim| match self.head_major {
-            true => numbers.to_vec(),
-            false => oracle::projected(numbers, [batch, n_heads, n_queries, dim]),
-        };
-        let values = error(&read.values.read().unwrap(), &layout(&truth.0, v_dim));
-        values.max(error(&read.log_sum_exp.read().unwrap(), &layout(&lse, 1)))
+        self.error_of_read(&state.read().unwrap(), truth)
     }
 }
 

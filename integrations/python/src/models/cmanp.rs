@@ -7,7 +7,7 @@ use wgpu_attention::models::cmanp::{self, Context};
 
 use super::{
     plain,
-    points::{Places, Points, mask, observed, values},
+    points::{Places, Points, mask, observed},
     prediction::{Evaluation, Prediction},
     saved, saved_batch, to_save,
 };
@@ -153,10 +153,7 @@ impl CmanpPosterior {
     fn places(&self, name: &str, given: &Bound<'_, PyAny>) -> PyResult<(Points, Coordinates)> {
         self.device.get()?;
         let (points, x) = places(name, given, self.posterior.config().dim_x)?;
-        if points.batch != self.batch {
-            let of = |batch: Option<usize>| batch.map_or("without a batch".into(), |n| format!("of a batch of {n}"));
-            return Err(refused(name, of(points.batch), of(self.batch) + ", as the context"));
-        }
+        points.check_batch(name, self.batch)?;
         Ok((points, x))
     }
 
@@ -177,9 +174,7 @@ impl CmanpPosterior {
         mask: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let more = Observed::read(x, y, mask, None, self.posterior.config())?;
-        if more.points.batch != self.batch {
-            self.places("x", x)?;
-        }
+        more.points.check_batch("x", self.batch)?;
         Ok(self.with(self.device.run(py, |_| self.posterior.update(&more.context()))?))
     }
 
@@ -230,7 +225,7 @@ impl CmanpPosterior {
     ) -> PyResult<Evaluation> {
         let (points, x) = self.places("at", at)?;
         let n_values = self.posterior.config().dim_y;
-        let y = narrow(&values("y", y, points, n_values)?);
+        let y = observed("y", y, points, n_values)?;
         let evaluation = self.device.run(py, |_| with_coordinates!(&x, |x| self.posterior.evaluate(x, &y, block)))?;
         Ok(Evaluation { evaluation, points, n_values })
     }

@@ -38,6 +38,15 @@ impl Points {
         self.batch.into_iter().chain([self.n]).chain(rest.iter().copied()).collect()
     }
 
+    /// Refuses another batch than the context's.
+    pub fn check_batch(self, name: &str, batch: Option<usize>) -> PyResult<()> {
+        if self.batch == batch {
+            return Ok(());
+        }
+        let of = |batch: Option<usize>| batch.map_or("without a batch".to_owned(), |n| format!("of a batch of {n}"));
+        Err(refused(name, of(self.batch), of(batch) + ", as the context"))
+    }
+
     /// Of `[n]`, `[n, dim]` or `[batch, n, dim]`; also returns `dim`.
     fn of(name: &str, shape: &[usize]) -> PyResult<(Self, usize)> {
         match *shape {

@@ -62,15 +62,6 @@ fn locations<'a>(at: &'a Places) -> Locations<'a> {
     at.groups.iter().fold(all, add)
 }
 
-/// Refuses places with another batch than the context's.
-fn check_batch(at: &Places, batch: Option<usize>) -> PyResult<()> {
-    if at.points.batch == batch {
-        return Ok(());
-    }
-    let dimension = |batch: Option<usize>| batch.map_or("without a batch".to_owned(), |n| format!("of a batch of {n}"));
-    Err(refused("at", dimension(at.points.batch), dimension(batch) + ", as the context"))
-}
-
 impl TnpKr {
     pub fn of(model: tnp_kr::TnpKr, device: Device) -> Self {
         Self { model, device }
@@ -114,7 +105,7 @@ impl TnpKr {
 
     fn places(&self, name: &str, at: &Bound<'_, PyAny>, batch: Option<usize>) -> PyResult<Places> {
         let at = Places::read(name, at, &self.groups())?;
-        check_batch(&at, batch)?;
+        at.points.check_batch(name, batch)?;
         Ok(at)
     }
 
@@ -270,7 +261,7 @@ impl TnpKrPosterior {
         self.device.get()?;
         let groups: Vec<&str> = self.groups.iter().map(String::as_str).collect();
         let at = Places::read("at", at, &groups)?;
-        check_batch(&at, self.batch)?;
+        at.points.check_batch("at", self.batch)?;
         let prediction = self.device.run(py, |_| self.posterior.predict(&locations(&at)))?;
         Ok(Prediction::of(prediction, self.batch))
     }

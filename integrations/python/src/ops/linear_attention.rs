@@ -3,9 +3,9 @@
 use pyo3::prelude::*;
 use wgpu_attention::ops::{self, FeatureKind, FeatureMap, Normalizer, ProjectionRows};
 
-use super::{batch, layout, read};
+use super::{keys_values, layout, read};
 use crate::{
-    arrays::{Array, mask as mask_of, of_tensor, own_tensor, tensor},
+    arrays::{Array, of_tensor, own_tensor, tensor},
     device::Device,
     errors::{exception, refused},
 };
@@ -98,8 +98,7 @@ impl LinearAttention {
         state: Option<PyRef<'_, LinearState>>,
         mask: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<LinearState> {
-        let (k, v) = (tensor(&self.device, "k", k)?, tensor(&self.device, "v", v)?);
-        let mask = mask_of(&self.device, mask, batch(&k))?;
+        let (k, v, mask) = keys_values(&self.device, k, v, mask)?;
         let before = state.as_ref().map(|state| &state.state);
         let state = self.device.run(py, |_| self.memory.write(before, &k, &v, mask.as_ref()))?;
         Ok(LinearState { state, device: self.device.clone() })

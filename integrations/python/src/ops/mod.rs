@@ -7,9 +7,16 @@ pub mod rolling_attention;
 pub mod scan_attention;
 
 use pyo3::prelude::*;
-use wgpu_attention::ops::{Layout, Read};
+use wgpu_attention::{
+    Mask, Tensor,
+    ops::{Layout, Read},
+};
 
-use crate::{arrays::of_tensor, errors::refused};
+use crate::{
+    arrays::{mask as mask_of, of_tensor, tensor},
+    device::Device,
+    errors::refused,
+};
 
 /// Arrays `[batch, n_heads, n, dim]`, or with heads side by side, `[batch, n, n_heads * dim]`, whose number is given.
 fn layout(n_heads: Option<usize>, n_kv_heads: Option<usize>) -> PyResult<Layout> {
@@ -22,8 +29,20 @@ fn layout(n_heads: Option<usize>, n_kv_heads: Option<usize>) -> PyResult<Layout>
 }
 
 /// The size of the batch, which comes first in either layout.
-fn batch(array: &wgpu_attention::Tensor) -> usize {
+fn batch(array: &Tensor) -> usize {
     array.shape().first().copied().unwrap_or(0)
+}
+
+/// What is written: keys, their values, and which of them exist.
+fn keys_values(
+    device: &Device,
+    k: &Bound<'_, PyAny>,
+    v: &Bound<'_, PyAny>,
+    mask: Option<&Bound<'_, PyAny>>,
+) -> PyResult<(Tensor, Tensor, Option<Mask>)> {
+    let (k, v) = (tensor(device, "k", k)?, tensor(device, "v", v)?);
+    let mask = mask_of(device, mask, batch(&k))?;
+    Ok((k, v, mask))
 }
 
 /// What was read, with its log-sum-exp if that is asked for.

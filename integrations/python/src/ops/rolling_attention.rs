@@ -3,9 +3,9 @@
 use pyo3::prelude::*;
 use wgpu_attention::ops;
 
-use super::{batch, layout, read};
+use super::{keys_values, layout, read};
 use crate::{
-    arrays::{Array, mask as mask_of, of_tensor, own_tensor, tensor},
+    arrays::{Array, of_tensor, own_tensor},
     device::Device,
 };
 
@@ -52,8 +52,7 @@ impl RollingAttention {
         state: Option<PyRef<'_, RollingState>>,
         mask: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<RollingState> {
-        let (k, v) = (tensor(&self.device, "k", k)?, tensor(&self.device, "v", v)?);
-        let mask = mask_of(&self.device, mask, batch(&k))?;
+        let (k, v, mask) = keys_values(&self.device, k, v, mask)?;
         let before = state.as_ref().map(|state| &state.state);
         let state = self.device.run(py, |_| self.memory.write(before, &k, &v, mask.as_ref()))?;
         Ok(RollingState { state, device: self.device.clone() })

@@ -22,8 +22,9 @@ use crate::{
 /// Bits of a digit of a weight: what an f32 holds.
 const DIGIT: u32 = 24;
 
-/// Digits of a weight.
-pub(super) const DIGITS: usize = 5;
+/// Digits of a weight, and their bits.
+const DIGITS: usize = 5;
+pub(super) const WEIGHT: i32 = DIGIT as i32 * DIGITS as i32;
 
 /// Bits of a value, beside its sign.
 pub(super) const VALUE: i32 = 22;

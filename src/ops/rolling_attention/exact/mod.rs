@@ -50,7 +50,7 @@ mod pieces;
 use std::sync::Arc;
 
 use self::{
-    cpu::{Beyond, DIGITS, Inputs, VALUE},
+    cpu::{Beyond, Inputs, VALUE, WEIGHT},
     limits::{Limits, SHIFT, power},
     pieces::{MOST_PIECES, Wide},
 };
@@ -142,13 +142,14 @@ impl RollingAttention {
         check_argument(scores.len() == n_rows, EXACT, "the number of scores", scores.len(), expected)?;
         let scale = self.scale.unwrap_or(1.0 / (sizes.dim as f32).sqrt()) * std::f32::consts::LOG2_E;
         let (all, strides) = (self.queries.cpu(), self.layout.strides(sizes));
+        let of_scores = self.layout.strides(Sizes { dim: 1, ..sizes });
         let mut queries = zeros(&[sizes.batch, sizes.n_heads, sizes.n, sizes.dim])?;
         let mut in_order = zeros(&[sizes.batch, sizes.n_heads, sizes.n])?;
         let rows = queries.chunks_exact_mut(sizes.dim).zip(&mut in_order).zip(rows(sizes));
-        for ((row, score), [b, h, r]) in rows {
-            let from = &all[b * strides[0] + h * strides[1] + r * strides[2]..][..sizes.dim];
+        for ((row, score), place) in rows {
+            let from = &all[at(strides, place)..][..sizes.dim];
             row.iter_mut().zip(from).for_each(|(row, q)| *row = q * scale);
-            *score = scores[row_of(self.layout, sizes, [b, h, r])];
+            *score = scores[at(of_scores, place)];
         }
         crate::tensor::check_finite("queries", &queries)?;
         let limits = Arc::new(Limits::new(EXACT, in_order.into_iter(), value)?);
@@ -218,10 +219,6 @@ impl ExactRolling {
         if let Some(state) = state {
             self.check(op, state, v_dim)?;
         }
-        let strides = |dim| match layout.is_head_major() {
-            true => [keys.n_heads * keys.n * dim, keys.n * dim, dim],
-            false => [keys.n * keys.n_heads * dim, dim, keys.n_heads * dim],
-        };
         let inputs = Inputs {
             sizes,
             kv_heads: keys.n_heads,
@@ -229,9 +226,9 @@ impl ExactRolling {
             v_dim,
             queries: &self.queries,
             k: k.cpu(),
-            k_strides: strides(keys.dim),
+            k_strides: layout.strides(keys),
             v: v.cpu(),
-            v_strides: strides(v_dim),
+            v_strides: layout.strides(Sizes { dim: v_dim, ..keys }),
             mask: mask.map(|mask| mask.tensor().cpu()),
             limits: &self.limits,
         };
@@ -341,22 +338,22 @@ impl ExactState {
         let Self { layout, cpu, sizes, .. } = *self;
         let mut values = zeros(&[sizes.batch, sizes.n_heads, sizes.n, sizes.dim])?;
         let mut log_sum_exp = filled(MASKED, &[sizes.batch, sizes.n_heads, sizes.n])?;
-        let strides = layout.strides(sizes);
+        let (strides, of_lse) = (layout.strides(sizes), layout.strides(Sizes { dim: 1, ..sizes }));
         let sums = self.sums.chunks_exact(1 + sizes.dim).zip(&self.limits.scores).zip(rows(sizes));
         for ((sums, &limit), [b, h, r]) in sums.filter(|(_, [b, ..])| self.n_keys[*b] > 0) {
             let weight = wide::to_f64(&sums[0]);
             let error = self.n_keys[b] as f64 * power(SHIFT);
             if weight * power(MOST_ERROR) < error {
-                let mean = (weight / self.n_keys[b] as f64).log2() + f64::from(limit - bits(DIGITS));
+                let mean = (weight / self.n_keys[b] as f64).log2() + f64::from(limit - WEIGHT);
                 let found = format!("2^{limit} in head {h} of query {r}, where the mean weight is about 2^{mean:.0}");
                 let allowed = "closer to what comes, of keys that were written (and only those forgotten)";
                 return Err(Error::argument(READ, "the limit of weights", found, allowed));
             }
             let factor = power(self.limits.value - VALUE) / weight;
-            let to = &mut values[b * strides[0] + h * strides[1] + r * strides[2]..][..sizes.dim];
+            let to = &mut values[at(strides, [b, h, r])..][..sizes.dim];
             to.iter_mut().zip(&sums[1..]).for_each(|(to, sum)| *to = (wide::to_f64(sum) * factor) as f32);
-            let log = weight.ln() + f64::from(limit - bits(DIGITS)) * std::f64::consts::LN_2;
-            log_sum_exp[row_of(layout, sizes, [b, h, r])] = log as f32;
+            let log = weight.ln() + f64::from(limit - WEIGHT) * std::f64::consts::LN_2;
+            log_sum_exp[at(of_lse, [b, h, r])] = log as f32;
         }
         Ok(Attention {
             values: Tensor::from_cpu(cpu, layout.shape(sizes), values),
@@ -400,23 +397,15 @@ impl ExactState {
     }
 }
 
-/// Bits of so many digits.
-fn bits(digits: usize) -> i32 {
-    24 * digits as i32
-}
-
 /// Batch element, head and row, head-major.
 fn rows(sizes: Sizes) -> impl Iterator<Item = [usize; 3]> {
     let Sizes { batch, n_heads, n, .. } = sizes;
     (0..batch).flat_map(move |b| (0..n_heads).flat_map(move |h| (0..n).map(move |r| [b, h, r])))
 }
 
-/// Where a row's one number is in [`Layout::row_shape`].
-fn row_of(layout: Layout, sizes: Sizes, [b, h, r]: [usize; 3]) -> usize {
-    match layout.is_head_major() {
-        true => (b * sizes.n_heads + h) * sizes.n + r,
-        false => (b * sizes.n + r) * sizes.n_heads + h,
-    }
+/// Where what belongs to a batch element, head and row begins.
+fn at(strides: [usize; 3], place: [usize; 3]) -> usize {
+    strides.into_iter().zip(place).map(|(stride, i)| stride * i).sum()
 }
 
 fn check_limits(op: &'static str, a: &Arc<Limits>, b: &Arc<Limits>) -> Result<()> {
@@ -437,7 +426,7 @@ fn check_keys(inputs: &Inputs<'_>) -> Result<()> {
         let of = Sizes { n_heads: inputs.kv_heads, n: inputs.n_keys, ..inputs.sizes };
         for [b, h, r] in rows(of) {
             let exists = inputs.mask.is_none_or(|mask| mask[b * inputs.n_keys + r] != 0.0);
-            let first = b * strides[0] + h * strides[1] + r * strides[2];
+            let first = at(strides, [b, h, r]);
             let wrong = numbers[first..][..width].iter().position(|x| !x.is_finite());
             if let Some(i) = wrong.filter(|_| exists) {
                 return Err(Error::NonFinite { name: name.into(), index: first + i, value: numbers[first + i] });
