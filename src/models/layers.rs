@@ -79,6 +79,12 @@ pub fn torch_linear(parameters: &Parameters<'_>, n_in: usize, n_out: usize, has_
     Ok(Linear { weight, bias })
 }
 
+/// A layer as flax stores it: `kernel [n_in, n_out]` and `bias [n_out]`.
+pub(crate) fn dense(parameters: &Parameters<'_>, n_in: usize, n_out: usize) -> Result<Linear> {
+    let weight = parameters.weight("kernel", &[n_in, n_out])?;
+    Ok(Linear { weight, bias: Some(parameters.tensor("bias", &[n_out])?) })
+}
+
 /// Refuses a width or a number of things that is 0.
 pub(crate) fn check_positive(sizes: &[(&str, usize)]) -> Result<()> {
     match sizes.iter().find(|(_, size)| *size == 0) {
@@ -150,10 +156,8 @@ impl Mlp {
     /// A parameter is missing or misshapen.
     pub fn load(parameters: &Parameters<'_>, config: &MlpConfig, n_in: usize) -> Result<Self> {
         let inputs = std::iter::once(&n_in).chain(&config.dims);
-        let layers = inputs.zip(&config.dims).enumerate().map(|(i, (&n_in, &n_out))| {
-            let dense = parameters.scope(format!("Dense_{i}"));
-            Ok(Linear { weight: dense.weight("kernel", &[n_in, n_out])?, bias: Some(dense.tensor("bias", &[n_out])?) })
-        });
+        let layers = inputs.zip(&config.dims).enumerate();
+        let layers = layers.map(|(i, (&n_in, &n_out))| dense(&parameters.scope(format!("Dense_{i}")), n_in, n_out));
         Ok(Self { layers: layers.collect::<Result<_>>()?, activation: config.activation })
     }
 

@@ -9,7 +9,7 @@ use wgpu_attention::{
         nam::{
             FewShot, FewShotConfig, Generator, LsamAe, LsamAeConfig, NamTmAe, NamTmConfig, NamTransformer, TuringOption,
         },
-        tnp_kr::{BiasParameters, CategoryConfig, Config, Context, Locations, TnpKr},
+        tnp_kr::{AttentionConfig, BiasParameters, CategoryConfig, Config, Context, Locations, TnpKr},
     },
     ops::{Activation, BiasKernel, Distance},
     serde_json::{Value, json},
@@ -202,6 +202,30 @@ fn biases_of_a_btnp_are_beside_its_blocks() {
     refused(bias(&with(&b_tnp(), "blk", attention("FastAttention"))), &["FastAttention"]);
     let scan = with(&b_tnp(), "_target_", json!("dl4bi.meta_learning.BSATNP"));
     refused(Config::from_dl4bi(&scan, 1, &[("s", 2)]), &["s_"]);
+}
+
+#[test]
+fn adaptive_projections_have_one_rank() {
+    let lora = |n_out: usize, rank: usize| json!({"_target_": "dl4bi.hyper.HyperLoRA", "out_dim": n_out, "rank": rank});
+    let attention = json!({
+        "_target_": "dl4bi.attention.AdaptiveMultiHeadAttention", "attn": {"_target_": "dl4bi.attention.Attention"},
+        "proj_qs": lora(128, 8), "proj_ks": lora(128, 8), "proj_vs": lora(128, 8), "proj_out": lora(64, 8)
+    });
+    let config = |attention: &Value| Config::from_dl4bi(&json!({"blk": {"attn": attention}}), 1, &[("s", 2)]);
+    let AttentionConfig::Scan { adaptive_rank, .. } = config(&attention).unwrap().attention else { panic!() };
+    assert_eq!(adaptive_rank, Some(8));
+    refused(config(&with(&attention, "proj_ks", lora(128, 4))), &["ranks", "[8, 4, 8, 8]"]);
+    refused(config(&with(&attention, "proj_ks", mlp(&[128]))), &["proj_ks", "MLP"]);
+    refused(config(&with(&attention, "proj_out", lora(32, 8))), &["proj_out", "32", "64"]);
+    let all = |rank: usize| {
+        let names = [("proj_qs", 128), ("proj_ks", 128), ("proj_vs", 128), ("proj_out", 64)];
+        names.iter().fold(attention.clone(), |all, (name, n)| with(&all, name, lora(*n, rank)))
+    };
+    refused(config(&all(0)), &["adaptive_rank", "0", "1 to 65536"]);
+    refused(
+        config(&with(&attention, "attn", json!({"_target_": "dl4bi.attention.FastAttention"}))),
+        &["FastAttention"],
+    );
 }
 
 #[test]

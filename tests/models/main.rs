@@ -21,3 +21,4 @@ mod local;
 mod nam;
 mod posterior;
 mod tnp_kr;
+mod upstream;

@@ -38,6 +38,7 @@ fn config() -> Config {
             proj_ks: mlp(&[12]),
             proj_vs: mlp(&[20]),
             proj_out: mlp(&[12]),
+            adaptive_rank: None,
         },
         bias_parameters: BiasParameters::default(),
         ffn: mlp(&[24, 12]),

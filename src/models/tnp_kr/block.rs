@@ -7,11 +7,12 @@ use std::ops::Range;
 use super::{
     config::{AttentionConfig, BiasParameters, Config},
     deep_kernel::DeepKernelAttention,
+    projection::{Projection, Projections},
 };
 use crate::{
     checkpoint::Parameters,
     error::{Error, Result},
-    models::layers::{EPSILON, LayerNorm, Mlp},
+    models::layers::{EPSILON, LayerNorm, Mlp, MlpConfig},
     ops::{BiasKernel, BiasTerm, Layout, LinearAttention, LinearState, Normalizer, Placed, ScanMemory, ScanState},
     tensor::{Mask, Tensor},
 };
@@ -56,14 +57,6 @@ enum Attention {
         /// The index of the group that is joined to the tokens.
         group: usize,
     },
-}
-
-#[derive(Clone, Debug)]
-struct Projections {
-    qs: Mlp,
-    ks: Mlp,
-    vs: Mlp,
-    out: Mlp,
 }
 
 /// What a block keeps of a context: all that later queries read.
@@ -218,18 +211,19 @@ impl KrBlock {
 
 impl Attention {
     fn load(parameters: &Parameters<'_>, config: &Config, width: usize) -> Result<Self> {
-        let projections = |qs, ks, vs: &_, out| -> Result<Projections> {
+        let projections = |qs, ks, vs: &MlpConfig, out, rank| -> Result<Projections> {
+            let load = |name: &str, config, n_in| Projection::load(&parameters.scope(name), config, n_in, rank);
             Ok(Projections {
-                qs: Mlp::load(&parameters.scope("proj_qs"), qs, width)?,
-                ks: Mlp::load(&parameters.scope("proj_ks"), ks, width)?,
-                vs: Mlp::load(&parameters.scope("proj_vs"), vs, width)?,
-                out: Mlp::load(&parameters.scope("proj_out"), out, vs.n_out("proj_vs")?)?,
+                qs: load("proj_qs", qs, width)?,
+                ks: load("proj_ks", ks, width)?,
+                vs: load("proj_vs", vs, width)?,
+                out: load("proj_out", out, vs.n_out("proj_vs")?)?,
             })
         };
         match &config.attention {
-            AttentionConfig::Scan { n_heads, proj_qs, proj_ks, proj_vs, proj_out } => Ok(Self::Scan {
+            AttentionConfig::Scan { n_heads, proj_qs, proj_ks, proj_vs, proj_out, adaptive_rank } => Ok(Self::Scan {
                 layout: Layout::Projected { n_heads: *n_heads },
-                projections: projections(proj_qs, proj_ks, proj_vs, proj_out)?,
+                projections: projections(proj_qs, proj_ks, proj_vs, proj_out, *adaptive_rank)?,
                 biases: match config.bias_parameters {
                     BiasParameters::InBlocks => {
                         let inner = || parameters.scope("attn");
@@ -246,7 +240,7 @@ impl Attention {
                 let projection = features.random_features("qk_orf", &[*n_features, head_dim])?;
                 let mut attention = LinearAttention::favor(Layout::Projected { n_heads: *n_heads }, projection);
                 attention.normalizer = Normalizer::favor(head_dim, proj_vs.n_out("proj_vs")? / n_heads);
-                Ok(Self::Performer { projections: projections(proj_qs, proj_ks, proj_vs, proj_out)?, attention })
+                Ok(Self::Performer { projections: projections(proj_qs, proj_ks, proj_vs, proj_out, None)?, attention })
             }
             AttentionConfig::DeepKernel { n_heads, proj_qks, proj_vs } => {
                 let group = config.groups.iter().position(|group| group.name == "s");

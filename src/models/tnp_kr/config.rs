@@ -152,6 +152,10 @@ pub enum AttentionConfig {
         proj_vs: MlpConfig,
         /// Tokens from what was read.
         proj_out: MlpConfig,
+        /// The rank of what each token changes of the weights of its projections, which then have one layer each;
+        /// none in most networks. (`AdaptiveMultiHeadAttention` of dl4bi, with `HyperLoRA`.)
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        adaptive_rank: Option<usize>,
     },
     /// Linear attention over learned features of the coordinates of group `s`, joined with the
     /// tokens: a memory of constant size. What is read is divided by the number of keys if
@@ -326,7 +330,13 @@ impl Config {
             ));
         }
         match &self.attention {
-            AttentionConfig::Scan { n_heads, proj_qs, proj_ks, proj_vs, proj_out } => {
+            AttentionConfig::Scan { n_heads, proj_qs, proj_ks, proj_vs, proj_out, adaptive_rank } => {
+                let is_single = [proj_qs, proj_ks, proj_vs, proj_out].iter().all(|mlp| mlp.dims.len() == 1);
+                if adaptive_rank.is_some_and(|rank| !is_single || !(1..=1 << 16).contains(&rank)) {
+                    return refused(format!(
+                        "adaptive_rank is {adaptive_rank:?}, allowed is 1 to 65536, with projections of one layer"
+                    ));
+                }
                 heads(*n_heads, proj_qs, proj_ks, proj_vs, MAX_HEAD_DIM)?;
                 ends_in_width("proj_out", proj_out, width)
             }

@@ -15,7 +15,7 @@ impl Config {
     /// values at a point and the size of each coordinate group that the data have, in the
     /// order `x`, `s`, `t`. What the file leaves out is what `dl4bi` has by itself.
     ///
-    /// Known are `BSATNP` and `BTNP`, with scan, plain, fast (Performer) and deep kernel attention, every
+    /// Known are `BSATNP` and `BTNP`, with scan, plain, adaptive, fast (Performer) and deep kernel attention, every
     /// bias with every distance that a file can name, embeddings that pass numbers on, leave them out or take
     /// one for a category, and Gaussian, categorical, Poisson, zero-inflated Poisson and Beta outputs.
     ///
@@ -234,7 +234,8 @@ fn mlp(value: &Value, name: &str, default: &[usize], activation: Activation) -> 
     if value.is_null() {
         return Ok(MlpConfig { dims: default.to_vec(), activation });
     }
-    only(value, &["dims", "act_fn", "p_dropout"])?;
+    // How training begins and what it drops changes no prediction.
+    only(value, &["dims", "act_fn", "p_dropout", "kernel_init", "bias_init"])?;
     let dims = value["dims"].as_array().ok_or_else(|| unknown(name, &value.to_string()))?;
     let dims = dims.iter().map(|dim| count(dim, name)).collect::<Result<_>>()?;
     let activation = match target(&value["act_fn"]) {
@@ -250,7 +251,7 @@ fn mlp(value: &Value, name: &str, default: &[usize], activation: Activation) -> 
 fn attention_config(value: &Value) -> Result<(AttentionConfig, Vec<(String, BiasConfig)>)> {
     match target(value) {
         None if value.is_null() => {}
-        Some("MultiHeadAttention") => {}
+        Some("MultiHeadAttention" | "AdaptiveMultiHeadAttention") => {}
         Some("DeepKernelAttention") => {
             only(value, &["num_heads", "proj_qks", "proj_vs", "p_dropout"])?;
             let attention = AttentionConfig::DeepKernel {
@@ -266,12 +267,20 @@ fn attention_config(value: &Value) -> Result<(AttentionConfig, Vec<(String, Bias
         only(value, &["attn", "num_heads", "proj_qs", "proj_ks", "proj_vs", "proj_out", "p_dropout"])?;
     }
     let n_heads = count_or(&value["num_heads"], "num_heads", 4)?;
-    let projection = |name: &str| mlp(&value[name], name, &[64], Activation::Relu);
-    let (proj_qs, proj_ks) = (projection("proj_qs")?, projection("proj_ks")?);
-    let (proj_vs, proj_out) = (projection("proj_vs")?, projection("proj_out")?);
+    let names = ["proj_qs", "proj_ks", "proj_vs", "proj_out"];
+    let ([proj_qs, proj_ks, proj_vs, proj_out], adaptive_rank) = if target(value) == Some("AdaptiveMultiHeadAttention")
+    {
+        let [(qs, rank), (ks, of_ks), (vs, of_vs), (out, of_out)] = each(names, |name| hyper_lora(&value[name], name))?;
+        if [of_ks, of_vs, of_out] != [rank; 3] {
+            return Err(unknown("ranks that differ", &format!("{:?}", [rank, of_ks, of_vs, of_out])));
+        }
+        ([qs, ks, vs, out], Some(rank))
+    } else {
+        (each(names, |name| mlp(&value[name], name, &[64], Activation::Relu))?, None)
+    };
     let inner = &value["attn"];
     let biases = match target(inner) {
-        Some("FastAttention") => {
+        Some("FastAttention") if adaptive_rank.is_none() => {
             only(inner, &["num_ortho_features", "build_phi"])?;
             match target(&inner["build_phi"]) {
                 None | Some("build_stable_positive_softmax_phi") => {}
@@ -297,7 +306,26 @@ fn attention_config(value: &Value) -> Result<(AttentionConfig, Vec<(String, Bias
         }
         _ => return Err(unknown("attention", &inner["_target_"].to_string())),
     };
-    Ok((AttentionConfig::Scan { n_heads, proj_qs, proj_ks, proj_vs, proj_out }, biases))
+    Ok((AttentionConfig::Scan { n_heads, proj_qs, proj_ks, proj_vs, proj_out, adaptive_rank }, biases))
+}
+
+/// The same of four names.
+fn each<T: std::fmt::Debug>(names: [&str; 4], of: impl Fn(&str) -> Result<T>) -> Result<[T; 4]> {
+    let all: Vec<T> = names.into_iter().map(of).collect::<Result<_>>()?;
+    Ok(all.try_into().expect("as many as there are names"))
+}
+
+/// The layer of a `HyperLoRA` or what `dl4bi` has where nothing is said, and its rank.
+fn hyper_lora(value: &Value, name: &str) -> Result<(MlpConfig, usize)> {
+    let (n_out, rank) = match target(value) {
+        None if value.is_null() => (64, 16),
+        Some("HyperLoRA") => {
+            only(value, &["out_dim", "rank", "kernel_init"])?;
+            (count_or(&value["out_dim"], "out_dim", 128)?, count_or(&value["rank"], "rank", 16)?)
+        }
+        _ => return Err(unknown(name, &value.to_string())),
+    };
+    Ok((MlpConfig { dims: vec![n_out], activation: Activation::Relu }, rank))
 }
 
 fn bias_config(value: &Value) -> Result<BiasConfig> {

@@ -14,6 +14,7 @@ mod network;
 mod points;
 mod posterior;
 mod presets;
+mod projection;
 mod saved;
 
 use std::{fmt, path::Path, sync::Arc};

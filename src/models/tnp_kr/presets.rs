@@ -32,6 +32,7 @@ impl Config {
             proj_ks: wide(),
             proj_vs: wide(),
             proj_out: mlp(&[WIDTH]),
+            adaptive_rank: None,
         };
         Self::paper(n_values, group, attention)
     }

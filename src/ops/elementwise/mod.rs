@@ -105,7 +105,7 @@ pub fn add(a: &Tensor, b: &Tensor, scale: f32) -> Result<Tensor> {
     join(Join::AddScaled, rows, a.shape().to_vec(), a, Some(b))
 }
 
-/// `x` times a number for each column: `x [.., width]`, `scale [width]`.
+/// `x [.., width]` times a number for each column, `scale [width]`, or for each number, `scale` of the shape of `x`.
 ///
 /// # Errors
 /// Another width; different devices.
@@ -118,19 +118,23 @@ pub fn add(a: &Tensor, b: &Tensor, scale: f32) -> Result<Tensor> {
 /// let x = Tensor::new(&device, &[2, 2], &[1.0, 2.0, 3.0, 4.0])?;
 /// let scale = Tensor::new(&device, &[2], &[10.0, 100.0])?;
 /// assert_eq!(scale_columns(&x, &scale)?.read()?, [10.0, 200.0, 30.0, 400.0]);
+/// assert_eq!(scale_columns(&x, &x)?.read()?, [1.0, 4.0, 9.0, 16.0]);
 /// # Ok(())
 /// # }
 /// ```
 pub fn scale_columns(x: &Tensor, scale: &Tensor) -> Result<Tensor> {
     const OP: &str = "scale_columns";
     let (of_x, of_scale) = (x.shape(), scale.shape());
-    let fit = of_scale.len() == 1 && of_x.ends_with(of_scale);
-    check_shapes(fit, OP, ("x", of_x), ("scale", of_scale), "x must be [.., width] and scale [width]")?;
+    let is_equal = of_x == of_scale;
+    let fit = is_equal || (of_scale.len() == 1 && of_x.ends_with(of_scale));
+    let rule = "x must be [.., width] and scale [width] or of the shape of x";
+    check_shapes(fit, OP, ("x", of_x), ("scale", of_scale), rule)?;
     check_operands(OP, &[("x", Some(x)), ("scale", Some(scale))], &[])?;
     if x.is_empty() {
         return Ok(x.clone());
     }
-    let rows = whole(x.len() / scale.len(), scale.len(), scale.len());
+    let width = of_x.last().copied().unwrap_or(1);
+    let rows = Rows { b_stride: if is_equal { width } else { 0 }, ..whole(x.len() / width, width, width) };
     join(Join::ScaleColumns, rows, x.shape().to_vec(), x, Some(scale))
 }
 

@@ -21,7 +21,7 @@ pub enum Map {
 pub(crate) enum Join {
     /// `a + scale b`.
     AddScaled,
-    /// `a b`, one `b` for all rows.
+    /// `a b`, a row of `b` for each or one for all.
     ScaleColumns,
     /// `a b`, a number of `b` for each head of a row.
     Gate,
