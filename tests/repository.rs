@@ -56,8 +56,8 @@ fn anchors(page: &Path) -> Vec<String> {
 }
 
 fn pages() -> Vec<PathBuf> {
-    let folders =
-        ["", "benches", "cli", "data", "docs", "integrations/python", "training"].map(|folder| root().join(folder));
+    let folders = ["", "benches", "cli", "data", "docs", "integrations/datafusion", "integrations/python", "training"]
+        .map(|folder| root().join(folder));
     let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap()).map(|entry| entry.unwrap().path());
     files.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
 }

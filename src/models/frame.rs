@@ -206,6 +206,9 @@ impl Cloud<'_> {
                 let moments: Vec<f64> = self.moments(b, column).collect();
                 moments.windows(2).map(|pair| pair[1] - pair[0]).fold(anything, f64::min) / 4.0
             }
+            // The numbers of a CMANP, of order one in training: its points come in any parts, and whether one is
+            // taken must not depend on which came with it.
+            _ if column.group.is_none() => OF_RANGE,
             // A latitude cannot be taken relative to another: f32 holds half a metre of it.
             Some(Distance::GreatCircle) if column.is_relative => anything,
             _ if range > 0.0 => {

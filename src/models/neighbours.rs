@@ -35,6 +35,12 @@ impl Positions {
         Self { dim: numbers.len() / cloud.n.max(1), numbers }
     }
 
+    /// The largest number of some points.
+    pub fn farthest(&self, mut points: impl Iterator<Item = usize>) -> f64 {
+        let numbers = points.by_ref().flat_map(|i| self.at(i));
+        numbers.fold(0.0, |most, x| most.max(x.abs()))
+    }
+
     fn at(&self, i: usize) -> &[f64] {
         &self.numbers[i * self.dim..][..self.dim]
     }

@@ -37,8 +37,8 @@ impl<C: Clone> About<C> {
 }
 
 impl<C: PartialEq> About<C> {
-    /// Refuses to merge posteriors of different models, devices or batches.
-    pub fn check_merge(&self, other: &Self, batch: usize, other_batch: usize) -> Result<()> {
+    /// Refuses to join posteriors of different models, devices or batches.
+    pub fn check_same(&self, op: &'static str, other: &Self, batch: usize, other_batch: usize) -> Result<()> {
         let is_same = self.fingerprint == other.fingerprint && self.config == other.config;
         let (found, allowed) = if !is_same || self.device != other.device {
             let found = format!("one of another model or device, on {}", other.device);
@@ -48,7 +48,7 @@ impl<C: PartialEq> About<C> {
         } else {
             return Ok(());
         };
-        Err(Error::argument("Posterior::merge", "the other posterior", found, allowed))
+        Err(Error::argument(op, "the other posterior", found, allowed))
     }
 }
 

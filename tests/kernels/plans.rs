@@ -185,3 +185,17 @@ fn pipelines_are_kept_from_one_start_to_the_next() {
     }
     let _ = std::fs::remove_dir_all(&folder);
 }
+
+/// What `docs/gpu.md` lists is what can be asked for.
+#[test]
+fn the_page_names_every_variant() {
+    let page = include_str!("../../docs/gpu.md");
+    for (operation, variants) in wgpu_attention::device::variants() {
+        let named = format!("`{operation}`");
+        let row = page.lines().find(|line| line.starts_with('|') && line.split('|').nth(1).unwrap().contains(&named));
+        let row = row.unwrap_or_else(|| panic!("docs/gpu.md has no row for {operation}"));
+        for variant in variants {
+            assert!(row.contains(&format!("`{variant}`")), "docs/gpu.md does not name {variant} of {operation}");
+        }
+    }
+}

@@ -131,7 +131,7 @@ fn every_model_opens_from_bytes() {
     is_short(&NamTmAe::from_checkpoint(&device, &read("nam_tm_addition.safetensors")).unwrap(), &["NamTmAe"]);
     is_short(&FewShot::from_checkpoint(&device, &read("few_shot_nam_1.safetensors")).unwrap(), &["FewShot"]);
 
-    let config = LsamAeConfig { vocab_size: 5, d_model: 8, nhead: 2, dim_feedforward: 6 };
+    let config = LsamAeConfig { vocab_size: 5, d_model: 8, n_heads: 2, dim_feedforward: 6 };
     let mut checkpoint = Checkpoint::random(1, |checkpoint| LsamAe::new(&device, &config, checkpoint)).unwrap();
     checkpoint.set_metadata("model", "nam_lsam");
     checkpoint.set_metadata("config", serde_json::to_string(&config).unwrap());

@@ -163,6 +163,17 @@ fn a_window_is_its_last_points_from_scratch() {
         assert_eq!(window.n_points(), 6.min(i as usize + 1));
     }
     refused(window.forget_before(3, 0.0), &["column", "3"]);
+    // Whether a point is taken does not depend on which come with it: single ones, blocks of four and all at once.
+    let minutes: Vec<f64> = (0..16).flat_map(|i| [2000.0 + 0.001 * f64::from(i), 1.0, 0.0]).collect();
+    let resolution = ["2000.0", "give an origin"];
+    refused(model.condition(&Context::new(&minutes, &[0.5; 16])), &resolution);
+    refused(model.condition(&Context::new(&minutes[..3], &[0.5])), &resolution);
+    let mut far = Window::new(&model, 4).unwrap();
+    refused(far.push(&Context::new(&minutes[..3], &[0.5])), &resolution);
+    assert_eq!(far.n_points(), 0);
+    let mut near = Window::new(&model, 4).unwrap().origin(&[2000.0, 0.0, 0.0]);
+    minutes.chunks(3).for_each(|point| near.push(&Context::new(point, &[0.5])).unwrap());
+    assert_eq!(near.posterior().unwrap().n_points(), [16]);
     refused(window.push(&Context::new(&[f64::NAN, 0.0, 0.0], &[0.5])), &["x of point 0"]);
     refused(window.push(&Context::new(&[1.0, 0.0, 0.0], &[0.5]).origin(&[1.0; 3])), &["Window::origin"]);
     refused(Window::new(&model, 0), &["step"]);
@@ -197,6 +208,9 @@ fn forms_do_not_mix_and_damage_is_refused() {
     refused(a.merge(&b), &["Posterior::merge", "exact sums"]);
     refused(b.merge(&a), &["Posterior::merge", "not exact"]);
     refused(a.without(&a), &["Posterior::without", "Cmanp::exact"]);
+    let build = |checkpoint: &Checkpoint| Cmanp::new(&Device::cpu(), plain.config(), checkpoint);
+    let other = build(&Checkpoint::random(1, build).unwrap()).unwrap().exact().unwrap();
+    refused(b.without(&other.condition(&all.context()).unwrap()), &["Posterior::without", "another model"]);
     refused(b.without(&b), &["Posterior::without", "30"]);
     refused(plain.restore(&b.to_checkpoint().unwrap()), &["exact"]);
     refused(model.restore(&a.to_checkpoint().unwrap()), &["not exact"]);

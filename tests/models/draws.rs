@@ -161,13 +161,13 @@ fn joint_and_autoregressive_draws_agree_where_they_should() {
             let posterior = model.condition(&cmanp::Context::new(&[0.1, 0.5], &[0.3, 0.1, -0.2, 0.5])).unwrap();
             let x = [-0.5, 0.0, 0.7];
             let together = &posterior.predict_joint(&x).unwrap()[0];
-            let drawn: Vec<f32> = together.sample(4, 20).into_iter().map(|y| y as f32).collect();
+            let drawn: Vec<f32> = together.sample(4, 20).unwrap().into_iter().map(|y| y as f32).collect();
             assert_eq!(posterior.draws_in_blocks(&x, 4, 20, 3).unwrap(), drawn, "{name}, {kind:?}");
             assert_eq!(posterior.draws_in_blocks(&x, 4, 20, 9).unwrap(), drawn, "{name}, {kind:?}");
             // The first of two blocks is drawn as if it were all.
             let blocks = posterior.draws_in_blocks(&x, 4, 20, 2).unwrap();
             let first: Vec<f32> =
-                posterior.predict_joint(&x[..2]).unwrap()[0].sample(4, 20).iter().map(|y| *y as f32).collect();
+                posterior.predict_joint(&x[..2]).unwrap()[0].sample(4, 20).unwrap().iter().map(|y| *y as f32).collect();
             let of_blocks: Vec<f32> = blocks.chunks(6).flat_map(|draw| &draw[..4]).copied().collect();
             assert_eq!(of_blocks, first, "{name}, {kind:?}");
             let y = &blocks[..6];

@@ -251,7 +251,7 @@ fn r3_predictions_that_are_not_finite_are_errors() {
         refused(posterior.predict(&[0.5]), &["point 0", "overflow"]);
         refused(pollster::block_on(posterior.predict_async(&[0.5])), &["point 0", "overflow"]);
 
-        let config = LsamAeConfig { vocab_size: 3, d_model: 8, nhead: 2, dim_feedforward: 4 };
+        let config = LsamAeConfig { vocab_size: 3, d_model: 8, n_heads: 2, dim_feedforward: 4 };
         let (model, _) = parameters(|checkpoint| LsamAe::new(&device, &config, checkpoint), huge);
         refused(model.predict(1, &[0, 1]), &["the logits", "overflow"]);
         let text = r#"{"dim": 8, "vocab_size": 3, "n_heads": 2, "mem_size": 4, "tape_length": 4}"#;

@@ -144,8 +144,12 @@ fn what_is_wrong_is_said() {
     refused(&context, &at, Local::nearest(0), &["nearest", "1 or more"]);
     refused(&context, &at, Local::nearest(1).together(0), &["together", "1 or more"]);
     refused(&context, &at, Local::nearest(1).weight("t", 1.0), &["\"t\"", "\"s\""]);
-    refused(&context, &at, Local::nearest(1).weight("s", f64::NAN), &["NaN", "0 or more"]);
-    refused(&context, &at, Local::nearest(1).weight("s", -1.0), &["-1", "0 or more"]);
+    refused(&context, &at, Local::nearest(1).weight("s", f64::NAN), &["NaN", "0, or 1e-100 to 1e100"]);
+    refused(&context, &at, Local::nearest(1).weight("s", -1.0), &["-1", "0, or 1e-100 to 1e100"]);
+    // Squares of such differences would all be infinite, or nothing, and any observation the nearest.
+    for weight in [1e200, 1e300, 1e-200] {
+        refused(&context, &at, Local::nearest(1).weight("s", weight), &["a weight", "1e100"]);
+    }
     refused(&context, &Locations::space(2, &[0.5f32, 1.0]), Local::nearest(1), &["coordinate"]);
     refused(&context, &Locations::space(1, &[0.5f32, 1.0]).batch(2), Local::nearest(1), &["batch", "2"]);
     refused(&context, &Locations::space(1, &[f32::NAN]), Local::nearest(1), &["finite"]);

@@ -23,6 +23,10 @@ use crate::{
 /// Rows that a group collects before they are read: enough that writing its posterior costs little beside.
 const ROWS: usize = 512;
 
+/// How the partial state of rows that are not read yet begins. That of a posterior begins with the length of a header,
+/// which is not as large.
+const UNREAD: [u8; 8] = [0xff; 8];
+
 /// One group.
 #[derive(Default)]
 pub(crate) struct Group {
@@ -89,6 +93,36 @@ impl Call {
         Ok((group.posterior.as_ref().map(bytes).transpose()?, group.skipped))
     }
 
+    /// What another partition goes on from: the posterior, or rows as they are where they are few, which take less
+    /// space than it and no work.
+    fn partial(&self, group: Group) -> Result<(Option<Vec<u8>>, u64)> {
+        if group.posterior.is_some() || group.y.is_empty() || !group.gone.1.is_empty() {
+            return self.finish(group);
+        }
+        let x = group.x.iter().flat_map(|x| x.to_le_bytes());
+        let y = group.y.iter().flat_map(|y| y.to_le_bytes());
+        Ok((Some(UNREAD.into_iter().chain(x).chain(y).collect()), group.skipped))
+    }
+
+    /// Takes in what [`Call::partial`] made.
+    fn go_on(&self, group: &mut Group, bytes: &[u8]) -> Result<()> {
+        let Some(numbers) = bytes.strip_prefix(&UNREAD) else {
+            return self.merge(group, bytes);
+        };
+        let config = self.model.cmanp.config();
+        let n_rows = numbers.len() / (8 * config.dim_x + 4 * config.dim_y);
+        let (x, y) = numbers.split_at(8 * config.dim_x * n_rows);
+        let is_whole = y.len() == 4 * config.dim_y * n_rows;
+        let x: Vec<f64> = x.as_chunks().0.iter().map(|x| f64::from_le_bytes(*x)).collect();
+        let y: Vec<f32> = y.as_chunks().0.iter().map(|y| f32::from_le_bytes(*y)).collect();
+        if !is_whole || !x.iter().all(|x| x.is_finite()) || !y.iter().all(|y| y.is_finite()) {
+            return Err(failed(&self.name(), "its partial state is damaged: rows that are cut or not finite"));
+        }
+        group.x.extend(x);
+        group.y.extend(y);
+        Ok(())
+    }
+
     /// The columns of numbers, whose types the planner has seen to.
     fn numbers<'a>(&self, values: &'a [ArrayRef]) -> Result<Vec<&'a Float64Array>> {
         let number = |array: &'a ArrayRef| {
@@ -133,7 +167,7 @@ impl Call {
     fn merge(&self, group: &mut Group, bytes: &[u8]) -> Result<()> {
         let refused = |error| failed(&self.name(), error);
         let (other, skipped) = self.model.of_bytes(bytes).map_err(refused)?;
-        group.skipped += skipped;
+        group.skipped = group.skipped.saturating_add(skipped);
         group.posterior = Some(match &group.posterior {
             Some(posterior) => posterior.merge(&other).map_err(refused)?,
             None => other,
@@ -175,6 +209,11 @@ impl Groups {
                 group.skipped += 1;
             }
         }
+        self.read_full()
+    }
+
+    /// Reads the rows of those groups that have enough.
+    fn read_full(&mut self) -> Result<()> {
         let rows = ROWS * self.call.model.cmanp.config().dim_y;
         let call = &self.call;
         let full: Vec<&mut Group> = self.groups.iter_mut().filter(|group| group.y.len() >= rows).collect();
@@ -205,18 +244,23 @@ impl Groups {
             let group = &mut self.groups[group_of(i)];
             let before = group.skipped;
             if !blobs.is_null(i) {
-                self.call.merge(group, blobs.value(i))?;
+                self.call.go_on(group, blobs.value(i))?;
             }
             // With that of the posterior, which is the same.
-            group.skipped = before + if skipped.is_null(i) { 0 } else { skipped.value(i) };
+            group.skipped = before.saturating_add(if skipped.is_null(i) { 0 } else { skipped.value(i) });
         }
-        self.measure()
+        self.read_full()
     }
 
-    fn finish(&mut self, emit_to: EmitTo) -> Result<Vec<(Option<Vec<u8>>, u64)>> {
+    /// What is left of groups, as `of_group` says it.
+    fn finish(
+        &mut self,
+        emit_to: EmitTo,
+        of_group: impl Fn(&Call, Group) -> Result<(Option<Vec<u8>>, u64)> + Sync,
+    ) -> Result<Vec<(Option<Vec<u8>>, u64)>> {
         let groups = emit_to.take_needed(&mut self.groups);
         let call = &self.call;
-        let finished = groups.into_par_iter().map(|group| call.finish(group)).collect();
+        let finished = groups.into_par_iter().map(|group| of_group(call, group)).collect();
         self.measure()?;
         finished
     }
@@ -241,14 +285,14 @@ impl GroupsAccumulator for Groups {
     }
 
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
-        let finished = guarded(&self.call.name(), || self.finish(emit_to))?;
+        let finished = guarded(&self.call.name(), || self.finish(emit_to, Call::finish))?;
         let mut posteriors = BinaryViewBuilder::with_capacity(finished.len());
         finished.iter().for_each(|(bytes, _)| posteriors.append_option(bytes.as_ref()));
         Ok(Arc::new(posteriors.finish()))
     }
 
     fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
-        let finished = guarded(&self.call.name(), || self.finish(emit_to))?;
+        let finished = guarded(&self.call.name(), || self.finish(emit_to, Call::partial))?;
         let n_bytes = finished.iter().map(|(bytes, _)| bytes.as_ref().map_or(0, Vec::len)).sum();
         let mut posteriors = LargeBinaryBuilder::with_capacity(finished.len(), n_bytes);
         finished.iter().for_each(|(bytes, _)| posteriors.append_option(bytes.as_ref()));
@@ -256,7 +300,7 @@ impl GroupsAccumulator for Groups {
         Ok(vec![Arc::new(posteriors.finish()), Arc::new(skipped)])
     }
 
-    /// Every row a group of its own: asked for where there are nearly as many groups as rows.
+    /// Every row a group of its own, unread: asked for where there are nearly as many groups as rows.
     fn convert_to_state(&self, values: &[ArrayRef], opt_filter: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
         let n = values.first().map_or(0, |array| array.len());
         let mut rows = Self::new(self.call.clone());

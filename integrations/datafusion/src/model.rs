@@ -127,7 +127,12 @@ impl Model {
     /// What [`Model::to_bytes`] wrote, or any saved posterior of this model.
     pub fn of_bytes(&self, bytes: &[u8]) -> wgpu_attention::Result<(Posterior, u64)> {
         let checkpoint = Checkpoint::from_bytes(bytes)?;
-        let skipped = checkpoint.metadata(SKIPPED).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+        // A posterior of the library's own has none.
+        let skipped = checkpoint.metadata(SKIPPED).map_or(Ok(0), str::parse);
+        let skipped = skipped.map_err(|error| wgpu_attention::Error::Checkpoint {
+            file: checkpoint.file().to_owned(),
+            message: format!("the number of skipped rows: {error}"),
+        })?;
         Ok((self.cmanp.restore(&checkpoint)?, skipped))
     }
 

@@ -23,8 +23,8 @@ struct Lent {
 }
 
 // SAFETY: it reads memory that `_array` keeps alive, and that nothing moves: NumPy refuses to resize an array that
-// something refers to. Whoever writes to an array while an operation reads it gets numbers of before or after, as
-// with NumPy's own functions; `__init__.py` says so.
+// something refers to. That nobody writes to it while an operation reads it is asked of the caller, as NumPy asks it
+// of those who call functions that let other threads run; `__init__.py` says so.
 unsafe impl Send for Lent {}
 // SAFETY: as above; it only reads.
 unsafe impl Sync for Lent {}

@@ -144,7 +144,7 @@ def test_a_turing_machine_adds():
     logits = model.predict(tokens)
     assert logits.shape == (8, 12)
     assert model.predict([tokens, tokens]).shape == (2, 8, 12)
-    assert logits[-4:].argmax(-1)[-3:].tolist() == [5, 0, 1] or logits[-3:].argmax(-1).tolist() == [5, 0, 1]
+    assert logits[-3:].argmax(-1).tolist() == [5, 0, 1]
     with pytest.raises(wa.errors.InputError, match="whole number"):
         model.predict([0.5])
 

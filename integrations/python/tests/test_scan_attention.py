@@ -165,12 +165,12 @@ def test_other_threads_run_meanwhile(rng):
     import threading
     import time
 
-    q, k, v = qkv(rng, n_queries=2000, n_keys=2000, heads=8, dim=64, v_dim=64)
+    q, k, v = qkv(rng, n_queries=6000, n_keys=6000, heads=8, dim=64, v_dim=64)
     done = threading.Event()
 
+    # One call: a lock that is held through it would stop this thread for all of its time.
     def attend():
-        for _ in range(3):
-            wa.scan_attention(q, k, v, device=wa.Device.cpu())
+        wa.scan_attention(q, k, v, device=wa.Device.cpu())
         done.set()
 
     thread = threading.Thread(target=attend)
@@ -183,4 +183,4 @@ def test_other_threads_run_meanwhile(rng):
         longest, last = max(longest, now - last), now
     thread.join()
     took = time.perf_counter() - start
-    assert longest < max(0.5 * took, 0.1), f"this thread stood still for {longest:.2f} of {took:.2f} s"
+    assert longest < 0.5 * took, f"this thread stood still for {longest:.2f} of {took:.2f} s"

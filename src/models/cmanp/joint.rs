@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result, check_limit},
+    host::zeros,
     models::{
         domain::Outside,
         points::{Coordinate, Numbers},
@@ -39,7 +40,7 @@ pub const MAX_JOINT: usize = 1 << 13;
 /// let joint = &posterior.predict_joint(&[0.1, 0.2])?[0];
 /// let (std, covariance) = (joint.std(), joint.covariance());
 /// assert!((std[0] * std[0] - covariance[0]).abs() < 1e-9 && (covariance[1] - covariance[2]).abs() < 1e-9);
-/// assert_eq!(joint.sample(7, 10).len(), 10 * 2);
+/// assert_eq!(joint.sample(7, 10)?.len(), 10 * 2);
 /// assert_eq!(posterior.evaluate(&[0.1, 0.2, 0.3], &[1.0; 3], 2)?.log_densities.len(), 2); // blocks
 /// # Ok(())
 /// # }
@@ -152,8 +153,15 @@ impl JointPrediction {
     /// Draws `n` values of all numbers, `[n, len]`. Draw `i` of a seed is the same however many there are, and
     /// on every platform up to the rounding of the prediction itself. Elements of a batch draw different numbers
     /// from the same seed.
-    pub fn sample(&self, seed: u64, n: usize) -> Vec<f64> {
-        (0..n).flat_map(|draw| self.draw(&mut Uniforms::new(seed, self.element, draw))).collect()
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn sample(&self, seed: u64, n: usize) -> Result<Vec<f64>> {
+        let mut samples = zeros(&[n, self.len()])?;
+        for (draw, numbers) in samples.chunks_exact_mut(self.len().max(1)).enumerate() {
+            numbers.copy_from_slice(&self.draw(&mut Uniforms::new(seed, self.element, draw)));
+        }
+        Ok(samples)
     }
 
     pub(super) fn draw(&self, random: &mut Uniforms) -> Vec<f64> {

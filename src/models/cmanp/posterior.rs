@@ -253,7 +253,7 @@ impl Posterior {
     /// Refuses a posterior that has nothing to do with this one.
     fn check_combined(&self, op: &'static str, other: &Self) -> Result<()> {
         self.check_rolling(op)?;
-        self.network.about.check_merge(&other.network.about, self.batch, other.batch)?;
+        self.network.about.check_same(op, &other.network.about, self.batch, other.batch)?;
         if self.frame.origin != other.frame.origin {
             let (found, allowed) = (format!("{:?}", other.frame.origin), format!("{:?}", self.frame.origin));
             return Err(Error::argument(op, "origin", found, allowed));

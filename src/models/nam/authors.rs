@@ -67,7 +67,7 @@ impl LsamAeConfig {
         let config = Self {
             vocab_size: settings.required("vocab_size")?,
             d_model: settings.required("d_model")?,
-            nhead: settings.required("nhead")?,
+            n_heads: settings.required("nhead")?,
             dim_feedforward: settings.or("dim_feedforward", 2048)?,
         };
         config.check()?;

@@ -135,7 +135,7 @@ pub(super) fn check_sizes(sizes: &[(&str, usize)]) -> Result<()> {
 
 /// Refuses a layer whose heads do not divide its width.
 pub(super) fn check_layer(d_model: usize, n_heads: usize) -> Result<()> {
-    let (width, heads) = (("d_model", d_model), ("nhead", n_heads));
+    let (width, heads) = (("d_model", d_model), ("n_heads", n_heads));
     check_sizes(&[width, heads])?;
     check_heads(width, heads).map(|_| ())
 }
@@ -259,7 +259,7 @@ impl FewShotConfig {
 /// ```
 /// use wgpu_attention::{models::nam::LsamAeConfig, serde_json};
 ///
-/// let config: LsamAeConfig = serde_json::from_str(r#"{"vocab_size": 30, "d_model": 64, "nhead": 8}"#).unwrap();
+/// let config: LsamAeConfig = serde_json::from_str(r#"{"vocab_size": 30, "d_model": 64, "n_heads": 8}"#).unwrap();
 /// assert!(config.dim_feedforward == 2048 && config.check().is_ok());
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -270,7 +270,8 @@ pub struct LsamAeConfig {
     /// Width of a token.
     pub d_model: usize,
     /// Heads; an even number, half of them for each direction.
-    pub nhead: usize,
+    #[serde(alias = "nhead")]
+    pub n_heads: usize,
     /// Width of the feed-forward part; the authors' is always 2048.
     #[serde(default = "feed_forward")]
     pub dim_feedforward: usize,
@@ -286,7 +287,7 @@ impl LsamAeConfig {
     /// # Errors
     /// [`Error::Config`] that names the field.
     pub fn check(&self) -> Result<()> {
-        check_layer(self.d_model, self.nhead)?;
+        check_layer(self.d_model, self.n_heads)?;
         check_sizes(&[("vocab_size", self.vocab_size), ("dim_feedforward", self.dim_feedforward)])
     }
 }

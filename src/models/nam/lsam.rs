@@ -159,7 +159,9 @@ impl Blsam {
     pub fn load(parameters: &Parameters<'_>, input_dim: usize, d_model: usize, n_heads: usize) -> Result<Self> {
         if !d_model.is_multiple_of(2) || !n_heads.is_multiple_of(2) {
             return Err(Error::Config {
-                message: format!("d_model is {d_model} and nhead {n_heads}, allowed is even: half for each direction"),
+                message: format!(
+                    "d_model is {d_model} and n_heads {n_heads}, allowed is even: half for each direction"
+                ),
             });
         }
         let cell = |name: &str| LsamCell::load(&parameters.scope(name), input_dim, d_model / 2, n_heads / 2);
@@ -252,7 +254,7 @@ impl LsamEncoderLayer {
 ///
 /// # fn main() -> wgpu_attention::Result<()> {
 /// let device = Device::best();
-/// let config = LsamAeConfig { vocab_size: 5, d_model: 8, nhead: 2, dim_feedforward: 16 };
+/// let config = LsamAeConfig { vocab_size: 5, d_model: 8, n_heads: 2, dim_feedforward: 16 };
 /// let parameters = Checkpoint::random(0, |parameters| LsamAe::new(&device, &config, parameters))?;
 /// let model = LsamAe::new(&device, &config, &parameters)?;
 /// assert_eq!(model.forward(2, &[0, 1, 2, 4, 3, 2])?.values.shape(), [2, 3, 5]); // logits of each token
@@ -298,13 +300,13 @@ impl LsamAe {
     /// # Errors
     /// The configuration contradicts itself; a parameter is missing, misshapen or left over.
     pub fn new(device: &Device, config: &LsamAeConfig, checkpoint: &Checkpoint) -> Result<Self> {
-        let LsamAeConfig { vocab_size, d_model, nhead, dim_feedforward } = *config;
+        let LsamAeConfig { vocab_size, d_model, n_heads, dim_feedforward } = *config;
         config.check()?;
         checkpoint.load(device, |parameters| {
             Ok(Self {
                 embedding: Embedding::load(&parameters.scope("embedding"), vocab_size, d_model)?,
-                encoder: LsamEncoderLayer::load(&parameters.scope("encoder"), d_model, nhead, dim_feedforward)?,
-                decoder: LsamDecoder::load(&parameters.scope("decoder"), d_model, d_model, nhead)?,
+                encoder: LsamEncoderLayer::load(&parameters.scope("encoder"), d_model, n_heads, dim_feedforward)?,
+                decoder: LsamDecoder::load(&parameters.scope("decoder"), d_model, d_model, n_heads)?,
                 fc: torch_linear(&parameters.scope("fc"), d_model, vocab_size, true)?,
                 about: About::new(MODEL, config, parameters),
             })

@@ -21,6 +21,9 @@ const OP: &str = "predict_local";
 /// Numbers of keys that pass through a network at once.
 const AT_ONCE: usize = 1 << 15;
 
+/// The largest coordinate, times its weight, of which squares of differences are numbers.
+const FARTHEST: f64 = 1e150;
+
 /// Of the deviation of all observations, the least that a neighbourhood is scaled by.
 const LEAST_DEVIATION: f64 = 1e-4;
 
@@ -112,8 +115,8 @@ impl TnpKr {
         for (group, weight) in &local.weights {
             let allowed = format_args!("of a coordinate group of the model: {known:?}");
             check_argument(known.contains(&group.as_str()), OP, "a weight", format_args!("of {group:?}"), allowed)?;
-            let is_weight = weight.is_finite() && *weight >= 0.0;
-            check_argument(is_weight, OP, "a weight", weight, "0 or more")?;
+            let is_weight = *weight == 0.0 || (1e-100..=1e100).contains(weight);
+            check_argument(is_weight, OP, "a weight", weight, "0, or 1e-100 to 1e100")?;
         }
         let weight = |group: Option<&str>| {
             let named = local.weights.iter().rev().find(|(name, _)| group == Some(name.as_str()));
@@ -121,6 +124,9 @@ impl TnpKr {
         };
         let weights: Vec<f64> = observed.cloud().columns.iter().map(|column| weight(column.group)).collect();
         let [from, to] = [observed.cloud(), places.cloud()].map(|cloud| Positions::new(cloud, &weights));
+        let farthest = from.farthest(observed.cloud().of_element(0)).max(to.farthest(0..places.n_points));
+        let allowed = format_args!("up to {FARTHEST:e} with its weight, for squares of differences to be numbers");
+        check_argument(farthest <= FARTHEST, OP, "a coordinate", format_args!("{farthest:e} in size"), allowed)?;
         let seen = observed.cloud().of_element(0);
         // What is later than a place is not there for it.
         let causal = |column: &(&Column<'_>, &Column<'_>)| column.0.distance == Some(Distance::CausalTime);

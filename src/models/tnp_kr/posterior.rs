@@ -136,8 +136,9 @@ impl Posterior {
     /// # }
     /// ```
     pub fn merge(&self, other: &Self) -> Result<Self> {
-        self.network.about.check_merge(&other.network.about, self.batch, other.batch)?;
-        let refused = |name, found, allowed| Err(Error::argument("Posterior::merge", name, found, allowed));
+        const OP: &str = "Posterior::merge";
+        self.network.about.check_same(OP, &other.network.about, self.batch, other.batch)?;
+        let refused = |name, found, allowed| Err(Error::argument(OP, name, found, allowed));
         if self.columns != other.columns {
             return refused("coordinate columns", format!("{:?}", other.columns), format!("{:?}", self.columns));
         }

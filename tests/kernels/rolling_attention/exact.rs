@@ -240,6 +240,18 @@ fn what_is_beyond_the_limits_or_not_finite_is_refused() {
     let state = exact.write(None, &tensor(&[0.0]), &tensor(&[1.5]), None).unwrap();
     let far = memory.exact(&[1e5, 1e5], 2.0).unwrap().write(None, &tensor(&[-6e4]), &tensor(&[1.0]), None).unwrap();
     assert!(far.read().is_err() && state.merge(&far).unwrap_err().to_string().contains("limits"));
+    // States of other queries, of the same sizes and limits.
+    let others =
+        RollingAttention::new(layout(true, 1), tensor(&[1.0, 2.0])).scale(1.0).exact(&[5.0, 5.0], 2.0).unwrap();
+    let other = others.write(None, &tensor(&[0.0]), &tensor(&[1.5]), None).unwrap();
+    for found in [
+        state.merge(&other),
+        state.without(&other),
+        exact.write(Some(&other), &tensor(&[0.0]), &tensor(&[1.0]), None),
+        exact.forget(&other, &tensor(&[0.0]), &tensor(&[1.5]), None),
+    ] {
+        assert!(found.unwrap_err().to_string().contains("the queries of the state"));
+    }
     // What has next to no weight beside others adds nothing.
     let both = exact.write(Some(&state), &tensor(&[]), &tensor(&[]), None).unwrap();
     assert!(both == state && both.read().unwrap().values.read().unwrap() == [1.5, 1.5]);

@@ -289,7 +289,8 @@ impl JointPrediction {
     /// Draws, `[n, ..]`.
     #[pyo3(signature = (n, *, seed=0))]
     fn sample<'py>(&self, py: Python<'py>, n: usize, seed: u64) -> PyResult<Array<'py, f64>> {
-        array(py, &[n, self.joint.len()], py.detach(|| self.joint.sample(seed, n)))
+        let drawn = py.detach(|| self.joint.sample(seed, n)).map_err(exception)?;
+        array(py, &[n, self.joint.len()], drawn)
     }
 
     fn __len__(&self) -> usize {

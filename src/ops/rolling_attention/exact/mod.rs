@@ -116,6 +116,8 @@ pub struct ExactState {
     cpu: Cpu,
     /// Of what is read.
     sizes: Sizes,
+    /// Those that wrote it, see [`ExactRolling`].
+    queries: Arc<Vec<f32>>,
     limits: Arc<Limits>,
     /// Keys of each batch element.
     n_keys: Vec<u64>,
@@ -255,7 +257,8 @@ impl ExactRolling {
         };
         let n_keys = before.iter().zip(&counts).map(|(a, b)| a.saturating_add(*b)).collect();
         let sizes = Sizes { dim: v_dim, ..sizes };
-        Ok(ExactState { layout, cpu, sizes, limits: self.limits.clone(), n_keys, sums })
+        let (queries, limits) = (self.queries.clone(), self.limits.clone());
+        Ok(ExactState { layout, cpu, sizes, queries, limits, n_keys, sums })
     }
 
     /// Refuses a state that these queries and values of this width did not write.
@@ -264,6 +267,7 @@ impl ExactRolling {
         let (found, expected) = (self.layout.shape(state.sizes), Sizes { dim: v_dim, ..self.sizes });
         let expected_shape = format_args!("{:?}, of these queries and values", self.layout.shape(expected));
         check_shape(state.sizes == expected, op, "state", &found, expected_shape)?;
+        check_same_queries(op, &self.queries, &state.queries)?;
         check_limits(op, &self.limits, &state.limits)
     }
 
@@ -282,7 +286,8 @@ impl ExactRolling {
         }
         let sums = pieces.chunks_exact(n_pieces).map(pieces::of_pieces).collect::<Option<_>>()?;
         let sizes = Sizes { dim: v_dim, ..sizes };
-        Some(ExactState { layout, cpu, sizes, limits: self.limits.clone(), n_keys: n_keys.to_vec(), sums })
+        let (queries, limits) = (self.queries.clone(), self.limits.clone());
+        Some(ExactState { layout, cpu, sizes, queries, limits, n_keys: n_keys.to_vec(), sums })
     }
 }
 
@@ -310,6 +315,7 @@ impl ExactState {
         let (a, b) = (self.layout.shape(self.sizes), self.layout.shape(other.sizes));
         let rule = "both must be of the same batch, heads, queries and width";
         check_shapes(self.sizes == other.sizes, op, ("one state", &a), ("the other", &b), rule)?;
+        check_same_queries(op, &self.queries, &other.queries)?;
         check_limits(op, &self.limits, &other.limits)?;
         let mut sums = copy(&self.sums)?;
         let combine = if take_off { wide::subtract } else { wide::add };
@@ -366,6 +372,7 @@ impl ExactState {
         let scores = self.limits.scores.repeat(n);
         Self {
             sizes: Sizes { batch: self.sizes.batch * n, ..self.sizes },
+            queries: Arc::new(self.queries.repeat(n)),
             limits: Arc::new(Limits { scores, ..*self.limits }),
             n_keys: self.n_keys.repeat(n),
             sums: self.sums.repeat(n),
@@ -406,6 +413,11 @@ fn rows(sizes: Sizes) -> impl Iterator<Item = [usize; 3]> {
 /// Where what belongs to a batch element, head and row begins.
 fn at(strides: [usize; 3], place: [usize; 3]) -> usize {
     strides.into_iter().zip(place).map(|(stride, i)| stride * i).sum()
+}
+
+fn check_same_queries(op: &'static str, a: &Arc<Vec<f32>>, b: &Arc<Vec<f32>>) -> Result<()> {
+    let is_same = Arc::ptr_eq(a, b) || a == b;
+    check_argument(is_same, op, "the queries of the state", "others", "those that read its keys")
 }
 
 fn check_limits(op: &'static str, a: &Arc<Limits>, b: &Arc<Limits>) -> Result<()> {

@@ -62,7 +62,7 @@ impl Case<'_> {
         let config = LsamAeConfig {
             vocab_size: self.size("vocab_size"),
             d_model: self.size("d_model"),
-            nhead: self.size("nhead"),
+            n_heads: self.size("nhead"),
             dim_feedforward: self.fixture.shape("param.encoder.linear1.bias")[0],
         };
         let model = LsamAe::new(self.device, &config, &self.fixture.checkpoint())?;
