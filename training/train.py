@@ -190,7 +190,7 @@ def evaluate(path, seed, n_batches, data=None):
     if data:
         kind.load(data)
     else:
-        kind = getattr(kind, "limits", kind)
+        kind = getattr(kind, "limits", getattr(kind, "fresh", kind))
     print(f"{path}: {training['steps']} steps, {training['tasks']} tasks, {training['minutes']:.0f} minutes")
     rows = compare(kind, make_predict(name, cfg), params, seed, n_batches)
     if tasks.n_classes(kind):
@@ -220,11 +220,12 @@ def evaluate(path, seed, n_batches, data=None):
 
 
 def default_config(args, kind):
+    min_std = getattr(kind, "min_std", 0.0)
     if args.model == "cmanp":
-        return cmanp.default_config(kind.dim, args.width or 48, args.blocks or 3)
+        return cmanp.default_config(kind.dim, args.width or 48, args.blocks or 3, min_std=min_std)
     cfg = model.default_config(
         args.width or 64, args.blocks or 6, n_basis=args.basis or (3 if kind.phase else 5),
-        attention=args.attention, phase=kind.phase, n_classes=tasks.n_classes(kind),
+        attention=args.attention, phase=kind.phase, n_classes=tasks.n_classes(kind), min_std=min_std,
     )  # fmt: skip
     return cfg
 
@@ -262,7 +263,8 @@ def train(args):
     done = rate = 0.0
 
     def save():
-        rows = compare(kind, run, params, seed=args.seed + 1_000_003, n_batches=10)
+        validated = getattr(kind, "validation", kind)
+        rows = compare(validated, run, params, seed=args.seed + 1_000_003, n_batches=10)
         ll, oracle_ll = np.mean([r[2] for r in rows]), np.mean([r[5] for r in rows])
         loss = float(np.mean(recent)) if recent else progress["loss"]
         seconds = before + clock() - start
