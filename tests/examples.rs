@@ -212,7 +212,8 @@ fn image_completes_photographs_better_than_the_nearest_pixel() {
     let output = text(&succeeds(&mut run(&[])).stdout);
     // Log-likelihoods and errors from 5, 20 and 50% of the pixels.
     let scores = |who: &str| -> Vec<[f64; 2]> {
-        let of = |line: &str| line[who.len()..].split_whitespace().take(2).map(|x| x.parse().unwrap()).collect::<Vec<_>>();
+        let of =
+            |line: &str| line[who.len()..].split_whitespace().take(2).map(|x| x.parse().unwrap()).collect::<Vec<_>>();
         output.lines().filter(|line| line.starts_with(who)).map(|line| of(line).try_into().unwrap()).collect()
     };
     let nearest = scores("nearest pixel");
@@ -223,11 +224,8 @@ fn image_completes_photographs_better_than_the_nearest_pixel() {
         }
     }
     // What the CMANP keeps of a stream is as large as it was, and what it makes of it is better.
-    let stream: Vec<Vec<&str>> = output
-        .lines()
-        .filter(|line| line.contains("KiB"))
-        .map(|line| line.split_whitespace().collect())
-        .collect();
+    let stream: Vec<Vec<&str>> =
+        output.lines().filter(|line| line.contains("KiB")).map(|line| line.split_whitespace().collect()).collect();
     assert!(stream.len() == 7 && stream.iter().all(|row| row[3] == stream[0][3]), "{output}");
     let errors: Vec<f64> = stream.iter().map(|row| row[2].parse().unwrap()).collect();
     assert!(errors[6] < 0.7 * errors[0], "{output}");
@@ -237,7 +235,10 @@ fn image_completes_photographs_better_than_the_nearest_pixel() {
     let slope = folder.write("slope.png", png(30, |i, j| (4 * (i + j)) as u8));
     let output = text(&succeeds(&mut run(&["--photograph", &slope])).stdout);
     assert!(output.contains("slope") && output.contains("30 × 30"), "{output}");
-    refused(&mut run(&["--photograph", &folder.write("small.png", png(23, |_, _| 0))]), &["small.png", "23 × 23", "24"]);
+    refused(
+        &mut run(&["--photograph", &folder.write("small.png", png(23, |_, _| 0))]),
+        &["small.png", "23 × 23", "24"],
+    );
     refused(&mut run(&["--photograph", &folder.write("text.png", "no picture")]), &["text.png", "PNG"]);
     refused(&mut run(&["--photograph", &folder.path("none.png")]), &["none.png"]);
     refused(&mut run(&["--patches", "0"]), &["1..=1000"]);

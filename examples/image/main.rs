@@ -64,7 +64,7 @@ struct Args {
 /// Of the pixels, that are seen.
 const SHARES: [f64; 3] = [0.05, 0.2, 0.5];
 /// Photographs that are shown, and where the block of patches that is drawn begins.
-const SHOWN: [(&str, [usize; 2]); 2] = [("astronaut", [4, 28]), ("camera", [12, 34])];
+const SHOWN: [(&str, [usize; 2]); 2] = [("astronaut", [4, 32]), ("camera", [12, 34])];
 /// Patches along one side of that block.
 const BLOCK: usize = 2;
 /// Pixels that a stream has brought when it is scored, and those that it is scored by.
@@ -105,11 +105,13 @@ fn main() -> Result<()> {
             let n_seen = seen(share);
             let [cmanp, tnp_kr] = networks.predict(&block.patches, n_seen)?;
             let patches = &block.patches;
-            let both = [&cmanp, &tnp_kr].map(|found| {
-                [Panel::means(patches, n_seen, found), Panel::stds(patches, n_seen, found)]
-            });
+            let both = [&cmanp, &tnp_kr]
+                .map(|found| [Panel::means(patches, n_seen, found), Panel::stds(patches, n_seen, found)]);
             let panels = [Panel::seen(patches, n_seen)].into_iter().chain(both.into_iter().flatten());
-            rows.push((format!("{}, {:.0}%", photograph.name, 100.0 * share), panels.chain([Panel::truth(patches)]).collect()));
+            rows.push((
+                format!("{}, {:.0}%", photograph.name, 100.0 * share),
+                panels.chain([Panel::truth(patches)]).collect(),
+            ));
         }
     }
     let svg = args.out.join("image.svg");
@@ -235,7 +237,10 @@ fn score(networks: &Networks, patches: &[Patch], share: f64) -> Result<()> {
         bar.add(1);
     }
     let exact = start.elapsed().as_secs_f64();
-    say!("\n{:.0}% of the pixels seen, {n_seen} of {PIXELS}; the networks {both:.1} s, the rest {exact:.1} s", 100.0 * share)?;
+    say!(
+        "\n{:.0}% of the pixels seen, {n_seen} of {PIXELS}; the networks {both:.1} s, the rest {exact:.1} s",
+        100.0 * share
+    )?;
     say!("{:<18} {:>15} {:>8} {:>12}", "", "log-likelihood", "RMSE", "in 95% band")?;
     for (name, found) in
         [("CMANP", &cmanp), ("TNP-KR", &tnp_kr), ("Gaussian process", &process), ("nearest pixel", &nearest)]
@@ -254,7 +259,14 @@ fn stream(networks: &Networks, patches: &[Patch]) -> Result<()> {
     let (at, _) = points(patches, last..PIXELS);
     let truth: Vec<f64> = patches.iter().flat_map(|patch| patch.part(last..PIXELS).1).collect();
     say!("\na stream of pixels, the last {} of each patch predicted", PIXELS - last)?;
-    say!("{:>11} {:>15} {:>8} {:>16} {:>18}", "pixels read", "log-likelihood", "RMSE", "CMANP keeps", "TNP-KR would keep")?;
+    say!(
+        "{:>11} {:>15} {:>8} {:>16} {:>18}",
+        "pixels read",
+        "log-likelihood",
+        "RMSE",
+        "CMANP keeps",
+        "TNP-KR would keep"
+    )?;
     let (mut posterior, mut read) = (None::<cmanp::Posterior>, 0);
     for upto in STREAM {
         let (places, greys) = points(patches, read..upto);

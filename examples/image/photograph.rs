@@ -56,8 +56,7 @@ impl Photograph {
     }
 
     pub fn draw_patch(&self, rng: &mut StdRng) -> Vec<f64> {
-        let (row, column) =
-            (rng.random_range(0..=self.height - SIDE), rng.random_range(0..=self.width - SIDE));
+        let (row, column) = (rng.random_range(0..=self.height - SIDE), rng.random_range(0..=self.width - SIDE));
         self.patch(row, column)
     }
 
