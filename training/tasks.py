@@ -438,6 +438,7 @@ class Epidemic:
 class Image:
     """In place of the exact process, which photographs do not come from, stands one with their covariance."""
 
+    oracle = "a GP with the average covariance of the patches"
     dim, phase = 2, False
     n_targets = 64
     min_std = 0.05  # three of 256 greys: what is flat would be worth any number

@@ -197,7 +197,8 @@ def evaluate(path, seed, n_batches, data=None):
         print(f"{len(rows)} fresh tasks; in place of an oracle: the state of the nearest observation")
         print(f"{'':24}{'mean log-likelihood':>22}{'root of Brier':>18}{'most likely':>16}")
     else:
-        print(f"{len(rows)} fresh tasks; the oracle is the exact GP with the true kernel and noise")
+        oracle = getattr(kind, "oracle", "the exact GP with the true kernel and noise")
+        print(f"{len(rows)} fresh tasks; the oracle is {oracle}")
         print(f"{'':24}{'mean log-likelihood':>22}{'RMSE':>18}{'95% coverage':>16}")
     print(f"{'':24}{'model':>11}{'oracle':>11}{'model':>9}{'oracle':>9}{'model':>8}{'oracle':>8}")
 
@@ -222,7 +223,7 @@ def evaluate(path, seed, n_batches, data=None):
 def default_config(args, kind):
     min_std = getattr(kind, "min_std", 0.0)
     if args.model == "cmanp":
-        return cmanp.default_config(kind.dim, args.width or 48, args.blocks or 3, min_std=min_std)
+        return cmanp.default_config(kind.dim, args.width or 48, args.blocks or 3, args.latents, min_std)
     cfg = model.default_config(
         args.width or 64, args.blocks or 6, n_basis=args.basis or (3 if kind.phase else 5),
         attention=args.attention, phase=kind.phase, n_classes=tasks.n_classes(kind), min_std=min_std,
@@ -338,6 +339,7 @@ def main():
     args.add_argument("--data", metavar="FILE", help="for the tasks scene: rows lon,lat,temperature,role")
     args.add_argument("--width", type=int, help="default: 64, 48 for CMANP")
     args.add_argument("--blocks", type=int, help="blocks or layers; default: 6, 3 for CMANP")
+    args.add_argument("--latents", type=int, default=48, help="of each layer of a CMANP")
     args.add_argument("--basis", type=int, help="basis functions of a bias; default: 5, 3 with a phase")
     args.add_argument("--short-first", type=float, default=0.0, metavar="SHARE",
                       help="share of the budget that is spent on the shortest tasks alone, first")  # fmt: skip
