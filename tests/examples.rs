@@ -137,6 +137,12 @@ fn algorithm_refuses_lengths_without_room_and_prints_sums_as_one_writes_them() {
     let svg = std::fs::read_to_string(folder.path("out/algorithm_addition.svg")).unwrap();
     let ticks: Vec<&str> = svg.lines().filter(|line| line.parse::<u32>().is_ok()).collect();
     assert_eq!(ticks, ["1", "2", "3"]);
+    // A memory has no tape, so there is no longest problem.
+    let recall = "checkpoints/nam_lsam_recall.safetensors";
+    let output = succeeds(&mut run(&["--checkpoint", recall, "--lengths", "8,40", "--out", &folder.path("recall")]));
+    let output = text(&output.stdout);
+    assert!(output.contains("recall, LSAM") && output.contains("(right)"), "{output}");
+    assert!(Path::new(&folder.path("recall/algorithm_recall.svg")).exists());
     survives_a_closed_pipe(&mut run(&["--lengths", "2", "--out", &folder.path("closed")]));
     assert!(Path::new(&folder.path("closed/algorithm_addition.svg")).exists());
 }
@@ -187,6 +193,55 @@ fn satellite_fills_the_holes_of_a_map_and_scores_itself() {
     refused(&mut run("lon,lat,temperature,role\n1,2,warm,train\n", &[]), &["warm"]);
     refused(&mut run(&scene(), &["--hold-out", "0.9"]), &["0 to 0.8"]);
     refused(&mut run(&scene(), &["--checkpoint", "checkpoints/gp_1d.safetensors"]), &["coordinates"]);
+}
+
+/// A PNG in grey, by a function of row and column.
+fn png(side: u32, grey: impl Fn(u32, u32) -> u8) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, side, side);
+    encoder.set_color(png::ColorType::Grayscale);
+    let pixels: Vec<u8> = (0..side * side).map(|i| grey(i / side, i % side)).collect();
+    encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+    bytes
+}
+
+#[test]
+fn image_completes_photographs_better_than_the_nearest_pixel() {
+    let (image, folder) = (build("image"), Folder::new("image"));
+    let run = |more: &[&str]| on_cpu(&image, &["--out", &folder.path("out"), "--patches", "6"], more);
+    let output = text(&succeeds(&mut run(&[])).stdout);
+    // Log-likelihoods and errors from 5, 20 and 50% of the pixels.
+    let scores = |who: &str| -> Vec<[f64; 2]> {
+        let of =
+            |line: &str| line[who.len()..].split_whitespace().take(2).map(|x| x.parse().unwrap()).collect::<Vec<_>>();
+        output.lines().filter(|line| line.starts_with(who)).map(|line| of(line).try_into().unwrap()).collect()
+    };
+    let (network, nearest) = (scores("TNP-KR"), scores("nearest pixel"));
+    assert_eq!((network.len(), nearest.len()), (3, 3), "{output}");
+    for (network, nearest) in network.iter().zip(&nearest) {
+        assert!(network[0] > nearest[0] && network[1] < nearest[1], "{output}");
+    }
+    // What the CMANP keeps of a stream is as large as it was, and what it makes of it is better.
+    let stream: Vec<Vec<&str>> =
+        output.lines().filter(|line| line.contains("KiB")).map(|line| line.split_whitespace().collect()).collect();
+    assert!(stream.len() == 7 && stream.iter().all(|row| row[3] == stream[0][3]), "{output}");
+    let number = |row: &[&str], column: usize| row[column].parse::<f64>().unwrap();
+    let (first, last) = (&stream[0], &stream[6]);
+    assert!(number(last, 1) > number(first, 1) + 0.3 && number(last, 2) < number(first, 2), "{output}");
+    assert!(Path::new(&folder.path("out/image.svg")).exists());
+
+    // A slope from black to white, of one's own.
+    let slope = folder.write("slope.png", png(30, |i, j| (4 * (i + j)) as u8));
+    let output = text(&succeeds(&mut run(&["--photograph", &slope])).stdout);
+    assert!(output.contains("slope") && output.contains("30 × 30"), "{output}");
+    refused(
+        &mut run(&["--photograph", &folder.write("small.png", png(23, |_, _| 0))]),
+        &["small.png", "23 × 23", "24"],
+    );
+    refused(&mut run(&["--photograph", &folder.write("text.png", "no picture")]), &["text.png", "PNG"]);
+    refused(&mut run(&["--photograph", &folder.path("none.png")]), &["none.png"]);
+    refused(&mut run(&["--patches", "0"]), &["1..=1000"]);
+    refused(&mut run(&["--cmanp", "checkpoints/cmanp_gp_1d.safetensors"]), &["cmanp_gp_1d", "3 coordinates"]);
 }
 
 #[test]
@@ -240,6 +295,7 @@ fn every_example_says_what_it_reads_and_writes() {
         "regression",
         "stream",
         "satellite",
+        "image",
         "epidemic",
         "optimize",
         "million",

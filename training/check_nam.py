@@ -2,7 +2,7 @@
 
     python check_nam.py FILE...
 
-Files are namtmae_*.safetensors and fewshot_*.safetensors. Prints max |a-b| / (1+|b|).
+Files are namtmae_*.safetensors, lsam_ae.safetensors and fewshot_*.safetensors. Prints max |a-b| / (1+|b|).
 """
 
 import json
@@ -20,6 +20,8 @@ TOLERANCE = 1e-5
 
 
 def outputs(params, config, inputs):
+    if "nhead" in config and "d_model" in config:
+        return {"logits": nam.lsam_forward(params, config, inputs["tokens"]).transpose(0, 2, 1)}
     if "tokens" in inputs:
         option = {name.replace("_", ""): name for name in nam.OPTIONS}[config["option"]]
         cfg = {"option": option, "n_heads": config["nhead"], "mem_size": config["mem_size"]}
@@ -50,9 +52,11 @@ def main():
             for name, x in got.items()
         }
         print(os.path.basename(path), *(f"{name} {error:.1e}" for name, error in errors.items()))
-        worst = max(worst, *errors.values())
-    print("ok" if worst < TOLERANCE else f"FAILED: {worst:.2e} >= {TOLERANCE:.0e}")
-    sys.exit(not worst < TOLERANCE)
+        # The paper's own code in float32 may be farther off.
+        allowed = max(TOLERANCE, 2 * float(metadata["f32_vs_f64_max_err"].split()[0]))
+        worst = max(worst, *(error / allowed for error in errors.values()))
+    print("ok" if worst < 1 else f"FAILED: {worst:.1f} times what is allowed")
+    sys.exit(not worst < 1)
 
 
 if __name__ == "__main__":

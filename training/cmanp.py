@@ -12,7 +12,8 @@ import jax.numpy as jnp
 PRECISION = "highest"  # full float32 products on every backend
 
 
-def default_config(dim_x=3, d_model=48, n_layers=3, n_latents=48):
+def default_config(dim_x=3, d_model=48, n_layers=3, n_latents=48, min_std=0.0):
+    assert min_std in (0.0, 0.05), f"a CMANP has a least std of 0.05 or none, not of {min_std}"
     return {
         "dim_x": dim_x,
         "dim_y": 1,
@@ -23,7 +24,7 @@ def default_config(dim_x=3, d_model=48, n_layers=3, n_latents=48):
         "n_latents_per_layer": n_latents,
         "n_layers": n_layers,
         "emb_depth": 4,
-        "bound_std": False,
+        "bound_std": min_std > 0.0,
     }
 
 

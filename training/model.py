@@ -12,7 +12,7 @@ import jax.numpy as jnp
 PRECISION = "highest"  # full float32 products on every backend (TPU/GPU default is less)
 
 
-def default_config(width=64, n_blocks=6, n_heads=4, n_basis=5, attention="scan", phase=False, n_classes=0):
+def default_config(width=64, n_blocks=6, n_heads=4, n_basis=5, attention="scan", phase=False, n_classes=0, min_std=0.0):
     """For one coordinate group `s`. Scan attention (BSA-TNP) sees only distances; deep
     kernel attention (TNP-KR) sees the coordinate itself.
 
@@ -46,7 +46,7 @@ def default_config(width=64, n_blocks=6, n_heads=4, n_basis=5, attention="scan",
         },
         "ffn": {"dims": [4 * w, w], "activation": "gelu_tanh"},
         "head": {"dims": [4 * w, w, 2], "activation": "gelu_tanh"},
-        "output": {"kind": "gaussian", "min_std": 0.0},
+        "output": {"kind": "gaussian", "min_std": min_std},
     }
     if phase:
         bias = cfg["groups"][0]["bias"]

@@ -1,4 +1,5 @@
-"""Neural attention memory: the NAM Turing machine and the few-shot classifier.
+"""Neural attention memory: the NAM Turing machine, the networks of long short-term attention memories, and
+the few-shot classifier.
 
 Plain functions over a flat dictionary of parameters whose names are the checkpoint's.
 Weights lie as PyTorch stores them, [out, in].
@@ -160,6 +161,100 @@ def init(key, cfg):
     add_linear("tm.outlayer", inner, dim)
     add_norm("fc.0")
     add_linear("fc.3", dim, cfg["vocab_size"])
+    return p
+
+
+# --- long short-term attention memory ---------------------------------------------------
+
+
+def lsam(p, name, n_heads, x, memory=None):
+    """[S,B,D] -> the hidden states [S,B,H] and the last memory [B,heads,H/heads,H/heads], from a hidden state
+    of zeros."""
+    weight = jnp.concatenate([p[f"{name}.{layer}.weight"] for layer in ("Wqkv", "Ww", "Wr")])
+    bias = jnp.concatenate([p[f"{name}.{layer}.bias"] for layer in ("Wqkv", "Ww", "Wr")])
+    n_batch, n_in = x.shape[1:]
+    n_hidden = weight.shape[1] - n_in
+    from_input = jnp.einsum("sbd,gd->sbg", x, weight[:, :n_in], precision=PRECISION) + bias
+    per_head = lambda y: y.reshape(n_batch, n_heads, -1)
+
+    def step(state, z):
+        h, m = state
+        z = z + jnp.dot(h, weight[:, n_in:].T, precision=PRECISION)
+        q, k, v = (per_head(y) for y in jnp.split(z[:, : 3 * n_hidden], 3, -1))
+        q, k = unit(q), unit(k)
+        write, read = (jax.nn.sigmoid(y) for y in jnp.split(z[:, 3 * n_hidden :], 2, -1))
+        known = jnp.einsum("bhvk,bhk->bhv", m, k, precision=PRECISION)
+        m = m + jnp.einsum("bhv,bhk->bhvk", write[..., None] * (v - known), k, precision=PRECISION)
+        h = read[..., None] * jnp.einsum("bhvk,bhk->bhv", m, q, precision=PRECISION)
+        h = h.reshape(n_batch, n_hidden)
+        return (h, m), h
+
+    dim = n_hidden // n_heads
+    memory = jnp.zeros((n_batch, n_heads, dim, dim), x.dtype) if memory is None else memory
+    (_, memory), hidden = jax.lax.scan(step, (jnp.zeros((n_batch, n_hidden), x.dtype), memory), from_input)
+    return hidden, memory
+
+
+def lstm_cell(p, name, n_heads, x, memory=None):
+    """For comparison: an LSTM in the place of a long short-term attention memory. It hands on nothing."""
+    return lstm(p, name, x), None
+
+
+CELLS = {"nam_lsam": lsam, "lstm": lstm_cell}
+
+
+def lsam_forward(p, cfg, tokens, cell="nam_lsam"):
+    """LSAMAE: tokens [B,S] -> logits [B,S,vocabulary] (the paper's code: [B,vocabulary,S])."""
+    run, half = CELLS[cell], cfg["nhead"] // 2
+    x = p["embedding.weight"][tokens.T]
+    ahead, memory = run(p, "encoder.attn.enc_fw", half, x)
+    back, other = run(p, "encoder.attn.enc_bw", half, x[::-1])
+    x = x + jax.nn.relu(linear(p, "encoder.attn.Wo.0", jnp.concatenate([ahead, back[::-1]], -1)))
+    x = x + linear(p, "encoder.linear2", jax.nn.relu(linear(p, "encoder.linear1", x)))
+    x = layer_norm(p, "encoder.norm2", x)
+    memory = None if memory is None else jnp.concatenate([memory, other], 1)
+    hidden, _ = run(p, "decoder.encoder", cfg["nhead"], x, memory)
+    x = layer_norm(p, "decoder.norm", jax.nn.relu(linear(p, "decoder.Wo.0", hidden)))
+    return linear(p, "fc", x).transpose(1, 0, 2)
+
+
+def lsam_init(key, cfg, cell="nam_lsam"):
+    """As PyTorch initialises."""
+    d, ff, n_heads = cfg["d_model"], cfg["dim_feedforward"], cfg["nhead"]
+    p = {}
+
+    def uniform(name, shape, fan_in):
+        nonlocal key
+        key, sub = jax.random.split(key)
+        p[name] = jax.random.uniform(sub, shape, jnp.float32, -1.0, 1.0) * fan_in**-0.5
+
+    def add_linear(name, n_in, n_out):
+        uniform(f"{name}.weight", (n_out, n_in), n_in)
+        uniform(f"{name}.bias", (n_out,), n_in)
+
+    def add_norm(name):
+        p[f"{name}.weight"], p[f"{name}.bias"] = jnp.ones(d), jnp.zeros(d)
+
+    def add_cell(name, n_hidden, heads):
+        if cell == "lstm":
+            for side, n_in in (("ih", d), ("hh", n_hidden)):
+                uniform(f"{name}.weight_{side}_l0", (4 * n_hidden, n_in), n_hidden)
+                uniform(f"{name}.bias_{side}_l0", (4 * n_hidden,), n_hidden)
+            return
+        for layer, n_out in (("Wqkv", 3 * n_hidden), ("Ww", heads), ("Wr", heads)):
+            add_linear(f"{name}.{layer}", d + n_hidden, n_out)
+
+    p["embedding.weight"] = jax.random.normal(key, (cfg["vocab_size"], d))
+    add_cell("encoder.attn.enc_fw", d // 2, n_heads // 2)
+    add_cell("encoder.attn.enc_bw", d // 2, n_heads // 2)
+    add_linear("encoder.attn.Wo.0", d, d)
+    for name in ("encoder.attn.norm", "encoder.norm1", "encoder.norm2", "decoder.norm"):  # two are never read
+        add_norm(name)
+    add_linear("encoder.linear1", d, ff)
+    add_linear("encoder.linear2", ff, d)
+    add_cell("decoder.encoder", d, n_heads)
+    add_linear("decoder.Wo.0", d, d)
+    add_linear("fc", d, cfg["vocab_size"])
     return p
 
 

@@ -7,7 +7,7 @@ context and targets. One unit of the coordinate is about a quarter of the record
 or a year: a point is (time, cos, sin of the cycle's phase). `Record` is what a user brings
 to a regression with such a cycle: the same points, scaled as the `regression` example
 scales a record. `Field` is a place on a map and its nearest observations. `Epidemic` has classes in
-place of numbers.
+place of numbers. `Image` is a patch of a photograph.
 """
 
 import csv
@@ -19,6 +19,7 @@ from scipy.spatial import cKDTree
 from scipy.special import ive
 
 import epidemic
+import image
 from sampling import log_uniform
 
 FAMILIES = {  # how often each is drawn
@@ -434,8 +435,40 @@ class Epidemic:
     draw = epidemic.draw_tasks
 
 
+class Image:
+    """In place of the exact process, which photographs do not come from, stands one with their covariance."""
+
+    oracle = "a GP with the average covariance of the patches"
+    dim, phase = 2, False
+    n_targets = 64
+    min_std = 0.05  # three of 256 greys: what is flat would be worth any number
+    families = image.TRAINED_ON
+    buckets = {(8, 64): 0.4, (65, 128): 0.3, (129, 288): 0.3}
+    times = {(8, 64): 4, (65, 128): 2}
+    at_once = 4
+
+    @classmethod
+    def draw(cls, rng, n_tasks, n_ctx, n_tgt):
+        return image.draw_tasks(rng, cls.families, cls.draw_patch, n_tasks, n_ctx, n_tgt)
+
+    def draw_patch(rng, name):
+        return image.draw_varied_patch(rng, name, validates=False)
+
+
+class ImageValidation(Image):
+    def draw_patch(rng, name):
+        return image.draw_varied_patch(rng, name, validates=True)
+
+
+class ImageShown(Image):
+    families, draw_patch = image.SHOWN, image.draw_patch
+
+
+Image.validation, Image.fresh = ImageValidation, ImageShown
+
 TASKS = {
     "line": Line, "series": Series, "record": Record, "field": Field, "scene": Scene, "epidemic": Epidemic,
+    "image": Image,
 }  # fmt: skip
 
 

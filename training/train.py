@@ -190,14 +190,15 @@ def evaluate(path, seed, n_batches, data=None):
     if data:
         kind.load(data)
     else:
-        kind = getattr(kind, "limits", kind)
+        kind = getattr(kind, "limits", getattr(kind, "fresh", kind))
     print(f"{path}: {training['steps']} steps, {training['tasks']} tasks, {training['minutes']:.0f} minutes")
     rows = compare(kind, make_predict(name, cfg), params, seed, n_batches)
     if tasks.n_classes(kind):
         print(f"{len(rows)} fresh tasks; in place of an oracle: the state of the nearest observation")
         print(f"{'':24}{'mean log-likelihood':>22}{'root of Brier':>18}{'most likely':>16}")
     else:
-        print(f"{len(rows)} fresh tasks; the oracle is the exact GP with the true kernel and noise")
+        oracle = getattr(kind, "oracle", "the exact GP with the true kernel and noise")
+        print(f"{len(rows)} fresh tasks; the oracle is {oracle}")
         print(f"{'':24}{'mean log-likelihood':>22}{'RMSE':>18}{'95% coverage':>16}")
     print(f"{'':24}{'model':>11}{'oracle':>11}{'model':>9}{'oracle':>9}{'model':>8}{'oracle':>8}")
 
@@ -220,11 +221,12 @@ def evaluate(path, seed, n_batches, data=None):
 
 
 def default_config(args, kind):
+    min_std = getattr(kind, "min_std", 0.0)
     if args.model == "cmanp":
-        return cmanp.default_config(kind.dim, args.width or 48, args.blocks or 3)
+        return cmanp.default_config(kind.dim, args.width or 48, args.blocks or 3, args.latents, min_std)
     cfg = model.default_config(
         args.width or 64, args.blocks or 6, n_basis=args.basis or (3 if kind.phase else 5),
-        attention=args.attention, phase=kind.phase, n_classes=tasks.n_classes(kind),
+        attention=args.attention, phase=kind.phase, n_classes=tasks.n_classes(kind), min_std=min_std,
     )  # fmt: skip
     return cfg
 
@@ -262,7 +264,8 @@ def train(args):
     done = rate = 0.0
 
     def save():
-        rows = compare(kind, run, params, seed=args.seed + 1_000_003, n_batches=10)
+        validated = getattr(kind, "validation", kind)
+        rows = compare(validated, run, params, seed=args.seed + 1_000_003, n_batches=10)
         ll, oracle_ll = np.mean([r[2] for r in rows]), np.mean([r[5] for r in rows])
         loss = float(np.mean(recent)) if recent else progress["loss"]
         seconds = before + clock() - start
@@ -336,6 +339,7 @@ def main():
     args.add_argument("--data", metavar="FILE", help="for the tasks scene: rows lon,lat,temperature,role")
     args.add_argument("--width", type=int, help="default: 64, 48 for CMANP")
     args.add_argument("--blocks", type=int, help="blocks or layers; default: 6, 3 for CMANP")
+    args.add_argument("--latents", type=int, default=48, help="of each layer of a CMANP")
     args.add_argument("--basis", type=int, help="basis functions of a bias; default: 5, 3 with a phase")
     args.add_argument("--short-first", type=float, default=0.0, metavar="SHARE",
                       help="share of the budget that is spent on the shortest tasks alone, first")  # fmt: skip

@@ -17,14 +17,19 @@ pub enum Task {
     Addition,
     /// Key strokes, of which `#` deletes the letter before it; what is left, then dots.
     Reduce,
+    /// `k0 v0 .. = q q ..`: pairs of a letter and a digit, then letters; the digit that came last with each.
+    Recall,
 }
 
 impl Task {
+    pub const ALL: [Self; 3] = [Self::Addition, Self::Reduce, Self::Recall];
+
     pub fn named(name: &str) -> Result<Self> {
         match name {
             "addition" => Ok(Self::Addition),
             "reduce" => Ok(Self::Reduce),
-            other => bail!("the checkpoint was trained on {other:?}, this example knows addition and reduce"),
+            "recall" => Ok(Self::Recall),
+            other => bail!("the checkpoint was trained on {other:?}, this example knows addition, reduce and recall"),
         }
     }
 
@@ -33,17 +38,23 @@ impl Task {
         format!("algorithm_{self:?}.svg").to_lowercase()
     }
 
-    /// A question as one writes it, from its tokens, the `=` at their end included.
-    pub fn question(self, show: &dyn Fn(&[usize]) -> String, tokens: &[usize]) -> String {
-        let tokens = &tokens[..tokens.len() - 1];
+    /// A question as one writes it.
+    pub fn question(self, show: &dyn Fn(&[usize]) -> String, problem: &Problem) -> String {
+        let n_answers = problem.answer.len();
+        let (given, asked) = problem.tokens.split_at(problem.tokens.len() - n_answers);
+        let given = &given[..given.len() - 1]; // without the `=`
         match self {
             // The highest digit first.
             Self::Addition => {
                 let number =
-                    |first: usize| show(&tokens.iter().copied().skip(first).step_by(2).rev().collect::<Vec<_>>());
+                    |first: usize| show(&given.iter().copied().skip(first).step_by(2).rev().collect::<Vec<_>>());
                 format!("{} + {} = ", number(0), number(1))
             }
-            Self::Reduce => format!("{} = ", show(tokens)),
+            Self::Reduce => format!("{} = ", show(given)),
+            Self::Recall => {
+                let pairs: Vec<String> = given.chunks(2).map(show).collect();
+                format!("{}, {} = ", pairs.join(" "), show(asked))
+            }
         }
     }
 
@@ -51,7 +62,7 @@ impl Task {
     pub fn answer(self, text: &str) -> String {
         match self {
             Self::Addition => text.chars().rev().collect(),
-            Self::Reduce => text.to_owned(),
+            Self::Reduce | Self::Recall => text.to_owned(),
         }
     }
 
@@ -64,6 +75,12 @@ impl Task {
         let (mut tokens, answer) = match self {
             Self::Addition => addition(random, length),
             Self::Reduce => reduce(random, length, token("#")?, token(".")?),
+            Self::Recall => {
+                let (mut tokens, asked, answer) = recall(random, length);
+                tokens.push(token("=")?);
+                tokens.extend(asked);
+                return Ok(Problem { tokens, answer });
+            }
         };
         tokens.push(token("=")?);
         tokens.extend(std::iter::repeat_n(token("_")?, answer.len()));
@@ -105,16 +122,48 @@ fn reduce(random: &mut StdRng, length: usize, delete: usize, dot: usize) -> (Vec
     (tokens, answer)
 }
 
+/// Letters that stand with digits: tokens 0 to 15; tokens 16 to 25 are the digits.
+const LETTERS: usize = 16;
+
+/// Pairs, letters that are asked for, and the digit that came last with each.
+fn recall(random: &mut StdRng, length: usize) -> (Vec<usize>, Vec<usize>, Vec<usize>) {
+    let mut last = [0; LETTERS];
+    let mut tokens = Vec::new();
+    for _ in 0..length {
+        let (letter, digit) = (random.random_range(0..LETTERS), LETTERS + random.random_range(0..10));
+        tokens.extend([letter, digit]);
+        last[letter] = digit;
+    }
+    let asked: Vec<usize> = (0..length).map(|_| tokens[2 * random.random_range(0..length)]).collect();
+    let answer = asked.iter().map(|&letter| last[letter]).collect();
+    (tokens, asked, answer)
+}
+
 #[cfg(test)]
 mod tests {
+    use rand::SeedableRng;
+
     use super::*;
 
     /// The old code printed the digits as the network reads them, without a sign between.
     #[test]
     fn a_sum_is_printed_as_one_writes_it() {
         let show = |tokens: &[usize]| tokens.iter().map(usize::to_string).collect::<String>();
-        // 27 + 95 = 122; 10 is the `=`.
-        assert_eq!(Task::Addition.question(&show, &[7, 5, 2, 9, 10]), "27 + 95 = ");
+        // 27 + 95 = 122; 10 is the `=`, 11 the `_`.
+        let problem = Problem { tokens: vec![7, 5, 2, 9, 10, 11, 11, 11], answer: vec![2, 2, 1] };
+        assert_eq!(Task::Addition.question(&show, &problem), "27 + 95 = ");
         assert_eq!(Task::Addition.answer(&show(&[2, 2, 1])), "122");
+    }
+    #[test]
+    fn what_came_last_with_a_letter_is_recalled() {
+        let mut random = StdRng::seed_from_u64(3);
+        for length in [1, 5, 40] {
+            let (tokens, asked, answer) = recall(&mut random, length);
+            assert_eq!((tokens.len(), asked.len(), answer.len()), (2 * length, length, length));
+            for (letter, digit) in asked.iter().zip(answer) {
+                let last = tokens.chunks(2).rfind(|pair| pair[0] == *letter).unwrap();
+                assert_eq!(last[1], digit);
+            }
+        }
     }
 }

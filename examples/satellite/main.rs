@@ -141,7 +141,7 @@ fn hold_out(model: &TnpKr, local: &Local, known: &Field, held: &Field) -> Result
     let hyper = gp::fit(known, &seen.from, &parts)?;
     let mut process = vec![Normal { mean: f64::NAN, std: f64::NAN }; held.len()];
     for part in &parts {
-        let normals = gp::predict(&hyper, known, &seen.from, part, &seen.to)?;
+        let normals = gp::predict(hyper, known, &seen.from, part, &seen.to)?;
         part.places.iter().zip(normals).for_each(|(&place, normal)| process[place] = normal);
     }
     let exact = start.elapsed();

@@ -7,6 +7,7 @@ pub mod lines;
 pub mod normal;
 pub mod out;
 pub mod pixels;
+pub mod process;
 pub mod progress;
 
 use std::{
