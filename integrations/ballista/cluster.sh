@@ -13,9 +13,10 @@ declare -A pids=()
 
 # Whatever happens, no process and no file stays behind.
 stop() {
-  local pid
-  for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done
-  wait 2>/dev/null || true
+  {
+    [ ${#pids[@]} = 0 ] || kill -KILL "${pids[@]}"
+    wait
+  } 2>/dev/null || true
   rm -rf "$work"
 }
 trap stop EXIT

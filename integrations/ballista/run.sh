@@ -26,11 +26,11 @@ compare() { # NAME SQL..
   ask --partitions 1 --write "$work/$name" "$@"
   for partitions in 2 7; do
     of=$((of + 1))
-    ask --partitions "$partitions" --compare "$work/$name" "$@" && passed=$((passed + 1))
+    if ask --partitions "$partitions" --compare "$work/$name" "$@"; then passed=$((passed + 1)); fi
   done
   for partitions in 2 7; do
     of=$((of + 1))
-    on_cluster --partitions "$partitions" --compare "$work/$name" "$@" && passed=$((passed + 1))
+    if on_cluster --partitions "$partitions" --compare "$work/$name" "$@"; then passed=$((passed + 1)); fi
   done
 }
 compare posteriors

@@ -65,7 +65,10 @@ pub async fn session(scheduler: &str, functions: &Functions, partitions: usize) 
         .with_ballista_logical_extension_codec(Arc::new(Logical::new(functions)))
         .with_ballista_physical_extension_codec(Arc::new(Physical::new(functions)))
         // Posteriors are views of large buffers. Sent as such, every message would carry all of them.
-        .set_bool("datafusion.optimizer.expand_views_at_output", true);
+        .set_bool("datafusion.optimizer.expand_views_at_output", true)
+        // A plan is optimised here and by the scheduler, and this rule, the second time, takes a field of a
+        // prediction from another column.
+        .set_bool("datafusion.optimizer.enable_leaf_expression_pushdown", false);
     let state = SessionStateBuilder::new().with_default_features().with_config(config).build();
     let context = SessionContext::remote_with_state(scheduler, state).await?;
     functions.register(&context);

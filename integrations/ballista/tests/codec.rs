@@ -43,7 +43,7 @@ fn functions_arrive_as_they_were_sent() {
         assert_eq!(Physical::new(&functions).try_decode_udf(own.name(), &physical).unwrap(), own);
     }
     // Those of the engine are looked up by their names.
-    assert_eq!(written(&functions, &sum_udaf()), [Vec::new(), Vec::new()]);
+    assert!(written(&functions, &sum_udaf()).iter().all(Vec::is_empty));
     let context = SessionContext::new();
     let abs: std::sync::Arc<ScalarUDF> = context.udf("abs").unwrap();
     let mut buffer = Vec::new();
@@ -68,7 +68,7 @@ fn a_machine_with_another_model_refuses() {
         // What was sent by name alone is checked, too.
         assert!(Physical::new(&other).try_decode_udaf("cmanp_condition", b"").is_err());
         // A session with functions of another model than its codec's does not pass for it.
-        assert_eq!(written(&other, &condition), [Vec::new(), Vec::new()]);
+        assert!(written(&other, &condition).iter().all(Vec::is_empty));
     }
     for error in [
         Logical::new(&functions).try_decode_udaf("cmanp_forget", &logical).unwrap_err(),
