@@ -106,6 +106,19 @@ impl Functions {
         Self { model: Arc::new(self.model.with_prefix(prefix)) }
     }
 
+    /// What the bits of an answer depend on, in words: the checkpoint, the kind of sums, the instructions of this
+    /// machine and the origin. Machines of a cluster, of one build, get the same bits if these are the same.
+    ///
+    /// ```
+    /// # let checkpoint = concat!(env!("CARGO_MANIFEST_DIR"), "/../../checkpoints/cmanp_gp_1d.safetensors");
+    /// let functions = wgpu_attention_datafusion::Functions::open(checkpoint).unwrap();
+    /// assert!(functions.identity().contains("exact sums"));
+    /// assert_ne!(functions.identity(), functions.rounded().identity());
+    /// ```
+    pub fn identity(&self) -> String {
+        self.model.identity()
+    }
+
     /// The aggregates.
     pub fn aggregates(&self) -> Vec<Arc<AggregateUDF>> {
         let one = |kind| Arc::new(AggregateUDF::from(Aggregate::new(&self.model, kind)));

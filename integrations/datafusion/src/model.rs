@@ -13,6 +13,7 @@ use datafusion::{
     common::{DataFusionError, Result},
 };
 use wgpu_attention::{
+    Device,
     checkpoint::Checkpoint,
     models::cmanp::{Cmanp, Context, Posterior},
 };
@@ -98,6 +99,16 @@ impl Model {
 
     pub fn is_exact(&self) -> bool {
         self.is_exact
+    }
+
+    /// What the bits of an answer depend on.
+    pub fn identity(&self) -> String {
+        let sums = if self.is_exact { "exact" } else { "rounded" };
+        let origin = self.origin.as_ref().map_or(String::new(), |origin| format!(" and the origin {origin:?}"));
+        let device = self.cmanp.device();
+        let is_it = |name: &&str| Device::cpu_with(name).is_ok_and(|cpu| cpu == *device);
+        let instructions = Device::cpu_instructions().into_iter().find(is_it).unwrap_or("unknown");
+        format!("checkpoint {:016x} with {sums} sums by {instructions}{origin}", self.hash)
     }
 
     /// The name of a function.

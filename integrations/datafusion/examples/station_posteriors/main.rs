@@ -7,6 +7,7 @@
 //! says how long that took beside an average and beside the library without an engine.
 
 mod picture;
+#[path = "../shared/readings.rs"]
 mod readings;
 
 use std::{path::PathBuf, time::Instant};
@@ -14,7 +15,7 @@ use std::{path::PathBuf, time::Instant};
 use datafusion::{
     arrow::{
         array::{AsArray, RecordBatch},
-        datatypes::{Float64Type, Int64Type},
+        datatypes::{DataType, Float64Type, Int64Type},
     },
     error::{DataFusionError, Result},
     prelude::{ParquetReadOptions, SessionConfig, SessionContext},
@@ -75,10 +76,7 @@ fn args() -> Result<Args> {
 }
 
 /// The job, the same on one machine and on many.
-const POSTERIORS: &str = "SELECT station, cmanp_condition(y, t, c, s) AS posterior FROM readings GROUP BY station";
-
-/// The engine's own floor: sums over the same columns.
-const FLOOR: &str = "SELECT station, avg(y), stddev(y), avg(t), stddev(t) FROM readings GROUP BY station";
+const POSTERIORS: &str = include_str!("posteriors.sql");
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -87,7 +85,7 @@ async fn main() -> Result<()> {
     let file = args.file.clone().unwrap_or_else(|| args.out.join("readings.parquet"));
     if args.file.is_none() || !file.exists() {
         let started = Instant::now();
-        readings::write(&file, args.rows, args.stations)?;
+        readings::write(&file, args.rows, args.stations, &DataType::Float64)?;
         println!("wrote     {} rows of {} stations in {:.1?}", args.rows, args.stations, started.elapsed());
     }
     let mut config = SessionConfig::new();
@@ -100,7 +98,7 @@ async fn main() -> Result<()> {
     functions.register(&context);
     context.register_parquet("readings", &file.display().to_string(), ParquetReadOptions::default()).await?;
 
-    let floor = timed("avg, stddev", &context, FLOOR, args.rows).await?;
+    let floor = timed("avg, stddev", &context, readings::FLOOR, args.rows).await?;
     let ours = timed("posteriors", &context, POSTERIORS, args.rows).await?;
     let alone = library(&args)?;
     println!("library   {:.0} rows/s without the engine", 1.0 / alone);
