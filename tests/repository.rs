@@ -7,7 +7,7 @@ use std::{
 };
 
 /// What all that is built with the crate may be licensed under.
-const LICENCES: [&str; 11] = [
+const LICENCES: [&str; 12] = [
     "0BSD",
     "Apache-2.0",
     "BSD-2-Clause",
@@ -19,6 +19,8 @@ const LICENCES: [&str; 11] = [
     "Unicode-3.0",
     "Unlicense",
     "Zlib",
+    // Ballista's DataFusion reads compressed files.
+    "bzip2-1.0.6",
 ];
 
 /// In the lock and never built: what DataFusion has in a browser, where nothing here runs it.
@@ -56,8 +58,18 @@ fn anchors(page: &Path) -> Vec<String> {
 }
 
 fn pages() -> Vec<PathBuf> {
-    let folders = ["", "benches", "cli", "data", "docs", "integrations/datafusion", "integrations/python", "training"]
-        .map(|folder| root().join(folder));
+    let folders = [
+        "",
+        "benches",
+        "cli",
+        "data",
+        "docs",
+        "integrations/ballista",
+        "integrations/datafusion",
+        "integrations/python",
+        "training",
+    ];
+    let folders = folders.map(|folder| root().join(folder));
     let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap()).map(|entry| entry.unwrap().path());
     files.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
 }

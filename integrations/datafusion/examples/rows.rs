@@ -123,8 +123,8 @@ async fn main() -> Result<()> {
         "blocks" => blocks(&args)?,
         _ => return Err(refused(format!("{:?} is nothing to measure, allowed are {HELP}", args.what))),
     }
-    if let Some(bytes) = resident() {
-        println!("resident {:.0} MB at most", bytes as f64 / 1e6);
+    if let (Some(seconds), Some(bytes)) = (processor_seconds(), resident()) {
+        println!("processor time {seconds:.1} s, resident {:.0} MB at most", bytes as f64 / 1e6);
     }
     Ok(())
 }
@@ -266,6 +266,15 @@ fn blocks(args: &Args) -> Result<()> {
     let took = started.elapsed().as_secs_f64();
     println!("blocks {:.0} rows/s: {n} rows, {} groups in {took:.1} s", n as f64 / took, args.stations);
     Ok(())
+}
+
+/// What all threads have had of the processors, whatever else ran on them, where the system says so.
+fn processor_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // After the name, which may have spaces. Ticks are hundredths on Linux.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let (user, system) = (fields.next()?.parse::<f64>().ok()?, fields.next()?.parse::<f64>().ok()?);
+    Some((user + system) / 100.0)
 }
 
 /// The most memory that this process has had, where the system says so.

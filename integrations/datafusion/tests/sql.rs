@@ -119,6 +119,29 @@ async fn the_bits_do_not_depend_on_how_the_engine_cuts_the_rows() {
     assert!((numbers(&found, 2)[0].unwrap() - mean - 1.645 * std).abs() < 1e-3 * std);
 }
 
+/// The engine then makes a partial state of every row, instead of gathering groups that gather nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_may_be_as_many_as_rows() {
+    let functions = Functions::open(CHECKPOINT).unwrap();
+    let config = SessionConfig::new()
+        .with_target_partitions(2)
+        .set_u64("datafusion.execution.skip_partial_aggregation_probe_rows_threshold", 100)
+        .set_str("datafusion.execution.skip_partial_aggregation_probe_ratio_threshold", "0.1");
+    let context = SessionContext::new_with_config(config);
+    functions.register(&context);
+    let rows: Vec<Row> = rows(1500).into_iter().enumerate().map(|(i, row)| (i as i64 / 2, row.1, row.2)).collect();
+    let parts = rows.chunks(750).map(|rows| rows.chunks(50).map(batch).collect()).collect();
+    let table = MemTable::try_new(batch(&[]).schema(), parts).unwrap();
+    context.register_table("readings", Arc::new(table)).unwrap();
+    let found = posteriors(&context, &format!("{BY_STATION} LIMIT 40")).await;
+    let gathered = session(&functions, &rows, 1000, 1);
+    assert!(found == posteriors(&gathered, &format!("{BY_STATION} LIMIT 40")).await);
+    let plan = query(&context, &format!("EXPLAIN ANALYZE {BY_STATION}")).await.unwrap();
+    let plan = pretty_format_batches(&plan).unwrap().to_string();
+    let skipped = plan.split("skipped_aggregation_rows=").nth(1).and_then(|rest| rest.split([',', ']']).next());
+    assert!(skipped.is_some_and(|n| n.trim() != "0"), "{plan}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn yesterday_and_today_merge_to_all() {
     for functions in [Functions::open(CHECKPOINT).unwrap(), Functions::open(CHECKPOINT).unwrap().rounded()] {
