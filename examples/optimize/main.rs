@@ -302,7 +302,7 @@ fn thompson(model: &TnpKr, runs: &[Run], candidates: &[Vec<Vec<f64>>], seed: u64
     Ok(draws.chunks(some[0].len()).map(|draw| step * least(draw)).collect())
 }
 
-/// The regret after the last evaluation: its median over the runs, and the quarter that did worse.
+/// The regret after fifteen evaluations and after the last: its median over the runs, and the quarter that did worse.
 fn print(all: &[Outcome], n: usize) -> Result<()> {
     let mut before = "";
     for (function, strategy, runs, time) in all {
@@ -310,7 +310,7 @@ fn print(all: &[Outcome], n: usize) -> Result<()> {
             say!(
                 "{:<42} {:>10} {:>10} {:>10} {:>9}",
                 function.name,
-                "after 15",
+                format!("after {}", n.min(15)),
                 format!("after {n}"),
                 "3 of 4",
                 "time"

@@ -40,6 +40,8 @@ use scaling::{Scaling, Trend};
 
 const CO2: &str = "data/mauna_loa_co2.csv";
 
+/// Observations from which on the network is not quick.
+const MANY: usize = 5000;
 /// Points that the network predicts at once.
 const TILE: usize = 2048;
 
@@ -210,7 +212,7 @@ fn draw_steps(args: &Args, model: &TnpKr, all: &Series, picture: plot::Picture<'
     for ((some, _), _) in &parts {
         let scaling = Scaling::fit(some, picture.targets, args.trend(), args.length)?;
         let posterior = model.condition(&observe(&scaling, some).context())?;
-        curves.push(predict(&posterior, &scaling, picture.x, &|_| {})?);
+        curves.push(predict(&posterior, &scaling, picture.x, &mut String::new(), &|_| {})?);
     }
     let mut steps = Vec::new();
     for (((context, targets), title), neural_process) in parts.iter().zip(&curves) {
@@ -237,7 +239,7 @@ fn many_splits(args: &Args, device: &Device, model: &TnpKr, series: &Series, n: 
         let observed = observe(&scaling, &context);
         let posterior = model.condition(&observed.context())?;
         device.wait()?;
-        let ours = predict(&posterior, &scaling, &targets.x, &|_| {})?;
+        let ours = predict(&posterior, &scaling, &targets.x, &mut String::new(), &|_| {})?;
         let process = (context.len() <= gp::MAX_POINTS)
             .then(|| GaussianProcess::fit(&scaling.coords(&context.x), &scaling.values(&context), scaling.period()));
         let theirs = process.transpose()?.map_or(Vec::new(), |process| restored(&process, &scaling, &targets.x));
@@ -327,12 +329,21 @@ fn single(numbers: &[f64]) -> Vec<f32> {
     numbers.iter().map(|&x| x as f32).collect()
 }
 
-/// Predicts in tiles, and says how many are done.
-fn predict(posterior: &Posterior, scaling: &Scaling, x: &[f64], done: &dyn Fn(usize)) -> Result<Vec<Normal>> {
+/// Predicts in tiles, and says how many are done, and what of it the network was not trained for.
+fn predict(
+    posterior: &Posterior,
+    scaling: &Scaling,
+    x: &[f64],
+    outside: &mut String,
+    done: &dyn Fn(usize),
+) -> Result<Vec<Normal>> {
     let mut normals = Vec::with_capacity(x.len());
     posterior.predict_tiles(&Points::new(scaling, x).locations(), TILE, |points, tile| {
         let numbers = tile.mean().iter().zip(tile.std());
         let normal = |(&mean, &std): (&f32, &f32)| Normal { mean: mean.into(), std: std.into() };
+        if outside.is_empty() {
+            *outside = tile.outside().to_string();
+        }
         normals.extend(x[points.clone()].iter().zip(numbers.map(normal)).map(|(&x, y)| scaling.restore(x, y)));
         done(points.len());
         Ok(())
@@ -349,6 +360,13 @@ fn neural_process(
     places: [&[f64]; 3],
 ) -> Result<[Vec<Normal>; 3]> {
     let observed = observe(scaling, context);
+    if context.len() > MANY {
+        say!(
+            "neural process    {} observations: the time it takes grows with the square of their number, and it was trained \
+             on some hundred; --last N reads the last N",
+            context.len()
+        )?;
+    }
     let start = Instant::now();
     let spinner = progress::spinner("neural process: reads the observations");
     let posterior = model.condition(&observed.context())?;
@@ -357,10 +375,10 @@ fn neural_process(
     let condition = start.elapsed();
     let bar =
         progress::bar("neural process: predicts", "points", places.map(<[f64]>::len).iter().sum::<usize>() as u64)?;
-    let mut times = Vec::new();
+    let (mut times, mut outside) = (Vec::new(), String::new());
     let mut timed = |x: &[f64]| {
         let start = Instant::now();
-        let normals = predict(&posterior, scaling, x, &|n| bar.add(n as u64));
+        let normals = predict(&posterior, scaling, x, &mut outside, &|n| bar.add(n as u64));
         times.push(start.elapsed());
         normals
     };
@@ -373,6 +391,10 @@ fn neural_process(
         places[1].len(),
         ms(times[1])
     )?;
+    if !outside.is_empty() {
+        // The observations and all places fill one length: a place far off leaves little of it for the rest.
+        say!("warning           outside of what the network was trained on, so not to be believed: {outside}")?;
+    }
     Ok(predictions)
 }
 

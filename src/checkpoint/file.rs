@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io::Write, path::Path};
 
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::TensorView};
 
 use super::{
     fingerprint::KEY,
@@ -188,7 +188,12 @@ fn parse(bytes: &[u8], file: String, keep: impl Fn(&str) -> bool) -> Result<Chec
         return Err(unread(&format_args!("its header has {length} bytes, allowed for {data} of data is {allowed}")));
     }
     // Checks lengths, offsets and overlaps before anything is copied.
-    let (length, header) = SafeTensors::read_metadata(bytes).map_err(|error| unread(&error))?;
+    let (length, header) = SafeTensors::read_metadata(bytes).map_err(|error| match error {
+        SafeTensorError::MetadataIncompleteBuffer | SafeTensorError::InvalidHeaderLength => {
+            unread(&format_args!("{error}: it has {} bytes; is it cut short, or are others behind it?", bytes.len()))
+        }
+        error => unread(&error),
+    })?;
     let data = &bytes[LENGTH + length..];
     let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
     let mut checkpoint = Checkpoint { file: file.clone(), metadata, ..Checkpoint::default() };

@@ -108,11 +108,34 @@ impl Outside {
 }
 
 impl fmt::Display for Outside {
+    /// Each kind once: where it is largest, and in how many batch elements.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, departure) in self.departures.iter().enumerate() {
+        let mut kinds: Vec<(&Departure, usize)> = Vec::new();
+        for departure in &self.departures {
+            match kinds.iter_mut().find(|(first, _)| first.what == departure.what) {
+                Some((largest, n)) => {
+                    if departure.distance() > largest.distance() {
+                        *largest = departure;
+                    }
+                    *n += 1;
+                }
+                None => kinds.push((departure, 1)),
+            }
+        }
+        for (i, (departure, n)) in kinds.into_iter().enumerate() {
             write!(f, "{}{departure}", if i == 0 { "" } else { "; " })?;
+            if n > 1 {
+                write!(f, " (outside in {n} batch elements, there by most)")?;
+            }
         }
         Ok(())
+    }
+}
+
+impl Departure {
+    /// How far from what it was in training.
+    fn distance(&self) -> f64 {
+        (self.trained[0] - self.found).max(self.found - self.trained[1])
     }
 }
 

@@ -184,6 +184,12 @@ fn f10_what_lies_outside_of_the_training_is_told() {
     let pressure: Vec<f32> = y.iter().map(|y| 1013.0 + 5.0 * y).collect();
     let found = outside(&x, &pressure, 1.0);
     assert!(found.contains("the mean of the values is 1013") && found.contains("deviation"), "{found}");
+    // Many data sets are told of once.
+    let both: (Vec<f64>, Vec<f32>) = ([&x[..], &x].concat(), [&pressure[..], &pressure].concat());
+    let context = Context::new(Locations::space(1, &both.0).batch(2), &both.1);
+    let found = model.condition(&context).unwrap().predict(&Locations::space(1, &[1.0, 1.0]).batch(2)).unwrap();
+    let found = found.outside().to_string();
+    assert!(found.matches("mean of the values").count() == 1 && found.contains("in 2 batch elements"), "{found}");
     let tiny: Vec<f32> = y.iter().map(|y| 1e-4 * y).collect();
     assert!(outside(&x, &tiny, 1.0).contains("deviation"));
 

@@ -90,8 +90,8 @@ fn caught<T>(terms: &[BiasTerm], run: impl FnOnce() -> T) -> Result<T> {
     };
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
         let words = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        let message = format!("the function for the CPU panicked: {}", words.unwrap_or("no message"));
-        Error::BiasShader { name: name.to_owned(), message }
+        let found = format!("{name:?}, whose function for the CPU panicked: {}", words.unwrap_or("no message"));
+        Error::argument("scan_attention", "the bias", found, "a function that returns a number for all it is given")
     })
 }
 

@@ -240,6 +240,11 @@ fn what_is_beyond_the_limits_or_not_finite_is_refused() {
     let state = exact.write(None, &tensor(&[0.0]), &tensor(&[1.5]), None).unwrap();
     let far = memory.exact(&[1e5, 1e5], 2.0).unwrap().write(None, &tensor(&[-6e4]), &tensor(&[1.0]), None).unwrap();
     assert!(far.read().is_err() && state.merge(&far).unwrap_err().to_string().contains("limits"));
+    // What was never written leaves less than nothing.
+    let two = exact.write(Some(&state), &tensor(&[-0.5]), &tensor(&[1.0]), None).unwrap();
+    let unknown = exact.write(None, &tensor(&[4.0]), &tensor(&[1.0]), None).unwrap();
+    let message = two.without(&unknown).unwrap().read().unwrap_err().to_string();
+    assert!(message.contains("taken out") && !message.contains("NaN"), "{message}");
     // States of other queries, of the same sizes and limits.
     let others =
         RollingAttention::new(layout(true, 1), tensor(&[1.0, 2.0])).scale(1.0).exact(&[5.0, 5.0], 2.0).unwrap();

@@ -349,6 +349,10 @@ impl ExactState {
         for ((sums, &limit), [b, h, r]) in sums.filter(|(_, [b, ..])| self.n_keys[*b] > 0) {
             let weight = wide::to_f64(&sums[0]);
             let error = self.n_keys[b] as f64 * power(SHIFT);
+            if weight < 0.0 {
+                let found = format!("some without which head {h} of query {r} has no weight left");
+                return Err(Error::argument(READ, "the keys that were taken out", found, "keys that had been written"));
+            }
             if weight * power(MOST_ERROR) < error {
                 let mean = (weight / self.n_keys[b] as f64).log2() + f64::from(limit - WEIGHT);
                 let found = format!("2^{limit} in head {h} of query {r}, where the mean weight is about 2^{mean:.0}");
