@@ -216,10 +216,12 @@ fn image_completes_photographs_better_than_the_nearest_pixel() {
             |line: &str| line[who.len()..].split_whitespace().take(2).map(|x| x.parse().unwrap()).collect::<Vec<_>>();
         output.lines().filter(|line| line.starts_with(who)).map(|line| of(line).try_into().unwrap()).collect()
     };
-    let (network, nearest) = (scores("TNP-KR"), scores("nearest pixel"));
-    assert_eq!((network.len(), nearest.len()), (3, 3), "{output}");
-    for (network, nearest) in network.iter().zip(&nearest) {
-        assert!(network[0] > nearest[0] && network[1] < nearest[1], "{output}");
+    let (cmanp, tnp_kr, nearest) = (scores("CMANP  "), scores("TNP-KR  "), scores("nearest pixel"));
+    assert_eq!((cmanp.len(), tnp_kr.len(), nearest.len()), (3, 3, 3), "{output}");
+    for ((cmanp, tnp_kr), nearest) in cmanp.iter().zip(&tnp_kr).zip(&nearest) {
+        assert!(tnp_kr[0] > nearest[0] && tnp_kr[1] < nearest[1], "{output}");
+        // Its means are no better where many pixels are seen, but it knows how far off they are.
+        assert!(cmanp[0] > nearest[0], "{output}");
     }
     // What the CMANP keeps of a stream is as large as it was, and what it makes of it is better.
     let stream: Vec<Vec<&str>> =
@@ -227,7 +229,7 @@ fn image_completes_photographs_better_than_the_nearest_pixel() {
     assert!(stream.len() == 7 && stream.iter().all(|row| row[3] == stream[0][3]), "{output}");
     let number = |row: &[&str], column: usize| row[column].parse::<f64>().unwrap();
     let (first, last) = (&stream[0], &stream[6]);
-    assert!(number(last, 1) > number(first, 1) + 0.3 && number(last, 2) < number(first, 2), "{output}");
+    assert!(number(last, 1) > number(first, 1) + 0.3 && number(last, 2) < 0.8 * number(first, 2), "{output}");
     assert!(Path::new(&folder.path("out/image.svg")).exists());
 
     // A slope from black to white, of one's own.
