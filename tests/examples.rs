@@ -242,7 +242,7 @@ fn image_completes_photographs_better_than_the_nearest_pixel() {
     );
     refused(&mut run(&["--photograph", &folder.write("text.png", "no picture")]), &["text.png", "PNG"]);
     refused(&mut run(&["--photograph", &folder.path("none.png")]), &["none.png"]);
-    refused(&mut run(&["--patches", "0"]), &["1..=1000"]);
+    refused(&mut on_cpu(&image, &["--out", &folder.path("out")], &["--patches", "0"]), &["1..=1000"]);
     refused(&mut run(&["--cmanp", "checkpoints/cmanp_gp_1d.safetensors"]), &["cmanp_gp_1d", "3 coordinates"]);
 }
 
