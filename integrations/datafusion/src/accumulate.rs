@@ -23,6 +23,9 @@ use crate::{
 /// Rows that a group collects before they are read: enough that writing its posterior costs little beside.
 const ROWS: usize = 512;
 
+/// Groups that are written together.
+const AT_ONCE: usize = 64;
+
 /// How the partial state of rows that are not read yet begins. That of a posterior begins with the length of a header,
 /// which is not as large.
 const UNREAD: [u8; 8] = [0xff; 8];
@@ -252,17 +255,24 @@ impl Groups {
         self.read_full()
     }
 
-    /// What is left of groups, as `of_group` says it.
+    /// What is left of groups, as `of_group` says it. Each group is gone when it is written, so that all do not stand
+    /// in memory twice.
     fn finish(
         &mut self,
         emit_to: EmitTo,
         of_group: impl Fn(&Call, Group) -> Result<(Option<Vec<u8>>, u64)> + Sync,
-    ) -> Result<Vec<(Option<Vec<u8>>, u64)>> {
-        let groups = emit_to.take_needed(&mut self.groups);
+        mut write: impl FnMut(Option<&[u8]>, u64),
+    ) -> Result<()> {
+        let mut groups = emit_to.take_needed(&mut self.groups).into_iter();
         let call = &self.call;
-        let finished = groups.into_par_iter().map(|group| of_group(call, group)).collect();
-        self.measure()?;
-        finished
+        loop {
+            let some: Vec<Group> = groups.by_ref().take(AT_ONCE).collect();
+            if some.is_empty() {
+                return self.measure();
+            }
+            let some: Vec<_> = some.into_par_iter().map(|group| of_group(call, group)).collect::<Result<_>>()?;
+            some.iter().for_each(|(bytes, skipped)| write(bytes.as_deref(), *skipped));
+        }
     }
 }
 
@@ -285,19 +295,20 @@ impl GroupsAccumulator for Groups {
     }
 
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
-        let finished = guarded(&self.call.name(), || self.finish(emit_to, Call::finish))?;
-        let mut posteriors = BinaryViewBuilder::with_capacity(finished.len());
-        finished.iter().for_each(|(bytes, _)| posteriors.append_option(bytes.as_ref()));
+        let mut posteriors = BinaryViewBuilder::new();
+        let write = |bytes: Option<&[u8]>, _| posteriors.append_option(bytes);
+        guarded(&self.call.name(), || self.finish(emit_to, Call::finish, write))?;
         Ok(Arc::new(posteriors.finish()))
     }
 
     fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
-        let finished = guarded(&self.call.name(), || self.finish(emit_to, Call::partial))?;
-        let n_bytes = finished.iter().map(|(bytes, _)| bytes.as_ref().map_or(0, Vec::len)).sum();
-        let mut posteriors = LargeBinaryBuilder::with_capacity(finished.len(), n_bytes);
-        finished.iter().for_each(|(bytes, _)| posteriors.append_option(bytes.as_ref()));
-        let skipped: UInt64Array = finished.iter().map(|(_, skipped)| Some(*skipped)).collect();
-        Ok(vec![Arc::new(posteriors.finish()), Arc::new(skipped)])
+        let (mut posteriors, mut skipped) = (LargeBinaryBuilder::new(), Vec::new());
+        let write = |bytes: Option<&[u8]>, n| {
+            posteriors.append_option(bytes);
+            skipped.push(n);
+        };
+        guarded(&self.call.name(), || self.finish(emit_to, Call::partial, write))?;
+        Ok(vec![Arc::new(posteriors.finish()), Arc::new(UInt64Array::from(skipped))])
     }
 
     /// Every row a group of its own, unread: asked for where there are nearly as many groups as rows.
