@@ -160,7 +160,7 @@ fn checkpoints_are_as_good_as_they_say() {
     let mut paths: Vec<PathBuf> =
         root().join("checkpoints").read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
-    assert!(paths.len() >= 20, "only {} checkpoints", paths.len());
+    assert!(paths.len() >= 22, "only {} checkpoints", paths.len());
     for path in paths {
         let checkpoint = Checkpoint::open(&path).unwrap();
         let name = path.file_stem().unwrap().to_string_lossy();
