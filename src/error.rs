@@ -258,7 +258,7 @@ pub enum Error {
     },
 
     /// Parameters in the checkpoint that the configuration does not use.
-    #[error("checkpoint {file}: {} parameter(s) that the configuration does not use: {}", names.len(), names.join(", "))]
+    #[error("checkpoint {file}: {} parameter(s) that the configuration does not use: {}", names.len(), some(names))]
     ExtraParameters {
         /// The file, or `<memory>`.
         file: String,
@@ -351,6 +351,13 @@ pub(crate) fn check_argument(
 /// Refuses what exceeds a limit.
 pub(crate) fn check_limit(limit: &'static str, requested: u64, allowed: u64) -> Result<()> {
     if requested <= allowed { Ok(()) } else { Err(Error::LimitExceeded { limit, requested, allowed }) }
+}
+
+/// The first of many names.
+fn some(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let shown = names[..names.len().min(SHOWN)].join(", ");
+    if names.len() > SHOWN { shown + " .." } else { shown }
 }
 
 fn missing_too(others: &[String]) -> String {

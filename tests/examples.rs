@@ -191,6 +191,8 @@ fn satellite_fills_the_holes_of_a_map_and_scores_itself() {
     assert!(Path::new(&folder.path("out/satellite.svg")).exists());
     refused(&mut run("lon,lat,role\n1,2,train\n", &[]), &["temperature"]);
     refused(&mut run("lon,lat,temperature,role\n1,2,warm,train\n", &[]), &["warm"]);
+    refused(&mut run("lon,lat,temperature,role\n1,134,3,train\n", &[]), &["line 2", "134", "-90 to 90"]);
+    refused(&mut run(&(scene() + "1,1,-9999,train\n"), &[]), &["-9999", "fill value"]);
     refused(&mut run(&scene(), &["--hold-out", "0.9"]), &["0 to 0.8"]);
     refused(&mut run(&scene(), &["--checkpoint", "checkpoints/gp_1d.safetensors"]), &["coordinates"]);
 }

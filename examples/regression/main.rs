@@ -74,11 +74,11 @@ struct Args {
     out: PathBuf,
     /// Use only the last part of the record, in units of x [default: 12 for the CO2 record,
     /// else all].
-    #[arg(long, value_name = "LENGTH", value_parser = positive)]
+    #[arg(long, value_name = "LENGTH", allow_negative_numbers = true, value_parser = positive)]
     last: Option<f64>,
     /// The length of a cycle that is known, such as the year, in units of x; 0 if none is
     /// [default: 1 for the CO2 record, else 0].
-    #[arg(long, value_name = "LENGTH", value_parser = cycle)]
+    #[arg(long, value_name = "LENGTH", allow_negative_numbers = true, value_parser = cycle)]
     cycle: Option<f64>,
     /// Harmonics of that cycle that are fitted to the context and taken out, at most one for 16
     /// points.
@@ -86,7 +86,7 @@ struct Args {
     harmonics: u8,
     /// How long the record is in units of the model, which was trained on 3 to 5. Without --cycle set
     /// it so that a cycle has a length of 0.25 to 1.5.
-    #[arg(long, default_value = "4", value_parser = length)]
+    #[arg(long, default_value = "4", allow_negative_numbers = true, value_parser = length)]
     length: f64,
     /// Degree of the polynomial that is fitted to the context and taken out.
     #[arg(long, value_name = "DEGREE", default_value = "1", value_parser = clap::value_parser!(u8).range(0..=3))]

@@ -2,7 +2,7 @@
 
 use std::{f64::consts::TAU, path::Path};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use shared::{
     lines::{Lines, cut},
@@ -59,15 +59,37 @@ pub fn read(path: &Path) -> Result<Data> {
             cells[column].number().map_err(|why| anyhow!("{}: {why}", place()))
         };
         let is = |text: &str| cells[role].text().eq_ignore_ascii_case(text);
+        let place = || -> Result<[f64; 2]> {
+            let [lon, lat] = [number(lon)?, number(lat)?];
+            let allowed = "-90 to 90 degrees; are the columns swapped?";
+            ensure!(lat.abs() <= 90.0, "{}: the latitude is {lat}, allowed is {allowed}", lines.place());
+            Ok([lon, lat])
+        };
         if is("test") {
-            data.asked.push([number(lon)?, number(lat)?]);
+            data.asked.push(place()?);
         } else if is("train") {
-            data.observed.places.push([number(lon)?, number(lat)?]);
+            data.observed.places.push(place()?);
             data.observed.values.push(number(temperature)?);
         }
     }
     ensure!(data.observed.len() > 0, "{name}: no line has the role train");
+    if let Some(absurd) = absurd(&data.observed.values) {
+        bail!(
+            "{name}: a temperature is {absurd}, a thousand times as far from the middle as most: is it a fill value?"
+        );
+    }
     Ok(data)
+}
+
+/// A value that is farther from the median than a thousand times the median of such distances.
+fn absurd(values: &[f64]) -> Option<f64> {
+    let median = |values: &mut Vec<f64>| {
+        let half = values.len() / 2;
+        *values.select_nth_unstable_by(half, f64::total_cmp).1
+    };
+    let middle = median(&mut values.to_vec());
+    let usual = median(&mut values.iter().map(|value| (value - middle).abs()).collect());
+    values.iter().copied().find(|value| usual > 0.0 && (value - middle).abs() > 1000.0 * usual)
 }
 
 /// A sum of waves of random directions and lengths: by the central limit theorem nearly a draw of a

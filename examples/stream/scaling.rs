@@ -35,11 +35,11 @@ pub struct ScalingArgs {
     #[arg(long, allow_negative_numbers = true, value_parser = finite)]
     slope: Option<f64>,
     /// What y is divided by after that: about its spread around the line.
-    #[arg(long, value_parser = positive)]
+    #[arg(long, allow_negative_numbers = true, value_parser = positive)]
     unit: Option<f64>,
     /// A line is passed over if one of its numbers is beyond this in the units of the network, in
     /// which x lies from -2 to 2 and y around 0 with a spread of about 1.
-    #[arg(long, default_value = "100", value_parser = positive)]
+    #[arg(long, default_value = "100", allow_negative_numbers = true, value_parser = positive)]
     bound: f64,
 }
 

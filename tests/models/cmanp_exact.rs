@@ -163,6 +163,7 @@ fn a_window_is_its_last_points_from_scratch() {
         assert_eq!(window.n_points(), 6.min(i as usize + 1));
     }
     refused(window.forget_before(3, 0.0), &["column", "3"]);
+    refused(window.forget_before(0, f64::NAN), &["moment", "NaN"]);
     // Whether a point is taken does not depend on which come with it: single ones, blocks of four and all at once.
     let minutes: Vec<f64> = (0..16).flat_map(|i| [2000.0 + 0.001 * f64::from(i), 1.0, 0.0]).collect();
     let resolution = ["2000.0", "give an origin"];

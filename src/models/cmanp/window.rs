@@ -123,7 +123,7 @@ impl Window {
     /// all that came before a moment, of points in their order in time.
     ///
     /// # Errors
-    /// No such coordinate; as [`Window::forget`].
+    /// No such coordinate; a moment that is no number; as [`Window::forget`].
     pub fn forget_before(&mut self, column: usize, moment: f64) -> Result<()> {
         let dim_x = self.model.config().dim_x;
         check_argument(
@@ -133,6 +133,7 @@ impl Window {
             column,
             format_args!("below {dim_x}, the numbers of a point"),
         )?;
+        check_argument(!moment.is_nan(), FORGET, "moment", moment, "a number")?;
         let times = self.x.iter().skip(column).step_by(dim_x);
         self.forget(times.take_while(|time| **time < moment).count())
     }
