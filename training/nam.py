@@ -130,38 +130,48 @@ def forward(p, cfg, tokens, noise=None):
     return logits.transpose(1, 0, 2)
 
 
+class Initial:
+    """Parameters as PyTorch initialises them: uniform in +-1/sqrt(fan in), embeddings normal."""
+
+    def __init__(self, key):
+        self.key, self.p = key, {}
+
+    def uniform(self, name, shape, fan_in):
+        self.key, sub = jax.random.split(self.key)
+        self.p[name] = jax.random.uniform(sub, shape, jnp.float32, -1.0, 1.0) * fan_in**-0.5
+
+    def embedding(self, name, n, width):
+        self.p[f"{name}.weight"] = jax.random.normal(self.key, (n, width))
+
+    def linear(self, name, n_in, n_out):
+        self.uniform(f"{name}.weight", (n_out, n_in), n_in)
+        self.uniform(f"{name}.bias", (n_out,), n_in)
+
+    def norm(self, name, width):
+        self.p[f"{name}.weight"], self.p[f"{name}.bias"] = jnp.ones(width), jnp.zeros(width)
+
+    def lstm(self, name, n_in, n_hidden):
+        for side, n in (("ih", n_in), ("hh", n_hidden)):
+            self.uniform(f"{name}.weight_{side}_l0", (4 * n_hidden, n), n_hidden)
+            self.uniform(f"{name}.bias_{side}_l0", (4 * n_hidden,), n_hidden)
+
+
 def init(key, cfg):
-    """As PyTorch initialises: uniform in +-1/sqrt(fan in), embeddings normal."""
     dim, n_tapes, inner = cfg["dim"], cfg["n_heads"], cfg["n_heads"] * cfg["mem_size"]
-    p = {}
-
-    def uniform(name, shape, fan_in):
-        nonlocal key
-        key, sub = jax.random.split(key)
-        p[name] = jax.random.uniform(sub, shape, jnp.float32, -1.0, 1.0) * fan_in**-0.5
-
-    def add_linear(name, n_in, n_out):
-        uniform(f"{name}.weight", (n_out, n_in), n_in)
-        uniform(f"{name}.bias", (n_out,), n_in)
-
-    def add_norm(name):
-        p[f"{name}.weight"], p[f"{name}.bias"] = jnp.ones(dim), jnp.zeros(dim)
-
-    p["embedding.0.weight"] = jax.random.normal(key, (cfg["vocab_size"], dim))
-    add_linear("embedding.1", dim, dim)
-    add_norm("encnorm")
-    for side in ("ih", "hh"):
-        uniform(f"tm.controller.weight_{side}_l0", (4 * dim, dim), dim)
-        uniform(f"tm.controller.bias_{side}_l0", (4 * dim,), dim)
-    add_linear("tm.actionlayer", dim, n_tapes * (2 * OPTIONS[cfg["option"]] + 3))
-    add_linear("tm.valuelayer", dim, inner)
+    to = Initial(key)
+    to.embedding("embedding.0", cfg["vocab_size"], dim)
+    to.linear("embedding.1", dim, dim)
+    to.norm("encnorm", dim)
+    to.lstm("tm.controller", dim, dim)
+    to.linear("tm.actionlayer", dim, n_tapes * (2 * OPTIONS[cfg["option"]] + 3))
+    to.linear("tm.valuelayer", dim, inner)
     if cfg["option"] != "no_jump":
-        add_linear("tm.keylayer", dim, inner)
-        add_linear("tm.Wq", dim, inner)
-    add_linear("tm.outlayer", inner, dim)
-    add_norm("fc.0")
-    add_linear("fc.3", dim, cfg["vocab_size"])
-    return p
+        to.linear("tm.keylayer", dim, inner)
+        to.linear("tm.Wq", dim, inner)
+    to.linear("tm.outlayer", inner, dim)
+    to.norm("fc.0", dim)
+    to.linear("fc.3", dim, cfg["vocab_size"])
+    return to.p
 
 
 # --- long short-term attention memory ---------------------------------------------------
@@ -219,43 +229,27 @@ def lsam_forward(p, cfg, tokens, cell="nam_lsam"):
 
 
 def lsam_init(key, cfg, cell="nam_lsam"):
-    """As PyTorch initialises."""
     d, ff, n_heads = cfg["d_model"], cfg["dim_feedforward"], cfg["nhead"]
-    p = {}
-
-    def uniform(name, shape, fan_in):
-        nonlocal key
-        key, sub = jax.random.split(key)
-        p[name] = jax.random.uniform(sub, shape, jnp.float32, -1.0, 1.0) * fan_in**-0.5
-
-    def add_linear(name, n_in, n_out):
-        uniform(f"{name}.weight", (n_out, n_in), n_in)
-        uniform(f"{name}.bias", (n_out,), n_in)
-
-    def add_norm(name):
-        p[f"{name}.weight"], p[f"{name}.bias"] = jnp.ones(d), jnp.zeros(d)
+    to = Initial(key)
 
     def add_cell(name, n_hidden, heads):
         if cell == "lstm":
-            for side, n_in in (("ih", d), ("hh", n_hidden)):
-                uniform(f"{name}.weight_{side}_l0", (4 * n_hidden, n_in), n_hidden)
-                uniform(f"{name}.bias_{side}_l0", (4 * n_hidden,), n_hidden)
-            return
+            return to.lstm(name, d, n_hidden)
         for layer, n_out in (("Wqkv", 3 * n_hidden), ("Ww", heads), ("Wr", heads)):
-            add_linear(f"{name}.{layer}", d + n_hidden, n_out)
+            to.linear(f"{name}.{layer}", d + n_hidden, n_out)
 
-    p["embedding.weight"] = jax.random.normal(key, (cfg["vocab_size"], d))
+    to.embedding("embedding", cfg["vocab_size"], d)
     add_cell("encoder.attn.enc_fw", d // 2, n_heads // 2)
     add_cell("encoder.attn.enc_bw", d // 2, n_heads // 2)
-    add_linear("encoder.attn.Wo.0", d, d)
+    to.linear("encoder.attn.Wo.0", d, d)
     for name in ("encoder.attn.norm", "encoder.norm1", "encoder.norm2", "decoder.norm"):  # two are never read
-        add_norm(name)
-    add_linear("encoder.linear1", d, ff)
-    add_linear("encoder.linear2", ff, d)
+        to.norm(name, d)
+    to.linear("encoder.linear1", d, ff)
+    to.linear("encoder.linear2", ff, d)
     add_cell("decoder.encoder", d, n_heads)
-    add_linear("decoder.Wo.0", d, d)
-    add_linear("fc", d, cfg["vocab_size"])
-    return p
+    to.linear("decoder.Wo.0", d, d)
+    to.linear("fc", d, cfg["vocab_size"])
+    return to.p
 
 
 # --- few-shot classifier ----------------------------------------------------------------

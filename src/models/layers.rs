@@ -73,10 +73,15 @@ impl MlpConfig {
 /// ```
 pub fn torch_linear(parameters: &Parameters<'_>, n_in: usize, n_out: usize, has_bias: bool) -> Result<Linear> {
     check_positive(&[("the width of a layer's input", n_in), ("the width of its output", n_out)])?;
-    let weight = parameters.numbers("weight", &[n_out, n_in])?;
-    let weight = transposed(parameters.device(), parameters.dtype("weight"), weight, n_in)?;
+    let weight = torch_weight(parameters, "weight", n_in, n_out)?;
     let bias = has_bias.then(|| parameters.tensor("bias", &[n_out])).transpose()?;
     Ok(Linear { weight, bias })
+}
+
+/// A weight `[n_out, n_in]` in the file as [`Linear`] takes it.
+pub(crate) fn torch_weight(parameters: &Parameters<'_>, name: &str, n_in: usize, n_out: usize) -> Result<Tensor> {
+    let weight = parameters.numbers(name, &[n_out, n_in])?;
+    transposed(parameters.device(), parameters.dtype(name), weight, n_in)
 }
 
 /// A layer as flax stores it: `kernel [n_in, n_out]` and `bias [n_out]`.

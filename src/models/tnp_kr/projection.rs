@@ -3,7 +3,7 @@
 use crate::{
     checkpoint::Parameters,
     error::Result,
-    models::layers::{Mlp, MlpConfig, dense, transposed},
+    models::layers::{Mlp, MlpConfig, dense, torch_weight},
     ops::{Activation, Linear, linear, scale_columns},
     tensor::Tensor,
 };
@@ -42,9 +42,7 @@ impl Projection {
         };
         let n_out = config.n_out("the projection")?;
         let matrix = |name: &str, n_in: usize, n_out: usize| {
-            let weight = parameters.numbers(name, &[n_out, n_in])?;
-            let weight = transposed(parameters.device(), parameters.dtype(name), weight, n_in)?;
-            Ok(Linear { weight, bias: None })
+            Ok(Linear { weight: torch_weight(parameters, name, n_in, n_out)?, bias: None })
         };
         Ok(Self::Adaptive(Box::new(Adaptive {
             layer: dense(&parameters.scope("Dense_1"), n_in, n_out)?,

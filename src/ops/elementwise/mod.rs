@@ -97,11 +97,7 @@ pub fn add(a: &Tensor, b: &Tensor, scale: f32) -> Result<Tensor> {
     if a.is_empty() {
         return Ok(a.clone());
     }
-    // Equal shapes are rows of their last dimension, which can be cut; a `b` that is repeated is
-    // needed whole.
-    let is_equal = a.len() == b.len();
-    let width = if is_equal { a.shape().last().copied().unwrap_or(1) } else { b.len() };
-    let rows = Rows { scale, b_stride: if is_equal { width } else { 0 }, ..whole(a.len() / width, width, width) };
+    let rows = Rows { scale, ..beside(a, b) };
     join(Join::AddScaled, rows, a.shape().to_vec(), a, Some(b))
 }
 
@@ -125,17 +121,14 @@ pub fn add(a: &Tensor, b: &Tensor, scale: f32) -> Result<Tensor> {
 pub fn scale_columns(x: &Tensor, scale: &Tensor) -> Result<Tensor> {
     const OP: &str = "scale_columns";
     let (of_x, of_scale) = (x.shape(), scale.shape());
-    let is_equal = of_x == of_scale;
-    let fit = is_equal || (of_scale.len() == 1 && of_x.ends_with(of_scale));
+    let fit = of_x == of_scale || (of_scale.len() == 1 && of_x.ends_with(of_scale));
     let rule = "x must be [.., width] and scale [width] or of the shape of x";
     check_shapes(fit, OP, ("x", of_x), ("scale", of_scale), rule)?;
     check_operands(OP, &[("x", Some(x)), ("scale", Some(scale))], &[])?;
     if x.is_empty() {
         return Ok(x.clone());
     }
-    let width = of_x.last().copied().unwrap_or(1);
-    let rows = Rows { b_stride: if is_equal { width } else { 0 }, ..whole(x.len() / width, width, width) };
-    join(Join::ScaleColumns, rows, x.shape().to_vec(), x, Some(scale))
+    join(Join::ScaleColumns, beside(x, scale), x.shape().to_vec(), x, Some(scale))
 }
 
 /// Some columns of `x [.., n]`: `[.., columns.len()]`.
@@ -221,6 +214,16 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
 pub(crate) fn keep(x: &Tensor, mask: &Tensor) -> Result<Tensor> {
     let rows = Rows { b_stride: 1, ..whole(mask.len(), x.len() / mask.len().max(1), 1) };
     join(Join::Keep, rows, x.shape().to_vec(), x, Some(mask))
+}
+
+/// Rows of `a`, and of `b` where there are as many numbers; else `b` is one row, for all. The caller has checked that
+/// `b` is as wide as the last dimensions of `a`, which is not empty.
+fn beside(a: &Tensor, b: &Tensor) -> Rows {
+    // Equal shapes are rows of their last dimension, which can be cut; a `b` that is repeated is
+    // needed whole.
+    let is_equal = a.len() == b.len();
+    let width = if is_equal { a.shape().last().copied().unwrap_or(1) } else { b.len() };
+    Rows { b_stride: if is_equal { width } else { 0 }, ..whole(a.len() / width, width, width) }
 }
 
 /// Rows of `a` and of the result alike.
