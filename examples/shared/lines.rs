@@ -166,8 +166,9 @@ impl Lines {
         let is_there = self.advance().context("the header cannot be read")?;
         ensure!(is_there, "{} is empty, a header is needed", self.name);
         let place = self.place();
-        ensure!(!self.line.contains(&0), "{place} is not text in UTF-8");
-        std::str::from_utf8(&self.line).with_context(|| format!("{place} is not text in UTF-8"))?;
+        if let Some(what) = not_text(&self.line) {
+            return Err(anyhow!("{place} is {what}"));
+        }
         let names: Vec<String> = self.fields().into_iter().map(|cell| cell.0).collect();
         let text = cut(&names.join(","));
         ensure!(
@@ -200,6 +201,16 @@ impl Lines {
             cell.number().map_err(|why| anyhow!("{}: column {name:?} {why}", self.place()))
         };
         self.cells(names.len())?.iter().zip(names).map(number).collect()
+    }
+}
+
+/// What a file that begins so is instead of text in UTF-8.
+fn not_text(line: &[u8]) -> Option<&'static str> {
+    match line {
+        [0x1f, 0x8b, ..] => Some("compressed by gzip, not text: unpack the file"),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("text in UTF-16: save the file as UTF-8"),
+        _ if line.contains(&0) || std::str::from_utf8(line).is_err() => Some("not text in UTF-8"),
+        _ => None,
     }
 }
 
@@ -276,7 +287,9 @@ mod tests {
             (b"1,2\n", "holds numbers"),
             (b"x;y\n", "semicolons"),
             (b"x\ty\n", "tabs"),
-            (b"\xff\xfex\0,\0y\0\n", "UTF-8"),
+            (b"\xff\xfex\0,\0y\0\n", "UTF-16"),
+            (b"\xfe\xff\0x\0,\0y\0\n", "UTF-16"),
+            (b"\x1f\x8b\x08\0\0\n", "unpack"),
             (b"x,\xe9\n", "UTF-8"),
         ] {
             let message = format!("{:#}", lines(text).header().unwrap_err());
