@@ -217,6 +217,11 @@ impl Summary {
         self.exact.is_some()
     }
 
+    /// With other ranges of coordinates, `[batch, n_columns]`.
+    pub fn with_ranges(&self, ranges: &[[f64; 2]]) -> Self {
+        Self { ranges: ranges.iter().copied().map(Some).collect(), ..self.clone() }
+    }
+
     /// Without the observations of another. The range of coordinates stays: where the least of them was
     /// forgotten, the next is not known.
     pub fn without(&self, other: &Self) -> Self {

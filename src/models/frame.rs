@@ -138,7 +138,9 @@ impl Cloud<'_> {
     /// The least and the largest of each column of each batch element; NaN where there is no point.
     pub fn ranges(&self) -> Vec<[f64; 2]> {
         let range = |b, column: &Column<'_>| {
-            self.of_element(b).map(|i| column.at(i)).fold([f64::NAN; 2], |[low, high], x| [low.min(x), high.max(x)])
+            // Of the two zeros the positive one, whatever the order of the points.
+            let x = self.of_element(b).map(|i| column.at(i) + 0.0);
+            x.fold([f64::NAN; 2], |[low, high], x| [low.min(x), high.max(x)])
         };
         (0..self.batch).flat_map(|b| self.columns.iter().map(move |column| range(b, column))).collect()
     }
@@ -206,9 +208,6 @@ impl Cloud<'_> {
                 let moments: Vec<f64> = self.moments(b, column).collect();
                 moments.windows(2).map(|pair| pair[1] - pair[0]).fold(anything, f64::min) / 4.0
             }
-            // The numbers of a CMANP, of order one in training: its points come in any parts, and whether one is
-            // taken must not depend on which came with it.
-            _ if column.group.is_none() => OF_RANGE,
             // A latitude cannot be taken relative to another: f32 holds half a metre of it.
             Some(Distance::GreatCircle) if column.is_relative => anything,
             _ if range > 0.0 => {
@@ -232,7 +231,10 @@ impl Cloud<'_> {
         for (b, c) in (0..self.batch).flat_map(|b| (0..n_columns).map(move |c| (b, c))) {
             let column = &self.columns[c];
             let origin = frame.origin[b * n_columns + c];
-            let resolution = frame.resolution.get(b * n_columns + c).copied().unwrap_or(f64::MAX);
+            // The numbers of a CMANP are of order one in training. Its points come in any parts, and whether one is
+            // taken must not depend on which came with it.
+            let of_context = || frame.resolution.get(b * n_columns + c).copied().unwrap_or(f64::MAX);
+            let resolution = if column.group.is_none() { OF_RANGE } else { of_context() };
             let is_f32 = matches!(column.numbers, Numbers::F32(_));
             // What is far from all of a context is so by a difference as exact as any.
             let is_exact = are_targets && column.is_relative;

@@ -233,6 +233,9 @@ fn f10_a_stream_keeps_its_origin() {
         refused(model.condition(&cmanp::Context::new(&[0.0; 3], &y[..1]).origin(&[1.0])), &["origin", "3 finite"]);
         let lost = model.condition(&cmanp::Context::new(&points(t0, &first), &y));
         refused(lost, &["a coordinate", "coordinate 0 of x", "origin"]);
+        // And where it predicts: without an origin two moments are the same to the network.
+        refused(near.predict(&points(t0, &[0.75])), &["a coordinate", "coordinate 0 of x", "origin"]);
+        refused(far.predict(&points(0.0, &[0.75])), &["a coordinate", "coordinate 0 of x"]);
     }
 }
 

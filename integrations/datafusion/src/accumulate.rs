@@ -1,6 +1,6 @@
 //! What rows of groups leave behind.
 
-use std::{fmt, sync::Arc};
+use std::{collections::VecDeque, fmt, sync::Arc};
 
 use datafusion::{
     arrow::{
@@ -13,11 +13,11 @@ use datafusion::{
     logical_expr::{Accumulator, EmitTo, GroupsAccumulator},
 };
 use rayon::prelude::*;
-use wgpu_attention::models::cmanp::Posterior;
+use wgpu_attention::{Error, models::cmanp::Posterior};
 
 use crate::{
     aggregate::Kind,
-    model::{Model, failed, guarded},
+    model::{Model, failed, guarded, not_a_posterior},
 };
 
 /// Rows that a group collects before they are read: enough that writing its posterior costs little beside.
@@ -60,8 +60,24 @@ pub(crate) struct Groups {
     size: usize,
 }
 
-/// All rows of a partition or of a window.
+/// All rows of a partition, or of a frame that grows.
 pub(crate) struct Single(Groups);
+
+/// The rows of a frame that slides: the oldest leave, and what is left has the bits of its rows alone.
+pub(crate) struct Sliding {
+    rows: Single,
+    /// The least of each `x` of the rows, and of each `-x`.
+    least: Vec<[Least; 2]>,
+}
+
+/// The least number of a queue.
+#[derive(Default)]
+struct Least {
+    /// Those that are less than all that came after them, and when they came.
+    kept: VecDeque<(u64, f64)>,
+    came: u64,
+    left: u64,
+}
 
 impl Call {
     fn name(&self) -> String {
@@ -70,7 +86,13 @@ impl Call {
 
     /// Reads what a group has collected.
     fn read(&self, group: &mut Group) -> Result<()> {
-        let refused = |error| failed(&self.name(), error);
+        let refused = |error| match error {
+            Error::Argument { .. } => failed(
+                &self.name(),
+                format_args!("in rows of a group: {error} (coordinate 0 is x1; `Functions::origin` gives an origin)"),
+            ),
+            _ => failed(&self.name(), error),
+        };
         if !group.y.is_empty() {
             let read = self.model.read(group.posterior.as_ref(), &group.x, &group.y).map_err(refused)?;
             group.posterior = Some(read);
@@ -168,7 +190,7 @@ impl Call {
 
     /// Merges a saved posterior into a group.
     fn merge(&self, group: &mut Group, bytes: &[u8]) -> Result<()> {
-        let refused = |error| failed(&self.name(), error);
+        let refused = |error| not_a_posterior(&self.name(), error);
         let (other, skipped) = self.model.of_bytes(bytes).map_err(refused)?;
         group.skipped = group.skipped.saturating_add(skipped);
         group.posterior = Some(match &group.posterior {
@@ -370,24 +392,107 @@ impl Accumulator for Single {
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
         guarded(&self.0.call.name(), || self.0.merge_states(states, |_| 0))
     }
+}
 
-    fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        let Groups { call, groups, .. } = &mut self.0;
-        guarded(&call.name(), || {
-            let columns = call.numbers(values)?;
-            let group = &mut groups[0];
-            for i in 0..values.first().map_or(0, |array| array.len()) {
-                let (x, y) = &mut group.gone;
-                if !call.take(&columns, i, x, y)? {
-                    group.skipped = group.skipped.saturating_sub(1);
+impl Least {
+    fn push(&mut self, x: f64) {
+        while self.kept.pop_back_if(|(_, last)| *last >= x).is_some() {}
+        self.kept.push_back((self.came, x));
+        self.came += 1;
+    }
+
+    fn pop(&mut self) {
+        self.left += 1;
+        self.kept.pop_front_if(|(came, _)| *came < self.left);
+    }
+
+    fn get(&self) -> Option<f64> {
+        self.kept.front().map(|(_, x)| *x)
+    }
+}
+
+impl Sliding {
+    pub fn new(call: Call) -> Self {
+        let least = (0..call.model.cmanp.config().dim_x).map(|_| Default::default()).collect();
+        Self { rows: Single::new(call), least }
+    }
+
+    /// Adds rows to the numbers, those without a NULL; how many have one.
+    fn take(call: &Call, values: &[ArrayRef], x: &mut Vec<f64>, y: &mut Vec<f32>) -> Result<u64> {
+        let columns = call.numbers(values)?;
+        let n_rows = values.first().map_or(0, |array| array.len());
+        (0..n_rows).try_fold(0, |skipped, i| Ok(skipped + u64::from(!call.take(&columns, i, x, y)?)))
+    }
+}
+
+impl fmt::Debug for Sliding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Sliding").field(&self.rows).finish()
+    }
+}
+
+impl Accumulator for Sliding {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        let groups = &mut self.rows.0;
+        guarded(&groups.call.name(), || {
+            let (mut x, mut y) = (Vec::new(), Vec::new());
+            let skipped = Self::take(&groups.call, values, &mut x, &mut y)?;
+            for x in x.chunks_exact(self.least.len()) {
+                for ([low, high], x) in self.least.iter_mut().zip(x) {
+                    low.push(x + 0.0);
+                    high.push(-x + 0.0);
                 }
             }
+            let group = &mut groups.groups[0];
+            group.skipped += skipped;
+            group.x.extend(x);
+            group.y.extend(y);
+            groups.read_full()
+        })
+    }
+
+    fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        let Groups { call, groups, .. } = &mut self.rows.0;
+        guarded(&call.name(), || {
+            let (x, y) = &mut groups[0].gone;
+            let before = y.len();
+            let skipped = Self::take(call, values, x, y)?;
+            for _ in before / call.model.cmanp.config().dim_y..y.len() / call.model.cmanp.config().dim_y {
+                self.least.iter_mut().flatten().for_each(Least::pop);
+            }
+            groups[0].skipped = groups[0].skipped.saturating_sub(skipped);
             Ok(())
         })
     }
 
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        let Groups { call, groups, .. } = &mut self.rows.0;
+        guarded(&call.name(), || {
+            call.read(&mut groups[0])?;
+            let ranges = self.least.iter().map(|[low, high]| Some([low.get()?, -high.get()? + 0.0]));
+            if let (Some(posterior), Some(ranges)) = (&mut groups[0].posterior, ranges.collect::<Option<Vec<_>>>()) {
+                *posterior = posterior.with_ranges(&ranges).map_err(|error| failed(&call.name(), error))?;
+            }
+            Ok(())
+        })?;
+        self.rows.evaluate()
+    }
+
+    fn size(&self) -> usize {
+        let kept = self.least.iter().flatten().map(|least| least.kept.capacity());
+        self.rows.size() + kept.sum::<usize>() * size_of::<(u64, f64)>()
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        Err(failed(&self.rows.0.call.name(), "a frame that slides has no partial state"))
+    }
+
+    fn merge_batch(&mut self, _: &[ArrayRef]) -> Result<()> {
+        Err(failed(&self.rows.0.call.name(), "a frame that slides has no partial state"))
+    }
+
     fn supports_retract_batch(&self) -> bool {
-        self.0.call.kind == Kind::Condition && self.0.call.model.is_exact()
+        true
     }
 }
 

@@ -13,7 +13,7 @@ use datafusion::{
 };
 
 use crate::{
-    accumulate::{Call, Groups, Single},
+    accumulate::{Call, Groups, Single, Sliding},
     model::{Model, check_number, check_posterior},
 };
 
@@ -97,6 +97,16 @@ impl AggregateUDFImpl for Aggregate {
 
     fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
         Ok(Box::new(Single::new(self.call(&args)?)))
+    }
+
+    fn create_sliding_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
+        let call = self.call(&args)?;
+        let why = match self.kind {
+            Kind::Merge => "of posteriors; merge them with GROUP BY or in a frame that begins UNBOUNDED PRECEDING",
+            Kind::Condition if !self.model.is_exact() => "over rounded sums, which cannot be taken out again",
+            Kind::Condition => return Ok(Box::new(Sliding::new(call))),
+        };
+        Err(DataFusionError::Plan(format!("{} cannot slide a frame {why}", self.name)))
     }
 
     fn state_fields(&self, args: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {

@@ -11,9 +11,14 @@
 //! | `cmanp_merge(posterior)` | an aggregate | the posterior of what all of them have read |
 //! | `cmanp_predict(posterior, x1, …)` | a function of a row | mean, standard deviation and quantiles |
 //! | `cmanp_points(posterior)` | a function of a row | how many rows were read, and skipped for a NULL |
+//! | `cmanp_outside(posterior)` | a function of a row | what of them the network was not trained on, in words |
 //!
 //! Sums are exact unless [`Functions::rounded`] says otherwise: however the engine cuts, orders and merges
 //! the rows, the posterior has the same bits. The README says what the answer means.
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod accumulate;
 mod aggregate;
@@ -32,7 +37,7 @@ use wgpu_attention::{Device, checkpoint::Checkpoint, models::cmanp::Cmanp};
 use self::{
     aggregate::{Aggregate, Kind},
     model::Model,
-    predict::{Points, Predict},
+    predict::{About, Ask, Predict},
 };
 
 /// Registers all functions of a checkpoint of a CMANP.
@@ -127,7 +132,8 @@ impl Functions {
 
     /// The functions of a row.
     pub fn scalars(&self) -> Vec<Arc<ScalarUDF>> {
-        vec![Arc::new(ScalarUDF::from(Predict::new(&self.model))), Arc::new(ScalarUDF::from(Points::new(&self.model)))]
+        let ask = |about| Arc::new(ScalarUDF::from(Ask::new(&self.model, about)));
+        vec![Arc::new(ScalarUDF::from(Predict::new(&self.model))), ask(About::Points), ask(About::Outside)]
     }
 
     /// Makes all of them known to a session.

@@ -21,6 +21,9 @@ use wgpu_attention::{
 /// Under which key of a posterior's metadata the number of skipped rows is.
 const SKIPPED: &str = "skipped";
 
+/// All keys of a posterior's metadata.
+const KEYS: [&str; 2] = ["posterior", SKIPPED];
+
 /// Posteriors that stay ready to predict with.
 const MOST_READY: usize = 64;
 
@@ -138,6 +141,13 @@ impl Model {
     /// What [`Model::to_bytes`] wrote, or any saved posterior of this model.
     pub fn of_bytes(&self, bytes: &[u8]) -> wgpu_attention::Result<(Posterior, u64)> {
         let checkpoint = Checkpoint::from_bytes(bytes)?;
+        // Of a damaged name of the fingerprint, which then is not compared.
+        if let Some(unknown) = checkpoint.metadata_keys().into_iter().find(|key| !KEYS.contains(key)) {
+            return Err(wgpu_attention::Error::Checkpoint {
+                file: checkpoint.file().to_owned(),
+                message: format!("its metadata have the key {unknown:?}, allowed are {KEYS:?}"),
+            });
+        }
         // A posterior of the library's own has none.
         let skipped = checkpoint.metadata(SKIPPED).map_or(Ok(0), str::parse);
         let skipped = skipped.map_err(|error| wgpu_attention::Error::Checkpoint {
@@ -164,6 +174,11 @@ impl Model {
 /// An error of the library, with the function's name.
 pub(crate) fn failed(name: &str, error: impl fmt::Display) -> DataFusionError {
     DataFusionError::Execution(format!("{name}: {error}"))
+}
+
+/// An error of bytes that were given as a posterior.
+pub(crate) fn not_a_posterior(name: &str, error: impl fmt::Display) -> DataFusionError {
+    failed(name, format_args!("argument 1, the posterior, cannot be read: {error}"))
 }
 
 /// Runs what calls the library: not even a mistake of ours may take the engine down.

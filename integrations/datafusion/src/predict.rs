@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use datafusion::{
     arrow::{
-        array::{Array, ArrayRef, AsArray, BinaryViewArray, Float64Array, StructArray, UInt64Array},
+        array::{Array, ArrayRef, AsArray, BinaryViewArray, Float64Array, StringArray, StructArray, UInt64Array},
         buffer::NullBuffer,
         datatypes::{DataType, Field, Fields, Float64Type},
     },
@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use crate::{
     accumulate::binary,
     aggregate::wrong_count,
-    model::{Model, check_number, check_posterior, failed, guarded},
+    model::{Model, check_number, check_posterior, failed, guarded, not_a_posterior},
 };
 
 /// Quantiles by name.
@@ -128,7 +128,7 @@ impl Predict {
     /// What a posterior says of points: mean, standard deviation and quantiles, of every value each.
     fn predict_points(&self, bytes: &[u8], x: &[f64]) -> Result<[Vec<f64>; NUMBERS]> {
         let config = self.model.cmanp.config();
-        let refused = |error| failed(&self.name, format_args!("argument 1, the posterior: {error}"));
+        let refused = |error| not_a_posterior(&self.name, error);
         let posterior = self.model.ready(bytes).map_err(refused)?;
         let mut all = [const { Vec::new() }; NUMBERS];
         for x in x.chunks(POINTS * config.dim_x) {
@@ -180,25 +180,67 @@ impl ScalarUDFImpl for Predict {
     }
 }
 
+/// What is asked of a posterior alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum About {
+    /// How many rows were read, and skipped.
+    Points,
+    /// What of them lies outside of what the network was trained on.
+    Outside,
+}
+
 #[derive(Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Points {
+pub(crate) struct Ask {
     model: Arc<Model>,
+    about: About,
     name: String,
     signature: Signature,
 }
 
-impl Points {
-    pub fn new(model: &Arc<Model>) -> Self {
+impl Ask {
+    pub fn new(model: &Arc<Model>, about: About) -> Self {
+        let name = match about {
+            About::Points => "points",
+            About::Outside => "outside",
+        };
         let signature = Signature::user_defined(Volatility::Immutable);
-        Self { model: model.clone(), name: model.name("points"), signature }
+        Self { model: model.clone(), about, name: model.name(name), signature }
     }
 
-    fn fields() -> Fields {
+    fn points_fields() -> Fields {
         ["read", "skipped"].into_iter().map(|name| Field::new(name, DataType::UInt64, true)).collect()
+    }
+
+    fn points(&self, blobs: &BinaryViewArray) -> Result<ArrayRef> {
+        let counts = |bytes: &[u8]| {
+            let (posterior, skipped) =
+                self.model.of_bytes(bytes).map_err(|error| not_a_posterior(&self.name, error))?;
+            Ok((posterior.n_points().iter().sum(), skipped))
+        };
+        let counts = blobs.iter().map(|bytes| bytes.map(counts).transpose());
+        let counts = counts.collect::<Result<Vec<Option<(u64, u64)>>>>()?;
+        let nulls: NullBuffer = counts.iter().map(Option::is_some).collect::<Vec<_>>().into();
+        let read: UInt64Array = counts.iter().map(|counts| counts.map(|(read, _)| read)).collect();
+        let skipped: UInt64Array = counts.iter().map(|counts| counts.map(|(_, skipped)| skipped)).collect();
+        let arrays: Vec<ArrayRef> = vec![Arc::new(read), Arc::new(skipped)];
+        Ok(Arc::new(StructArray::try_new(Self::points_fields(), arrays, Some(nulls))?))
+    }
+
+    /// In words; NULL if nothing does.
+    fn outside(&self, blobs: &BinaryViewArray) -> Result<ArrayRef> {
+        let outside = |bytes: &[u8]| {
+            let posterior = self.model.ready(bytes).map_err(|error| not_a_posterior(&self.name, error))?;
+            // Of no points: what is said is of the observations alone.
+            let predicted = posterior.predict::<f64>(&[]).map_err(|error| failed(&self.name, error))?;
+            let outside = predicted.outside();
+            Ok((!outside.departures.is_empty()).then(|| outside.to_string()))
+        };
+        let outside = blobs.iter().map(|bytes| bytes.map_or(Ok(None), outside));
+        Ok(Arc::new(outside.collect::<Result<StringArray>>()?))
     }
 }
 
-impl ScalarUDFImpl for Points {
+impl ScalarUDFImpl for Ask {
     fn name(&self) -> &str {
         &self.name
     }
@@ -208,7 +250,10 @@ impl ScalarUDFImpl for Points {
     }
 
     fn return_type(&self, _: &[DataType]) -> Result<DataType> {
-        Ok(DataType::Struct(Self::fields()))
+        Ok(match self.about {
+            About::Points => DataType::Struct(Self::points_fields()),
+            About::Outside => DataType::Utf8,
+        })
     }
 
     fn coerce_types(&self, found: &[DataType]) -> Result<Vec<DataType>> {
@@ -220,23 +265,16 @@ impl ScalarUDFImpl for Points {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         guarded(&self.name, || {
             let blobs = binary(&self.name, &args.args[0].to_array(args.number_rows)?)?;
-            let counts = |bytes: &[u8]| {
-                let (posterior, skipped) = self.model.of_bytes(bytes).map_err(|error| failed(&self.name, error))?;
-                Ok((posterior.n_points().iter().sum(), skipped))
+            let answers = match self.about {
+                About::Points => self.points(blobs.as_binary_view())?,
+                About::Outside => self.outside(blobs.as_binary_view())?,
             };
-            let counts = blobs.as_binary_view().iter().map(|bytes| bytes.map(counts).transpose());
-            let counts = counts.collect::<Result<Vec<Option<(u64, u64)>>>>()?;
-            let nulls: NullBuffer = counts.iter().map(Option::is_some).collect::<Vec<_>>().into();
-            let read: UInt64Array = counts.iter().map(|counts| counts.map(|(read, _)| read)).collect();
-            let skipped: UInt64Array = counts.iter().map(|counts| counts.map(|(_, skipped)| skipped)).collect();
-            let arrays: Vec<ArrayRef> = vec![Arc::new(read), Arc::new(skipped)];
-            let counts = StructArray::try_new(Self::fields(), arrays, Some(nulls))?;
-            // Of a literal one number, not a column.
+            // Of a literal one answer, not a column.
             Ok(match &args.args[0] {
                 ColumnarValue::Scalar(_) if args.number_rows == 1 => {
-                    ColumnarValue::Scalar(ScalarValue::try_from_array(&counts, 0)?)
+                    ColumnarValue::Scalar(ScalarValue::try_from_array(&answers, 0)?)
                 }
-                _ => ColumnarValue::Array(Arc::new(counts)),
+                _ => ColumnarValue::Array(answers),
             })
         })
     }

@@ -234,8 +234,54 @@ async fn a_window_slides_over_exact_sums() {
         let expected = model.condition(&Context::new(&x, &y)).unwrap().predict(&AT.repeat(64)).unwrap().mean()[0];
         assert_eq!(found, Some(f64::from(expected)), "row {i}");
     }
+    // All of its bytes are those of its rows alone, what it says of their range included.
+    let of_rows = "SELECT a.station, cmanp_condition(b.y, b.t, b.c, b.s) AS p FROM readings a JOIN readings b \
+                   ON b.station BETWEEN a.station - 6 AND a.station GROUP BY a.station";
+    let of_frames =
+        "SELECT station, cmanp_condition(y, t, c, s) OVER (ORDER BY station ROWS 6 PRECEDING) AS p FROM readings";
+    let same =
+        format!("SELECT CAST(w.p = r.p AS INT) FROM ({of_frames}) w JOIN ({of_rows}) r ON w.station = r.station");
+    assert_eq!(
+        numbers(
+            &query(&context, &format!("SELECT CAST(count(*) AS DOUBLE) FROM ({same}) AS x (same) WHERE same = 1"))
+                .await
+                .unwrap(),
+            0
+        ),
+        [Some(60.0)]
+    );
     let rounded = session(&functions.rounded(), &rows, 10, 2);
-    assert!(query(&rounded, sql).await.is_err());
+    refused(&rounded, sql, &["cmanp_condition cannot slide", "rounded"]).await;
+    let merges = format!("SELECT cmanp_merge(p) OVER (ORDER BY station ROWS 4 PRECEDING) FROM ({of_frames})");
+    refused(&context, &merges, &["cmanp_merge cannot slide", "GROUP BY"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_know_nothing_of_the_order_of_zeros_and_what_is_outside_is_said() {
+    let functions = Functions::open(CHECKPOINT).unwrap();
+    let context = session(&functions, &rows(4), 10, 2);
+    let of = |first: &str, second: &str| {
+        format!("SELECT cmanp_condition(y, t, 1, 0) FROM (VALUES (0.5, {first}), (-0.5, {second})) AS r (y, t)")
+    };
+    let zero = "CAST('-0' AS DOUBLE)";
+    let orders = [of("0.0", zero), of(zero, "0.0"), format!("{} WHERE y > 0 OR y < 0", of("0.0", "0.0"))];
+    let mut bytes = Vec::new();
+    for sql in &orders {
+        bytes.push(posteriors(&context, sql).await);
+    }
+    assert!(bytes[0] == bytes[1] && bytes[0] == bytes[2]);
+    // Where the network was trained, and a record that is ten times as long.
+    let outside = |scale: f64| {
+        format!(
+            "SELECT CAST(coalesce(cmanp_outside(p) LIKE '%extent%', false) AS DOUBLE) FROM (SELECT \
+             cmanp_condition(sin(t), {scale} * t, 1, 0) AS p FROM (VALUES (-1.5), (-1.0), (-0.5), (0.0), (0.5), (1.0), (1.5)) AS r (t))"
+        )
+    };
+    assert_eq!(numbers(&query(&context, &outside(10.0)).await.unwrap(), 0), [Some(1.0)]);
+    assert_eq!(numbers(&query(&context, &outside(1.0)).await.unwrap(), 0), [Some(0.0)]);
+    // Where f32 does not tell points apart nothing is predicted, as nothing is read.
+    let far = "SELECT cmanp_predict(p, 1.6e9, 1, 0) FROM (SELECT cmanp_condition(y, t, c, s) AS p FROM readings)";
+    refused(&context, far, &["cmanp_predict", "1600000000", "scale"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -300,17 +346,25 @@ async fn mistakes_name_the_function_the_argument_and_what_is_allowed() {
         let hostile = hostile.replace(' ', "");
         refused(&context, &format!("SELECT cmanp_predict(X'{hostile}', 1, 1, 1)"), &["cmanp_predict", "argument 1"])
             .await;
-        refused(&context, &format!("SELECT cmanp_points(X'{hostile}')"), &["cmanp_points"]).await;
-        refused(&context, &format!("SELECT cmanp_merge(X'{hostile}') {all}"), &["cmanp_merge"]).await;
+        refused(&context, &format!("SELECT cmanp_points(X'{hostile}')"), &["cmanp_points", "argument 1"]).await;
+        refused(&context, &format!("SELECT cmanp_outside(X'{hostile}')"), &["cmanp_outside", "argument 1"]).await;
+        refused(&context, &format!("SELECT cmanp_merge(X'{hostile}') {all}"), &["cmanp_merge", "argument 1"]).await;
     }
     // Posteriors of another form, of other parameters and with a byte that is missing or wrong.
     let good = "WHERE t < 0.5 AND c <> 'NaN'";
     let one = format!("SELECT cmanp_condition(y, t, c, s) AS p {all} {good}");
     let bytes = posteriors(&context, &one).await.remove(0).unwrap();
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    for (cut, flip) in
-        [(1, None), (bytes.len() / 2, None), (0, Some(40)), (0, Some(bytes.len() / 2)), (0, Some(bytes.len() - 9))]
-    {
+    // One is in the name of the fingerprint.
+    let name = bytes.windows(11).position(|bytes| bytes == b"fingerprint").unwrap();
+    for (cut, flip) in [
+        (1, None),
+        (bytes.len() / 2, None),
+        (0, Some(40)),
+        (0, Some(name + 3)),
+        (0, Some(bytes.len() / 2)),
+        (0, Some(bytes.len() - 9)),
+    ] {
         let mut damaged = bytes[..bytes.len() - cut].to_vec();
         flip.into_iter().for_each(|i: usize| damaged[i] ^= 1);
         refused(&context, &format!("SELECT cmanp_predict(X'{}', 1, 1, 1)", hex(&damaged)), &["cmanp_predict"]).await;

@@ -214,7 +214,8 @@ impl Posterior {
     /// the bit. Only [exact sums](super::Cmanp::exact) can be subtracted; what the others have to forget is
     /// left out of a [`Window`](super::Window) or of [`leave_one_out`](crate::ops::leave_one_out).
     ///
-    /// The range of coordinates that [`Prediction::outside`] speaks of stays that of both.
+    /// The range of coordinates that [`Prediction::outside`] speaks of stays that of both, unless
+    /// [`Posterior::with_ranges`] says what it is now.
     ///
     /// # Errors
     /// As [`Posterior::merge`]; sums that are not exact; no observation would be left.
@@ -248,6 +249,42 @@ impl Posterior {
         let n_points = self.n_points.iter().zip(&other.n_points).map(|(a, b)| a - b).collect();
         let summary = self.summary.as_ref().zip(other.summary.as_ref()).map(|(a, b)| Arc::new(a.without(b)));
         Ok(Self { exact, n_points, readout: Arc::default(), summary, ..self.clone() })
+    }
+
+    /// The same with the least and the largest of each coordinate of its observations, `[batch, dim_x]`:
+    /// what [`Posterior::without`] cannot know, and [`Prediction::outside`] speaks of.
+    ///
+    /// # Errors
+    /// Another number of ranges; one that is not finite or not in order.
+    ///
+    /// ```
+    /// use wgpu_attention::{Device, models::cmanp::{Cmanp, Context}};
+    ///
+    /// # fn main() -> wgpu_attention::Result<()> {
+    /// let model = Cmanp::open(&Device::cpu(), "checkpoints/cmanp_gp_1d.safetensors")?.exact()?;
+    /// let read = |t: f32, y: f32| model.condition(&Context::new(&[t, 1.0, 0.0], &[y]));
+    /// let (a, b) = (read(-1.0, 0.3)?, read(1.0, 0.6)?);
+    /// let left = a.merge(&b)?.without(&b)?.with_ranges(&[[-1.0, -1.0], [1.0, 1.0], [0.0, 0.0]])?;
+    /// assert_eq!(left.to_checkpoint()?.to_bytes()?, a.to_checkpoint()?.to_bytes()?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_ranges(&self, ranges: &[[f64; 2]]) -> Result<Self> {
+        const OP: &str = "Posterior::with_ranges";
+        let n = self.batch * self.network.about.config.dim_x;
+        check_argument(
+            ranges.len() == n,
+            OP,
+            "the number of ranges",
+            ranges.len(),
+            format_args!("{n}, [batch, dim_x]"),
+        )?;
+        let is_range = |[low, high]: &[f64; 2]| low.is_finite() && high.is_finite() && low <= high;
+        if let Some(range) = ranges.iter().find(|range| !is_range(range)) {
+            return Err(Error::argument(OP, "a range", format!("{range:?}"), "two finite numbers, the lesser first"));
+        }
+        let summary = self.summary.as_ref().map(|summary| Arc::new(summary.with_ranges(ranges)));
+        Ok(Self { summary, ..self.clone() })
     }
 
     /// Refuses a posterior that has nothing to do with this one.
@@ -369,8 +406,8 @@ impl Posterior {
     /// another. No points give an empty prediction.
     ///
     /// # Errors
-    /// Sizes that do not fit; numbers that are not finite or more than 1e18 from the origin; a
-    /// prediction that is not finite; a CMANP-AND, which predicts points together.
+    /// Sizes that do not fit; numbers that are not finite, more than 1e18 from the origin, or so far from it
+    /// that f32 moves them, as for [`Cmanp::condition`](super::Cmanp::condition); a prediction that is not finite; a CMANP-AND, which predicts points together.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn predict<T: Coordinate>(&self, x: &[T]) -> Result<Prediction> {
         pollster::block_on(self.predict_async(x))
