@@ -407,7 +407,8 @@ impl Posterior {
     ///
     /// # Errors
     /// Sizes that do not fit; numbers that are not finite, more than 1e18 from the origin, or so far from it
-    /// that f32 moves them, as for [`Cmanp::condition`](super::Cmanp::condition); a prediction that is not finite; a CMANP-AND, which predicts points together.
+    /// that f32 moves them, as for [`Cmanp::condition`](super::Cmanp::condition); a prediction that is not
+    /// finite; a CMANP-AND, which predicts points together.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn predict<T: Coordinate>(&self, x: &[T]) -> Result<Prediction> {
         pollster::block_on(self.predict_async(x))
