@@ -332,8 +332,10 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
             continue;
         }
         let [most, fewest] = NUMBERS;
-        let widths = [(1, most), (8, most), (16, most), (64, most), (64, fewest), (MAX_RECURRENT, most)];
-        for (head_dim, numbers) in widths.into_iter().chain([(MAX_RECURRENT, fewest)]) {
+        let one_thread = [1, 8, 16, 64].map(|head_dim| (head_dim, most));
+        // The first of these take the most steps at a time, so the most workgroup memory.
+        let several = [(40, fewest), (64, fewest), (MAX_RECURRENT, most), (MAX_RECURRENT, fewest)];
+        for (head_dim, numbers) in one_thread.into_iter().chain(several) {
             let constants = StepConstants::new(head_dim, numbers, has);
             let label = format!(
                 "{head_dim} parts={} query={has_query} p_read={has_read} p_write={has_write} p_erase={has_erase} \
