@@ -258,8 +258,9 @@ mod tests {
     #[test]
     fn decisions() {
         let devices = [AdapterKind::Discrete, AdapterKind::Integrated, AdapterKind::Software].map(Capabilities::webgpu);
+        let many_registers = Capabilities { driver: "Radeon".into(), ..Capabilities::webgpu(AdapterKind::Discrete) };
         let mut text = String::new();
-        for capabilities in [Capabilities::cpu()].into_iter().chain(devices) {
+        for capabilities in [Capabilities::cpu()].into_iter().chain(devices).chain([many_registers]) {
             for (n, head_dim) in [(1, 64), (31, 64), (32, 64), (8192, 64), (64, 256), (100_000, 128)] {
                 let decision = decide(&problem(n, head_dim), None, &capabilities).unwrap();
                 text += &format!("{} {n} steps of {head_dim}: {decision}\n", capabilities.driver);
