@@ -6,9 +6,10 @@
 //   p_read, p_write, p_erase, decay [batch, n, n_heads]
 //   memory [batch, n_heads, v_dim, head_dim]: read, and written at the end
 //
-// Rows of a memory do not depend on each other: a thread keeps one in registers, {{ 4 * vectors }} numbers,
+//# set row_vectors = vectors * parts
+// Rows of a memory do not depend on each other. {{ "A thread keeps one" if parts == 1 else parts ~ " threads keep one" }} in registers, {{ 4 * vectors }} numbers{{ " each" if parts > 1 }},
 // {{ threads }} threads in a workgroup. Keys{% if has_query %} and queries{% endif %} go through workgroup memory, {{ steps }} steps at a
-// time: {{ (2 if has_query else 1) * steps * vectors * 16 }} bytes.
+// time: {{ (2 if has_query else 1) * steps * row_vectors * 16 }} bytes{% if parts > 1 %}; so do sums over a row{% endif %}.
 
 struct Params {
   n: u32,
@@ -18,6 +19,8 @@ struct Params {
   first_step: u32,
   // Past the last step.
   end: u32,
+  // In workgroup memory at a time: constant, but a loop that a compiler cannot unroll needs fewer registers.
+  steps: u32,
   first_group: u32,
   n_groups: u32,
   // Where the first element is in each binding.
@@ -53,9 +56,17 @@ struct Params {
 //# endif
 @group(1) @binding(0) var<uniform> params: Params;
 
-var<workgroup> k_tile: array<vec4<f32>, {{ steps * vectors }}>;
+var<workgroup> k_tile: array<vec4<f32>, {{ steps * row_vectors }}>;
 //# if has_query
-var<workgroup> q_tile: array<vec4<f32>, {{ steps * vectors }}>;
+var<workgroup> q_tile: array<vec4<f32>, {{ steps * row_vectors }}>;
+//# endif
+//# if parts > 1 and has_erase
+// A thread's part of what the memory knows of a key; of one step and of the next.
+var<workgroup> known_parts: array<f32, {{ 2 * threads }}>;
+//# endif
+//# if parts > 1 and has_query
+// Its part of what each step reads.
+var<workgroup> read_parts: array<f32, {{ steps * threads }}>;
 //# endif
 
 //# include "lib/group.wgsl"
@@ -103,8 +114,13 @@ fn main(
     return;
   }
   let group = params.first_group + local;
-  let row_tiles = (params.v_dim + {{ threads - 1 }}u) / {{ threads }}u;
-  let row = (group % row_tiles) * {{ threads }}u + thread;
+//# set rows = threads // parts
+  let row_tiles = (params.v_dim + {{ rows - 1 }}u) / {{ rows }}u;
+  let row = (group % row_tiles) * {{ rows }}u + thread{{ " / " ~ parts ~ "u" if parts > 1 }};
+//# if parts > 1
+  // Neighbours keep vectors that are neighbours.
+  let part = thread % {{ parts }}u;
+//# endif
   let head = group / row_tiles;
   let batch = head / params.n_heads;
   let exists = row < params.v_dim;
@@ -112,16 +128,17 @@ fn main(
   let token0 = batch * params.n * params.n_heads + head % params.n_heads;
 
 //# for i in range(vectors)
+//# set d = 4 * parts * i ~ "u" ~ (" + 4u * part" if parts > 1 else "")
   var m{{ i }} = vec4(
-    load_m(m_row, {{ 4 * i }}u, exists), load_m(m_row, {{ 4 * i + 1 }}u, exists),
-    load_m(m_row, {{ 4 * i + 2 }}u, exists), load_m(m_row, {{ 4 * i + 3 }}u, exists));
+    load_m(m_row, {{ d }}, exists), load_m(m_row, {{ d }} + 1u, exists),
+    load_m(m_row, {{ d }} + 2u, exists), load_m(m_row, {{ d }} + 3u, exists));
 //# endfor
   for (var first = params.first_step; first < params.end; first += {{ steps }}u) {
-//# set n_slots = steps * vectors
+//# set n_slots = steps * row_vectors
 //# include "lib/slots.wgsl"
-      let step = first + slot / {{ vectors }}u;
+      let step = first + slot / {{ row_vectors }}u;
       let token = token0 + step * params.n_heads;
-      let d = 4u * (slot % {{ vectors }}u);
+      let d = 4u * (slot % {{ row_vectors }}u);
       let there = step < params.end;
       k_tile[slot] = vec4(
         load_k(token, d, there), load_k(token, d + 1u, there), load_k(token, d + 2u, there), load_k(token, d + 3u, there));
@@ -131,9 +148,10 @@ fn main(
 //# endif
     }
     workgroupBarrier();
-    for (var i = 0u; i < min({{ steps }}u, params.end - first); i++) {
+    let n_steps = min(params.steps, params.end - first);
+    for (var i = 0u; i < n_steps; i++) {
       let token = token0 + (first + i) * params.n_heads;
-      let at = i * {{ vectors }}u;
+      let at = i * {{ row_vectors }}u{{ " + part" if parts > 1 }};
 //# if has_decay
       let kept = decay[params.decay_base + token];
 //# for i in range(vectors)
@@ -150,20 +168,33 @@ fn main(
 //# if has_erase
       var known = vec4(0.0);
 //# for i in range(vectors)
-      known += m{{ i }} * k_tile[at + {{ i }}u];
+      known += m{{ i }} * k_tile[at + {{ parts * i }}u];
 //# endfor
-      x -= p_erase[params.p_erase_base + token] * (known.x + known.y + known.z + known.w);
+      var known_of_row = known.x + known.y + known.z + known.w;
+//# if parts > 1
+      // Two places in turn: who writes one has met, in the step between, all who read it.
+      let place = i % 2u * {{ threads }}u;
+      known_parts[place + thread] = known_of_row;
+      workgroupBarrier();
+      known_of_row = 0.0;
+//# for p in range(parts)
+      known_of_row += known_parts[place + thread - part + {{ p }}u];
+//# endfor
+//# endif
+      x -= p_erase[params.p_erase_base + token] * known_of_row;
 //# endif
 //# if has_query
       var sum = vec4(0.0);
 //# endif
 //# for i in range(vectors)
-      m{{ i }} += x * k_tile[at + {{ i }}u];
+      m{{ i }} += x * k_tile[at + {{ parts * i }}u];
 //# if has_query
-      sum += m{{ i }} * q_tile[at + {{ i }}u];
+      sum += m{{ i }} * q_tile[at + {{ parts * i }}u];
 //# endif
 //# endfor
-//# if has_query
+//# if has_query and parts > 1
+      read_parts[i * {{ threads }}u + thread] = sum.x + sum.y + sum.z + sum.w;
+//# elif has_query
       if (exists) {
         var z = sum.x + sum.y + sum.z + sum.w;
 //# if has_read
@@ -174,10 +205,27 @@ fn main(
 //# endif
     }
     workgroupBarrier();
+//# if has_query and parts > 1
+    // Each thread of a row has other steps.
+    for (var i = 0u; i < n_steps; i += {{ parts }}u) {
+      let step = i + part;
+      if (exists && step < n_steps) {
+        let token = token0 + (first + step) * params.n_heads;
+        var z = 0.0;
+//# for p in range(parts)
+        z += read_parts[step * {{ threads }}u + thread - part + {{ p }}u];
+//# endfor
+//# if has_read
+        z *= p_read[params.p_read_base + token];
+//# endif
+        y[token * params.v_dim + row] = z;
+      }
+    }
+//# endif
   }
   if (exists) {
 //# for i in range(vectors)
-    store_m(m_row, {{ 4 * i }}u, m{{ i }});
+    store_m(m_row, {{ 4 * parts * i }}u{{ " + 4u * part" if parts > 1 }}, m{{ i }});
 //# endfor
   }
 }

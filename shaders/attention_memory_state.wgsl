@@ -16,7 +16,7 @@
 // all later steps{% endif %}. A workgroup of {{ threads }} threads keeps {{ rows }} rows of the memory, each thread {{ lanes }} rows of
 // 4 columns, head_dim up to {{ head_dim }}. What is multiplied goes through workgroup memory, w and k in slices of
 // {{ slice // 8 }} columns and {{ 4 * slice // head_dim }} steps, which are read while those before are multiplied:
-// {{ 4 * rows * ((head_dim if has_erase else 0) + chunk) + 16 * slice }} bytes.
+// {{ 4 * rows * (head_dim if has_erase else chunk) + 16 * slice }} bytes.
 
 struct Params {
   n: u32,
@@ -28,10 +28,11 @@ struct Params {
   first_step: u32,
   first_group: u32,
   n_groups: u32,
-  // Of a thread in a slice of w, and in one of k: constant, but loops that a compiler cannot unroll need
-  // fewer registers.
+  // Of a thread in a slice of w, and in one of k, and of a chunk: constant, but loops that a compiler cannot
+  // unroll need fewer registers.
   columns: u32,
   steps: u32,
+  chunk: u32,
   // Where the first element is in each binding.
   k_base: u32,
   w_base: u32,
@@ -60,12 +61,10 @@ struct Params {
 //# set splits = threads // (chunk // 4 * row_quads)
 //# set of_split = columns // splits
 //# set steps = 4 * slice // head_dim
-//# if has_erase
-// {{ lanes }} rows of a column; column d at d * {{ row_quads }}.
-var<workgroup> m_tile: array<{{ of_rows }}, {{ head_dim * row_quads }}>;
-//# endif
-// What a chunk writes to {{ lanes }} rows: step i at i * {{ row_quads }}.
-var<workgroup> written: array<{{ of_rows }}, {{ chunk * row_quads }}>;
+//# set n_next = slice // threads
+//# set ends = [true] if slice >= 8 * head_dim else [false, true]
+{% if has_erase %}// The memory, {{ lanes }} rows of a column, column d at d * {{ row_quads }}; then {% else %}// {% endif %}what a chunk writes to {{ lanes }} rows, step i at i * {{ row_quads }}.
+var<workgroup> rows: array<{{ of_rows }}, {{ (head_dim if has_erase else chunk) * row_quads }}>;
 // Columns of w, four steps in a vector; steps of k, four columns in a vector.
 var<workgroup> slice: array<vec4<f32>, {{ slice }}>;
 
@@ -82,61 +81,91 @@ struct Chunk {
 fn chunk_of(head: u32, tile: u32) -> Chunk {
   let step0 = params.first_step + tile * {{ chunk }}u;
   let token0 = ((head / params.n_heads) * params.n + step0) * params.n_heads + head % params.n_heads;
-  return Chunk(head * params.n_tiles + tile, token0, min({{ chunk }}u, params.n - step0));
+  return Chunk(head * params.n_tiles + tile, token0, min(params.chunk, params.n - step0));
 }
 
-// Four columns of a step; zeros past the last step{% if vectors %}, and past the last column some that nobody reads{% else %} and column{% endif %}.
-fn load_k(chunk: Chunk, i: u32, d: u32) -> vec4<f32> {
-  let token = chunk.token0 + min(i, chunk.n_steps - 1u) * params.n_heads;
-  let last = params.head_dim - 1u;
+// The first of rows that exist, {{ "four" if vectors else "one" }} at a time.
+fn clamped(row: u32, r: u32) -> u32 {
 //# if vectors
-  let four = k[params.k_base + token * (params.head_dim / 4u) + min(d, last) / 4u];
+  return min(row, params.v_dim - {{ lanes }}u) + r;
 //# else
-  let at = params.k_base + token * params.head_dim;
-  let four = vec4(k[at + min(d, last)], k[at + min(d + 1u, last)], k[at + min(d + 2u, last)], k[at + min(d + 3u, last)]);
+  return min(row + r, params.v_dim - 1u);
 //# endif
+}
+
+// The vector `slot` of a slice: four columns of a step from `i0` on. What is not there is some other number until
+// it is `kept`, so that nothing waits for what is read.
+fn load_k(chunk: Chunk, i0: u32, slot: u32) -> vec4<f32> {
+  let last = chunk.n_steps - 1u;
+  let token = chunk.token0 + min(i0 + slot / {{ tile_quads }}u, last) * params.n_heads;
+  let d = 4u * (slot % {{ tile_quads }}u);
 //# if vectors
-  return select(vec4(0.0), four, i < chunk.n_steps);
+  return k[params.k_base + token * (params.head_dim / 4u) + min(d, params.head_dim - 1u) / 4u];
 //# else
-  return select(vec4(0.0), four, vec4(i < chunk.n_steps) & (vec4(d) + vec4(0u, 1u, 2u, 3u) <= vec4(last)));
+  let at = params.k_base + token * params.head_dim + d;
+  let end = params.k_base + (chunk.token0 + last * params.n_heads + 1u) * params.head_dim - 1u;
+  return vec4(k[min(at, end)], k[min(at + 1u, end)], k[min(at + 2u, end)], k[min(at + 3u, end)]);
+//# endif
+}
+
+fn kept_k(chunk: Chunk, i0: u32, slot: u32, four: vec4<f32>) -> vec4<f32> {
+  let is_step = i0 + slot / {{ tile_quads }}u < chunk.n_steps;
+  let d = 4u * (slot % {{ tile_quads }}u);
+//# if vectors
+  return select(vec4(0.0), four, is_step && d < params.head_dim);
+//# else
+  return select(vec4(0.0), four, vec4(is_step) & (vec4(d) + vec4(0u, 1u, 2u, 3u) < vec4(params.head_dim)));
 //# endif
 }
 
 //# if has_erase
-// Four steps of a column; {% if vectors %}past the last column some that nobody reads{% else %}zeros past the last column{% endif %}.
-fn load_w(chunk: Chunk, slot: u32) -> vec4<f32> {
-  let at = chunk.index * params.head_dim * {{ chunk // 4 }}u + min(slot, params.head_dim * {{ chunk // 4 }}u - 1u);
+// The same of a slice of w: four steps of a column from `d0` on.
+fn load_w(chunk: Chunk, d0: u32, slot: u32) -> vec4<f32> {
+  let size = params.head_dim * {{ chunk // 4 }}u;
+  let at = chunk.index * size + min(d0 * {{ chunk // 4 }}u + slot, size - 1u);
 //# if vectors
   return w[params.w_base + at];
 //# else
   let first = params.w_base + 4u * at;
-  let four = vec4(w[first], w[first + 1u], w[first + 2u], w[first + 3u]);
-  return select(vec4(0.0), four, slot < params.head_dim * {{ chunk // 4 }}u);
+  return vec4(w[first], w[first + 1u], w[first + 2u], w[first + 3u]);
 //# endif
+}
+
+fn kept_w(d0: u32, slot: u32, four: vec4<f32>) -> vec4<f32> {
+  return select(vec4(0.0), four, d0 + slot / {{ chunk // 4 }}u < params.head_dim);
 }
 //# endif
 
 //# for name in ["memory", "states"] if name == "memory" or has_states
-fn store_{{ name }}(row: u32, d: u32, four: vec4<f32>) {
+// Four columns of {{ lanes }} rows.
+fn store_{{ name }}(row0: u32, row: u32, d: u32, {% for c in range(4) %}m{{ c }}: {{ of_rows }}{{ ", " if c < 3 }}{% endfor %}) {
 //# if vectors
-  if (d < params.head_dim) {
-    {{ name }}[row * (params.head_dim / 4u) + d / 4u] = four;
+  if (row < params.v_dim && d < params.head_dim) {
+    let at = (row0 + row) * (params.head_dim / 4u) + d / 4u;
+//# for r in range(lanes)
+    {{ name }}[at + {{ r }}u * (params.head_dim / 4u)] = vec4(m0[{{ r }}], m1[{{ r }}], m2[{{ r }}], m3[{{ r }}]);
+//# endfor
   }
 //# else
+//# for r in range(lanes)
+  if (row + {{ r }}u < params.v_dim) {
+    let at = (row0 + row + {{ r }}u) * params.head_dim + d;
 //# for c in range(4)
-  if (d + {{ c }}u < params.head_dim) {
-    {{ name }}[row * params.head_dim + d + {{ c }}u] = four[{{ c }}];
+    if (d + {{ c }}u < params.head_dim) {
+      {{ name }}[at + {{ c }}u] = m{{ c }}[{{ r }}];
+    }
+//# endfor
   }
 //# endfor
 //# endif
 }
 
 //# endfor
-// Four columns of a row; {% if vectors %}past the last some that nobody reads{% else %}zeros past the last{% endif %}.
+// Four columns of a row; zeros past the last.
 fn load_memory(row: u32, d: u32) -> vec4<f32> {
   let last = params.head_dim - 1u;
 //# if vectors
-  return memory[row * (params.head_dim / 4u) + min(d, last) / 4u];
+  return select(vec4(0.0), memory[row * (params.head_dim / 4u) + min(d, last) / 4u], d <= last);
 //# else
   let at = row * params.head_dim;
   let four = vec4(
@@ -156,12 +185,23 @@ fn load_u(row: u32, step: u32) -> vec4<f32> {
 }
 
 //# if has_erase
-fn store_u(row: u32, step: u32, four: vec4<f32>) {
+// Four steps of {{ lanes }} rows.
+fn store_u(row0: u32, row: u32, step: u32, {% for r in range(lanes) %}x{{ r }}: vec4<f32>{{ ", " if r < lanes - 1 }}{% endfor %}) {
 //# if vectors
-  u[row * {{ chunk // 4 }}u + step / 4u] = four;
+  if (row < params.v_dim) {
+    let at = (row0 + row) * {{ chunk // 4 }}u + step / 4u;
+//# for r in range(lanes)
+    u[at + {{ r * chunk // 4 }}u] = x{{ r }};
+//# endfor
+  }
 //# else
+//# for r in range(lanes)
+  if (row + {{ r }}u < params.v_dim) {
+    let at = (row0 + row + {{ r }}u) * {{ chunk }}u + step;
 //# for c in range(4)
-  u[row * {{ chunk }}u + step + {{ c }}u] = four[{{ c }}];
+    u[at + {{ c }}u] = x{{ r }}[{{ c }}];
+//# endfor
+  }
 //# endfor
 //# endif
 }
@@ -182,7 +222,6 @@ fn main(
   let row_tiles = (params.v_dim + {{ rows - 1 }}u) / {{ rows }}u;
   let row0 = (group % row_tiles) * {{ rows }}u;
   let head = group / row_tiles;
-  let last_row = params.v_dim - 1u;
 
   // Rows and columns of the memory that are this thread's.
   let row_quad = thread % {{ row_quads }}u;
@@ -190,12 +229,12 @@ fn main(
   let row = row0 + {{ lanes }}u * row_quad;
   let d = 4u * column_quad;
 //# for r in range(lanes)
-  let before{{ r }} = load_memory(head * params.v_dim + min(row + {{ r }}u, last_row), d);
+  let before{{ r }} = load_memory(head * params.v_dim + clamped(row, {{ r }}u), d);
 //# endfor
 //# for c in range(4)
   var m{{ c }} = {{ of_rows }}({% for r in range(lanes) %}before{{ r }}[{{ c }}]{{ ", " if r < lanes - 1 }}{% endfor %});
 //# if has_erase
-  m_tile[(d + {{ c }}u) * {{ row_quads }}u + row_quad] = m{{ c }};
+  rows[(d + {{ c }}u) * {{ row_quads }}u + row_quad] = m{{ c }};
 //# endif
 //# endfor
   // Steps and rows of what is written that are this thread's{% if splits > 1 %}; there are {{ splits }} for them, each with a part of
@@ -204,25 +243,16 @@ fn main(
   let written_quad = thread / {{ chunk // 4 }}u % {{ row_quads }}u;
   let split = thread / {{ chunk // 4 * row_quads }}u;
   let written_row = row0 + {{ lanes }}u * written_quad;
+  let written_at = (split * {{ chunk }}u + step) * {{ row_quads }}u + written_quad;
 
   var chunk = chunk_of(head, 0u);
-  // The next slice: each thread has {{ slice // threads }} vectors of it.
-//# for i in range(slice // threads)
-//# if has_erase
-  var next{{ i }} = load_w(chunk, thread + {{ i * threads }}u);
-//# else
-  var next{{ i }} = load_k(chunk, (thread + {{ i * threads }}u) / {{ tile_quads }}u, 4u * ((thread + {{ i * threads }}u) % {{ tile_quads }}u));
-//# endif
+  // The next slice: each thread has {{ n_next }} vectors of it.
+//# for i in range(n_next)
+  var next{{ i }} = load_{{ "w" if has_erase else "k" }}(chunk, 0u, thread + {{ i * threads }}u);
 //# endfor
   for (var tile = 0u; tile < params.n_tiles; tile++) {
 //# if has_states
-//# for r in range(lanes)
-    if (row + {{ r }}u < params.v_dim) {
-      store_states(
-        chunk.index * params.v_dim + row + {{ r }}u, d,
-        vec4(m0[{{ r }}], m1[{{ r }}], m2[{{ r }}], m3[{{ r }}]));
-    }
-//# endfor
+    store_states(chunk.index * params.v_dim, row, d, {% for c in range(4) %}m{{ c }}{{ ", " if c < 3 }}{% endfor %});
 //# endif
 //# if has_decay
     // What the chunk leaves of what each of its steps writes, four steps a thread.
@@ -254,73 +284,88 @@ fn main(
 //# endfor
     if (split == 0u) {
 //# for r in range(lanes)
-      x{{ r }} = load_u(chunk.index * params.v_dim + min(written_row + {{ r }}u, last_row), step);
+      x{{ r }} = load_u(chunk.index * params.v_dim + clamped(written_row, {{ r }}u), step);
 //# endfor
     }
+//# for i in range(n_next)
 //# if has_erase
-    for (var d0 = 0u; d0 < params.head_dim; d0 += {{ columns }}u) {
-//# for i in range(slice // threads)
-      slice[thread + {{ i * threads }}u] = next{{ i }};
+    slice[thread + {{ i * threads }}u] = kept_w(0u, thread + {{ i * threads }}u, next{{ i }});
+//# else
+    slice[thread + {{ i * threads }}u] = kept_k(chunk, 0u, thread + {{ i * threads }}u, next{{ i }});
+//# endif
 //# endfor
-      workgroupBarrier();
-      if (d0 + {{ columns }}u < params.head_dim) {
-//# for i in range(slice // threads)
-        next{{ i }} = load_w(chunk, (d0 + {{ columns }}u) * {{ chunk // 4 }}u + thread + {{ i * threads }}u);
+//# if has_erase
+    workgroupBarrier();
+    var d0 = 0u;
+//# for is_last in ends
+//# if is_last
+    {
+//# for i in range(n_next)
+      next{{ i }} = load_k(chunk, 0u, thread + {{ i * threads }}u);
 //# endfor
-      } else {
-//# for i in range(slice // threads)
-        next{{ i }} = load_k(chunk, (thread + {{ i * threads }}u) / {{ tile_quads }}u, 4u * ((thread + {{ i * threads }}u) % {{ tile_quads }}u));
+//# else
+    for (; d0 + {{ columns }}u < params.head_dim; d0 += {{ columns }}u) {
+//# for i in range(n_next)
+      next{{ i }} = load_w(chunk, d0 + {{ columns }}u, thread + {{ i * threads }}u);
 //# endfor
-      }
-      let begin = split * {{ of_split }}u;
-      var at = begin * {{ chunk // 4 }}u + thread % {{ chunk // 4 }}u;
-      for (var d = d0 + begin; d < min(d0 + begin + params.columns, params.head_dim); d += {{ 4 if of_split > 4 else of_split }}u) {
-//# for c in range(4 if of_split > 4 else of_split)
+//# endif
+//# set unrolled = 8 if of_split > 8 else of_split
+      for (var i = 0u; i < min(params.columns, params.head_dim - d0); i += {{ unrolled }}u) {
+        let column = split * {{ of_split }}u + i;
+        let at = column * {{ chunk // 4 }}u + thread % {{ chunk // 4 }}u;
+//# for c in range(unrolled)
         {
           let a = slice[at + {{ c * chunk // 4 }}u];
-          let b = m_tile[(d + {{ c }}u) * {{ row_quads }}u + written_quad];
+          let b = rows[(d0 + column + {{ c }}u) * {{ row_quads }}u + written_quad];
 //# for r in range(lanes)
           x{{ r }} -= b[{{ r }}] * a;
 //# endfor
         }
 //# endfor
-        at += {{ (4 if of_split > 4 else of_split) * chunk // 4 }}u;
       }
       workgroupBarrier();
+//# if not is_last
+//# for i in range(n_next)
+      slice[thread + {{ i * threads }}u] = kept_w(d0 + {{ columns }}u, thread + {{ i * threads }}u, next{{ i }});
+//# endfor
+      workgroupBarrier();
+//# endif
     }
+//# endfor
+//# for i in range(n_next)
+    slice[thread + {{ i * threads }}u] = kept_k(chunk, 0u, thread + {{ i * threads }}u, next{{ i }});
+//# endfor
 //# if splits > 1
     // The memory is in registers, too.
     if (split > 0u) {
 //# for c in range(4)
-      m_tile[((split - 1u) * {{ chunk }}u + step + {{ c }}u) * {{ row_quads }}u + written_quad] =
+      rows[written_at + {{ c * row_quads }}u] =
         {{ of_rows }}({% for r in range(lanes) %}x{{ r }}[{{ c }}]{{ ", " if r < lanes - 1 }}{% endfor %});
 //# endfor
     }
     workgroupBarrier();
+//# endif
+//# endif
     if (split == 0u) {
-      for (var i = 0u; i < {{ splits - 1 }}u; i++) {
+//# if has_erase and splits > 1
+      for (var i = 1u; i < {{ splits }}u; i++) {
 //# for c in range(4)
-        let part{{ c }} = m_tile[(i * {{ chunk }}u + step + {{ c }}u) * {{ row_quads }}u + written_quad];
+        let part{{ c }} = rows[written_at + i * {{ chunk * row_quads }}u + {{ c * row_quads }}u];
 //# endfor
 //# for r in range(lanes)
         x{{ r }} += vec4(part0[{{ r }}], part1[{{ r }}], part2[{{ r }}], part3[{{ r }}]);
 //# endfor
       }
-    }
 //# endif
-//# endif
-    if (split == 0u) {
-//# for r in range(lanes)
 //# if has_erase
-      if (written_row + {{ r }}u < params.v_dim) {
-        store_u(chunk.index * params.v_dim + written_row + {{ r }}u, step, x{{ r }});
-      }
+      store_u(chunk.index * params.v_dim, written_row, step, {% for r in range(lanes) %}x{{ r }}{{ ", " if r < lanes - 1 }}{% endfor %});
 //# endif
       // Steps past the last write nothing.
+//# for r in range(lanes)
       x{{ r }} = select(vec4(0.0), x{{ r }}{% if has_decay %} * left{% endif %}, vec4(step) + vec4(0u, 1u, 2u, 3u) < vec4(chunk.n_steps));
 //# endfor
 //# for c in range(4)
-      written[(step + {{ c }}u) * {{ row_quads }}u + written_quad] =
+      rows[written_at + {{ c * row_quads }}u] =
         {{ of_rows }}({% for r in range(lanes) %}x{{ r }}[{{ c }}]{{ ", " if r < lanes - 1 }}{% endfor %});
 //# endfor
     }
@@ -329,55 +374,49 @@ fn main(
     m{{ j }} *= left_of_all;
 //# endfor
 //# endif
+    workgroupBarrier();
     let next_chunk = chunk_of(head, min(tile + 1u, params.n_tiles - 1u));
-    for (var i0 = 0u; i0 < chunk.n_steps; i0 += {{ steps }}u) {
-//# for i in range(slice // threads)
-      slice[thread + {{ i * threads }}u] = next{{ i }};
+    var i0 = 0u;
+//# for is_last in ends
+//# if is_last
+    {
+//# for i in range(n_next)
+      next{{ i }} = load_{{ "w" if has_erase else "k" }}(next_chunk, 0u, thread + {{ i * threads }}u);
 //# endfor
-      workgroupBarrier();
-      if (i0 + {{ steps }}u < chunk.n_steps) {
-//# for i in range(slice // threads)
-        next{{ i }} = load_k(
-          chunk, i0 + {{ steps }}u + (thread + {{ i * threads }}u) / {{ tile_quads }}u, 4u * ((thread + {{ i * threads }}u) % {{ tile_quads }}u));
-//# endfor
-      } else {
-//# for i in range(slice // threads)
-//# if has_erase
-        next{{ i }} = load_w(next_chunk, thread + {{ i * threads }}u);
 //# else
-        next{{ i }} = load_k(
-          next_chunk, (thread + {{ i * threads }}u) / {{ tile_quads }}u, 4u * ((thread + {{ i * threads }}u) % {{ tile_quads }}u));
-//# endif
+    for (; i0 + {{ steps }}u < chunk.n_steps; i0 += {{ steps }}u) {
+//# for i in range(n_next)
+      next{{ i }} = load_k(chunk, i0 + {{ steps }}u, thread + {{ i * threads }}u);
 //# endfor
-      }
-      var at = column_quad;
-//# set unrolled = 4 if steps > 4 else steps
+//# endif
+//# set unrolled = 8 if steps > 8 else steps
       for (var i = i0; i < min(i0 + params.steps, chunk.n_steps); i += {{ unrolled }}u) {
+        let at = (i - i0) * {{ tile_quads }}u + column_quad;
 //# for s in range(unrolled)
         {
-          let a = written[(i + {{ s }}u) * {{ row_quads }}u + row_quad];
+          let a = rows[(i + {{ s }}u) * {{ row_quads }}u + row_quad];
           let b = slice[at + {{ s * tile_quads }}u];
 //# for c in range(4)
           m{{ c }} += b[{{ c }}] * a;
 //# endfor
         }
 //# endfor
-        at += {{ unrolled * tile_quads }}u;
       }
       workgroupBarrier();
+//# if not is_last
+//# for i in range(n_next)
+      slice[thread + {{ i * threads }}u] = kept_k(chunk, i0 + {{ steps }}u, thread + {{ i * threads }}u, next{{ i }});
+//# endfor
+      workgroupBarrier();
+//# endif
     }
+//# endfor
 //# if has_erase
 //# for c in range(4)
-    m_tile[(d + {{ c }}u) * {{ row_quads }}u + row_quad] = m{{ c }};
+    rows[(d + {{ c }}u) * {{ row_quads }}u + row_quad] = m{{ c }};
 //# endfor
 //# endif
     chunk = next_chunk;
   }
-//# for r in range(lanes)
-  if (row + {{ r }}u < params.v_dim) {
-    store_memory(
-      head * params.v_dim + row + {{ r }}u, d,
-      vec4(m0[{{ r }}], m1[{{ r }}], m2[{{ r }}], m3[{{ r }}]));
-  }
-//# endfor
+  store_memory(head * params.v_dim, row, d, {% for c in range(4) %}m{{ c }}{{ ", " if c < 3 }}{% endfor %});
 }

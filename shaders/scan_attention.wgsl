@@ -187,9 +187,12 @@ fn main(
     var score{{ c }}_{{ h }} = vec4(0.0);
 //# endfor
 //# endfor
-//# for chunk in range(n_depth)
-    fill_q(thread, q_base, row0, {{ chunk * depth // 4 }}u);
-    fill_k(thread, k_base, key0, {{ chunk * depth // 4 }}u);
+//# for chunk in range(1 if is_rolled else n_depth)
+//# if is_rolled
+    for (var quad0 = 0u; quad0 < {{ n_depth * depth // 4 }}u; quad0 += {{ depth // 4 }}u) {
+//# endif
+    fill_q(thread, q_base, row0, {{ "quad0" if is_rolled else chunk * depth // 4 ~ "u" }});
+    fill_k(thread, k_base, key0, {{ "quad0" if is_rolled else chunk * depth // 4 ~ "u" }});
     workgroupBarrier();
     for (var d = 0u; d < {{ "problem.depth" if is_rolled else depth ~ "u" }}; d += {{ unroll }}u) {
 //# for u in range(unroll)
@@ -205,14 +208,16 @@ fn main(
       }
 //# endfor
     }
-//# if not loop.last
+//# if is_rolled or not loop.last
     workgroupBarrier();
+//# endif
+//# if is_rolled
+    }
 //# endif
 //# endfor
 
 //# if is_rolled
     // The scores wait in the place of the weights, so that a loop can go over them. Every thread has read q.
-    workgroupBarrier();
     let own = 4u * column_thread * {{ slots }}u + {{ quads }}u * row_thread;
 //# for c in range(4)
 //# for h in range(quads)
@@ -298,18 +303,20 @@ fn main(
 //# endif
 //# endfor
 //# for chunk in range(n_v)
-//# for part in range(tile // slice)
-//# set first = part * slice
-//# set weights = first * slots ~ "u + " if first > 0 else ""
-    fill_v(thread, batch, v_base, key0{{ " + " ~ first ~ "u" if first > 0 }}, key_end, {{ chunk * tile // 4 }}u);
+//# for part in range(1 if is_rolled else tile // slice)
+//# set from_first = " + first" if is_rolled else " + " ~ part * slice ~ "u" if part > 0 else ""
+//# if is_rolled
+    for (var first = 0u; first < {{ tile }}u; first += {{ slice }}u) {
+//# endif
+    fill_v(thread, batch, v_base, key0{{ from_first }}, key_end, {{ chunk * tile // 4 }}u);
     workgroupBarrier();
 //# if by_pair
     if (atomicLoad(&is_spoiled) != 0u) {
       // As long as there are keys: a length that compilers cannot unroll.
-      for (var j = 0u; j < min({{ slice }}u, key_end - min(key_end, key0 + {{ first }}u)); j++) {
+      for (var j = 0u; j < min({{ slice }}u, key_end - min(key_end, key0{{ from_first }})); j++) {
         let x = right[j * {{ across }}u + column_thread];
 //# for h in range(quads)
-        let p{{ h }} = left[{{ weights }}j * {{ slots }}u + {{ quads }}u * row_thread + {{ h }}u];
+        let p{{ h }} = left[(j{{ from_first }}) * {{ slots }}u + {{ quads }}u * row_thread + {{ h }}u];
 //# for r in range(4)
         out{{ r }}_{{ h }}_{{ chunk }} += select(p{{ h }}[{{ r }}] * x, vec4(0.0), p{{ h }}[{{ r }}] == 0.0);
 //# endfor
@@ -322,7 +329,7 @@ fn main(
       {
         let x = right[(j + {{ u }}u) * {{ across }}u + column_thread];
 //# for h in range(quads)
-        let p{{ h }} = left[{{ weights }}(j + {{ u }}u) * {{ slots }}u + {{ quads }}u * row_thread + {{ h }}u];
+        let p{{ h }} = left[(j + {{ u }}u{{ from_first }}) * {{ slots }}u + {{ quads }}u * row_thread + {{ h }}u];
         out0_{{ h }}_{{ chunk }} += p{{ h }}.x * x;
         out1_{{ h }}_{{ chunk }} += p{{ h }}.y * x;
         out2_{{ h }}_{{ chunk }} += p{{ h }}.z * x;
@@ -335,6 +342,9 @@ fn main(
     }
 //# endif
     workgroupBarrier();
+//# if is_rolled
+    }
+//# endif
 //# endfor
 //# endfor
   }

@@ -2,7 +2,7 @@
 // scan_attention.wgsl, read four numbers at a time.
 //
 //# set threads = 64
-//# set lanes = 8
+//# set lanes = across
 //# set per_round = 4 * threads // quads
 //# set items = threads // quads
 //# set steps = 4 // n_v if n_v < 4 else 1

@@ -4,6 +4,7 @@ mod capabilities;
 mod cpu;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+mod maker;
 mod memory;
 mod open;
 mod recording;
@@ -19,6 +20,7 @@ pub use capabilities::{AdapterKind, Capabilities, Decision};
 pub(crate) use cpu::Cpu;
 #[cfg(feature = "gpu")]
 pub use gpu::{Adapter, GpuOptions, Tuned};
+pub(crate) use maker::Maker;
 pub use memory::Memory;
 pub use recording::Recording;
 #[cfg(feature = "gpu")]

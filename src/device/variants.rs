@@ -7,11 +7,23 @@ use std::collections::BTreeMap;
 #[cfg(feature = "gpu")]
 use crate::error::{Error, Result};
 
-pub(crate) const ATTENTION_MEMORY: [&str; 3] = ["recurrent", "chunked", "chunked, scalars"];
+pub(crate) const ATTENTION_MEMORY: [&str; 4] = ["recurrent", "recurrent 32", "chunked", "chunked, scalars"];
 pub(crate) const LINEAR: [&str; 4] = ["tile 32", "tile 64", "vector 32", "vector 64"];
 pub(crate) const LINEAR_ATTENTION: [&str; 2] = ["vectors", "scalars"];
-pub(crate) const SCAN_ATTENTION: [&str; 10] =
-    ["portable", "wide", "wide 16", "rolled", "rolled 16", "tall", "decode 2", "decode", "decode 8", "matrix"];
+pub(crate) const SCAN_ATTENTION: [&str; 12] = [
+    "portable",
+    "wide",
+    "wide 16",
+    "rolled",
+    "rolled 16",
+    "rolled 32",
+    "tall",
+    "decode 2",
+    "decode 2 by 16",
+    "decode",
+    "decode 8",
+    "matrix",
+];
 #[cfg(feature = "gpu")]
 pub(crate) const TAPE: [&str; 2] = ["workgroup memory", "storage"];
 #[cfg(feature = "gpu")]

@@ -197,6 +197,30 @@ fn both_texts_of_chunks_agree_with_float64() {
     }
 }
 
+/// Step by step, with rows that are one thread's and rows that several threads share: of all widths that
+/// make another number of threads, with every gate.
+#[test]
+#[cfg(feature = "gpu")]
+fn rows_of_one_thread_and_of_several_agree_with_float64() {
+    for (name, device) in ["recurrent", "recurrent 32"].map(|variant| forced("attention_memory", variant)).concat() {
+        for (i, n) in [1, 7, 31, 32, 33, 63, 64, 65, 100, 1000].into_iter().enumerate() {
+            Case::new(i as u64, [2, n, 2, 40, 24], 15).check(&device, None, &format!("{name}: {n} steps"));
+        }
+        for gates in 0..16 {
+            let case = Case::new(gates as u64, [1, 40, 3, 70, 36], gates);
+            case.check(&device, None, &format!("{name}: gates {gates:b}"));
+        }
+        for (i, [head_dim, v_dim]) in
+            [[32, 64], [33, 65], [64, 64], [65, 33], [100, 20], [128, 130], [129, 5], [250, 70], [256, 9]]
+                .into_iter()
+                .enumerate()
+        {
+            let case = Case::new(i as u64, [1, 40, 2, head_dim, v_dim], 7);
+            case.check(&device, None, &format!("{name}: {head_dim} {v_dim}"));
+        }
+    }
+}
+
 #[test]
 fn every_gate_agrees_with_float64() {
     for (name, device) in devices() {

@@ -82,8 +82,13 @@ fn every_variant() -> Vec<(String, Device)> {
 /// each is a text, and it takes seconds to compile where a processor runs it.
 fn wide_heads(device: &Device) -> Option<[usize; 2]> {
     let narrow = ["tall", "decode 8"];
+    let widest = ["rolled 32", "decode 2 by 16"];
     let forced = device.capabilities().forced;
-    forced.get("scan_attention").map(|variant| if narrow.contains(&&variant[..]) { [64, 52] } else { [128, 100] })
+    forced.get("scan_attention").map(|variant| match &variant[..] {
+        variant if narrow.contains(&variant) => [64, 52],
+        variant if widest.contains(&variant) => [256, 132],
+        _ => [128, 100],
+    })
 }
 
 /// All devices, and the adapters with tall tiles, where a thread has most queries. The others compute

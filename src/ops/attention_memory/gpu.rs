@@ -3,9 +3,9 @@
 use std::{ops::Range, sync::Arc};
 
 use super::{
-    plan::{self, CHUNK, MAX_RECURRENT},
+    plan::{self, CHUNK, MAX_RECURRENT, NUMBERS, Plan},
     problem::{AttentionMemory, Form, MAX_HEAD_DIM, Problem},
-    text::{ChunkConstants, ReadConstants, STEP_THREADS, StateConstants, StepConstants, THREADS},
+    text::{ChunkConstants, ReadConstants, StateConstants, StepConstants, THREADS},
 };
 use crate::{
     device::gpu::{Buffer, Gpu, Kernel, Shader, Work, params},
@@ -31,6 +31,7 @@ params! {
         v_dim: u32,
         first_step: u32,
         end: u32,
+        steps: u32,
         first_group: u32,
         n_groups: u32,
         q_base: u32,
@@ -73,6 +74,7 @@ params! {
         n_groups: u32,
         columns: u32,
         steps: u32,
+        chunk: u32,
         k_base: u32,
         w_base: u32,
         decay_base: u32,
@@ -137,9 +139,10 @@ pub(super) fn run(
     let y = gpu.allocate(if q.is_some() { v.len() } else { 0 })?;
     let p = [options.p_read, options.p_write, options.p_erase].map(|p| p.map(Probabilities::tensor));
     let decay = options.decay.map(Probabilities::tensor);
-    let call = Call { gpu, problem, vectors: plan.vectors, q, k, v, p, decay, memory: &memory, y: &y };
-    for piece in plan.pieces {
-        match plan.form {
+    let Plan { form, vectors, numbers, pieces, .. } = plan;
+    let call = Call { gpu, problem, vectors, numbers, q, k, v, p, decay, memory: &memory, y: &y };
+    for piece in pieces {
+        match form {
             Form::Recurrent => call.recurrent(piece)?,
             Form::Chunked => call.chunked(piece)?,
         }
@@ -151,6 +154,7 @@ struct Call<'a> {
     gpu: &'a Arc<Gpu>,
     problem: &'a Problem,
     vectors: bool,
+    numbers: usize,
     q: Option<&'a Tensor>,
     k: &'a Tensor,
     v: &'a Tensor,
@@ -167,7 +171,8 @@ impl Call<'_> {
         let Self { gpu, problem, q, p: [p_read, p_write, p_erase], .. } = *self;
         let p_read = p_read.filter(|_| q.is_some());
         let has = [q.is_some(), p_read.is_some(), p_write.is_some(), p_erase.is_some(), self.decay.is_some()];
-        let n_groups = problem.heads() * problem.v_dim.div_ceil(STEP_THREADS);
+        let constants = StepConstants::new(problem.head_dim, self.numbers, has);
+        let n_groups = problem.heads() * problem.v_dim.div_ceil(constants.rows());
         let work = Work {
             cost: plan::cost_of_step(problem) * steps.len() as f64 / n_groups.max(1) as f64,
             iterations: plan::iterations_of_step(problem, Form::Recurrent) * steps.len(),
@@ -179,9 +184,10 @@ impl Call<'_> {
             v_dim: problem.v_dim as u32,
             first_step: steps.start as u32,
             end: steps.end as u32,
+            steps: constants.steps as u32,
             ..StepParams::default()
         };
-        gpu.kernel(&STEPS, &StepConstants::new(problem.head_dim, has))?
+        gpu.kernel(&STEPS, &constants)?
             .read_some("q", q)
             .read("k", self.k)
             .read("v", self.v)
@@ -283,6 +289,7 @@ impl Call<'_> {
             first_step: first_step as u32,
             columns: carried.columns() as u32,
             steps: carried.steps() as u32,
+            chunk: CHUNK as u32,
             ..StateParams::default()
         };
         gpu.kernel(&STATE, &constants)?
@@ -324,12 +331,18 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
         if has_read && !has_query {
             continue;
         }
-        for head_dim in [1, 8, 16, 64, MAX_RECURRENT] {
+        let [most, fewest] = NUMBERS;
+        let one_thread = [1, 8, 16, 64].map(|head_dim| (head_dim, most));
+        // The first of these take the most steps at a time, so the most workgroup memory.
+        let several = [(40, fewest), (64, fewest), (MAX_RECURRENT, most), (MAX_RECURRENT, fewest)];
+        for (head_dim, numbers) in one_thread.into_iter().chain(several) {
+            let constants = StepConstants::new(head_dim, numbers, has);
             let label = format!(
-                "{head_dim} query={has_query} p_read={has_read} p_write={has_write} p_erase={has_erase} \
-                 decay={has_decay}"
+                "{head_dim} parts={} query={has_query} p_read={has_read} p_write={has_write} p_erase={has_erase} \
+                 decay={has_decay}",
+                constants.parts
             );
-            all.push(STEPS.shader(&label, &StepConstants::new(head_dim, has))?);
+            all.push(STEPS.shader(&label, &constants)?);
         }
     }
     let bits = |i: usize| [8, 4, 2, 1].map(|bit| i & bit != 0);

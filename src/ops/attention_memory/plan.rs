@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::problem::{AttentionMemory, Form, MAX_HEAD_DIM, OP, Problem, check};
 use crate::{
-    device::{Capabilities, Decision, variants::ATTENTION_MEMORY},
+    device::{Capabilities, Decision, Maker, variants::ATTENTION_MEMORY},
     error::{Result, check_limit},
     tensor::Tensor,
 };
@@ -19,11 +19,16 @@ pub(crate) const CHUNK: usize = 32;
 /// 128 x 128, 1.2 times at 256 x 256.
 const OUT_OF_CACHE: usize = 1 << 15;
 
-/// The widest heads whose rows of the memory fit a thread's registers.
+/// The widest heads whose rows of the memory go step by step.
 pub(crate) const MAX_RECURRENT: usize = 256;
 
+/// Numbers of a row that a thread keeps, where it has many registers and where it has few. A wider row
+/// is several threads', which meet in each step.
+pub(crate) const NUMBERS: [usize; 2] = [64, 32];
+
 /// Numbers of a memory that a workgroup carries from chunk to chunk, and vectors of a slice of what it is
-/// multiplied by: with what a chunk writes, all workgroup memory that every device has.
+/// multiplied by: three quarters of the workgroup memory that every device has. Larger slices need more
+/// registers than Intel's GPUs have.
 const CARRIED: usize = 2048;
 const SLICE: usize = 256;
 
@@ -33,12 +38,34 @@ const MAX_SCRATCH: usize = 1 << 25;
 /// Storage buffers of the texts that read vectors: operands of those share no binding.
 const VECTOR_BUFFERS: u32 = 7;
 
-/// Variants by name, and whether chunks are read four numbers at a time.
-const VARIANTS: [(&str, (Form, bool)); 3] = [
-    (ATTENTION_MEMORY[0], (Form::Recurrent, true)),
-    (ATTENTION_MEMORY[1], (Form::Chunked, true)),
-    (ATTENTION_MEMORY[2], (Form::Chunked, false)),
-];
+/// A variant of the kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rung {
+    /// Step by step, so many numbers of a row a thread at most.
+    Steps(usize),
+    /// In chunks, which are read four numbers at a time, or one.
+    Chunks { vectors: bool },
+}
+
+impl Rung {
+    const ALL: [(&str, Self); 4] = [
+        (ATTENTION_MEMORY[0], Self::Steps(NUMBERS[0])),
+        (ATTENTION_MEMORY[1], Self::Steps(NUMBERS[1])),
+        (ATTENTION_MEMORY[2], Self::Chunks { vectors: true }),
+        (ATTENTION_MEMORY[3], Self::Chunks { vectors: false }),
+    ];
+
+    fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, rung)| *rung == self).map_or("", |(name, _)| name)
+    }
+
+    fn form(self) -> Form {
+        match self {
+            Self::Steps(_) => Form::Recurrent,
+            Self::Chunks { .. } => Form::Chunked,
+        }
+    }
+}
 
 /// How a call runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +73,8 @@ pub(crate) struct Plan {
     pub form: Form,
     /// Whether chunks are read four numbers at a time.
     pub vectors: bool,
+    /// Numbers of a row that a thread keeps at most, step by step.
+    pub numbers: usize,
     why: &'static str,
     /// Steps that are launched at once, in their order. All but the last are whole chunks.
     pub pieces: Vec<Range<usize>>,
@@ -77,7 +106,10 @@ impl Carried {
         let rows = (CARRIED / head_dim).clamp(2, CHUNK).min(problem.v_dim.next_power_of_two().max(4));
         let lanes = rows.min(4);
         let threads = rows / lanes * head_dim / 4;
-        Self { rows, lanes, head_dim, threads, slice: (SLICE / threads).min(4) * threads }
+        // Four vectors a thread where that is all of w or k, else two.
+        let slice = [4, 2].map(|vectors| (SLICE / threads).min(vectors) * threads);
+        let slice = if slice[0] >= CHUNK / 4 * head_dim { slice[0] } else { slice[1] };
+        Self { rows, lanes, head_dim, threads, slice }
     }
 
     /// Of a slice of `w`, those that a thread multiplies.
@@ -104,7 +136,7 @@ impl Carried {
 /// chunks the one that carries the memory.
 pub(crate) fn iterations_of_step(problem: &Problem, form: Form) -> usize {
     match form {
-        Form::Recurrent => 2 + problem.head_dim.div_ceil(4),
+        Form::Recurrent => 3 + problem.head_dim.div_ceil(4),
         Form::Chunked => Carried::new(problem).iterations().div_ceil(CHUNK),
     }
 }
@@ -113,7 +145,18 @@ pub(crate) fn iterations_of_step(problem: &Problem, form: Form) -> usize {
 pub(crate) fn vectors(problem: &Problem, capabilities: &Capabilities) -> Result<bool> {
     let fits = problem.head_dim.is_multiple_of(4) && problem.v_dim.is_multiple_of(4);
     let binds = capabilities.storage_buffers >= VECTOR_BUFFERS;
-    Ok(fits && binds && capabilities.forced(OP, &VARIANTS)?.is_none_or(|(_, vectors)| vectors))
+    let is_forced = capabilities.forced(OP, &Rung::ALL)? == Some(Rung::Chunks { vectors: false });
+    Ok(fits && binds && !is_forced)
+}
+
+/// Numbers of a row that a thread keeps at most, step by step: more of them spare sums over a row's threads.
+fn numbers(capabilities: &Capabilities) -> Result<usize> {
+    let [most, fewest] = NUMBERS;
+    let fitting = if Maker::of(capabilities).has_many_registers() { most } else { fewest };
+    Ok(match capabilities.forced(OP, &Rung::ALL)? {
+        Some(Rung::Steps(numbers)) => numbers,
+        _ => fitting,
+    })
 }
 
 /// Chooses the form, `form` being the caller's wish, if there is one, and cuts the call so that a
@@ -121,7 +164,8 @@ pub(crate) fn vectors(problem: &Problem, capabilities: &Capabilities) -> Result<
 pub(crate) fn plan(problem: &Problem, form: Option<Form>, capabilities: &Capabilities) -> Result<Plan> {
     let is_gpu = capabilities.adapter.is_some();
     let vectors = vectors(problem, capabilities)?;
-    let form = form.or(capabilities.forced(OP, &VARIANTS)?.map(|(form, _)| form));
+    let numbers = numbers(capabilities)?;
+    let form = form.or(capabilities.forced(OP, &Rung::ALL)?.map(Rung::form));
     let (form, why) = match form {
         Some(form) => (form, "it was asked for"),
         None if is_gpu => on_gpu(problem),
@@ -145,7 +189,7 @@ pub(crate) fn plan(problem: &Problem, form: Option<Form>, capabilities: &Capabil
     // Without heads the steps do nothing, however many they are.
     let n = if problem.heads() == 0 { 0 } else { problem.n };
     let pieces = (0..n).step_by(step).map(|first| first..n.min(first.saturating_add(step))).collect();
-    Ok(Plan { form, vectors, why, pieces })
+    Ok(Plan { form, vectors, numbers, why, pieces })
 }
 
 fn on_gpu(problem: &Problem) -> (Form, &'static str) {
@@ -190,17 +234,16 @@ impl AttentionMemory<'_> {
 
 /// Each piece of the steps is one launch, or three: chunks, the memory from chunk to chunk, reads.
 fn decide(problem: &Problem, form: Option<Form>, capabilities: &Capabilities) -> Result<Decision> {
-    let Plan { form, vectors, why, pieces } = plan(problem, form, capabilities)?;
+    let Plan { form, vectors, numbers, why, pieces } = plan(problem, form, capabilities)?;
     let on_cpu = capabilities.adapter.is_none();
-    let (variant, of_piece) = match form {
-        Form::Recurrent => (ATTENTION_MEMORY[0], 1),
-        Form::Chunked if vectors || on_cpu => (ATTENTION_MEMORY[1], 3),
-        Form::Chunked => (ATTENTION_MEMORY[2], 3),
+    let (rung, of_piece) = match form {
+        Form::Recurrent => (Rung::Steps(if on_cpu { NUMBERS[0] } else { numbers }), 1),
+        Form::Chunked => (Rung::Chunks { vectors: vectors || on_cpu }, 3),
     };
     if on_cpu {
-        return Ok(Decision::on_cpu(OP, variant, why));
+        return Ok(Decision::on_cpu(OP, rung.name(), why));
     }
-    Ok(Decision { op: OP, variant, launches: of_piece * pieces.len(), why: why.into() })
+    Ok(Decision { op: OP, variant: rung.name(), launches: of_piece * pieces.len(), why: why.into() })
 }
 
 #[cfg(test)]
@@ -215,8 +258,9 @@ mod tests {
     #[test]
     fn decisions() {
         let devices = [AdapterKind::Discrete, AdapterKind::Integrated, AdapterKind::Software].map(Capabilities::webgpu);
+        let many_registers = Capabilities { driver: "Radeon".into(), ..Capabilities::webgpu(AdapterKind::Discrete) };
         let mut text = String::new();
-        for capabilities in [Capabilities::cpu()].into_iter().chain(devices) {
+        for capabilities in [Capabilities::cpu()].into_iter().chain(devices).chain([many_registers]) {
             for (n, head_dim) in [(1, 64), (31, 64), (32, 64), (8192, 64), (64, 256), (100_000, 128)] {
                 let decision = decide(&problem(n, head_dim), None, &capabilities).unwrap();
                 text += &format!("{} {n} steps of {head_dim}: {decision}\n", capabilities.driver);

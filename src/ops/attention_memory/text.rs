@@ -7,8 +7,8 @@ use super::{
     problem::Problem,
 };
 
-/// Threads of a workgroup that goes step by step, each with a row of the memory.
-pub(super) const STEP_THREADS: usize = 64;
+/// Threads of a workgroup that goes step by step, each with a row of the memory or a part of one.
+const STEP_THREADS: usize = 64;
 
 /// Vectors of keys in its workgroup memory at a time.
 pub(super) const STAGED: usize = 256;
@@ -24,18 +24,29 @@ pub(super) struct StepConstants {
     pub has_erase: bool,
     pub has_decay: bool,
     pub threads: usize,
-    /// Of four numbers, in a row of the memory.
+    /// Threads of a row.
+    pub parts: usize,
+    /// Of four numbers, that a thread has of it.
     pub vectors: usize,
     /// In workgroup memory at a time.
     pub steps: usize,
 }
 
 impl StepConstants {
-    pub fn new(head_dim: usize, [has_query, has_read, has_write, has_erase, has_decay]: [bool; 5]) -> Self {
-        let vectors = head_dim.div_ceil(4);
-        let steps = (STAGED / vectors).clamp(1, CHUNK);
+    /// With so many numbers a thread at most.
+    pub fn new(head_dim: usize, numbers: usize, has: [bool; 5]) -> Self {
+        let [has_query, has_read, has_write, has_erase, has_decay] = has;
+        // Threads of a row are neighbours in a workgroup.
+        let parts = head_dim.div_ceil(numbers).next_power_of_two();
+        let vectors = head_dim.div_ceil(4 * parts);
+        let steps = (STAGED / (parts * vectors)).clamp(1, CHUNK);
         let has_read = has_read && has_query;
-        Self { has_query, has_read, has_write, has_erase, has_decay, threads: STEP_THREADS, vectors, steps }
+        Self { has_query, has_read, has_write, has_erase, has_decay, threads: STEP_THREADS, parts, vectors, steps }
+    }
+
+    /// Rows of a workgroup.
+    pub fn rows(&self) -> usize {
+        self.threads / self.parts
     }
 }
 

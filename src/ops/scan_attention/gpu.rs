@@ -415,6 +415,7 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
             add("none", &[], [2, v_dim + 1, v_dim, 0], [has_mask, false], portable);
         }
     }
+    add("none", &[], [2, 256, 256, 0], [false, false], WIDEST);
     // What a network at work compiles.
     for has_mask in [false, true] {
         add("none", &[], [2, 32, 32, 0], [has_mask, false], &wide[1..]);
@@ -428,6 +429,7 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
         }
         // Of heads that are wider, those that need the most registers.
         if ["rbf of 2 columns +1", "great circle, Rbf of 5 +1"].contains(&name.as_str()) {
+            add(&name, &terms, [NETWORK_HEADS, 256, 256, n_columns], [false, false], WIDEST);
             for head_dim in [64, 128] {
                 let exact = &wide[..wide.len() - 1];
                 add(&name, &terms, [NETWORK_HEADS, head_dim, head_dim, n_columns], [false, false], exact);
@@ -439,6 +441,9 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
 
 /// Sides of matrices, queries of a workgroup and the smallest subgroups, as devices have them.
 const MATRIX_TILES: [[usize; 3]; 3] = [[16, 64, 32], [8, 32, 8], [8, 64, 32]];
+
+/// What the widest heads are left to where registers are few.
+const WIDEST: &[Rung] = &[Rung::Rolled32, Rung::Decode2By16];
 
 /// Heads of the papers' networks.
 const NETWORK_HEADS: usize = 4;

@@ -8,13 +8,10 @@ use super::{
     problem::{MAX_PLACES, OP, Problem, SIDE, ScanAttention, TILE},
 };
 use crate::{
-    device::{Capabilities, Decision, variants::SCAN_ATTENTION},
+    device::{Capabilities, Decision, Maker, variants::SCAN_ATTENTION},
     error::Result,
     tensor::Tensor,
 };
-
-/// Threads that read a row of keys or values together, where there are few queries.
-const DECODE_LANES: usize = 8;
 
 /// Workgroups that keep a large GPU busy.
 const ENOUGH_GROUPS: usize = 2048;
@@ -35,10 +32,14 @@ pub(crate) enum Rung {
     Rolled,
     /// The same with 16 threads for each row of the result.
     Rolled16,
+    /// With 32 threads, which read half as many depths and rows at a time.
+    Rolled32,
     /// 8 queries a thread: less workgroup memory is read for each product.
     Tall,
     /// Two queries: what is read of the keys and values goes through no workgroup memory.
     Decode2,
+    /// The same with 16 threads for each row of keys and values.
+    Decode2By16,
     /// The same for four queries at a time.
     Decode,
     /// The same for eight.
@@ -48,17 +49,19 @@ pub(crate) enum Rung {
 }
 
 impl Rung {
-    pub const ALL: [(&str, Self); 10] = [
+    pub const ALL: [(&str, Self); 12] = [
         (SCAN_ATTENTION[0], Self::Portable),
         (SCAN_ATTENTION[1], Self::Wide),
         (SCAN_ATTENTION[2], Self::Wide16),
         (SCAN_ATTENTION[3], Self::Rolled),
         (SCAN_ATTENTION[4], Self::Rolled16),
-        (SCAN_ATTENTION[5], Self::Tall),
-        (SCAN_ATTENTION[6], Self::Decode2),
-        (SCAN_ATTENTION[7], Self::Decode),
-        (SCAN_ATTENTION[8], Self::Decode8),
-        (SCAN_ATTENTION[9], Self::Matrix),
+        (SCAN_ATTENTION[5], Self::Rolled32),
+        (SCAN_ATTENTION[6], Self::Tall),
+        (SCAN_ATTENTION[7], Self::Decode2),
+        (SCAN_ATTENTION[8], Self::Decode2By16),
+        (SCAN_ATTENTION[9], Self::Decode),
+        (SCAN_ATTENTION[10], Self::Decode8),
+        (SCAN_ATTENTION[11], Self::Matrix),
     ];
 
     fn name(self) -> &'static str {
@@ -72,7 +75,7 @@ impl Rung {
 
     /// Whether loops stay loops.
     pub fn is_rolled(self) -> bool {
-        matches!(self, Self::Portable | Self::Rolled | Self::Rolled16)
+        matches!(self, Self::Portable | Self::Rolled | Self::Rolled16 | Self::Rolled32)
     }
 
     /// Whether coordinates are in workgroup memory rather than in registers.
@@ -83,7 +86,7 @@ impl Rung {
 
     /// Whether it is a text for few queries.
     pub fn is_decode(self) -> bool {
-        matches!(self, Self::Decode2 | Self::Decode | Self::Decode8)
+        matches!(self, Self::Decode2 | Self::Decode2By16 | Self::Decode | Self::Decode8)
     }
 
     /// Vectors of four queries that a thread owns.
@@ -91,9 +94,13 @@ impl Rung {
         if matches!(self, Self::Tall | Self::Decode8) { 2 } else { 1 }
     }
 
-    /// Threads along keys and columns of v.
+    /// Threads along keys and columns of v; those that read a row together, where there are few queries.
     pub fn across(self) -> usize {
-        if matches!(self, Self::Wide16 | Self::Rolled16) { 16 } else { SIDE }
+        match self {
+            Self::Wide16 | Self::Rolled16 | Self::Decode2By16 => 16,
+            Self::Rolled32 => 32,
+            _ => SIDE,
+        }
     }
 
     /// Keys that a workgroup takes at a time.
@@ -101,10 +108,15 @@ impl Rung {
         4 * self.across()
     }
 
+    /// Depths of q and k, and rows of v, that are in workgroup memory at a time, at most.
+    pub fn slice(self) -> usize {
+        if self == Self::Rolled32 { TILE / 2 } else { TILE }
+    }
+
     /// Queries of a workgroup.
     pub fn queries(self) -> usize {
         match self {
-            Self::Decode2 => 2,
+            Self::Decode2 | Self::Decode2By16 => 2,
             Self::Decode => 4,
             Self::Decode8 => 8,
             _ => TILE * self.quads(),
@@ -119,8 +131,8 @@ impl Rung {
     /// Whether rows of a problem are whole numbers of elements, and there is room for them.
     pub fn fits(self, problem: &Problem, workgroup_bytes: u32) -> bool {
         let is_whole = [problem.head_dim, problem.v_dim].iter().all(|dim| dim.is_multiple_of(self.words()));
-        // A thread holds an eighth of each row of the result.
-        let vectors = problem.head_dim.max(problem.v_dim).div_ceil(4 * DECODE_LANES);
+        // A thread holds an eighth or a sixteenth of each row of the result.
+        let vectors = problem.head_dim.max(problem.v_dim).div_ceil(4 * self.across());
         let has_registers = !self.is_decode() || vectors * self.queries() <= 16;
         is_whole && has_registers && self.bytes() <= workgroup_bytes as usize
     }
@@ -128,9 +140,13 @@ impl Rung {
     /// Bytes of workgroup memory, no fewer.
     fn bytes(self) -> usize {
         const LEAST: usize = 16 << 10;
-        let (Self::Wide16 | Self::Rolled16) = self else { return LEAST };
+        if self == Self::Decode2By16 {
+            // Parts of the scores and these, the queries of heads of 512, coordinates.
+            return 16 * (64 * (self.across() + 1) + 4 * 64 + 2 * 128 + MAX_PLACES);
+        }
+        let (Self::Wide16 | Self::Rolled16 | Self::Rolled32) = self else { return LEAST };
         // Weights; keys or values; maxima; coordinates; single numbers.
-        let vectors = SIDE * self.keys() + self.across() * TILE + SIDE * self.across() + SIDE * MAX_PLACES;
+        let vectors = SIDE * self.keys() + self.across() * self.slice() + SIDE * self.across() + SIDE * MAX_PLACES;
         16 * vectors + 128
     }
 }
@@ -225,62 +241,21 @@ pub(crate) fn iterations(problem: &Problem, rung: Rung, matrix: Option<MatrixTil
     // The loop over tiles, its share of the votes of 32 tiles, and the maxima of a row of threads for
     // each vector of queries.
     let softmax = 1 + 1 + rung.quads() * (rung.across() + 1);
-    // Where loops stay loops, q and k are filled by two of them, and a thread's four keys are gone over twice.
-    let [fills, keys] = if rung.is_rolled() { [8, 5 * (1 + rung.quads())] } else { [0, 0] };
-    // 32 depths are multiplied four at a time.
-    let products = problem.head_dim.div_ceil(TILE) * (9 + fills);
+    // Where loops stay loops, slices are gone over by one, q and k are filled by two of them, and a thread's four
+    // keys are gone over twice.
+    let [fills, keys, loops] = if rung.is_rolled() { [9, 5 * (1 + rung.quads()), 1] } else { [0; 3] };
+    // A slice of depths is multiplied four at a time.
+    let slice = rung.slice();
+    let products = problem.head_dim.div_ceil(slice) * (1 + slice / 4 + fills);
     // The rows of a tile of columns of v are summed four at a time; where pairs may be masked and a value is
     // not finite, one at a time.
     let by_pair = problem.has_matrix || problem.n_basis > 0;
-    let of_slice = if by_pair { TILE + 1 } else { 9 };
-    let sums = problem.v_dim.div_ceil(rung.keys()) * rung.keys() / TILE * of_slice;
+    let of_slice = if by_pair { slice + 1 } else { slice / 4 + 1 };
+    let sums = problem.v_dim.div_ceil(rung.keys()) * rung.keys() / slice * (of_slice + loops);
     // Four keys for each vector of four queries; on matrix units there are at most as many pairs as for two.
     let quads = if matrix.is_some() { 2 } else { rung.quads() };
     let more = matrix.map_or(0, |tile| tile.iterations(problem));
     problem.iterations.saturating_mul(16 * quads).saturating_add(softmax + keys + products + sums + more)
-}
-
-/// Who made a GPU: what its compiler does with a text, and how many registers there are, are much
-/// alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Maker {
-    Amd,
-    Apple,
-    Intel,
-    Nvidia,
-    Qualcomm,
-    Unknown,
-}
-
-impl Maker {
-    /// Whether a thread may have 192 registers or more; it has 128 elsewhere.
-    fn has_many_registers(self) -> bool {
-        matches!(self, Self::Amd | Self::Nvidia | Self::Qualcomm)
-    }
-}
-
-/// By what the driver calls itself, or where it says nothing, as in a browser, by the sizes of its
-/// subgroups.
-fn maker(capabilities: &Capabilities) -> Maker {
-    const NAMES: [(&str, Maker); 9] = [
-        ("nvidia", Maker::Nvidia),
-        ("geforce", Maker::Nvidia),
-        ("amd", Maker::Amd),
-        ("radeon", Maker::Amd),
-        ("intel", Maker::Intel),
-        ("apple", Maker::Apple),
-        ("adreno", Maker::Qualcomm),
-        ("qualcomm", Maker::Qualcomm),
-        ("turnip", Maker::Qualcomm),
-    ];
-    let driver = capabilities.driver.to_lowercase();
-    let named = NAMES.iter().find(|(name, _)| driver.contains(name)).map(|(_, maker)| *maker);
-    named.unwrap_or(match capabilities.subgroups {
-        Some([32 | 64, 64]) => Maker::Amd,
-        Some([8 | 16, 16 | 32]) => Maker::Intel,
-        Some([64, 128]) => Maker::Qualcomm,
-        _ => Maker::Unknown,
-    })
 }
 
 /// The text for few queries, if there are few; keys are read twice at most.
@@ -288,18 +263,23 @@ fn decode(problem: &Problem, maker: Maker, fits: impl Fn(Rung) -> bool) -> Optio
     // Twice the queries, and twice the width, take twice the registers.
     let has_registers = maker.has_many_registers();
     let width = problem.head_dim.max(problem.v_dim);
-    if problem.n_keys < 128 || width > 128 && !has_registers {
+    if problem.n_keys < 128 || width > 256 && !has_registers {
         return None;
     }
     let is_broad = width > 64;
     let wanted = match problem.n_queries {
+        _ if width > 128 && !has_registers => Rung::Decode2By16,
         0..=2 => Rung::Decode2,
         _ if !has_registers && is_broad => Rung::Decode2,
         3..=4 => Rung::Decode,
         _ if has_registers => Rung::Decode8,
         _ => Rung::Decode,
     };
-    let rung = [wanted, Rung::Decode, Rung::Decode2].into_iter().find(|rung| fits(*rung))?;
+    let candidates: &[_] = match wanted {
+        Rung::Decode2By16 => &[Rung::Decode2By16],
+        _ => &[wanted, Rung::Decode, Rung::Decode2],
+    };
+    let rung = *candidates.iter().find(|rung| fits(**rung))?;
     (problem.n_queries <= 2 * rung.queries()).then_some(rung)
 }
 
@@ -324,7 +304,7 @@ fn choose(problem: &Problem, capabilities: &Capabilities) -> Result<(Rung, &'sta
         Some(_) => return Ok((Rung::Wide, "what was asked for has no room for such heads")),
         None => {}
     }
-    let maker = maker(capabilities);
+    let maker = Maker::of(capabilities);
     if let Some(rung) = decode(problem, maker, fits) {
         return Ok((rung, "few queries leave nothing to do but to read the keys"));
     }
@@ -333,7 +313,8 @@ fn choose(problem: &Problem, capabilities: &Capabilities) -> Result<(Rung, &'sta
     }
     let is_biased = problem.n_basis > 0 || problem.has_matrix;
     // Of a row of the result, the more threads the fewer numbers are in the registers of each.
-    let is_broad = problem.v_dim > if maker.has_many_registers() { 128 } else { 64 };
+    let has_registers = maker.has_many_registers();
+    let is_broad = problem.v_dim > if has_registers { 128 } else { 64 };
     let is_tall = maker == Maker::Nvidia && problem.n_queries > TILE && problem.v_dim <= 64;
     if is_tall && !(problem.on_sphere && problem.v_dim > 32) {
         return Ok((Rung::Tall, "tall tiles read less workgroup memory, which it waits for"));
@@ -349,11 +330,17 @@ fn choose(problem: &Problem, capabilities: &Capabilities) -> Result<(Rung, &'sta
         Maker::Apple => problem.v_dim <= 32 && !is_biased,
         Maker::Unknown => false,
     };
-    let (rung, broad, why) = match is_unrolled {
-        true => (Rung::Wide, Rung::Wide16, "it has the registers for unrolled loops"),
-        false => (Rung::Rolled, Rung::Rolled16, "loops that stay loops need the fewest registers"),
+    if is_unrolled {
+        let is_16 = is_broad && fits(Rung::Wide16);
+        return Ok((if is_16 { Rung::Wide16 } else { Rung::Wide }, "it has the registers for unrolled loops"));
+    }
+    let rungs: &[_] = match problem.v_dim {
+        129.. if !has_registers => &[Rung::Rolled32, Rung::Rolled16],
+        _ if is_broad => &[Rung::Rolled16],
+        _ => &[],
     };
-    Ok((if is_broad && fits(broad) { broad } else { rung }, why))
+    let rung = rungs.iter().find(|rung| fits(**rung)).unwrap_or(&Rung::Rolled);
+    Ok((*rung, "loops that stay loops need the fewest registers"))
 }
 
 /// Cuts a call.
@@ -540,7 +527,9 @@ mod tests {
                 ([1, 4, 4096, 4096, 64], 64),
                 ([1, 4, 4096, 4096, 128], 128),
                 ([1, 4, 4096, 4096, 32], 7),
+                ([1, 4, 4096, 4096, 256], 256),
                 ([1, 4, 1, 4096, 128], 128),
+                ([1, 4, 2, 4096, 256], 256),
                 ([1, 4, 8, 100, 64], 64),
             ] {
                 let problem = Problem { v_dim: kv_dim, ..problem(sizes, true) };

@@ -12,9 +12,6 @@ use super::{
 };
 use crate::ops::softmax::MASKED;
 
-/// Depths of q and k, and rows of v, in workgroup memory at a time.
-const DEPTH: usize = 32;
-
 /// A bias term in the text.
 #[derive(Clone, Debug, Serialize)]
 struct Term {
@@ -112,7 +109,9 @@ impl Constants {
         terms: &[BiasTerm],
     ) -> Self {
         let all = problem.head_dim.next_multiple_of(4);
-        let mut depth = if rung.is_decode() { DEPTH } else { all.min(DEPTH) };
+        let slice = rung.slice();
+        // Where there are few queries, those of a row's threads.
+        let mut depth = if rung.is_decode() { rung.keys() } else { all.min(slice) };
         let tile = rung.keys();
         let mut v_read = problem.v_dim.next_multiple_of(tile);
         if let Some(tile) = matrix {
@@ -146,7 +145,7 @@ impl Constants {
             side: SIDE,
             across: rung.across(),
             tile,
-            slice: DEPTH,
+            slice,
             depth,
             n_depth: problem.head_dim.div_ceil(depth),
             n_v: problem.v_dim.div_ceil(tile),
@@ -157,7 +156,8 @@ impl Constants {
             quads: rung.quads(),
             rows: rung.queries(),
             is_rolled: rung.is_rolled(),
-            unroll: 4,
+            // Where a compiler unrolls nothing else; it must divide the depth.
+            unroll: if rung.is_rolled() && depth.is_multiple_of(8) { 8 } else { 4 },
             v_read,
             has_mask,
             has_matrix: problem.has_matrix,
