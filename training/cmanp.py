@@ -70,7 +70,7 @@ def write(p, name, n_heads, queries, context, mask=None):
     q = split_heads(linear(p, f"{name}.to_q", queries), n_heads)
     k, v = (split_heads(x, n_heads) for x in jnp.split(linear(p, f"{name}.to_kv", context), 2, -1))
     shape = q.shape[:3]
-    # One axis of batch: on a CPU such products and their gradients are a fifth faster.
+    # One axis of batch: on a CPU a step over short contexts is a fifth faster, over 512 points 2 to 8%.
     q, k, v = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
     scores = jnp.matmul(q * q.shape[-1] ** -0.5, k.transpose(0, 2, 1), precision=PRECISION)
     if mask is not None:

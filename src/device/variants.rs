@@ -31,6 +31,11 @@ pub(crate) const LSAM: [&str; 2] = ["one workgroup", "many workgroups"];
 #[cfg(feature = "gpu")]
 pub(crate) const LSTM: [&str; 2] = ["one workgroup", "many workgroups"];
 
+/// The name of a variant, where an operation says what each is.
+pub(crate) fn name_of<T: PartialEq>(all: &[(&'static str, T)], variant: &T) -> &'static str {
+    all.iter().find(|(_, its)| its == variant).map_or("", |(name, _)| name)
+}
+
 /// The operations that have more than one.
 #[cfg(feature = "gpu")]
 const OPERATIONS: &[(&str, &[&str])] = &[

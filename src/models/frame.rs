@@ -91,6 +91,12 @@ impl Column<'_> {
         self.is_relative && !self.is_latitude()
     }
 
+    /// How far rounding may move it, where that is the same of every context: the numbers of a CMANP are of order
+    /// one in training. Its points come in any parts, and whether one is taken must not depend on which came with it.
+    fn resolution(&self) -> Option<f64> {
+        self.group.is_none().then_some(OF_RANGE)
+    }
+
     pub fn is_latitude(&self) -> bool {
         self.distance == Some(Distance::GreatCircle) && self.index == 1
     }
@@ -164,7 +170,8 @@ impl Cloud<'_> {
             let column = &self.columns[c];
             let origin = if column.is_shifted() { self.middle(b, column, [low, high]) } else { 0.0 };
             frame.origin.push(given(b, c).unwrap_or(origin));
-            frame.resolution.push(self.resolution(b, column, high - low));
+            let of_context = || self.resolution(b, column, high - low);
+            frame.resolution.push(column.resolution().unwrap_or_else(of_context));
         }
         self.fits(&frame, false)?;
         if self.columns.iter().any(|column| column.distance == Some(Distance::CausalTime)) {
@@ -199,7 +206,7 @@ impl Cloud<'_> {
         moments.into_iter()
     }
 
-    /// How far rounding may move a coordinate.
+    /// How far rounding may move a coordinate of this context.
     fn resolution(&self, b: usize, column: &Column<'_>, range: f64) -> f64 {
         let anything = f64::MAX;
         match column.distance {
@@ -231,10 +238,8 @@ impl Cloud<'_> {
         for (b, c) in (0..self.batch).flat_map(|b| (0..n_columns).map(move |c| (b, c))) {
             let column = &self.columns[c];
             let origin = frame.origin[b * n_columns + c];
-            // The numbers of a CMANP are of order one in training. Its points come in any parts, and whether one is
-            // taken must not depend on which came with it.
             let of_context = || frame.resolution.get(b * n_columns + c).copied().unwrap_or(f64::MAX);
-            let resolution = if column.group.is_none() { OF_RANGE } else { of_context() };
+            let resolution = column.resolution().unwrap_or_else(of_context);
             let is_f32 = matches!(column.numbers, Numbers::F32(_));
             // What is far from all of a context is so by a difference as exact as any.
             let is_exact = are_targets && column.is_relative;

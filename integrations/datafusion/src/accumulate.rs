@@ -455,9 +455,9 @@ impl Accumulator for Sliding {
         let Groups { call, groups, .. } = &mut self.rows.0;
         guarded(&call.name(), || {
             let (x, y) = &mut groups[0].gone;
-            let before = y.len();
+            let before = x.len();
             let skipped = Self::take(call, values, x, y)?;
-            for _ in before / call.model.cmanp.config().dim_y..y.len() / call.model.cmanp.config().dim_y {
+            for _ in x[before..].chunks_exact(self.least.len()) {
                 self.least.iter_mut().flatten().for_each(Least::pop);
             }
             groups[0].skipped = groups[0].skipped.saturating_sub(skipped);

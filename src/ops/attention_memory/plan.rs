@@ -6,7 +6,10 @@ use serde::Serialize;
 
 use super::problem::{AttentionMemory, Form, MAX_HEAD_DIM, OP, Problem, check};
 use crate::{
-    device::{Capabilities, Decision, Maker, variants::ATTENTION_MEMORY},
+    device::{
+        Capabilities, Decision, Maker,
+        variants::{ATTENTION_MEMORY, name_of},
+    },
     error::{Result, check_limit},
     tensor::Tensor,
 };
@@ -56,7 +59,7 @@ impl Rung {
     ];
 
     fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(_, rung)| *rung == self).map_or("", |(name, _)| name)
+        name_of(&Self::ALL, &self)
     }
 
     fn form(self) -> Form {

@@ -6,7 +6,10 @@ use super::{
     stable,
 };
 use crate::{
-    device::{Capabilities, Decision, Work, variants::LINEAR_ATTENTION},
+    device::{
+        Capabilities, Decision, Work,
+        variants::{LINEAR_ATTENTION, name_of},
+    },
     error::Result,
     ops::feature_map::{FeatureKind, FeatureTile},
     tensor::{Tensor, n_elements},
@@ -186,7 +189,7 @@ fn decide(problem: &Problem, capabilities: &Capabilities) -> Result<Decision> {
         (sums, n) = (sums + 1, n.div_ceil(FAN_IN));
     }
     let Plan { tile: Tile { vectors, side, columns, why }, part, n_parts } = plan;
-    let variant = VARIANTS.iter().find(|(_, its)| *its == vectors).map_or("", |(name, _)| name);
+    let variant = name_of(&VARIANTS, &vectors);
     let why = format!(
         "{why}; tiles of {side} features and {columns} columns, {n_parts} partial sum(s) of {part} keys, added {FAN_IN} \
          at a time"

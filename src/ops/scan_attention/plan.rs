@@ -8,7 +8,10 @@ use super::{
     problem::{MAX_PLACES, OP, Problem, SIDE, ScanAttention, TILE},
 };
 use crate::{
-    device::{Capabilities, Decision, Maker, variants::SCAN_ATTENTION},
+    device::{
+        Capabilities, Decision, Maker,
+        variants::{SCAN_ATTENTION, name_of},
+    },
     error::Result,
     tensor::Tensor,
 };
@@ -65,7 +68,7 @@ impl Rung {
     ];
 
     fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(_, rung)| *rung == self).map_or("", |(name, _)| name)
+        name_of(&Self::ALL, &self)
     }
 
     /// Whether q, k, v and the result are vectors of four.
