@@ -192,7 +192,7 @@ pub(crate) fn guarded<T>(name: &str, run: impl FnOnce() -> Result<T>) -> Result<
 
 /// What of types is a number.
 pub(crate) fn check_number(name: &str, position: usize, what: &str, found: &DataType) -> Result<()> {
-    if found.is_numeric() || *found == DataType::Null {
+    if values(found).is_numeric() || *found == DataType::Null {
         return Ok(());
     }
     Err(DataFusionError::Plan(format!(
@@ -200,9 +200,17 @@ pub(crate) fn check_number(name: &str, position: usize, what: &str, found: &Data
     )))
 }
 
+/// What a column holds, whether or not each value is stored once.
+fn values(found: &DataType) -> &DataType {
+    match found {
+        DataType::Dictionary(_, values) => values,
+        found => found,
+    }
+}
+
 /// Refuses a type that is not that of a posterior.
 pub(crate) fn check_posterior(model: &Model, name: &str, found: &DataType) -> Result<()> {
-    match found {
+    match values(found) {
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::Null => Ok(()),
         _ => Err(DataFusionError::Plan(format!(
             "{name}: argument 1, the posterior, is {found}, allowed are the bytes that {} returns",

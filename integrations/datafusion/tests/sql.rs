@@ -170,6 +170,19 @@ async fn yesterday_and_today_merge_to_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dictionary_is_its_values() {
+    let context = session(&Functions::open(CHECKPOINT).unwrap(), &rows(500), 100, 2);
+    let plain = posteriors(&context, BY_STATION).await;
+    let numbers = "arrow_cast(y, 'Dictionary(Int32, Float64)'), arrow_cast(t, 'Dictionary(Int64, Float64)')";
+    assert_eq!(posteriors(&context, &BY_STATION.replace("y, t", numbers)).await, plain);
+    let bytes = "arrow_cast(arrow_cast(p, 'Binary'), 'Dictionary(Int32, Binary)')";
+    let again = format!("SELECT station, cmanp_merge({bytes}) AS p FROM ({BY_STATION}) GROUP BY station ORDER BY station");
+    assert_eq!(posteriors(&context, &again).await, plain);
+    let all = format!("SELECT station, cmanp_predict({bytes}, 0.3, 1, 0) AS q, cmanp_points({bytes}) FROM ({BY_STATION})");
+    assert_eq!(query(&context, &all).await.unwrap().iter().map(RecordBatch::num_rows).sum::<usize>(), 11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nulls_are_skipped_and_counted() {
     let mut rows = rows(200);
     for (i, row) in rows.iter_mut().enumerate() {
