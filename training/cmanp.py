@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 PRECISION = "highest"  # full float32 products on every backend
+MOST_SCORE = 57.0  # of a context, beside an unrelated token: exact sums read what weighs e^-115 of what may come
 
 
 def default_config(dim_x=3, d_model=48, n_layers=3, n_latents=48, min_std=0.0):
@@ -104,6 +105,31 @@ def feed_forward(p, name, x):
     u = layer_norm(p, f"{name}.norm", x)
     value, gate = jnp.split(linear(p, f"{name}.fn.net.0", u), 2, -1)
     return linear(p, f"{name}.fn.net.2", value * jax.nn.gelu(gate, approximate=False)) + u
+
+
+def bound_scores(p, cfg):
+    """The parameters with the queries of each head that reads a context so much shorter that none of its scores
+    can be more than `MOST_SCORE` away from that of an unrelated token: exact sums can read whatever comes."""
+    bounded = {}
+    for i in range(cfg["n_layers"]):
+        name = f"encoder.layers.{i}.layer_cross_attn"
+        w = p[f"{name}.fn.to_q.weight"].reshape(cfg["n_heads"], -1, cfg["d_model"])
+        factor = jnp.minimum(1.0, MOST_SCORE / score_radii(p, cfg, i).max(-1))
+        bounded[f"{name}.fn.to_q.weight"] = (w * factor[:, None, None]).reshape(cfg["d_model"], -1)
+    return p | bounded
+
+
+def score_radii(p, cfg, layer):
+    """How far from the score of an unrelated token any may be, of each head and query of a layer, [H,n]: a
+    normalised token is a vector of norm sqrt(d) whose numbers have a mean of zero, before it is scaled and
+    shifted."""
+    name = f"encoder.layers.{layer}.layer_cross_attn"
+    q = linear(p, f"{name}.fn.to_q", layer_norm(p, f"{name}.norm", p[f"encoder.layers.{layer}.latents"]))
+    q = q.reshape(len(q), cfg["n_heads"], -1)
+    k = jnp.split(p[f"{name}.fn.to_kv.weight"], 2)[0].reshape(cfg["n_heads"], q.shape[-1], -1)
+    w = jnp.einsum("nhd,hdc->hnc", q * q.shape[-1] ** -0.5, k, precision=PRECISION)
+    w = w * p[f"{name}.norm_context.weight"]
+    return jnp.sqrt(jnp.square(w - w.mean(-1, keepdims=True)).sum(-1) * w.shape[-1])
 
 
 # --- the network ------------------------------------------------------------------------

@@ -81,8 +81,9 @@ def make_optimizer():
     return optax.apply_if_finite(clipped, max_consecutive_errors=10)
 
 
-def make_step(predict, cfg, optimizer):
-    loss_fn = lambda params, batch: negative_log_likelihood(predict, params, cfg, batch)
+def make_step(name, cfg, optimizer):
+    loss_fn = lambda params, batch: negative_log_likelihood(PREDICT[name], params, cfg, batch)
+    bound = (lambda params: cmanp.bound_scores(params, cfg)) if name == "cmanp" else lambda params: params
 
     @jax.jit
     def step(params, state, batch, rate):
@@ -92,7 +93,7 @@ def make_step(predict, cfg, optimizer):
             # b spans four decades, so it moves in proportion to itself.
             own = jnp.abs(params[name]) if name.endswith("_bias_b") else 1.0
             updates[name] = rate * own * updates[name]
-        return optax.apply_updates(params, updates), state, loss
+        return bound(optax.apply_updates(params, updates)), state, loss
 
     return step
 
@@ -241,15 +242,19 @@ def train(args):
     kind = tasks.TASKS[tasks_name]
     if args.data:
         kind.load(args.data)
-    cfg = json.load(open(args.config)) if args.config else default_config(args, kind)
+    cfg, first = json.load(open(args.config)) if args.config else default_config(args, kind), None
+    if args.start:
+        of, *first = load_checkpoint(args.start)
+        assert of == args.model, f"{args.start} is a {of}, not a {args.model}"
+        cfg = first[1]
     seen = domain.domain(args.model, cfg, {"data": {"kind": tasks_name}})
     optimizer, state_path = make_optimizer(), args.state or args.out + ".state.npz"
     if args.resume:
         params, state, progress = load_state(state_path, optimizer)
     else:
-        params = init(args.model, jax.random.key(args.seed), cfg, kind)
+        params = first[0] if first else init(args.model, jax.random.key(args.seed), cfg, kind)
         state, progress = optimizer.init(params), {"step": 0, "seconds": 0.0, "loss": None}
-    step_fn, run = make_step(PREDICT[args.model], cfg, optimizer), make_predict(args.model, cfg)
+    step_fn, run = make_step(args.model, cfg, optimizer), make_predict(args.model, cfg)
     budget_steps, budget_seconds = args.steps or np.inf, 60 * args.minutes if args.minutes else np.inf
 
     stop, finish = [], []
@@ -294,6 +299,8 @@ def train(args):
             "finished": done >= 1.0,
             "versions": {"jax": jax.__version__, "optax": optax.__version__, "numpy": np.__version__},
         }
+        if first:
+            training["start"] = {key: first[2][key] for key in ("seed", "steps", "tasks")}
         save_checkpoint(args.out, args.model, params, cfg, training, seen)
         print(
             f"step {step:6}  {seconds / 60:6.1f} min  rate {rate:.1e}  training loss {np.nan if loss is None else loss:7.4f}"
@@ -331,6 +338,7 @@ def main():
     args.add_argument("--steps", type=int, help="budget in steps")
     args.add_argument("--minutes", type=float, help="budget in minutes, earlier runs included")
     args.add_argument("--resume", action="store_true", help="go on from OUT.state.npz")
+    args.add_argument("--start", metavar="CHECKPOINT", help="begin with its configuration and parameters")
     args.add_argument("--seed", type=int, default=0)
     args.add_argument("--batch", type=int, default=16)
     args.add_argument("--rate", type=float, default=PEAK_RATE, help="peak learning rate")

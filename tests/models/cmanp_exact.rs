@@ -91,6 +91,23 @@ fn any_cut_order_and_tree_gives_the_same_bytes() {
 }
 
 #[test]
+fn whatever_came_alone_can_be_read() {
+    // How far scores may lie apart is bounded in training, see `bound_scores` in training/cmanp.py.
+    let plain = Cmanp::open(&Device::cpu(), TRAINED).unwrap();
+    let model = plain.exact().unwrap();
+    let at = [0.5, 1.0, 0.0];
+    for t in [-300.0, -2.4, 0.0, 1.1, 1e4] {
+        for [cos, sin] in [[1.0, 0.0], [-0.6, 0.8], [0.0, -1.0], [50.0, -50.0]] {
+            for y in [-1e6, -3.0, 0.0, 0.4, 3.0, 1e6] {
+                let (x, y) = ([t, cos, sin], [y]);
+                let read = |model: &Cmanp| model.condition(&Context::new(&x, &y)).unwrap().predict(&at);
+                assert_close(&read(&model).unwrap(), &read(&plain).unwrap(), &format!("{x:?} {y:?}"));
+            }
+        }
+    }
+}
+
+#[test]
 fn batches_and_masks_are_exact_too() {
     let mut random = Random::new(2);
     let config: Config = wgpu_attention::serde_json::from_str(

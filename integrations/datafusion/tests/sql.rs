@@ -176,9 +176,11 @@ async fn a_dictionary_is_its_values() {
     let numbers = "arrow_cast(y, 'Dictionary(Int32, Float64)'), arrow_cast(t, 'Dictionary(Int64, Float64)')";
     assert_eq!(posteriors(&context, &BY_STATION.replace("y, t", numbers)).await, plain);
     let bytes = "arrow_cast(arrow_cast(p, 'Binary'), 'Dictionary(Int32, Binary)')";
-    let again = format!("SELECT station, cmanp_merge({bytes}) AS p FROM ({BY_STATION}) GROUP BY station ORDER BY station");
+    let again =
+        format!("SELECT station, cmanp_merge({bytes}) AS p FROM ({BY_STATION}) GROUP BY station ORDER BY station");
     assert_eq!(posteriors(&context, &again).await, plain);
-    let all = format!("SELECT station, cmanp_predict({bytes}, 0.3, 1, 0) AS q, cmanp_points({bytes}) FROM ({BY_STATION})");
+    let all =
+        format!("SELECT station, cmanp_predict({bytes}, 0.3, 1, 0) AS q, cmanp_points({bytes}) FROM ({BY_STATION})");
     assert_eq!(query(&context, &all).await.unwrap().iter().map(RecordBatch::num_rows).sum::<usize>(), 11);
 }
 

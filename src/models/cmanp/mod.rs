@@ -134,8 +134,12 @@ impl Cmanp {
 
     /// The same model, whose posteriors keep [exact sums](crate::ops::rolling_attention::exact): their bits
     /// do not depend on how the observations are cut, ordered and merged, and observations can be
-    /// [taken out](Posterior::without) again. They are about three times as large, and take about three times as
+    /// [taken out](Posterior::without) again. They are about four times as large, and take about three times as
     /// long to write. Posteriors with exact sums and without do not mix.
+    ///
+    /// A network whose attention is very sharp cannot be read: where all that was observed weighs less than `e^-115`
+    /// of what an observation may weigh, a prediction says so. `bound_scores` in `training/cmanp.py` keeps a network
+    /// from becoming so; that of `checkpoints` reads whatever comes.
     ///
     /// # Errors
     /// A device that is not the CPU; an LBANP, which keeps no sums.

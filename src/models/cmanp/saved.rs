@@ -128,7 +128,7 @@ impl Posterior {
             let rows = batch * n_latents * config.n_heads;
             let numbers = |(i, n): (usize, &usize)| {
                 let sums = parameters.numbers(&name(i), &[rows * (1 + dim), *n])?;
-                Ok([sums, parameters.numbers(&format!("limits_{i}"), &[rows + 1])?])
+                Ok([sums, parameters.numbers(&format!("limits_{i}"), &[rows + 2])?])
             };
             let numbers = details.pieces.iter().enumerate().map(numbers).collect::<Result<Vec<_>>>()?;
             // After that: of a batch that there are numbers of.

@@ -61,8 +61,9 @@ fn any_cut_and_order_leaves_the_same_bits() {
         for (name, device) in &devices {
             for head_major in [true, false] {
                 let cut = Cut { device, case: &case, head_major };
-                // Limits that are just so, and ones that leave no more than is said to cost nothing.
-                for above in [0.0, 35.0] {
+                // Limits that are just so, ones in the middle of which digits begin anew, and ones that leave
+                // little more than is said to cost nothing.
+                for above in [0.0, 62.0, 95.0] {
                     let exact = cut.exact(above);
                     let keys: Vec<usize> = (0..case.n_keys).collect();
                     let whole = cut.write_exactly(&exact, None, &keys);
@@ -232,7 +233,7 @@ fn what_is_beyond_the_limits_or_not_finite_is_refused() {
         assert!(message.contains("RollingAttention::exact"), "{message}");
     }
     // Limits of no use: everything that comes has less weight than the last digit.
-    let loose = memory.exact(&[90.0, 90.0], 2.0).unwrap();
+    let loose = memory.exact(&[140.0, 140.0], 2.0).unwrap();
     let state = loose.write(None, &tensor(&[0.5]), &tensor(&[1.0]), None).unwrap();
     let message = state.read().unwrap_err().to_string();
     assert!(message.contains("the limit of weights"), "{message}");

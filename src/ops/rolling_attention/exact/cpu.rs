@@ -1,5 +1,5 @@
 //! Adds keys to exact sums. What a key adds is worked out from that key alone, and everything that
-//! follows is addition of integers: in f64 as long as they are below `2^53`, then in 64 bits, then in 192.
+//! follows is addition of integers: in f64 as long as they are below `2^53`, then in 64 bits, then in 256.
 
 use fearless_simd::{Level, dispatch, prelude::*};
 
@@ -23,8 +23,12 @@ use crate::{
 const DIGIT: u32 = 24;
 
 /// Digits of a weight, and their bits.
-const DIGITS: usize = 5;
+const DIGITS: usize = 8;
 pub(super) const WEIGHT: i32 = DIGIT as i32 * DIGITS as i32;
+
+/// Digits that are cut from one f32, and the least power of two that it is begun with.
+const HALF: usize = DIGITS / 2;
+const LEAST_POWER: f32 = -124.0;
 
 /// Bits of a value, beside its sign.
 pub(super) const VALUE: i32 = 22;
@@ -239,6 +243,11 @@ impl<'a> Scratch<'a> {
                     let exponent = power + (exponents - (limit[r] + limits.value) as f32);
                     let mut rest = fraction * power_of_two(simd, exponent);
                     for (digit, largest) in largest[r].iter_mut().enumerate() {
+                        if digit == HALF {
+                            // What was too small for an f32 is seen from here.
+                            let lower = fraction * power_of_two(simd, exponent + (HALF as u32 * DIGIT) as f32);
+                            rest = exponent.simd_gt(LEAST_POWER).select(rest, lower);
+                        }
                         let scaled = rest * (1 << DIGIT) as f32;
                         let whole = scaled.trunc();
                         rest = scaled - whole;
@@ -320,11 +329,11 @@ fn product_of_integers<S: Simd, const R: usize, const C: usize>(
     sums
 }
 
-/// `2^x` for integers; what is below `2^-124` has no digit and becomes `2^-124`, which has none either and
-/// is no subnormal number.
+/// `2^x` for integers; what is below `2^-124` has no digit in the next [`HALF`] and becomes `2^-124`, which has none
+/// either and is no subnormal number.
 #[inline(always)]
 fn power_of_two<S: Simd>(_: S, x: S::f32s) -> S::f32s {
     // Adding 1.5 * 2^23 leaves an integer in the low bits, from where it goes to the exponent.
     const ROUND: f32 = 12_582_912.0 + 127.0;
-    ((x.max(-124.0) + ROUND).bitcast::<S::u32s>() << 23).bitcast()
+    ((x.max(LEAST_POWER) + ROUND).bitcast::<S::u32s>() << 23).bitcast()
 }

@@ -1,5 +1,6 @@
 //! How large scores and values may become, which says where the digits of exact sums lie.
 
+use super::cpu::WEIGHT;
 use crate::error::{Error, Result, check_argument};
 
 /// A score below this, in base 2, is one of a weight of zero whatever the limits are.
@@ -24,9 +25,9 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// All of them, exactly, for a file of tensors: those of scores, then that of values.
+    /// All of them, exactly, for a file of tensors: those of scores, then that of values and the bits below a limit.
     pub fn numbers(&self) -> Vec<f32> {
-        self.scores.iter().chain([&self.value]).map(|limit| *limit as f32).collect()
+        self.scores.iter().chain([&self.value, &WEIGHT]).map(|limit| *limit as f32).collect()
     }
 
     /// Of the largest scores, as natural logarithms of weights, and the largest size of a value.

@@ -20,23 +20,23 @@
 //!   its terms in the order of the dimensions, in every lane alike.
 //! - `e` is the least integer with `|v_c| < 2^e` for all of the key's values, but at least `V - 10`. Values
 //!   become the integers `round(v_c 2^(22-e))`, of up to 22 bits.
-//! - `m 2^(n+e)`, below `2^(E+V)`, is cut into five digits of 24 bits from there on; what is below
-//!   `2^(E+V-120)` is dropped. Call the integer of all digits `d`.
-//! - The sum of weights grows by `d 2^(V-e)`, in units of `2^(E-120)`; that of weighted values by
-//!   `d round(v_c 2^(22-e))`, in units of `2^(E+V-120)` and `2^-22`.
+//! - `m 2^(n+e)`, below `2^(E+V)`, is cut into eight digits of 24 bits from there on; what is below
+//!   `2^(E+V-192)` is dropped. Call the integer of all digits `d`.
+//! - The sum of weights grows by `d 2^(V-e)`, in units of `2^(E-192)`; that of weighted values by
+//!   `d round(v_c 2^(22-e))`, in units of `2^(E+V-192)` and `2^-22`.
 //!
 //! A digit times a value is below `2^46`, so that f64 adds 128 of them exactly, in any order and with or
 //! without fused multiply-adds: the fast loop is a product of matrices of integers in f64. Its results go to
-//! 64 bits and then to 192, which hold `2^49` keys.
+//! 64 bits and then to 256, which hold `2^41` keys.
 //!
 //! # Error
 //!
 //! Besides the scores, whose error is that of attention in f32 (about `(1 + |l|) 1e-7` of a weight), a value
 //! is rounded by at most `2^-23 2^e`, which is `2^-22` of the largest of the key's, or `2^-33` of the limit if
-//! that is more; and each weight is cut by less than `2^(E-110)`. The second makes `n` keys whose mean
-//! weight is `w` err by at most `2^(E-110) / w`: a limit that is 85 bits, or 59 in natural logarithms, above
-//! the mean costs nothing. A read refuses where this bound exceeds `2^-16`, as it does where the limits are
-//! of no use; it never returns such a number.
+//! that is more; and each weight is cut by less than `2^(E-182)`. The second makes `n` keys whose mean
+//! weight is `w` err by at most `2^(E-182) / w`: a limit that is 157 bits, or 108 in natural logarithms, above
+//! the mean costs nothing. A read refuses where this bound exceeds `2^-16`, 115 in natural logarithms above it, as
+//! it does where the limits are of no use; it never returns such a number.
 //!
 //! # The same bits on different machines
 //!

@@ -3,25 +3,30 @@
 use crate::wide::is_negative;
 
 /// A sum.
-pub(super) type Wide = [u64; 3];
+pub(super) type Wide = [u64; 4];
+
+/// Its bits.
+const BITS: usize = 256;
 
 /// Bits of a piece: what an f32 holds exactly.
 const PIECE: usize = 24;
 
 /// Pieces that any sum fits.
-pub(super) const MOST_PIECES: usize = 192 / PIECE;
+pub(super) const MOST_PIECES: usize = BITS.div_ceil(PIECE);
 
 /// How many pieces hold the number with its sign.
 pub(super) fn n_pieces(x: &Wide) -> usize {
     let size = if is_negative(x) { x.map(|word| !word) } else { *x };
-    let bits = (0..3).rev().find(|&i| size[i] != 0).map_or(0, |i| 64 * i + 64 - size[i].leading_zeros() as usize);
+    let bits =
+        (0..size.len()).rev().find(|&i| size[i] != 0).map_or(0, |i| 64 * i + 64 - size[i].leading_zeros() as usize);
     (bits + 1).div_ceil(PIECE)
 }
 
 /// Piece `i`, the lowest first, as a number of [`PIECE`] bits.
 pub(super) fn piece(x: &Wide, i: usize) -> f32 {
     let (word, bit) = (i * PIECE / 64, i * PIECE % 64);
-    let high = x.get(word + 1).copied().unwrap_or(0);
+    // The sign goes on above the last word.
+    let high = x.get(word + 1).copied().unwrap_or(if is_negative(x) { u64::MAX } else { 0 });
     let both = u128::from(x[word]) | u128::from(high) << 64;
     ((both >> bit) as u32 & ((1 << PIECE) - 1)) as f32
 }
@@ -43,11 +48,12 @@ pub(super) fn of_pieces(pieces: &[f32]) -> Option<Wide> {
     }
     // The sign goes on above the last piece.
     if pieces.last().is_some_and(|last| *last as u32 >> (PIECE - 1) == 1) {
-        for bit in pieces.len() * PIECE..192 {
+        for bit in pieces.len() * PIECE..BITS {
             x[bit / 64] |= 1 << (bit % 64);
         }
     }
-    Some(x)
+    // What would lie above the last word.
+    pieces.iter().enumerate().all(|(i, of)| *of == piece(&x, i)).then_some(x)
 }
 
 #[cfg(test)]
@@ -55,7 +61,8 @@ mod tests {
     use super::*;
 
     fn wide(x: i128) -> Wide {
-        [x as u64, (x >> 64) as u64, (x >> 127) as u64]
+        let sign = (x >> 127) as u64;
+        [x as u64, (x >> 64) as u64, sign, sign]
     }
 
     #[test]
