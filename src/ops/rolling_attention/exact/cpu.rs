@@ -4,7 +4,7 @@
 use fearless_simd::{Level, dispatch, prelude::*};
 
 use super::{
-    limits::{LEAST_SCORE, Limits, SHIFT, exponent, power},
+    limits::{DIGIT, DIGITS, LEAST_SCORE, Limits, SHIFT, exponent, power},
     pieces::Wide,
 };
 use crate::{
@@ -18,13 +18,6 @@ use crate::{
     },
     wide::add_shifted,
 };
-
-/// Bits of a digit of a weight: what an f32 holds.
-const DIGIT: u32 = 24;
-
-/// Digits of a weight, and their bits.
-const DIGITS: usize = 8;
-pub(super) const WEIGHT: i32 = DIGIT as i32 * DIGITS as i32;
 
 /// Digits that are cut from one f32, and the least power of two that it is begun with.
 const HALF: usize = DIGITS / 2;

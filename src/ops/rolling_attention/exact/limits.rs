@@ -1,7 +1,13 @@
 //! How large scores and values may become, which says where the digits of exact sums lie.
 
-use super::cpu::WEIGHT;
 use crate::error::{Error, Result, check_argument};
+
+/// Bits of a digit of a weight: what an f32 holds.
+pub(super) const DIGIT: u32 = 24;
+
+/// Digits of a weight, and their bits.
+pub(super) const DIGITS: usize = 8;
+pub(super) const WEIGHT: i32 = DIGIT as i32 * DIGITS as i32;
 
 /// A score below this, in base 2, is one of a weight of zero whatever the limits are.
 pub(super) const LEAST_SCORE: f32 = -4_194_304.0; // -2^22

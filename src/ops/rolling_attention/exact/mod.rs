@@ -50,8 +50,8 @@ mod pieces;
 use std::sync::Arc;
 
 use self::{
-    cpu::{Beyond, Inputs, VALUE, WEIGHT},
-    limits::{Limits, SHIFT, power},
+    cpu::{Beyond, Inputs, VALUE},
+    limits::{Limits, SHIFT, WEIGHT, power},
     pieces::{MOST_PIECES, Wide},
 };
 use super::RollingAttention;
