@@ -96,7 +96,7 @@ fn whatever_came_alone_can_be_read() {
     let plain = Cmanp::open(&Device::cpu(), TRAINED).unwrap();
     let model = plain.exact().unwrap();
     let at = [0.5, 1.0, 0.0];
-    for t in [-300.0, -2.4, 0.0, 1.1, 1e4] {
+    for t in [-300.0, -2.4, 0.0, 1.1, 900.0] {
         for [cos, sin] in [[1.0, 0.0], [-0.6, 0.8], [0.0, -1.0], [50.0, -50.0]] {
             for y in [-1e6, -3.0, 0.0, 0.4, 3.0, 1e6] {
                 let (x, y) = ([t, cos, sin], [y]);
