@@ -81,9 +81,9 @@ def make_optimizer():
     return optax.apply_if_finite(clipped, max_consecutive_errors=10)
 
 
-def make_step(name, cfg, optimizer):
-    loss_fn = lambda params, batch: negative_log_likelihood(PREDICT[name], params, cfg, batch)
-    bound = (lambda params: cmanp.bound_scores(params, cfg)) if name == "cmanp" else lambda params: params
+def make_step(of, cfg, optimizer):
+    loss_fn = lambda params, batch: negative_log_likelihood(PREDICT[of], params, cfg, batch)
+    bound = (lambda params: cmanp.bound_scores(params, cfg)) if of == "cmanp" else lambda params: params
 
     @jax.jit
     def step(params, state, batch, rate):

@@ -134,7 +134,7 @@ impl Cmanp {
 
     /// The same model, whose posteriors keep [exact sums](crate::ops::rolling_attention::exact): their bits
     /// do not depend on how the observations are cut, ordered and merged, and observations can be
-    /// [taken out](Posterior::without) again. They are about four times as large, and take about three times as
+    /// [taken out](Posterior::without) again. They are about four times as large, and take three to four times as
     /// long to write. Posteriors with exact sums and without do not mix.
     ///
     /// A network whose attention is very sharp cannot be read: where all that was observed weighs less than `e^-115`

@@ -35,12 +35,8 @@ pub(super) fn piece(x: &Wide, i: usize) -> f32 {
 pub(super) fn of_pieces(pieces: &[f32]) -> Option<Wide> {
     let mut x = Wide::default();
     for (i, &piece) in pieces.iter().enumerate() {
-        let bits = piece as u32;
-        if piece != bits as f32 || bits >> PIECE != 0 {
-            return None;
-        }
         let (word, bit) = (i * PIECE / 64, i * PIECE % 64);
-        let both = u128::from(bits) << bit;
+        let both = u128::from(piece as u32) << bit;
         x[word] |= both as u64;
         if let Some(high) = x.get_mut(word + 1) {
             *high |= (both >> 64) as u64;
@@ -52,7 +48,7 @@ pub(super) fn of_pieces(pieces: &[f32]) -> Option<Wide> {
             x[bit / 64] |= 1 << (bit % 64);
         }
     }
-    // What would lie above the last word.
+    // Not what is no number of a piece, nor what would lie above the last word.
     pieces.iter().enumerate().all(|(i, of)| *of == piece(&x, i)).then_some(x)
 }
 
