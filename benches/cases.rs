@@ -2,7 +2,7 @@
 //! gpu` and `cargo run --example tune`.
 
 use wgpu_attention::{
-    Device, Result, Tensor,
+    DType, Device, Result, Tensor,
     device::Decision,
     ops::{
         Activation, AttentionMemory, Bias, BiasTerm, Direction, FeatureKind, FeatureMap, HeadMoves, Layout, Linear,
@@ -83,12 +83,14 @@ pub fn cases(is_quick: bool) -> Vec<Case> {
 
 fn scan(all: &mut Vec<Case>, is_quick: bool) {
     const HEADS: usize = 4;
-    let n = if is_quick { 128 } else { 4096 };
-    for dim in [16, 32, 64, 128] {
+    // 4,096 queries are as many as those of PyTorch's and JAX's times; 16,384 fill a large GPU.
+    let sizes: &[[usize; 2]] = if is_quick {
+        &[[128, 32]]
+    } else {
+        &[[4096, 16], [4096, 32], [4096, 64], [4096, 128], [16_384, 32], [16_384, 64], [16_384, 128]]
+    };
+    for &[n, dim] in sizes {
         for n_bases in [0, 5] {
-            if is_quick && (dim != 32) {
-                continue;
-            }
             let bias = if n_bases > 0 { ", RBF bias" } else { "" };
             let work = [4 * HEADS * n * n * dim, 4 * HEADS * n * dim];
             let sizes = format!("{HEADS} heads of {dim}, {n} x {n}{bias}");
@@ -101,6 +103,23 @@ fn scan(all: &mut Vec<Case>, is_quick: bool) {
                 prepared(Some(decision), move || Ok(scan_attention(&t, &t, &t, &biased(&coords, &terms))?.values))
             }));
         }
+    }
+    // Few queries: as fast as keys and values can be read.
+    let n = if is_quick { 256 } else { 131_072 };
+    for (n_queries, dim, dtype) in
+        [(1, 64, DType::F32), (1, 64, DType::F16), (8, 64, DType::F32), (1, 128, DType::F32), (8, 128, DType::F16)]
+    {
+        let (name, bytes) = if dtype == DType::F16 { (", keys and values of f16", 2) } else { ("", 4) };
+        let work = [4 * HEADS * n_queries * n * dim, HEADS * (2 * n * bytes / 4 + 2 * n_queries) * dim];
+        let sizes = format!("{HEADS} heads of {dim}, {n_queries} x {n}{name}");
+        all.push(Case::new("scan_attention", sizes, work, move |device| {
+            let q = tensor(device, &[1, HEADS, n_queries, dim])?;
+            let kv = [tensor(device, &[1, HEADS, n, dim])?, tensor(device, &[1, HEADS, n, dim])?];
+            let [k, v] = if dtype == DType::F16 { [kv[0].to_f16()?, kv[1].to_f16()?] } else { kv };
+            let options = ScanAttention::new(Layout::HeadMajor);
+            let decision = options.decision(&q, &k, &v)?;
+            prepared(Some(decision), move || Ok(scan_attention(&q, &k, &v, &options)?.values))
+        }));
     }
 
     fn biased<'a>(coords: &'a Tensor, terms: &'a [BiasTerm]) -> ScanAttention<'a> {
@@ -123,6 +142,14 @@ fn dense_layers(all: &mut Vec<Case>, is_quick: bool) {
             prepared(Some(layer.decision(&x)?), move || linear(&x, &layer, Activation::Relu, None))
         }));
     }
+    let [rows, n_in, n_out] = if is_quick { [16, 64, 64] } else { [16, 4096, 16_384] };
+    let work = [2 * rows * n_in * n_out, rows * (n_in + n_out) + n_in * n_out / 2];
+    let sizes = format!("{rows} x {n_in} to {n_out}, weights of f16");
+    all.push(Case::new("linear", sizes, work, move |device| {
+        let (x, mut layer) = (tensor(device, &[rows, n_in])?, dense(device, n_in, n_out)?);
+        layer.weight = layer.weight.to_f16()?;
+        prepared(Some(layer.decision(&x)?), move || linear(&x, &layer, Activation::Relu, None))
+    }));
 }
 
 fn linear_memories(all: &mut Vec<Case>, is_quick: bool) {

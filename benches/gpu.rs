@@ -104,20 +104,21 @@ fn on_adapter(adapter: &Adapter, args: &Args) -> Result<Value, String> {
     let matches = |case: &Case| {
         args.filter.as_ref().is_none_or(|word| case.operation.contains(word) || case.sizes.contains(word))
     };
-    for case in cases(args.is_quick).iter().filter(|case| matches(case)) {
-        let all = variants();
-        let forced = all.get(case.operation).copied().unwrap_or_default();
-        let mut chosen = None;
-        for variant in [None].into_iter().chain(forced.iter().map(|variant| Some(*variant))) {
-            // What it chooses by itself has been measured.
-            if variant.is_some() && variant == chosen {
-                continue;
-            }
-            let result = run(&mut devices, case, variant, Effort::new(args.is_quick));
-            if variant.is_none() {
-                chosen = result.as_ref().ok().and_then(|result| result.variant);
-            }
-            results.push(report(case, variant, result, is_hardware.then_some(&peaks)));
+    let (all, effort) = (cases(args.is_quick), Effort::new(args.is_quick));
+    let mut forced = Vec::new();
+    // What is chosen comes first, so that it is known where time ends.
+    for case in all.iter().filter(|case| matches(case)) {
+        let result = run(&mut devices, case, None, effort);
+        let chosen = result.as_ref().ok().and_then(|result| result.variant);
+        let others = variants().get(case.operation).copied().unwrap_or_default().iter().copied();
+        forced.push((case, others.filter(|variant| Some(*variant) != chosen).collect::<Vec<_>>()));
+        results.push(report(case, None, result, is_hardware.then_some(&peaks)));
+    }
+    println!("\nother variants, asked for:");
+    for (case, others) in forced {
+        for variant in others {
+            let result = run(&mut devices, case, Some(variant), effort);
+            results.push(report(case, Some(variant), result, is_hardware.then_some(&peaks)));
         }
     }
     let kind = format!("{:?}", adapter.kind);
@@ -140,7 +141,8 @@ impl Devices<'_> {
         if let Some(device) = self.open.get(&key) {
             return Ok(device.clone());
         }
-        let options = GpuOptions::default();
+        // The one variant that is opt-in.
+        let options = GpuOptions::default().matrix_units(variant == Some("matrix"));
         let options = variant.into_iter().fold(options, |options, variant| options.variant(operation, variant));
         let device = Device::on_adapter(self.adapter, &options)?;
         Ok(self.open.entry(key).or_insert(device).clone())
@@ -158,11 +160,16 @@ fn run(
     case: &Case,
     variant: Option<&'static str>,
     effort: Effort,
-) -> Result<Measured, Error> {
-    let device = devices.get(case.operation, variant)?;
-    let prepared = case.prepare(&device)?;
-    let timing = time(&device, &prepared.run, effort)?;
+) -> Result<Measured, String> {
+    let device = devices.get(case.operation, variant).map_err(|error| error.to_string())?;
+    let prepared = case.prepare(&device).map_err(|error| error.to_string())?;
     let decision = prepared.decision;
+    if let (Some(asked), Some(decision)) = (variant, &decision)
+        && asked != decision.variant
+    {
+        return Err(format!("runs as {decision}"));
+    }
+    let timing = time(&device, &prepared.run, effort).map_err(|error| error.to_string())?;
     Ok(Measured {
         timing,
         variant: decision.as_ref().map(|decision| decision.variant),
@@ -171,7 +178,7 @@ fn run(
 }
 
 /// Prints a row and returns it as JSON.
-fn report(case: &Case, asked: Option<&str>, result: Result<Measured, Error>, peaks: Option<&Peaks>) -> Value {
+fn report(case: &Case, asked: Option<&str>, result: Result<Measured, String>, peaks: Option<&Peaks>) -> Value {
     let Case { operation, sizes, flops, bytes, .. } = case;
     match result {
         Ok(Measured { timing, variant, why }) => {
@@ -196,7 +203,7 @@ fn report(case: &Case, asked: Option<&str>, result: Result<Measured, Error>, pea
         }
         Err(error) => {
             println!("{operation:<17} {:<18} {sizes:<52} refused: {error}", asked.unwrap_or("*"));
-            json!({ "operation": operation, "variant": asked, "chosen": asked.is_none(), "sizes": sizes, "error": error.to_string() })
+            json!({ "operation": operation, "variant": asked, "chosen": asked.is_none(), "sizes": sizes, "error": error })
         }
     }
 }

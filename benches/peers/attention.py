@@ -5,8 +5,8 @@
 Prints the median of several runs, on a GPU where PyTorch has one, else on the CPU: attention with a
 2-D RBF bias of 5 basis functions, by compiled FlexAttention (which makes no matrix of biases, and
 needs a C++ compiler on the CPU), and computed eagerly and handed to scaled_dot_product_attention; and
-scaled_dot_product_attention without a bias. All in f32; on a GPU also with products in TF32, which
-are not: their errors are about 1e-3.
+scaled_dot_product_attention without a bias. In f32; on a GPU also with products in TF32, whose errors are
+about 1e-3, and with everything in f16.
 """
 
 import argparse
@@ -41,10 +41,10 @@ def median(run, device, n):
     return statistics.median(times)
 
 
-def cases(dim, length, device):
+def cases(dim, length, device, dtype):
     """The calls of one head size, by name."""
     torch.manual_seed(0)
-    q, k, v = (torch.randn(1, HEADS, length, dim, device=device) for _ in range(3))
+    q, k, v = (torch.randn(1, HEADS, length, dim, device=device, dtype=dtype) for _ in range(3))
     coords = torch.rand(1, length, 2, device=device) * 4 - 2
     a = torch.randn(HEADS, BASES, device=device)
     b = torch.rand(HEADS, BASES, device=device) + 0.1
@@ -54,7 +54,7 @@ def cases(dim, length, device):
         bias = torch.zeros(1, HEADS, length, length, device=device)
         for f in range(BASES):
             bias += a[:, f, None, None] * torch.exp(-b[:, f, None, None] * d2[:, None])
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(dtype))
 
     x0, x1 = coords[0, :, 0].contiguous(), coords[0, :, 1].contiguous()
 
@@ -78,30 +78,34 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--quick", action="store_true", help="a short sequence, once: to see that it runs")
+    parser.add_argument("--warm-up", action="store_true", help="few runs: compiles what a later run times")
     parser.add_argument("--json", help="also write the times to this file")
     args = parser.parse_args()
     length = 128 if args.quick else 4096
     on_gpu = args.device == "cuda"
     name = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} threads"
-    print(f"torch {torch.__version__}, {name}, {HEADS} heads, {length} x {length}")
+    print(f"torch {torch.__version__}, {name}, {HEADS} heads")
+    # Of every head size in f32; of one, and of long sequences, in what is less exact and faster.
+    runs = [("f32", dim, length) for dim in ([32, 64, 128] if on_gpu and not args.quick else [32])]
+    if on_gpu and not args.quick:
+        runs += [("f32", 64, 4 * length), ("TF32", 64, length), ("f16", 64, length), ("f16", 64, 4 * length)]
     results = []
-    for precision in ["highest", "high"] if on_gpu else ["highest"]:
-        torch.set_float32_matmul_precision(precision)
-        products = "f32" if precision == "highest" else "TF32"
-        for dim in [32, 64, 128] if on_gpu and not args.quick else [32]:
-            for case, run in cases(dim, length, args.device).items():
-                torch._dynamo.reset()
-                row = {"case": case, "head_dim": dim, "products": products, "length": length}
-                try:
-                    row["seconds"] = median(run, args.device, 1 if args.quick else 7)
-                    print(f"{products}, head_dim {dim}: {case + ':':<30} {1e3 * row['seconds']:9.3f} ms", flush=True)
-                except Exception as error:  # One that is missing here must not hide the others.
-                    row["error"] = str(error).splitlines()[0] if str(error) else type(error).__name__
-                    print(f"{products}, head_dim {dim}: {case}: {row['error']}", flush=True)
-                results.append(row)
-                if args.json:
-                    with open(args.json, "w") as file:
-                        json.dump({"torch": torch.__version__, "device": name, "results": results}, file, indent=1)
+    for products, dim, length in runs:
+        torch.set_float32_matmul_precision("high" if products == "TF32" else "highest")
+        dtype = torch.float16 if products == "f16" else torch.float32
+        for case, run in cases(dim, length, args.device, dtype).items():
+            torch._dynamo.reset()
+            row = {"case": case, "head_dim": dim, "products": products, "length": length}
+            try:
+                row["seconds"] = median(run, args.device, 1 if args.quick or args.warm_up else 7)
+                said = f"{1e3 * row['seconds']:9.3f} ms"
+            except Exception as error:  # One that is missing here must not hide the others.
+                row["error"] = said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            print(f"{products + ',':<5} head_dim {dim}, {length} x {length}: {case + ':':<30} {said}", flush=True)
+            results.append(row)
+            if args.json:
+                with open(args.json, "w") as file:
+                    json.dump({"torch": torch.__version__, "device": name, "results": results}, file, indent=1)
 
 
 if __name__ == "__main__":
