@@ -30,7 +30,9 @@ struct Params {
 @group(1) @binding(0) var<uniform> params: Params;
 
 //# include "lib/element.wgsl"
-//# if operation == "sigmoid"
+//# if operation == "relu"
+//# include "lib/relu.wgsl"
+//# elif operation == "sigmoid"
 //# include "lib/sigmoid.wgsl"
 //# elif operation == "geglu"
 //# include "lib/activation.wgsl"
@@ -48,9 +50,7 @@ fn b_at(row: u32, column: u32) -> f32 {
 
 fn value(i: u32) -> f32 {
 //# if operation == "relu"
-  // This order of comparison keeps NaN, where the driver has any.
-  let x = a[params.a_base + i];
-  return select(x, 0.0, x < 0.0);
+  return relu(vec4(a[params.a_base + i])).x;
 //# elif operation == "sigmoid"
   return sigmoid(a[params.a_base + i]);
 //# elif operation == "square"

@@ -34,6 +34,7 @@ var<workgroup> columns: array<f32, {{ width }}>;
 var<workgroup> hidden: array<f32, {{ d_model }}>;
 
 //# include "lib/group.wgsl"
+//# include "lib/length.wgsl"
 //# include "lib/sigmoid.wgsl"
 
 @compute @workgroup_size({{ threads }})
@@ -71,16 +72,15 @@ fn main(
       for (var d = 0u; d < dim; d++) {
         largest = max(largest, abs(columns[j * dim + d]));
       }
-      // A power of two, so that no square overflows.
-      let shrink = select(1.0, 0x1p-80, largest > 1e15);
+      let is_large = largest > LARGE;
       var squares = 0.0;
       for (var d = 0u; d < dim; d++) {
-        let x = columns[j * dim + d] * shrink;
+        let x = shrunk(columns[j * dim + d], is_large);
         squares += x * x;
       }
-      let inverse = 1.0 / max(sqrt(squares), 1e-12 * shrink);
+      let inverse = inverse_length(squares, j);
       for (var d = 0u; d < dim; d++) {
-        columns[j * dim + d] = columns[j * dim + d] * shrink * inverse;
+        columns[j * dim + d] = shrunk(columns[j * dim + d], is_large) * inverse;
       }
     }
     workgroupBarrier();

@@ -22,6 +22,7 @@ struct Params {
 @group(1) @binding(0) var<uniform> params: Params;
 
 //# include "lib/group.wgsl"
+//# include "lib/length.wgsl"
 //# include "lib/sigmoid.wgsl"
 //# include "lib/lanes.wgsl"
 
@@ -49,22 +50,20 @@ fn main(
   let q0 = at + head * dim;
   let k0 = at + d_model + head * dim;
 
-  // The lengths of q and k: by a power of two smaller where squares might overflow.
+  // The lengths of q and k, and of both as if they were large.
   var part = vec4(0.0);
   for (var d = lane; d < dim; d += {{ lanes }}u) {
     let q = columns[q0 + d];
     let k = columns[k0 + d];
-    let small_q = q * 0x1p-80;
-    let small_k = k * 0x1p-80;
+    let small_q = shrunk(q, true);
+    let small_k = shrunk(k, true);
     part += vec4(q * q, k * k, small_q * small_q, small_k * small_k);
   }
   let squares = over_lanes(part, thread, first, 1u);
   let q_is_large = squares.z > 1e-18;
   let k_is_large = squares.w > 1e-18;
-  let q_shrink = select(1.0, 0x1p-80, q_is_large);
-  let k_shrink = select(1.0, 0x1p-80, k_is_large);
-  let q_inverse = 1.0 / max(sqrt(select(squares.x, squares.z, q_is_large)), 1e-12 * q_shrink);
-  let k_inverse = 1.0 / max(sqrt(select(squares.y, squares.w, k_is_large)), 1e-12 * k_shrink);
+  let q_inverse = inverse_length(select(squares.x, squares.z, q_is_large), thread);
+  let k_inverse = inverse_length(select(squares.y, squares.w, k_is_large), thread);
 
   // Rows past the last hold nothing.
   let end = select(0u, dim, row < dim);
@@ -72,7 +71,7 @@ fn main(
   let m0 = (batch * d_model + j) * dim;
   part = vec4(0.0);
   for (var d = lane; d < end; d += {{ lanes }}u) {
-    part.x += memory[m0 + d] * (columns[k0 + d] * k_shrink * k_inverse);
+    part.x += memory[m0 + d] * (shrunk(columns[k0 + d], k_is_large) * k_inverse);
   }
   let known = over_lanes(part, thread, first, 1u).x;
   var x = 0.0;
@@ -81,9 +80,9 @@ fn main(
   }
   part = vec4(0.0);
   for (var d = lane; d < end; d += {{ lanes }}u) {
-    let m = memory[m0 + d] + x * (columns[k0 + d] * k_shrink * k_inverse);
+    let m = memory[m0 + d] + x * (shrunk(columns[k0 + d], k_is_large) * k_inverse);
     memory[m0 + d] = m;
-    part.x += m * (columns[q0 + d] * q_shrink * q_inverse);
+    part.x += m * (shrunk(columns[q0 + d], q_is_large) * q_inverse);
   }
   let sum = over_lanes(part, thread, first, 1u).x;
   if (lane == 0u && row < dim) {

@@ -10,9 +10,10 @@
 //            sum it is, sum e^(l - m) values likewise, all large halves before all small ones
 //   result   merged [rows, width] · merged_log_sum_exp [rows], or a state
 //
-// A thread for each merged number, {{ threads }} in a workgroup; no workgroup memory. States come before
-// parts, which are added in their order. What is at the sentinel has no keys and is not read, whatever
-// its values are; if all are, the row is zeros.
+// {% if lanes == 1 %}A thread for each merged number, {{ outputs }} in a workgroup; no workgroup memory. States come before
+// parts, which are added in their order.{% else %}{{ lanes }} threads for each merged number, with every {{ lanes }}-th part each, {{ outputs }} numbers in a workgroup:
+// many parts one after the other would wait for memory. {{ 20 * lanes * outputs }} bytes of workgroup memory.{% endif %}
+// What is at the sentinel has no keys and is not read, whatever its values are; if all are, the row is zeros.
 
 struct Params {
   n_parts: u32,
@@ -48,7 +49,16 @@ struct Params {
 //# endif
 @group(1) @binding(0) var<uniform> params: Params;
 
+//# set threads = lanes * outputs
+//# if lanes == 1
 //# include "lib/element.wgsl"
+//# else
+//# include "lib/group.wgsl"
+
+// What the threads of a number exchange: largest logits and whether any is lost; then weights and sums.
+var<workgroup> shared_pairs: array<vec4<f32>, {{ threads }}>;
+var<workgroup> shared_rough: array<f32, {{ threads }}>;
+//# endif
 //# include "lib/finite.wgsl"
 
 // A number as the sum of a large and a small one: 48 bits.
@@ -82,10 +92,18 @@ fn main(
   @builtin(num_workgroups) group_count: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
+//# if lanes == 1
   let i = element(group_id, group_count, thread);
   if (i >= params.rows * params.width) {
     return;
   }
+//# else
+  let own = group_index(group_id, group_count) * {{ outputs }}u + thread % {{ outputs }}u;
+  let lane = thread / {{ outputs }}u;
+  // Threads past the end go along to the barriers.
+  let i = min(own, params.rows * params.width - 1u);
+//# endif
+//# set first = "0u" if lanes == 1 else "lane"
   let row = i / params.width;
   let column = i % params.width;
   let state_width = 3u + 2u * params.width;
@@ -98,11 +116,20 @@ fn main(
 //# endfor
 //# if has_parts
   var largest = params.masked;
-  for (var part = 0u; part < params.n_parts; part++) {
+  for (var part = {{ first }}; part < params.n_parts; part += {{ lanes }}u) {
     let l = log_sum_exp[part * {{ 2 if has_sums else 1 }}u * params.rows + row];
     largest = max(largest, l);
     lost = lost || is_lost(l);
   }
+//# if lanes > 1
+  shared_pairs[thread] = vec4(largest, select(0.0, 1.0, lost), 0.0, 0.0);
+  workgroupBarrier();
+  for (var other = thread % {{ outputs }}u; other < {{ threads }}u; other += {{ outputs }}u) {
+    largest = max(largest, shared_pairs[other].x);
+    lost = lost || shared_pairs[other].y > 0.0;
+  }
+  workgroupBarrier();
+//# endif
   reference = select(reference, largest, largest > reference + params.headroom);
 //# endif
   let empty = reference <= 0.5 * params.masked;
@@ -132,7 +159,7 @@ fn main(
   }
 //# endfor
 //# if has_parts
-  for (var part = 0u; part < params.n_parts; part++) {
+  for (var part = {{ first }}; part < params.n_parts; part += {{ lanes }}u) {
     let at = part * {{ 2 if has_sums else 1 }}u * params.rows + row;
     let l = log_sum_exp[at];
     if (l > 0.5 * params.masked) {
@@ -145,6 +172,20 @@ fn main(
 //# endif
     }
   }
+//# if lanes > 1
+  shared_pairs[thread] = vec4(weights.high, weights.low, sum.high, sum.low);
+  shared_rough[thread] = rough;
+  workgroupBarrier();
+  if (lane > 0u || own != i) {
+    return;
+  }
+  for (var other = thread + {{ outputs }}u; other < {{ threads }}u; other += {{ outputs }}u) {
+    let pairs = shared_pairs[other];
+    weights = add(weights, Pair(pairs.x, pairs.y));
+    sum = add(sum, Pair(pairs.z, pairs.w));
+    rough += shared_rough[other];
+  }
+//# endif
 //# endif
 //# if to_state
   if (lost) {

@@ -50,6 +50,7 @@ var<workgroup> heads: array<f32, {{ 4 * slots }}>;
 //# endif
 
 //# include "lib/group.wgsl"
+//# include "lib/length.wgsl"
 //# include "lib/sigmoid.wgsl"
 
 // Where the state of this tape begins.
@@ -154,46 +155,48 @@ fn main(
       write_squares += heads[write_head + before + l] * heads[write_head + before + l];
     }
     // Again with numbers so small that their squares fit, where they do not.
-    let read_shrink = select(1.0, 0x1p-80, read_squares > 1e37);
-    let write_shrink = select(1.0, 0x1p-80, write_squares > 1e37);
-    if (read_shrink < 1.0 || write_shrink < 1.0) {
+    let read_is_large = read_squares > LARGE_SQUARE;
+    let write_is_large = write_squares > LARGE_SQUARE;
+    if (read_is_large || write_is_large) {
       read_squares = 0.0;
       write_squares = 0.0;
       for (var l = 0u; l < slots; l++) {
-        let r = heads[read_head + before + l] * read_shrink;
-        let w = heads[write_head + before + l] * write_shrink;
+        let r = shrunk(heads[read_head + before + l], read_is_large);
+        let w = shrunk(heads[write_head + before + l], write_is_large);
         read_squares += r * r;
         write_squares += w * w;
       }
     }
-    let read_scale = read_shrink / max(sqrt(read_squares), 1e-12 * read_shrink);
-    let write_scale = write_shrink / max(sqrt(write_squares), 1e-12 * write_shrink);
+    let read_scale = inverse_length(read_squares, thread);
+    let write_scale = inverse_length(write_squares, thread);
 //# else
+    let read_is_large = false;
+    let write_is_large = false;
     let read_scale = 1.0;
     let write_scale = 1.0;
 //# endif
     for (var c = thread; c < mem; c += {{ threads }}u) {
       var old = 0.0;
       for (var l = 0u; l < slots; l++) {
-        old += load(base, l * mem + c) * heads[write_head + before + l] * write_scale;
+        old += load(base, l * mem + c) * (shrunk(heads[write_head + before + l], write_is_large) * write_scale);
       }
       let x = p_write * value[params.value_base + token * mem + c]{% if has_erase %} - p_erase * old{% endif %};
       var sum = 0.0;
       for (var l = 0u; l < slots; l++) {
-        let cell = load(base, l * mem + c) + heads[write_head + before + l] * write_scale * x;
+        let cell = load(base, l * mem + c) + (shrunk(heads[write_head + before + l], write_is_large) * write_scale) * x;
         save(base, l * mem + c, cell);
-        sum += cell * heads[read_head + before + l] * read_scale;
+        sum += cell * (shrunk(heads[read_head + before + l], read_is_large) * read_scale);
       }
       y[token * mem + c] = p_read * sum;
 //# if has_keys and by_position
       var known = 0.0;
       for (var l = 0u; l < slots; l++) {
-        known += load(base, (slots + l) * mem + c) * heads[write_head + before + l] * write_scale;
+        known += load(base, (slots + l) * mem + c) * (shrunk(heads[write_head + before + l], write_is_large) * write_scale);
       }
       let z = {% if has_erase %}p_write * {% endif %}key[params.key_base + token * mem + c]{% if has_erase %} - p_erase * known{% endif %};
       for (var l = 0u; l < slots; l++) {
         let at = (slots + l) * mem + c;
-        save(base, at, load(base, at) + heads[write_head + before + l] * write_scale * z);
+        save(base, at, load(base, at) + (shrunk(heads[write_head + before + l], write_is_large) * write_scale) * z);
       }
 //# endif
     }

@@ -2,8 +2,8 @@
 //
 //   x, y [rows, width]
 //
-// A workgroup of {{ rows * lanes }} threads takes {{ rows }} rows, {{ lanes }} threads a row. Rows are first divided by their
-// largest number, so that no square overflows or vanishes. {{ 4 * rows * lanes }} bytes of workgroup memory.
+// A workgroup of {{ rows * lanes }} threads takes {{ rows }} rows, {{ lanes }} threads a row.
+// {{ 4 * rows * lanes }} bytes of workgroup memory.
 
 struct Params {
   rows: u32,
@@ -21,6 +21,7 @@ struct Params {
 var<workgroup> partial: array<f32, {{ rows * lanes }}>;
 
 //# include "lib/group.wgsl"
+//# include "lib/length.wgsl"
 
 @compute @workgroup_size({{ rows * lanes }})
 fn main(
@@ -41,7 +42,7 @@ fn main(
   let x_row = params.x_base + row * params.width;
   let y_row = params.y_base + row * params.width;
 
-  var largest = 1e-20;
+  var largest = 0.0;
   for (var i = lane; i < width; i += {{ lanes }}u) {
     largest = max(largest, abs(x[x_row + i]));
   }
@@ -51,9 +52,10 @@ fn main(
     largest = max(largest, partial[first + i]);
   }
   workgroupBarrier();
+  let is_large = largest > LARGE;
   var squares = 0.0;
   for (var i = lane; i < width; i += {{ lanes }}u) {
-    let z = x[x_row + i] / largest;
+    let z = shrunk(x[x_row + i], is_large);
     squares += z * z;
   }
   partial[thread] = squares;
@@ -62,14 +64,8 @@ fn main(
   for (var i = 0u; i < {{ lanes }}u; i++) {
     squares += partial[first + i];
   }
-  let length = sqrt(squares);
-  // |x| = largest length; below 1e-12 the row is multiplied by 1e12.
-  let is_short = length < 1e-12 / largest;
+  let inverse = inverse_length(squares, thread);
   for (var i = lane; i < width; i += {{ lanes }}u) {
-    if (is_short) {
-      y[y_row + i] = x[x_row + i] * 1e12;
-    } else {
-      y[y_row + i] = (x[x_row + i] / largest) / length;
-    }
+    y[y_row + i] = shrunk(x[x_row + i], is_large) * inverse;
   }
 }

@@ -4,9 +4,10 @@ fn activate(x: vec4<f32>) -> vec4<f32> {
   return x;
 }
 //# elif activation == "relu"
+//# include "lib/relu.wgsl"
+
 fn activate(x: vec4<f32>) -> vec4<f32> {
-  // This order of comparison keeps NaN, where the driver has any.
-  return select(x, vec4(0.0), x < vec4(0.0));
+  return relu(x);
 }
 //# elif activation == "gelu_tanh"
 // x/2 (1 + tanh u) = x / (1 + exp(-2u)); the exponent is clamped so that nothing overflows.

@@ -41,6 +41,10 @@ fn load_x(rows: Rows, i: u32, d: u32) -> vec4<f32> {
 //# endif
 }
 
+//# if kind == "relu"
+//# include "lib/relu.wgsl"
+
+//# endif
 //# if kind != "identity"
 // As `load_x`, of a row of the projection.
 fn load_projection(f: u32, d: u32) -> vec4<f32> {
@@ -62,8 +66,7 @@ fn feature(z: vec4<f32>, half_norm: vec4<f32>) -> vec4<f32> {
 //# if kind == "softmax"
   return exp(z - half_norm) / sqrt(f32(params.n_features));
 //# elif kind == "relu"
-  // This order of comparison keeps NaN, where the driver has any.
-  return select(z, vec4(0.0), z < vec4(0.0));
+  return relu(z);
 //# elif kind == "gelu"
   // x/2 (1 + tanh u) = x / (1 + exp(-2u)), which is zero below -14.
   let u = 0.7978845608 * (z + 0.044715 * z * z * z);

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 pub(crate) const ATTENTION_MEMORY: [&str; 4] = ["recurrent", "recurrent 32", "chunked", "chunked, scalars"];
 pub(crate) const LINEAR: [&str; 4] = ["tile 32", "tile 64", "vector 32", "vector 64"];
 pub(crate) const LINEAR_ATTENTION: [&str; 2] = ["vectors", "scalars"];
-pub(crate) const SCAN_ATTENTION: [&str; 12] = [
+pub(crate) const SCAN_ATTENTION: [&str; 13] = [
     "portable",
     "wide",
     "wide 16",
@@ -18,6 +18,7 @@ pub(crate) const SCAN_ATTENTION: [&str; 12] = [
     "rolled 16",
     "rolled 32",
     "tall",
+    "square",
     "decode 2",
     "decode 2 by 16",
     "decode",

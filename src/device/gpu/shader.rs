@@ -24,6 +24,8 @@ const LIBRARY: &[(&str, &str)] = &[
     ("lib/geodesic.wgsl", include_str!("../../../shaders/lib/geodesic.wgsl")),
     ("lib/group.wgsl", include_str!("../../../shaders/lib/group.wgsl")),
     ("lib/lanes.wgsl", include_str!("../../../shaders/lib/lanes.wgsl")),
+    ("lib/length.wgsl", include_str!("../../../shaders/lib/length.wgsl")),
+    ("lib/relu.wgsl", include_str!("../../../shaders/lib/relu.wgsl")),
     ("lib/scan_attention.wgsl", include_str!("../../../shaders/lib/scan_attention.wgsl")),
     ("lib/scan_keys.wgsl", include_str!("../../../shaders/lib/scan_keys.wgsl")),
     ("lib/scan_pairs.wgsl", include_str!("../../../shaders/lib/scan_pairs.wgsl")),

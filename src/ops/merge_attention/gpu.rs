@@ -15,8 +15,12 @@ use crate::{
 const KERNEL: Kernel<Constants, Params> =
     Kernel::new("merge_attention", include_str!("../../../shaders/merge_attention.wgsl"));
 
-/// Threads in a workgroup, each with one merged number.
-const THREADS: usize = 64;
+/// Numbers of a workgroup that has a thread for each.
+const OUTPUTS: usize = 64;
+
+/// From so many parts on as many threads share each number, which they read so many of side by side.
+const LANES: usize = 32;
+const OUTPUTS_OF_LANES: usize = 8;
 
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Constants {
@@ -25,7 +29,8 @@ struct Constants {
     /// Whether a part has its largest logit and its sum instead of its log-sum-exp.
     has_sums: bool,
     to_state: bool,
-    threads: usize,
+    lanes: usize,
+    outputs: usize,
 }
 
 const PARTS: Constants = Constants::new(0, true, false);
@@ -49,7 +54,12 @@ params! {
 
 impl Constants {
     const fn new(n_states: usize, has_parts: bool, to_state: bool) -> Self {
-        Self { n_states, has_parts, has_sums: false, to_state, threads: THREADS }
+        Self { n_states, has_parts, has_sums: false, to_state, lanes: 1, outputs: OUTPUTS }
+    }
+
+    /// The same for a number of parts.
+    const fn of_parts(self, n_parts: usize) -> Self {
+        if n_parts < LANES { self } else { Self { lanes: LANES, outputs: OUTPUTS_OF_LANES, ..self } }
     }
 }
 
@@ -95,12 +105,13 @@ fn merge_into<'a>(
     [merged, merged_log_sum_exp]: [Part<'a>; 2],
 ) -> Result<()> {
     let [n_parts, rows, width] = sizes;
-    gpu.kernel(&KERNEL, constants)?
+    let constants = constants.of_parts(n_parts);
+    gpu.kernel(&KERNEL, &constants)?
         .read("values", values)
         .read("log_sum_exp", log_sum_exp)
         .write("merged", merged)
         .write("merged_log_sum_exp", merged_log_sum_exp)
-        .groups((rows * width).div_ceil(THREADS), work(n_parts), params(sizes))
+        .groups((rows * width).div_ceil(constants.outputs), work(n_parts, constants), params(sizes))
 }
 
 /// The state of one or two states, or of one and a part, or of a part alone.
@@ -134,8 +145,8 @@ pub(super) fn read_state(gpu: &Arc<Gpu>, state: &Tensor, [rows, width]: [usize; 
 }
 
 /// That of a workgroup: a pass for the largest and a pass for the sums.
-fn work(n_parts: usize) -> Work {
-    Work { cost: 16.0 * (n_parts * THREADS) as f64, iterations: 2 * n_parts }
+fn work(n_parts: usize, Constants { lanes, outputs, .. }: Constants) -> Work {
+    Work { cost: 16.0 * (n_parts * outputs) as f64, iterations: 2 * (n_parts.div_ceil(lanes) + lanes) }
 }
 
 /// That of a row, where there is no more than one part.
@@ -145,7 +156,7 @@ fn work_of_row(n_parts: usize, width: usize) -> Work {
 
 /// The uniform and the workgroups for some rows.
 fn of_rows(n_parts: usize, rows: usize, width: usize) -> (Params, usize) {
-    (params([n_parts, rows, width]), (rows * width).div_ceil(THREADS))
+    (params([n_parts, rows, width]), (rows * width).div_ceil(OUTPUTS))
 }
 
 fn params([n_parts, rows, width]: [usize; 3]) -> Params {
@@ -167,6 +178,8 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
     KERNEL.shaders([
         ("parts".into(), PARTS),
         ("splits".into(), SPLITS),
+        ("many parts".into(), PARTS.of_parts(LANES)),
+        ("many splits".into(), SPLITS.of_parts(LANES)),
         ("first write".into(), Constants::new(0, true, true)),
         ("write".into(), Constants::new(1, true, true)),
         ("states".into(), Constants::new(2, false, true)),

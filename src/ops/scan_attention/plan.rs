@@ -39,6 +39,8 @@ pub(crate) enum Rung {
     Rolled32,
     /// 8 queries a thread: less workgroup memory is read for each product.
     Tall,
+    /// 8 queries and 8 keys or columns of v a thread: less again.
+    Square,
     /// Two queries: what is read of the keys and values goes through no workgroup memory.
     Decode2,
     /// The same with 16 threads for each row of keys and values.
@@ -52,7 +54,7 @@ pub(crate) enum Rung {
 }
 
 impl Rung {
-    pub const ALL: [(&str, Self); 12] = [
+    pub const ALL: [(&str, Self); 13] = [
         (SCAN_ATTENTION[0], Self::Portable),
         (SCAN_ATTENTION[1], Self::Wide),
         (SCAN_ATTENTION[2], Self::Wide16),
@@ -60,11 +62,12 @@ impl Rung {
         (SCAN_ATTENTION[4], Self::Rolled16),
         (SCAN_ATTENTION[5], Self::Rolled32),
         (SCAN_ATTENTION[6], Self::Tall),
-        (SCAN_ATTENTION[7], Self::Decode2),
-        (SCAN_ATTENTION[8], Self::Decode2By16),
-        (SCAN_ATTENTION[9], Self::Decode),
-        (SCAN_ATTENTION[10], Self::Decode8),
-        (SCAN_ATTENTION[11], Self::Matrix),
+        (SCAN_ATTENTION[7], Self::Square),
+        (SCAN_ATTENTION[8], Self::Decode2),
+        (SCAN_ATTENTION[9], Self::Decode2By16),
+        (SCAN_ATTENTION[10], Self::Decode),
+        (SCAN_ATTENTION[11], Self::Decode8),
+        (SCAN_ATTENTION[12], Self::Matrix),
     ];
 
     fn name(self) -> &'static str {
@@ -94,7 +97,7 @@ impl Rung {
 
     /// Vectors of four queries that a thread owns.
     pub fn quads(self) -> usize {
-        if matches!(self, Self::Tall | Self::Decode8) { 2 } else { 1 }
+        if matches!(self, Self::Tall | Self::Square | Self::Decode8) { 2 } else { 1 }
     }
 
     /// Threads along keys and columns of v; those that read a row together, where there are few queries.
@@ -106,9 +109,24 @@ impl Rung {
         }
     }
 
+    /// Vectors of four keys that a thread owns.
+    pub fn key_quads(self) -> usize {
+        if self == Self::Square { 2 } else { 1 }
+    }
+
+    /// Columns of v that its threads have a vector of each.
+    pub fn columns(self) -> usize {
+        4 * self.across()
+    }
+
+    /// Vectors of columns that a thread multiplies at a time, of so many columns.
+    pub fn column_quads(self, v_dim: usize) -> usize {
+        if self == Self::Square && v_dim.div_ceil(self.columns()).is_multiple_of(2) { 2 } else { 1 }
+    }
+
     /// Keys that a workgroup takes at a time.
     pub fn keys(self) -> usize {
-        4 * self.across()
+        self.columns() * self.key_quads()
     }
 
     /// Depths of q and k, and rows of v, that are in workgroup memory at a time, at most.
@@ -136,7 +154,10 @@ impl Rung {
         let is_whole = [problem.head_dim, problem.v_dim].iter().all(|dim| dim.is_multiple_of(self.words()));
         // A thread holds an eighth or a sixteenth of each row of the result.
         let vectors = problem.head_dim.max(problem.v_dim).div_ceil(4 * self.across());
-        let has_registers = !self.is_decode() || vectors * self.queries() <= 16;
+        let has_registers = match self {
+            Self::Square => vectors <= 4,
+            _ => !self.is_decode() || vectors * self.queries() <= 16,
+        };
         is_whole && has_registers && self.bytes() <= workgroup_bytes as usize
     }
 
@@ -147,9 +168,10 @@ impl Rung {
             // Parts of the scores and these, the queries of heads of 512, coordinates.
             return 16 * (64 * (self.across() + 1) + 4 * 64 + 2 * 128 + MAX_PLACES);
         }
-        let (Self::Wide16 | Self::Rolled16 | Self::Rolled32) = self else { return LEAST };
+        let (Self::Wide16 | Self::Rolled16 | Self::Rolled32 | Self::Square) = self else { return LEAST };
         // Weights; keys or values; maxima; coordinates; single numbers.
-        let vectors = SIDE * self.keys() + self.across() * self.slice() + SIDE * self.across() + SIDE * MAX_PLACES;
+        let slots = SIDE * self.quads();
+        let vectors = slots * (self.keys() + self.across() + MAX_PLACES) + self.across() * self.key_quads() * self.slice();
         16 * vectors + 128
     }
 }
@@ -254,9 +276,9 @@ pub(crate) fn iterations(problem: &Problem, rung: Rung, matrix: Option<MatrixTil
     // not finite, one at a time.
     let by_pair = problem.has_matrix || problem.n_basis > 0;
     let of_slice = if by_pair { slice + 1 } else { slice / 4 + 1 };
-    let sums = problem.v_dim.div_ceil(rung.keys()) * rung.keys() / slice * (of_slice + loops);
+    let sums = problem.v_dim.div_ceil(rung.columns()) * rung.keys() / slice * (of_slice + loops);
     // Four keys for each vector of four queries; on matrix units there are at most as many pairs as for two.
-    let quads = if matrix.is_some() { 2 } else { rung.quads() };
+    let quads = if matrix.is_some() { 2 } else { rung.quads() * rung.key_quads() };
     let more = matrix.map_or(0, |tile| tile.iterations(problem));
     problem.iterations.saturating_mul(16 * quads).saturating_add(softmax + keys + products + sums + more)
 }
