@@ -1,11 +1,13 @@
-// elementwise: a number of y for each thread, from rows of a and, in some operations, of b.
+// elementwise: {{ "four numbers" if vectors else "a number" }} of y for each thread, from rows of a and, in some operations, of b.
 //
 //   y [rows, width] · a [rows, a_width] · b [b_width] or [rows, b_width]
 //
 // {{ threads }} threads in a workgroup; no workgroup memory.
 
+//# set number = "vec4<f32>" if vectors else "f32"
+// All counts are of elements: of {{ number }}{% if has_few_of_b %}, in b of f32{% endif %}.
 struct Params {
-  // Numbers of y.
+  // Of y.
   n: u32,
   width: u32,
   a_width: u32,
@@ -22,11 +24,11 @@ struct Params {
   y_base: u32,
 }
 
-@group(0) @binding(0) var<storage, read> a: array<f32>;
+@group(0) @binding(0) var<storage, read> a: array<{{ number }}>;
 //# if has_b
-@group(0) @binding(1) var<storage, read> b: array<f32>;
+@group(0) @binding(1) var<storage, read> b: array<{{ "f32" if has_few_of_b else number }}>;
 //# endif
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<storage, read_write> y: array<{{ number }}>;
 @group(1) @binding(0) var<uniform> params: Params;
 
 //# include "lib/element.wgsl"
@@ -38,45 +40,58 @@ struct Params {
 //# include "lib/activation.wgsl"
 //# endif
 
-fn a_at(row: u32, column: u32) -> f32 {
+fn a_at(row: u32, column: u32) -> {{ number }} {
   return a[params.a_base + row * params.a_width + params.a_first + column];
 }
 
 //# if has_b
-fn b_at(row: u32, column: u32) -> f32 {
+fn b_at(row: u32, column: u32) -> {{ "f32" if has_few_of_b else number }} {
   return b[params.b_base + row * params.b_stride + column];
 }
-//# endif
 
-fn value(i: u32) -> f32 {
+//# endif
+//# if operation in ["relu", "sigmoid", "square"]
+fn map(x: f32) -> f32 {
 //# if operation == "relu"
-  return relu(vec4(a[params.a_base + i])).x;
+  return relu(vec4(x)).x;
 //# elif operation == "sigmoid"
-  return sigmoid(a[params.a_base + i]);
+  return sigmoid(x);
 //# elif operation == "square"
-  let x = a[params.a_base + i];
   return x * x;
+//# endif
+}
+
+//# endif
+fn value(i: u32) -> {{ number }} {
+//# if is_flat
+  // Rows are as wide as what they are made of, and lie side by side: they are one.
+  let row = 0u;
+  let column = i;
 //# else
   let row = i / params.width;
   let column = i % params.width;
-//# if operation == "add_scaled"
-  return a_at(row, column) + params.scale * b_at(row, column);
-//# elif operation == "scale_columns"
-  return a_at(row, column) * b_at(row, column);
-//# elif operation == "gate"
-  return a_at(row, column) * b_at(row, column / (params.width / params.b_width));
-//# elif operation == "keep"
-  return select(0.0, a_at(row, column), b_at(row, 0u) != 0.0);
-//# elif operation == "columns"
-  return a_at(row, column);
-//# elif operation == "concat"
-  if (column < params.a_used) {
-    return a_at(row, column);
-  }
-  return b_at(row, column - params.a_used);
-//# elif operation == "geglu"
-  return a_at(row, column) * activate(vec4(a_at(row, column + params.width))).x;
 //# endif
+//# if operation == "concat"
+  if (column >= params.a_used) {
+    return b_at(row, column - params.a_used);
+  }
+//# endif
+  let x = a_at(row, column);
+//# if operation in ["relu", "sigmoid", "square"]
+  return {{ "vec4(map(x.x), map(x.y), map(x.z), map(x.w))" if vectors else "map(x)" }};
+//# elif operation == "add_scaled"
+  return x + params.scale * b_at(row, column);
+//# elif operation == "scale_columns"
+  return x * b_at(row, column);
+//# elif operation == "gate"
+  return x * b_at(row, column / (params.width / params.b_width));
+//# elif operation == "keep"
+  return select({{ number }}(), x, b_at(row, 0u) != 0.0);
+//# elif operation in ["columns", "concat"]
+  return x;
+//# elif operation == "geglu"
+  let gate = a_at(row, column + params.width);
+  return x * {{ "activate(gate)" if vectors else "activate(vec4(gate)).x" }};
 //# endif
 }
 

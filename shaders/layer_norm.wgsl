@@ -4,10 +4,12 @@
 //
 // A workgroup of {{ rows * lanes }} threads takes {{ rows }} rows, {{ lanes }} threads a row, in two passes over the row: the
 // mean first, with the first number taken off, then what is left and its squares, so that no digit is lost to a
-// mean that is large beside the deviations. {{ 16 * rows * lanes }} bytes of workgroup memory.
+// mean that is large beside the deviations. {{ 32 * rows * lanes }} bytes of workgroup memory.
 
+//# set number = "vec4<f32>" if vectors else "f32"
 struct Params {
   rows: u32,
+  // In elements of {{ number }}, as all that follows them in memory.
   width: u32,
   n_groups: u32,
   epsilon: f32,
@@ -26,28 +28,32 @@ struct Params {
   smallest: f32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read> scale: array<f32>;
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<{{ number }}>;
+@group(0) @binding(1) var<storage, read> scale: array<{{ number }}>;
+@group(0) @binding(2) var<storage, read> bias: array<{{ number }}>;
 //# if has_residual
-@group(0) @binding(3) var<storage, read> residual: array<f32>;
+@group(0) @binding(3) var<storage, read> residual: array<{{ number }}>;
 //# endif
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;
+@group(0) @binding(4) var<storage, read_write> y: array<{{ number }}>;
 @group(1) @binding(0) var<uniform> params: Params;
 
-var<workgroup> partial: array<vec3<f32>, {{ rows * lanes }}>;
+// Of both passes: apart, so that neither waits until the other was read.
+var<workgroup> partial: array<array<vec3<f32>, {{ rows * lanes }}>, 2>;
 
 //# include "lib/group.wgsl"
 
+fn total(x: {{ number }}) -> f32 {
+  return {{ "(x.x + x.y) + (x.z + x.w)" if vectors else "x" }};
+}
+
 // Sums over the threads of this thread's row, in a fixed order.
-fn row_sum(thread: u32, value: vec3<f32>) -> vec3<f32> {
-  workgroupBarrier();
-  partial[thread] = value;
+fn row_sum(pass_index: u32, thread: u32, value: vec3<f32>) -> vec3<f32> {
+  partial[pass_index][thread] = value;
   workgroupBarrier();
   let first = thread - thread % {{ lanes }}u;
   var sum = vec3<f32>();
   for (var i = 0u; i < {{ lanes }}u; i++) {
-    sum += partial[first + i];
+    sum += partial[pass_index][first + i];
   }
   return sum;
 }
@@ -72,28 +78,34 @@ fn main(
   // Deviations from the first number: of the row, of the shrunk row, and their magnitudes.
   var first = 0.0;
   if (width > 0u) {
-    first = x[x_row];
+    first = x[x_row]{{ ".x" if vectors }};
   }
-  var sum = vec3<f32>();
+  var deviations = {{ number }}();
+  var of_shrunk = {{ number }}();
+  var sizes = {{ number }}();
   for (var i = lane; i < width; i += {{ lanes }}u) {
     let number = x[x_row + i];
     let shrunk = number * params.shrink - first * params.shrink;
-    sum += vec3<f32>(number - first, shrunk, abs(shrunk));
+    deviations += number - first;
+    of_shrunk += shrunk;
+    sizes += abs(shrunk);
   }
-  sum = row_sum(thread, sum);
+  let sum = row_sum(0u, thread, vec3(total(deviations), total(of_shrunk), total(sizes)));
   let is_large = sum.z > params.large;
   let is_small = sum.z < params.small;
   let shrink = select(1.0, params.shrink, is_large);
   let grow = select(1.0, params.grow, is_small);
-  let n = f32(params.width);
+  let n = f32({{ "4u * " if vectors }}params.width);
   let mean = first * shrink + select(sum.x, sum.y, is_large) / n;
   // The mean is rounded: what is left has one, too.
-  var left = vec3<f32>();
+  var rest = {{ number }}();
+  var squares = {{ number }}();
   for (var i = lane; i < width; i += {{ lanes }}u) {
     let d = (x[x_row + i] * shrink - mean) * grow;
-    left += vec3<f32>(d, d * d, 0.0);
+    rest += d;
+    squares += d * d;
   }
-  left = row_sum(thread, left) / n;
+  let left = row_sum(1u, thread, vec3(total(rest), total(squares), 0.0)) / n;
   var variance = left.y - left.x * left.x;
   variance = select(variance, max(variance, params.smallest), is_large || is_small);
   let unit = shrink * grow;

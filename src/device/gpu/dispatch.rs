@@ -20,7 +20,6 @@ impl Gpu {
         for view in buffers {
             check_limit("bytes in one binding", view.size, self.capabilities.max_binding)?;
         }
-        let width = n_groups.min(per_dimension);
         let entries: Vec<wgpu::BindGroupEntry<'_>> = pipeline
             .bindings
             .iter()
@@ -41,7 +40,9 @@ impl Gpu {
                 entries: &entries,
             })
         })?;
-        let groups = [width as u32, n_groups.div_ceil(width) as u32];
+        // Rows alike in length, so that few groups have nothing to do.
+        let rows = n_groups.div_ceil(per_dimension);
+        let groups = [n_groups.div_ceil(rows) as u32, rows as u32];
         let command = Command::Dispatch { pipeline: pipeline.clone(), bind_group, params_offset: 0, groups };
         let operands = pipeline.bindings.iter().zip(buffers);
         let operands = operands.map(|(&(_, is_written), view)| (view.buffer, is_written));

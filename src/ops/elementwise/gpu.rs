@@ -13,16 +13,24 @@ use crate::{
 
 const KERNEL: Kernel<Constants, Params> = Kernel::new("elementwise", include_str!("../../../shaders/elementwise.wgsl"));
 
-/// Threads in a workgroup, one for each number.
-pub(crate) const THREADS: usize = 64;
+/// Threads in a workgroup, each for one element: fewer would leave GPUs busy with starting groups.
+const THREADS: usize = 256;
 
 /// Floating-point operations of a number, about.
 const COST: f64 = 8.0;
+
+/// Storage buffers of the texts that read vectors: operands of those share no binding.
+const VECTOR_BUFFERS: u32 = 3;
 
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Constants {
     operation: Operation,
     has_b: bool,
+    has_few_of_b: bool,
+    /// Whether all operands are one long row.
+    is_flat: bool,
+    /// Whether elements are vectors of four numbers.
+    vectors: bool,
     threads: usize,
     /// Of the activation in `lib/activation.wgsl`.
     activation: &'static str,
@@ -52,20 +60,17 @@ params! {
 }
 
 impl Constants {
-    fn new(operation: Operation) -> Self {
-        let has_b = matches!(operation, Operation::Join(join) if join.has_b());
-        Self { operation, has_b, threads: THREADS, activation: "gelu_erf" }
+    fn new(operation: Operation, is_flat: bool, vectors: bool) -> Self {
+        let (has_b, has_few_of_b) = match operation {
+            Operation::Map(_) => (false, false),
+            Operation::Join(join) => (join.has_b(), join.has_few_of_b()),
+        };
+        Self { operation, has_b, has_few_of_b, is_flat, vectors, threads: THREADS, activation: "gelu_erf" }
     }
 }
 
 pub(super) fn map(gpu: &Arc<Gpu>, map: Map, x: &Tensor) -> Result<Tensor> {
-    let y = gpu.allocate(x.len())?;
-    gpu.kernel(&KERNEL, &Constants::new(Operation::Map(map)))?.read_rows("a", x, 1).write_rows("y", &y, 1).rows(
-        x.len(),
-        Work { cost: COST, iterations: 0 },
-        |n| (Params { n: n as u32, width: 1, a_width: 1, a_used: 1, ..Params::default() }, n.div_ceil(THREADS)),
-    )?;
-    Ok(Tensor::from_gpu(x.shape().to_vec(), gpu, y))
+    run(gpu, Operation::Map(map), flat(x.len(), 1.0), true, x.shape().to_vec(), x, None)
 }
 
 pub(super) fn join(
@@ -76,34 +81,83 @@ pub(super) fn join(
     a: &Tensor,
     b: Option<&Tensor>,
 ) -> Result<Tensor> {
+    let is_flat = join.may_be_flat() && sizes.b_stride == sizes.width;
+    let sizes = if is_flat { flat(a.len(), sizes.scale) } else { sizes };
+    run(gpu, Operation::Join(join), sizes, is_flat, shape, a, b)
+}
+
+/// One long row may be cut anywhere, so into vectors if there are whole ones.
+fn flat(len: usize, scale: f32) -> Rows {
+    let width = if len.is_multiple_of(4) { 4 } else { 1 };
+    let (rows, a_first) = (len / width, 0);
+    Rows { rows, width, a_width: width, b_width: width, b_stride: width, a_first, a_used: width, scale }
+}
+
+/// Whether rows of all operands, and what is looked at of them, are made of whole vectors.
+fn are_vectors(sizes: &Rows, has_few_of_b: bool) -> bool {
+    let Rows { width, a_width, b_width, b_stride, a_first, a_used, .. } = *sizes;
+    // All of a vector is multiplied by the same number of b, where there are few.
+    let of_b = if has_few_of_b { [width / b_width, 0] } else { [b_width, b_stride] };
+    [width, a_width, a_first, a_used].iter().chain(&of_b).all(|n| n.is_multiple_of(4))
+}
+
+fn run(
+    gpu: &Arc<Gpu>,
+    operation: Operation,
+    sizes: Rows,
+    is_flat: bool,
+    shape: Vec<usize>,
+    a: &Tensor,
+    b: Option<&Tensor>,
+) -> Result<Tensor> {
     let Rows { rows, width, .. } = sizes;
+    let can_bind = gpu.capabilities().storage_buffers >= VECTOR_BUFFERS;
+    let has_few_of_b = matches!(operation, Operation::Join(join) if join.has_few_of_b());
+    let vectors = can_bind && are_vectors(&sizes, has_few_of_b);
     let y = gpu.allocate(rows * width)?;
-    let launch = gpu.kernel(&KERNEL, &Constants::new(Operation::Join(join)))?;
+    let launch = gpu.kernel(&KERNEL, &Constants::new(operation, is_flat, vectors))?;
     let launch = match b {
         Some(b) if sizes.b_stride > 0 => launch.read_rows("b", b, sizes.b_stride),
         b => launch.read_some("b", b),
     };
     let work = Work { cost: COST * width as f64, iterations: 0 };
     launch.read_rows("a", a, sizes.a_width).write_rows("y", &y, width).rows(rows, work, |rows| {
+        let of = |size: usize| move |n: usize| (n / size) as u32;
+        let of_a = of(if vectors { 4 } else { 1 });
+        let of_b = of(if vectors && !has_few_of_b { 4 } else { 1 });
         let params = Params {
-            n: (rows * width) as u32,
-            width: width as u32,
-            a_width: sizes.a_width as u32,
-            a_first: sizes.a_first as u32,
-            a_used: sizes.a_used as u32,
-            b_width: sizes.b_width as u32,
-            b_stride: sizes.b_stride as u32,
+            n: of_a(rows * width),
+            width: of_a(width),
+            a_width: of_a(sizes.a_width),
+            a_first: of_a(sizes.a_first),
+            a_used: of_a(sizes.a_used),
+            b_width: of_b(sizes.b_width),
+            b_stride: of_b(sizes.b_stride),
             scale: sizes.scale,
             ..Params::default()
         };
-        (params, (rows * width).div_ceil(THREADS))
+        (params, (params.n as usize).div_ceil(THREADS))
     })?;
     Ok(Tensor::from_gpu(shape, gpu, y))
 }
 
 /// Every text that this operation may compile.
 pub(crate) fn shaders() -> Result<Vec<Shader>> {
-    let maps = Map::ALL.map(|map| (format!("{map:?}"), Constants::new(Operation::Map(map))));
-    let joins = Join::ALL.map(|join| (format!("{join:?}"), Constants::new(Operation::Join(join))));
-    KERNEL.shaders(maps.into_iter().chain(joins))
+    let mut all = Vec::new();
+    let mut add = |name: String, operation, is_flat| {
+        for (elements, vectors) in [("vectors", true), ("scalars", false)] {
+            let rows = if is_flat { "flat" } else { "rows" };
+            all.push((format!("{name} {rows} {elements}"), Constants::new(operation, is_flat, vectors)));
+        }
+    };
+    for map in Map::ALL {
+        add(format!("{map:?}"), Operation::Map(map), true);
+    }
+    for join in Join::ALL {
+        add(format!("{join:?}"), Operation::Join(join), false);
+        if join.may_be_flat() {
+            add(format!("{join:?}"), Operation::Join(join), true);
+        }
+    }
+    KERNEL.shaders(all)
 }

@@ -51,6 +51,18 @@ impl Join {
     pub(crate) fn has_b(self) -> bool {
         !matches!(self, Self::Columns | Self::Geglu)
     }
+
+    /// Whether rows do not matter where `a` and `b` are of one shape.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn may_be_flat(self) -> bool {
+        matches!(self, Self::AddScaled | Self::ScaleColumns)
+    }
+
+    /// Whether a number of `b` serves several of `a`.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn has_few_of_b(self) -> bool {
+        matches!(self, Self::Gate | Self::Keep)
+    }
 }
 
 /// The sizes of a [`Join`].

@@ -13,15 +13,29 @@ use crate::{
 
 const KERNEL: Kernel<Constants, Params> = Kernel::new("layer_norm", include_str!("../../../shaders/layer_norm.wgsl"));
 
-/// Rows that one workgroup takes, and threads that share a row.
-const ROWS: usize = 4;
-const LANES: usize = 16;
+/// Threads of a workgroup: fewer would leave GPUs busy with starting groups.
+const THREADS: usize = 128;
+
+/// Threads that share a row, up to so many numbers wide and of any width: what threads add up of each other should
+/// be little beside what they add up themselves.
+const NARROW: usize = 128;
+const LANES: [usize; 2] = [8, 16];
+
+/// Storage buffers of a text, which with vectors share none.
+const VECTOR_BUFFERS: u32 = 5;
 
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Constants {
     has_residual: bool,
+    vectors: bool,
     rows: usize,
     lanes: usize,
+}
+
+impl Constants {
+    fn new(has_residual: bool, vectors: bool, lanes: usize) -> Self {
+        Self { has_residual, vectors, rows: THREADS / lanes, lanes }
+    }
 }
 
 params! {
@@ -51,19 +65,23 @@ pub(super) fn layer_norm(
 ) -> Result<Tensor> {
     let width = scale.len();
     let y = gpu.allocate(x.len())?;
-    let launch = gpu.kernel(&KERNEL, &Constants { has_residual: residual.is_some(), rows: ROWS, lanes: LANES })?;
+    let vectors = width.is_multiple_of(4) && gpu.capabilities().storage_buffers >= VECTOR_BUFFERS;
+    let constants = Constants::new(residual.is_some(), vectors, LANES[usize::from(width > NARROW)]);
+    let launch = gpu.kernel(&KERNEL, &constants)?;
     let launch = match residual {
         Some(residual) => launch.read_rows("residual", residual, width),
         None => launch,
     };
-    let work = Work { cost: 10.0 * width as f64, iterations: 3 * (width.div_ceil(LANES) + LANES) };
+    let elements = if vectors { width / 4 } else { width };
+    let iterations = 3 * elements.div_ceil(constants.lanes) + 2 * constants.lanes;
+    let work = Work { cost: 10.0 * width as f64, iterations };
     launch.read_rows("x", x, width).read("scale", scale).read("bias", bias).write_rows("y", &y, width).rows(
         x.len() / width,
         work,
         |rows| {
             let params = Params {
                 rows: rows as u32,
-                width: width as u32,
+                width: elements as u32,
                 epsilon,
                 large: LARGE * SHRINK,
                 // Deviations as they are summed, shrunk.
@@ -73,7 +91,7 @@ pub(super) fn layer_norm(
                 smallest: SMALLEST,
                 ..Params::default()
             };
-            (params, rows.div_ceil(ROWS))
+            (params, rows.div_ceil(constants.rows))
         },
     )?;
     Ok(Tensor::from_gpu(x.shape().to_vec(), gpu, y))
@@ -81,6 +99,14 @@ pub(super) fn layer_norm(
 
 /// Every text that this operation may compile.
 pub(crate) fn shaders() -> Result<Vec<Shader>> {
-    let constants = |has_residual| Constants { has_residual, rows: ROWS, lanes: LANES };
-    KERNEL.shaders([("".into(), constants(false)), ("residual".into(), constants(true))])
+    let mut all = Vec::new();
+    for (residual, has_residual) in [("", false), ("residual ", true)] {
+        for (elements, vectors) in [("vectors", true), ("scalars", false)] {
+            for lanes in LANES {
+                let label = format!("{residual}{elements}, {lanes} threads a row");
+                all.push((label, Constants::new(has_residual, vectors, lanes)));
+            }
+        }
+    }
+    KERNEL.shaders(all)
 }
