@@ -75,13 +75,16 @@ fn webgpus_default_limits_are_enough() {
 
 #[test]
 fn grids_past_65535_groups() {
-    let n = 300_000;
     for (name, device) in gpus() {
-        let x = Tensor::new(&device, &[n, 1], &vec![1.5; n]).unwrap();
+        // 16 rows a group; rows of one and the same number are normalised to zero.
+        let n = 16 * 66_000;
+        for width in [1, 4] {
+            let x = Tensor::new(&device, &[n, width], &vec![1.5; n * width]).unwrap();
+            let half = Tensor::new(&device, &[width], &vec![0.5; width]).unwrap();
+            let y = layer_norm(&x, &half, &half, 1e-6, None).unwrap().read().unwrap();
+            assert!(y.iter().all(|&y| y == 0.5), "{name}");
+        }
         let one = Tensor::new(&device, &[1], &[0.5]).unwrap();
-        // 75 000 groups; a row of one number is normalised to zero.
-        let y = layer_norm(&x, &one, &one, 1e-6, None).unwrap().read().unwrap();
-        assert!(y.iter().all(|&y| y == 0.5), "{name}");
         // 32 rows a group.
         let n = 32 * 66_000;
         let x = Tensor::new(&device, &[n, 1], &vec![1.5; n]).unwrap();

@@ -160,10 +160,17 @@ fn activations_do_not_overflow() {
 #[test]
 fn concat_copies_rows_side_by_side() {
     for (name, device) in devices() {
-        // The last takes more than 65 535 groups.
-        for (rows, width, columns, right_width) in
-            [(1, 1, 0..1, 1), (7, 5, 1..4, 3), (64, 3, 2..2, 65), (3, 2, 0..2, 0), (2_200_000, 1, 0..1, 1)]
-        {
+        for (rows, width, columns, right_width) in [
+            (1, 1, 0..1, 1),
+            (7, 5, 1..4, 3),
+            (64, 3, 2..2, 65),
+            (3, 2, 0..2, 0),
+            // Of whole vectors, and such as do not begin at one.
+            (65, 12, 4..12, 8),
+            (9, 8, 2..6, 4),
+            (9, 8, 0..8, 0),
+            (9, 8, 4..4, 4),
+        ] {
             let numbers = |n: usize, sign: f32| (0..n).map(|i| sign * i as f32).collect::<Vec<_>>();
             let (left, right) = (numbers(rows * width, 1.0), numbers(rows * right_width, -1.0));
             let tensor = |width: usize, data: &[f32]| Tensor::new(&device, &[rows, width], data).unwrap();

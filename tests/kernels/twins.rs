@@ -6,6 +6,7 @@ use approx::relative_eq;
 use proptest::prelude::*;
 use wgpu_attention::{
     Device, Mask, Tensor,
+    device::{Adapter, GpuOptions},
     ops::{
         Activation, AttentionMemory, Bias, BiasKernel, BiasTerm, Direction, Distance, FeatureKind, FeatureMap, Form,
         HeadMoves, KeyErase, Layout, Linear, LinearAttention, Lsam, Lstm, Map, Normalizer, Probabilities,
@@ -13,6 +14,7 @@ use wgpu_attention::{
         attention_memory, columns, concat, feature_map, gate, geglu, layer_norm, linear, lsam, lstm, map,
         merge_attention, random_features, relu, scale_columns, scan_attention, tape, unit_norm,
     },
+    wgpu,
 };
 
 /// What some operations computed, by their names.
@@ -22,13 +24,18 @@ type Outputs = Vec<(&'static str, Tensor)>;
 /// are within 1e-5 of float64 in these sizes, so within twice that of each other.
 #[track_caller]
 fn assert_twins(run: impl Fn(&Device) -> Outputs) {
+    // Checked shaders are the same kernels; `devices()` runs them elsewhere.
+    let gpus = gpus().into_iter().chain(few_bindings()).filter(|(name, _)| !name.ends_with("checked"));
+    assert_twins_on(gpus, run);
+}
+
+#[track_caller]
+fn assert_twins_on(gpus: impl Iterator<Item = (String, Device)>, run: impl Fn(&Device) -> Outputs) {
     let read = |device: &Device| -> Vec<(&str, Vec<f32>)> {
         run(device).into_iter().map(|(op, tensor)| (op, tensor.read().unwrap())).collect()
     };
     let cpu = read(&Device::cpu());
-    // Checked shaders are the same kernels; `devices()` runs them elsewhere.
-    let gpus = gpus().into_iter().chain(few_bindings());
-    for (name, device) in gpus.filter(|(name, _)| !name.ends_with("checked")) {
+    for (name, device) in gpus {
         for ((op, gpu), (_, cpu)) in read(&device).iter().zip(&cpu) {
             assert_eq!(gpu.len(), cpu.len(), "{op} on {name}");
             for (i, (a, b)) in gpu.iter().zip(cpu).enumerate() {
@@ -366,4 +373,54 @@ fn long_recurrences_go_on_from_launch_to_launch() {
             ("attention_memory, chunked", read(Form::Chunked)),
         ]
     });
+}
+
+/// What is done row by row or number by number, of a width.
+fn by_rows(device: &Device, rows: usize, width: usize) -> Outputs {
+    let mut random = Random::new((rows * width) as u64);
+    let mut tensor = |shape: &[usize]| Tensor::new(device, shape, &random.numbers(shape.iter().product())).unwrap();
+    let (x, y, row) = (tensor(&[rows, width]), tensor(&[rows, width]), tensor(&[width]));
+    let p = Probabilities::sigmoid(&tensor(&[rows, if width.is_multiple_of(2) { 2 } else { 1 }])).unwrap();
+    let rest = [
+        ("add", add(&x, &y, 0.5).unwrap()),
+        ("add of a row", add(&x, &row, 0.5).unwrap()),
+        ("scale_columns", scale_columns(&x, &row).unwrap()),
+        ("scale_columns of all", scale_columns(&x, &y).unwrap()),
+        ("columns", columns(&x, width / 4..width).unwrap()),
+        ("concat", concat(&x, width / 4..width, &y).unwrap()),
+        ("gate", gate(&x, &p).unwrap()),
+        ("geglu", geglu(&concat(&x, 0..width, &y).unwrap()).unwrap()),
+        ("layer_norm", layer_norm(&x, &row, &row, 0.1, None).unwrap()),
+        ("layer_norm with a residual", layer_norm(&x, &row, &row, 0.1, Some(&y)).unwrap()),
+    ];
+    Map::ALL.into_iter().map(|kind| ("map", map(&x, kind).unwrap())).chain(rest).collect()
+}
+
+/// Whole vectors and what is none, in every length.
+#[test]
+fn rows_of_every_width() {
+    for (rows, width) in
+        [(1, 1), (1, 4), (4, 1), (1, 7), (3, 8), (5, 12), (1, 63), (65, 64), (4, 65), (7, 100), (33, 132), (2, 1000)]
+    {
+        assert_twins(|device| by_rows(device, rows, width));
+    }
+}
+
+/// As past 65,535 groups and 128 MiB, but of sizes that take no time.
+#[test]
+fn rows_in_pieces_and_folded_grids() {
+    let limits = wgpu::Limits {
+        max_storage_buffer_binding_size: 64 << 10,
+        max_compute_workgroups_per_dimension: 15,
+        ..wgpu::Limits::default()
+    };
+    let open = |adapter: Adapter, checked| {
+        let options = GpuOptions::default().limits(limits.clone()).checked(checked);
+        (format!("{adapter}, checked={checked}"), Device::on_adapter(&adapter, &options).unwrap())
+    };
+    let all = Device::adapters().into_iter();
+    let devices: Vec<_> = all.flat_map(|adapter| [open(adapter.clone(), false), open(adapter, true)]).collect();
+    for (rows, width) in [(500, 64), (501, 65), (40, 1000), (19, 1001)] {
+        assert_twins_on(devices.iter().cloned(), |device| by_rows(device, rows, width));
+    }
 }
