@@ -170,6 +170,7 @@ fn concat_copies_rows_side_by_side() {
             (9, 8, 2..6, 4),
             (9, 8, 0..8, 0),
             (9, 8, 4..4, 4),
+            (9, 0, 0..0, 4),
         ] {
             let numbers = |n: usize, sign: f32| (0..n).map(|i| sign * i as f32).collect::<Vec<_>>();
             let (left, right) = (numbers(rows * width, 1.0), numbers(rows * right_width, -1.0));

@@ -111,7 +111,9 @@ fn run(
     b: Option<&Tensor>,
 ) -> Result<Tensor> {
     let Rows { rows, width, .. } = sizes;
-    let can_bind = gpu.capabilities().storage_buffers >= VECTOR_BUFFERS;
+    // What is bound of an operand without numbers is shorter than a vector.
+    let is_empty = a.is_empty() || b.is_some_and(Tensor::is_empty);
+    let can_bind = !is_empty && gpu.capabilities().storage_buffers >= VECTOR_BUFFERS;
     let has_few_of_b = matches!(operation, Operation::Join(join) if join.has_few_of_b());
     let vectors = can_bind && are_vectors(&sizes, has_few_of_b);
     let y = gpu.allocate(rows * width)?;
