@@ -9,7 +9,7 @@
 //# set number = "vec4<f32>" if vectors else "f32"
 struct Params {
   rows: u32,
-  // In elements of {{ number }}, as all that follows them in memory.
+  // In elements of {{ number }}, as are the bases.
   width: u32,
   n_groups: u32,
   epsilon: f32,
