@@ -54,7 +54,8 @@ struct Params {
 //# endif
 @group(1) @binding(0) var<uniform> params: Params;
 
-//# set of_rows = "vec" ~ lanes ~ "<f32>"
+//# set of_rows = "f32" if lanes == 1 else "vec" ~ lanes ~ "<f32>"
+//# set lane = [""] if lanes == 1 else ["[0]", "[1]", "[2]", "[3]"]
 //# set row_quads = rows // lanes
 //# set tile_quads = head_dim // 4
 //# set columns = slice // 8
@@ -62,6 +63,8 @@ struct Params {
 //# set of_split = columns // splits
 //# set steps = 4 * slice // head_dim
 //# set n_next = slice // threads
+//# set is_light = lanes < 4
+//# set most = 16 if is_light else 8
 //# set ends = [true] if slice >= 8 * head_dim else [false, true]
 {% if has_erase %}// The memory, {{ lanes }} rows of a column, column d at d * {{ row_quads }}; then {% else %}// {% endif %}what a chunk writes to {{ lanes }} rows, step i at i * {{ row_quads }}.
 var<workgroup> rows: array<{{ of_rows }}, {{ (head_dim if has_erase else chunk) * row_quads }}>;
@@ -143,7 +146,7 @@ fn store_{{ name }}(row0: u32, row: u32, d: u32, {% for c in range(4) %}m{{ c }}
   if (row < params.v_dim && d < params.head_dim) {
     let at = (row0 + row) * (params.head_dim / 4u) + d / 4u;
 //# for r in range(lanes)
-    {{ name }}[at + {{ r }}u * (params.head_dim / 4u)] = vec4(m0[{{ r }}], m1[{{ r }}], m2[{{ r }}], m3[{{ r }}]);
+    {{ name }}[at + {{ r }}u * (params.head_dim / 4u)] = vec4(m0{{ lane[r] }}, m1{{ lane[r] }}, m2{{ lane[r] }}, m3{{ lane[r] }});
 //# endfor
   }
 //# else
@@ -152,7 +155,7 @@ fn store_{{ name }}(row0: u32, row: u32, d: u32, {% for c in range(4) %}m{{ c }}
     let at = (row0 + row + {{ r }}u) * params.head_dim + d;
 //# for c in range(4)
     if (d + {{ c }}u < params.head_dim) {
-      {{ name }}[at + {{ c }}u] = m{{ c }}[{{ r }}];
+      {{ name }}[at + {{ c }}u] = m{{ c }}{{ lane[r] }};
     }
 //# endfor
   }
@@ -250,6 +253,12 @@ fn main(
 //# for i in range(n_next)
   var next{{ i }} = load_{{ "w" if has_erase else "k" }}(chunk, 0u, thread + {{ i * threads }}u);
 //# endfor
+//# if is_light
+  // What a chunk writes is read with its first slice, while the chunk before is multiplied.
+//# for r in range(lanes)
+  var x{{ r }} = load_u(chunk.index * params.v_dim + clamped(written_row, {{ r }}u), step);
+//# endfor
+//# endif
   for (var tile = 0u; tile < params.n_tiles; tile++) {
 //# if has_states
     store_states(chunk.index * params.v_dim, row, d, {% for c in range(4) %}m{{ c }}{{ ", " if c < 3 }}{% endfor %});
@@ -279,6 +288,7 @@ fn main(
     left *= vec4(kept.y * kept.z * kept.w, kept.z * kept.w, kept.w, 1.0);
     workgroupBarrier();
 //# endif
+//# if not is_light
 //# for r in range(lanes)
     var x{{ r }} = vec4(0.0);
 //# endfor
@@ -287,6 +297,11 @@ fn main(
       x{{ r }} = load_u(chunk.index * params.v_dim + clamped(written_row, {{ r }}u), step);
 //# endfor
     }
+//# elif has_erase and splits > 1
+//# for r in range(lanes)
+    x{{ r }} = select(vec4(0.0), x{{ r }}, split == 0u);
+//# endfor
+//# endif
 //# for i in range(n_next)
 //# if has_erase
     slice[thread + {{ i * threads }}u] = kept_w(0u, thread + {{ i * threads }}u, next{{ i }});
@@ -309,7 +324,7 @@ fn main(
       next{{ i }} = load_w(chunk, d0 + {{ columns }}u, thread + {{ i * threads }}u);
 //# endfor
 //# endif
-//# set unrolled = 8 if of_split > 8 else of_split
+//# set unrolled = most if of_split > most else of_split
       for (var i = 0u; i < min(params.columns, params.head_dim - d0); i += {{ unrolled }}u) {
         let column = split * {{ of_split }}u + i;
         let at = column * {{ chunk // 4 }}u + thread % {{ chunk // 4 }}u;
@@ -318,7 +333,7 @@ fn main(
           let a = slice[at + {{ c * chunk // 4 }}u];
           let b = rows[(d0 + column + {{ c }}u) * {{ row_quads }}u + written_quad];
 //# for r in range(lanes)
-          x{{ r }} -= b[{{ r }}] * a;
+          x{{ r }} -= b{{ lane[r] }} * a;
 //# endfor
         }
 //# endfor
@@ -353,7 +368,7 @@ fn main(
         let part{{ c }} = rows[written_at + i * {{ chunk * row_quads }}u + {{ c * row_quads }}u];
 //# endfor
 //# for r in range(lanes)
-        x{{ r }} += vec4(part0[{{ r }}], part1[{{ r }}], part2[{{ r }}], part3[{{ r }}]);
+        x{{ r }} += vec4(part0{{ lane[r] }}, part1{{ lane[r] }}, part2{{ lane[r] }}, part3{{ lane[r] }});
 //# endfor
       }
 //# endif
@@ -383,13 +398,16 @@ fn main(
 //# for i in range(n_next)
       next{{ i }} = load_{{ "w" if has_erase else "k" }}(next_chunk, 0u, thread + {{ i * threads }}u);
 //# endfor
+//# for r in range(lanes) if is_light
+      x{{ r }} = load_u(next_chunk.index * params.v_dim + clamped(written_row, {{ r }}u), step);
+//# endfor
 //# else
     for (; i0 + {{ steps }}u < chunk.n_steps; i0 += {{ steps }}u) {
 //# for i in range(n_next)
       next{{ i }} = load_k(chunk, i0 + {{ steps }}u, thread + {{ i * threads }}u);
 //# endfor
 //# endif
-//# set unrolled = 8 if steps > 8 else steps
+//# set unrolled = most if steps > most else steps
       for (var i = i0; i < min(i0 + params.steps, chunk.n_steps); i += {{ unrolled }}u) {
         let at = (i - i0) * {{ tile_quads }}u + column_quad;
 //# for s in range(unrolled)

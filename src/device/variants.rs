@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 #[cfg(feature = "gpu")]
 use crate::error::{Error, Result};
 
-pub(crate) const ATTENTION_MEMORY: [&str; 4] = ["recurrent", "recurrent 32", "chunked", "chunked, scalars"];
+pub(crate) const ATTENTION_MEMORY: [&str; 6] =
+    ["recurrent", "recurrent 32", "chunked", "chunked, scalars", "chunked, two rows", "chunked, one row"];
 pub(crate) const LINEAR: [&str; 4] = ["tile 32", "tile 64", "vector 32", "vector 64"];
 pub(crate) const LINEAR_ATTENTION: [&str; 2] = ["vectors", "scalars"];
 pub(crate) const SCAN_ATTENTION: [&str; 13] = [

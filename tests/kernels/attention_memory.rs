@@ -168,12 +168,13 @@ fn every_size_agrees_with_float64() {
     }
 }
 
-/// Chunks that are read as vectors and as scalars: of all widths that carry another number of rows, with
+/// Chunks that are read as vectors and as scalars, and memories of many and of few rows a thread: of all widths that carry another number of rows, with
 /// every gate.
 #[test]
 #[cfg(feature = "gpu")]
-fn both_texts_of_chunks_agree_with_float64() {
-    for (name, device) in ["chunked", "chunked, scalars"].map(|variant| forced("attention_memory", variant)).concat() {
+fn all_texts_of_chunks_agree_with_float64() {
+    let variants = ["chunked", "chunked, scalars", "chunked, two rows", "chunked, one row"];
+    for (name, device) in variants.map(|variant| forced("attention_memory", variant)).concat() {
         for (i, n) in [1, 7, 31, 32, 33, 63, 64, 65, 100, 1000].into_iter().enumerate() {
             Case::new(i as u64, [2, n, 2, 20, 24], 15).check(&device, None, &format!("{name}: {n} steps"));
         }

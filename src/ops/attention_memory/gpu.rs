@@ -3,7 +3,7 @@
 use std::{ops::Range, sync::Arc};
 
 use super::{
-    plan::{self, CHUNK, MAX_RECURRENT, NUMBERS, Plan},
+    plan::{self, CHUNK, Carried, LANES, MAX_RECURRENT, NUMBERS, Plan},
     problem::{AttentionMemory, Form, MAX_HEAD_DIM, Problem},
     text::{ChunkConstants, ReadConstants, StateConstants, StepConstants, THREADS},
 };
@@ -139,8 +139,8 @@ pub(super) fn run(
     let y = gpu.allocate(if q.is_some() { v.len() } else { 0 })?;
     let p = [options.p_read, options.p_write, options.p_erase].map(|p| p.map(Probabilities::tensor));
     let decay = options.decay.map(Probabilities::tensor);
-    let Plan { form, vectors, numbers, pieces, .. } = plan;
-    let call = Call { gpu, problem, vectors, numbers, q, k, v, p, decay, memory: &memory, y: &y };
+    let Plan { form, vectors, lanes, numbers, pieces, .. } = plan;
+    let call = Call { gpu, problem, vectors, lanes, numbers, q, k, v, p, decay, memory: &memory, y: &y };
     for piece in pieces {
         match form {
             Form::Recurrent => call.recurrent(piece)?,
@@ -154,6 +154,7 @@ struct Call<'a> {
     gpu: &'a Arc<Gpu>,
     problem: &'a Problem,
     vectors: bool,
+    lanes: usize,
     numbers: usize,
     q: Option<&'a Tensor>,
     k: &'a Tensor,
@@ -175,7 +176,7 @@ impl Call<'_> {
         let n_groups = problem.heads() * problem.v_dim.div_ceil(constants.rows());
         let work = Work {
             cost: plan::cost_of_step(problem) * steps.len() as f64 / n_groups.max(1) as f64,
-            iterations: plan::iterations_of_step(problem, Form::Recurrent) * steps.len(),
+            iterations: plan::iterations_of_step(problem, Form::Recurrent, self.lanes) * steps.len(),
         };
         let params = StepParams {
             n: problem.n as u32,
@@ -274,11 +275,10 @@ impl Call<'_> {
         let Self { gpu, problem, .. } = *self;
         let Problem { head_dim, v_dim, .. } = *problem;
         let has = [w.is_some(), self.decay.is_some(), states.is_some(), self.vectors];
-        let constants = StateConstants::new(problem, has);
-        let carried = constants.carried;
+        let carried = Carried::new(problem, self.lanes);
         let work = Work {
             cost: (4 * carried.rows * head_dim * n_tiles * CHUNK) as f64,
-            iterations: plan::iterations_of_step(problem, Form::Chunked) * n_tiles * CHUNK,
+            iterations: plan::iterations_of_step(problem, Form::Chunked, self.lanes) * n_tiles * CHUNK,
         };
         let params = StateParams {
             n: problem.n as u32,
@@ -292,14 +292,14 @@ impl Call<'_> {
             chunk: CHUNK as u32,
             ..StateParams::default()
         };
-        gpu.kernel(&STATE, &constants)?
+        gpu.kernel(&STATE, &StateConstants::new(carried, has))?
             .read("k", self.k)
             .read_some("w", w)
             .read_some("decay", self.decay)
             .write("u", u)
             .write("memory", self.memory)
             .write_some("states", states)
-            .groups(problem.heads() * v_dim.div_ceil(carried.rows), work, params)
+            .groups(carried.groups(problem), work, params)
     }
 }
 
@@ -362,11 +362,14 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
     }
     for i in 0..16 {
         let [has_erase, has_decay, has_states, vectors] = bits(i);
-        for (head_dim, v_dim) in [(1, 1), (64, 64), (MAX_HEAD_DIM, 64)] {
-            let problem = Problem { batch: 1, n: 1, n_heads: 1, head_dim, v_dim };
-            let of = if vectors { "vectors" } else { "scalars" };
-            let label = format!("{head_dim} {of} p_erase={has_erase} states={has_states} decay={has_decay}");
-            all.push(STATE.shader(&label, &StateConstants::new(&problem, bits(i)))?);
+        for lanes in LANES.into_iter().filter(|lanes| vectors || *lanes == LANES[0]) {
+            for (head_dim, v_dim) in [(1, 1), (64, 64), (MAX_HEAD_DIM, 64)] {
+                let carried = Carried::new(&Problem { batch: 1, n: 1, n_heads: 1, head_dim, v_dim }, lanes);
+                let of = if vectors { "vectors" } else { "scalars" };
+                let label =
+                    format!("{head_dim} {of} rows={lanes} p_erase={has_erase} states={has_states} decay={has_decay}");
+                all.push(STATE.shader(&label, &StateConstants::new(carried, bits(i)))?);
+            }
         }
     }
     Ok(all)

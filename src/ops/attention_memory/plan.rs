@@ -35,6 +35,13 @@ pub(crate) const NUMBERS: [usize; 2] = [64, 32];
 const CARRIED: usize = 2048;
 const SLICE: usize = 256;
 
+/// Rows of a memory that a thread carries at most. A workgroup goes from chunk to chunk alone: with fewer rows there
+/// are more workgroups, each of which has less to do in a chunk and spares registers for a slice twice as long.
+pub(super) const LANES: [usize; 3] = [4, 2, 1];
+
+/// Workgroups for each processor, at least, for threads to carry more rows.
+const GROUPS: usize = 2;
+
 /// Numbers of scratch space at once.
 const MAX_SCRATCH: usize = 1 << 25;
 
@@ -46,16 +53,18 @@ const VECTOR_BUFFERS: u32 = 7;
 enum Rung {
     /// Step by step, so many numbers of a row a thread at most.
     Steps(usize),
-    /// In chunks, which are read four numbers at a time, or one.
-    Chunks { vectors: bool },
+    /// In chunks, which are read four numbers at a time, or one; so many rows a thread are carried at most.
+    Chunks { vectors: bool, lanes: usize },
 }
 
 impl Rung {
-    const ALL: [(&str, Self); 4] = [
+    const ALL: [(&str, Self); 6] = [
         (ATTENTION_MEMORY[0], Self::Steps(NUMBERS[0])),
         (ATTENTION_MEMORY[1], Self::Steps(NUMBERS[1])),
-        (ATTENTION_MEMORY[2], Self::Chunks { vectors: true }),
-        (ATTENTION_MEMORY[3], Self::Chunks { vectors: false }),
+        (ATTENTION_MEMORY[2], Self::Chunks { vectors: true, lanes: LANES[0] }),
+        (ATTENTION_MEMORY[3], Self::Chunks { vectors: false, lanes: LANES[0] }),
+        (ATTENTION_MEMORY[4], Self::Chunks { vectors: true, lanes: LANES[1] }),
+        (ATTENTION_MEMORY[5], Self::Chunks { vectors: true, lanes: LANES[2] }),
     ];
 
     fn name(self) -> &'static str {
@@ -76,6 +85,8 @@ pub(crate) struct Plan {
     pub form: Form,
     /// Whether chunks are read four numbers at a time.
     pub vectors: bool,
+    /// Rows of a memory that a thread carries at most, from chunk to chunk.
+    pub lanes: usize,
     /// Numbers of a row that a thread keeps at most, step by step.
     pub numbers: usize,
     why: &'static str,
@@ -104,15 +115,27 @@ pub(crate) struct Carried {
 }
 
 impl Carried {
-    pub(crate) fn new(problem: &Problem) -> Self {
+    /// With so many rows a thread at most.
+    pub(crate) fn new(problem: &Problem, most: usize) -> Self {
         let head_dim = problem.head_dim.next_power_of_two().max(32);
-        let rows = (CARRIED / head_dim).clamp(2, CHUNK).min(problem.v_dim.next_power_of_two().max(4));
-        let lanes = rows.min(4);
+        let carried = CARRIED * most / LANES[0];
+        let rows = (carried / head_dim).clamp(1, CHUNK).min(problem.v_dim.next_power_of_two().max(4));
+        let lanes = rows.min(most);
         let threads = rows / lanes * head_dim / 4;
-        // Four vectors a thread where that is all of w or k, else two.
-        let slice = [4, 2].map(|vectors| (SLICE / threads).min(vectors) * threads);
-        let slice = if slice[0] >= CHUNK / 4 * head_dim { slice[0] } else { slice[1] };
+        let whole = CHUNK / 4 * head_dim;
+        let slice = |vectors: usize, most: usize| (vectors * threads).min(most).min(whole);
+        // Four vectors a thread where it has few rows, or where that is all of w or k, else two.
+        let slice = match most < LANES[0] {
+            true => slice(4, 2 * SLICE),
+            false if slice(4, SLICE) == whole => whole,
+            false => slice(2, SLICE),
+        };
         Self { rows, lanes, head_dim, threads, slice }
+    }
+
+    /// Workgroups that carry all memories.
+    pub(crate) fn groups(&self, problem: &Problem) -> usize {
+        problem.heads().saturating_mul(problem.v_dim.div_ceil(self.rows))
     }
 
     /// Of a slice of `w`, those that a thread multiplies.
@@ -137,10 +160,10 @@ impl Carried {
 
 /// Loop iterations of an invocation in a step, no fewer: what the kernels of each form do, in
 /// chunks the one that carries the memory.
-pub(crate) fn iterations_of_step(problem: &Problem, form: Form) -> usize {
+pub(crate) fn iterations_of_step(problem: &Problem, form: Form, lanes: usize) -> usize {
     match form {
         Form::Recurrent => 3 + problem.head_dim.div_ceil(4),
-        Form::Chunked => Carried::new(problem).iterations().div_ceil(CHUNK),
+        Form::Chunked => Carried::new(problem, lanes).iterations().div_ceil(CHUNK),
     }
 }
 
@@ -148,8 +171,22 @@ pub(crate) fn iterations_of_step(problem: &Problem, form: Form) -> usize {
 pub(crate) fn vectors(problem: &Problem, capabilities: &Capabilities) -> Result<bool> {
     let fits = problem.head_dim.is_multiple_of(4) && problem.v_dim.is_multiple_of(4);
     let binds = capabilities.storage_buffers >= VECTOR_BUFFERS;
-    let is_forced = capabilities.forced(OP, &Rung::ALL)? == Some(Rung::Chunks { vectors: false });
+    let is_forced = matches!(capabilities.forced(OP, &Rung::ALL)?, Some(Rung::Chunks { vectors: false, .. }));
     Ok(fits && binds && !is_forced)
+}
+
+/// Rows of a memory that a thread carries at most: as many as leave each processor its workgroups, where chunks are
+/// read four numbers at a time.
+fn lanes(problem: &Problem, vectors: bool, capabilities: &Capabilities) -> Result<usize> {
+    let [most, .., fewest] = LANES;
+    if !vectors {
+        return Ok(most);
+    }
+    if let Some(Rung::Chunks { lanes, .. }) = capabilities.forced(OP, &Rung::ALL)? {
+        return Ok(lanes);
+    }
+    let fills = |lanes: &usize| Carried::new(problem, *lanes).groups(problem) >= GROUPS * capabilities.processors;
+    Ok(LANES.into_iter().find(fills).unwrap_or(fewest))
 }
 
 /// Numbers of a row that a thread keeps at most, step by step: more of them spare sums over a row's threads.
@@ -167,6 +204,7 @@ fn numbers(capabilities: &Capabilities) -> Result<usize> {
 pub(crate) fn plan(problem: &Problem, form: Option<Form>, capabilities: &Capabilities) -> Result<Plan> {
     let is_gpu = capabilities.adapter.is_some();
     let vectors = vectors(problem, capabilities)?;
+    let lanes = lanes(problem, vectors, capabilities)?;
     let numbers = numbers(capabilities)?;
     let form = form.or(capabilities.forced(OP, &Rung::ALL)?.map(Rung::form));
     let (form, why) = match form {
@@ -187,12 +225,12 @@ pub(crate) fn plan(problem: &Problem, form: Option<Form>, capabilities: &Capabil
     };
     // The sizes of a kernel mean nothing where there is none.
     let by_iterations =
-        if is_gpu { capabilities.max_iterations / iterations_of_step(problem, form) } else { usize::MAX };
+        if is_gpu { capabilities.max_iterations / iterations_of_step(problem, form, lanes) } else { usize::MAX };
     let step = (by_budget.min(by_scratch).min(by_iterations) / CHUNK * CHUNK).max(CHUNK);
     // Without heads the steps do nothing, however many they are.
     let n = if problem.heads() == 0 { 0 } else { problem.n };
     let pieces = (0..n).step_by(step).map(|first| first..n.min(first.saturating_add(step))).collect();
-    Ok(Plan { form, vectors, numbers, why, pieces })
+    Ok(Plan { form, vectors, lanes, numbers, why, pieces })
 }
 
 fn on_gpu(problem: &Problem) -> (Form, &'static str) {
@@ -237,11 +275,12 @@ impl AttentionMemory<'_> {
 
 /// Each piece of the steps is one launch, or three: chunks, the memory from chunk to chunk, reads.
 fn decide(problem: &Problem, form: Option<Form>, capabilities: &Capabilities) -> Result<Decision> {
-    let Plan { form, vectors, numbers, why, pieces } = plan(problem, form, capabilities)?;
+    let Plan { form, vectors, lanes, numbers, why, pieces } = plan(problem, form, capabilities)?;
     let on_cpu = capabilities.adapter.is_none();
     let (rung, of_piece) = match form {
         Form::Recurrent => (Rung::Steps(if on_cpu { NUMBERS[0] } else { numbers }), 1),
-        Form::Chunked => (Rung::Chunks { vectors: vectors || on_cpu }, 3),
+        Form::Chunked if on_cpu => (Rung::Chunks { vectors: true, lanes: LANES[0] }, 3),
+        Form::Chunked => (Rung::Chunks { vectors, lanes }, 3),
     };
     if on_cpu {
         return Ok(Decision::on_cpu(OP, rung.name(), why));
@@ -298,7 +337,10 @@ mod tests {
             let capabilities = Capabilities { submit_budget: 1e30, ..Capabilities::webgpu(AdapterKind::Software) };
             let plan = plan(&problem, Some(form), &capabilities).unwrap();
             for piece in &plan.pieces {
-                assert!(piece.len() * iterations_of_step(&problem, form) <= 32_767, "{form:?}, {head_dim}: {piece:?}");
+                assert!(
+                    piece.len() * iterations_of_step(&problem, form, plan.lanes) <= 32_767,
+                    "{form:?}, {head_dim}: {piece:?}"
+                );
             }
         }
     }

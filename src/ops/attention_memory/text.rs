@@ -2,10 +2,7 @@
 
 use serde::Serialize;
 
-use super::{
-    plan::{CHUNK, Carried},
-    problem::Problem,
-};
+use super::plan::{CHUNK, Carried};
 
 /// Threads of a workgroup that goes step by step, each with a row of the memory or a part of one.
 const STEP_THREADS: usize = 64;
@@ -85,8 +82,8 @@ pub(super) struct StateConstants {
 }
 
 impl StateConstants {
-    pub fn new(problem: &Problem, [has_erase, has_decay, has_states, vectors]: [bool; 4]) -> Self {
-        Self { carried: Carried::new(problem), has_erase, has_decay, has_states, vectors, chunk: CHUNK }
+    pub fn new(carried: Carried, [has_erase, has_decay, has_states, vectors]: [bool; 4]) -> Self {
+        Self { carried, has_erase, has_decay, has_states, vectors, chunk: CHUNK }
     }
 }
 
