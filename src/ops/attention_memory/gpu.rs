@@ -363,11 +363,12 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
     for i in 0..16 {
         let [has_erase, has_decay, has_states, vectors] = bits(i);
         for lanes in LANES.into_iter().filter(|lanes| vectors || *lanes == LANES[0]) {
-            for (head_dim, v_dim) in [(1, 1), (64, 64), (MAX_HEAD_DIM, 64)] {
+            // With one row a thread, heads of 1,024 are as with two.
+            for (head_dim, v_dim) in [(1, 1), (64, 64), (MAX_HEAD_DIM * lanes.min(2) / 2, 64)] {
                 let carried = Carried::new(&Problem { batch: 1, n: 1, n_heads: 1, head_dim, v_dim }, lanes);
                 let of = if vectors { "vectors" } else { "scalars" };
                 let label =
-                    format!("{head_dim} {of} rows={lanes} p_erase={has_erase} states={has_states} decay={has_decay}");
+                    format!("{head_dim} {of} p_erase={has_erase} states={has_states} decay={has_decay} rows={lanes}");
                 all.push(STATE.shader(&label, &StateConstants::new(carried, bits(i)))?);
             }
         }
