@@ -217,13 +217,15 @@ impl Capabilities {
 
     /// Whether a step of a recurrence that moves `bytes` for each of `batch` elements pays as
     /// launches of its own over all processors, instead of in one workgroup an element that takes all
-    /// steps. A workgroup moves about 100 bytes in a nanosecond, from a cache that many share; a
-    /// launch takes about 10 microseconds, with the wait for the one before: as long as a million bytes.
+    /// steps. Measured on an H200 (benches/RESULTS.md): a workgroup moves 40 bytes in a nanosecond, from a cache
+    /// that many share, and spread over all processors half as many again each; a launch takes 4 microseconds, with
+    /// the wait for the one before: as long as 160,000 bytes.
     #[cfg(feature = "gpu")]
     pub(crate) fn pays_to_spread(&self, bytes: usize, batch: usize, launches: usize) -> bool {
-        const LAUNCH: f64 = 1e6;
+        const LAUNCH: f64 = 1.6e5;
+        const SPREAD: f64 = 1.5;
         // Elements side by side take no longer than one, until there are as many as processors.
-        LAUNCH * launches as f64 + bytes as f64 * batch as f64 / (self.processors as f64) < bytes as f64
+        LAUNCH * launches as f64 + bytes as f64 * batch as f64 / (SPREAD * self.processors as f64) < bytes as f64
     }
 
     /// Cuts a recurrence of `n` steps into as many at a time as a submit and an invocation take.

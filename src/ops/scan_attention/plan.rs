@@ -340,7 +340,7 @@ fn choose(problem: &Problem, capabilities: &Capabilities) -> Result<(Rung, &'sta
     // Of a row of the result, the more threads the fewer numbers are in the registers of each.
     let has_registers = maker.has_many_registers();
     let is_broad = problem.v_dim > if has_registers { 128 } else { 64 };
-    let is_tall = maker == Maker::Nvidia && problem.n_queries > TILE && problem.v_dim <= 64;
+    let is_tall = maker == Maker::Nvidia && problem.n_queries > TILE && problem.v_dim <= 128;
     if is_tall && !(problem.on_sphere && problem.v_dim > 32) {
         return Ok((Rung::Tall, "tall tiles read less workgroup memory, which it waits for"));
     }
