@@ -39,7 +39,13 @@ pub fn time(device: &Device, run: &dyn Fn() -> Result<Tensor>, effort: Effort) -
     // Compiles the shaders.
     run()?;
     device.wait()?;
-    let first = sample(device, run, 1)?;
+    let mut first = sample(device, run, 1)?;
+    // A GPU that waited for a compiler runs slowly until it has had work for a while.
+    let start = Instant::now();
+    while start.elapsed().as_secs_f64() < 4.0 * effort.seconds {
+        let calls = (effort.seconds / first.0.max(1e-6)).clamp(1.0, 100.0) as usize;
+        first = sample(device, run, calls)?;
+    }
     let calls = (effort.seconds / first.0.max(1e-6)).clamp(1.0, 100.0) as usize;
     // What takes long is measured less often.
     let samples = if first.0 > 0.5 { 1 } else { effort.samples };
