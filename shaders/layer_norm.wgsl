@@ -12,7 +12,10 @@ struct Params {
   // In elements of {{ number }}, as are the bases.
   width: u32,
   n_groups: u32,
+  // As is, and as the variance of a row is shrunk or grown: a compiler might multiply the factors first.
   epsilon: f32,
+  epsilon_of_large: f32,
+  epsilon_of_small: f32,
   // Where the first element is in each binding.
   x_base: u32,
   residual_base: u32,
@@ -108,8 +111,8 @@ fn main(
   let left = row_sum(1u, thread, vec3(total(rest), total(squares), 0.0)) / n;
   var variance = left.y - left.x * left.x;
   variance = select(variance, max(variance, params.smallest), is_large || is_small);
-  let unit = shrink * grow;
-  let inverse = 1.0 / sqrt(variance + params.epsilon * unit * unit);
+  let epsilon = select(select(params.epsilon, params.epsilon_of_large, is_large), params.epsilon_of_small, is_small);
+  let inverse = 1.0 / sqrt(variance + epsilon);
   for (var i = lane; i < width; i += {{ lanes }}u) {
     var z = ((x[x_row + i] * shrink - mean) * grow - left.x) * inverse * scale[i] + bias[i];
 //# if has_residual

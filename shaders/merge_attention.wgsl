@@ -13,7 +13,7 @@
 // {% if lanes == 1 %}A thread for each merged number, {{ outputs }} in a workgroup; no workgroup memory. States come before
 // parts, which are added in their order.{% else %}{{ lanes }} threads for each merged number, with every {{ lanes }}-th part each, {{ outputs }} numbers in a workgroup:
 // many parts one after the other would wait for memory. {{ 20 * lanes * outputs }} bytes of workgroup memory.{% endif %}
-// What is at the sentinel has no keys and is not read, whatever its values are; if all are, the row is zeros.
+// What is at the sentinel has no keys and adds nothing, whatever its values are; if all are, the row is zeros.
 
 struct Params {
   n_parts: u32,
@@ -162,9 +162,12 @@ fn main(
   for (var part = {{ first }}; part < params.n_parts; part += {{ lanes }}u) {
     let at = part * {{ 2 if has_sums else 1 }}u * params.rows + row;
     let l = log_sum_exp[at];
-    if (l > 0.5 * params.masked) {
-      let w = weight(l, reference){% if has_sums %} * log_sum_exp[at + params.rows]{% endif %};
-      let x = w * values[part * params.rows * params.width + i];
+    // Read whatever `l` is, so that nothing waits for it.
+    let value = values[part * params.rows * params.width + i];
+{% if has_sums %}    let of_part = log_sum_exp[at + params.rows];
+{% endif %}    if (l > 0.5 * params.masked) {
+      let w = weight(l, reference){{ " * of_part" if has_sums }};
+      let x = w * value;
       weights = add(weights, Pair(w, 0.0));
       sum = add(sum, Pair(rounded(x), 0.0));
 //# if not to_state

@@ -9,12 +9,10 @@
 //# set rows = 4 * quads
 //# set slots = quads * side
 //# set threads = side * across
-//# set keys_of_thread = 4 * key_quads
-//# set wide_across = across * key_quads
 // A workgroup of {{ side }} x {{ across }} threads owns {{ side * rows }} queries of one head and walks over its share of the
-// keys, {{ tile }} at a time. A thread makes {{ rows }} queries x {{ keys_of_thread }} keys of the scores and {{ rows }} queries x 4 columns of
-// the output for every {{ columns_of_v }} columns of v, of which it takes {{ slice }} rows{{ " of two such parts" if column_quads > 1 }} at a time. Scores never leave the group.
-// Workgroup memory: {{ slots * left * 16 }} (q, then weights) + {{ wide_across * slice * 16 }} (k, then v)
+// keys, {{ tile }} at a time. A thread makes {{ rows }} queries x 4 keys of the scores and {{ rows }} queries x 4 columns of
+// the output for every {{ tile }} columns of v, of which it takes {{ slice }} rows at a time. Scores never leave the group.
+// Workgroup memory: {{ slots * left * 16 }} (q, then weights) + {{ across * slice * 16 }} (k, then v)
 // + {{ threads * quads * 16 }} (maxima){{ " + " ~ slots * n_places * 16 ~ " (coordinates)" if n_places > 0 }} bytes.
 
 //# include "lib/scan_attention.wgsl"
@@ -22,7 +20,7 @@
 // Four queries at one depth; then the weights of four queries for one key.
 var<workgroup> left: array<vec4<f32>, {{ slots * left }}>;
 // Four keys at one depth; then four columns of one row of v.
-var<workgroup> right: array<vec4<f32>, {{ wide_across * slice }}>;
+var<workgroup> right: array<vec4<f32>, {{ across * slice }}>;
 // What the threads of a row of threads exchange.
 var<workgroup> shared_rows: array<vec4<f32>, {{ threads * quads }}>;
 //# if n_places > 0
@@ -38,7 +36,7 @@ var<workgroup> is_spoiled: atomic<u32>;
 var<workgroup> votes: atomic<u32>;
 var<workgroup> read_tiles: u32;
 //# endif
-//# for x, n, wide_slots in [["q", "n_queries", slots], ["k", "n_keys", across * key_quads]]
+//# for x, n, wide_slots in [["q", "n_queries", slots], ["k", "n_keys", across]]
 
 // A slice of rows from `row0` on, blocks of 4 x 4 transposed. Rows past the end are the last one:
 // {{ "they are not stored" if x == "q" else "they are masked" }}.
@@ -88,16 +86,13 @@ fn fill_v(thread: u32, batch: u32, base: u32, row0: u32, end: u32, quad0: u32) {
   {
     let row = row0 + thread / {{ across }}u + {{ side * i }}u;
     let at = min(row, problem.n_keys - 1u);
-//# for p in range(column_quads)
-    let x{{ p }} = load_v(base + at * problem.v_row, quad0 + thread % {{ across }}u{{ " + " ~ p * across ~ "u" if p > 0 }});
-//# set to = "thread + " ~ (threads * i) ~ "u" if column_quads == 1 else "(thread / " ~ across ~ "u + " ~ (side * i) ~ "u) * " ~ (across * column_quads) ~ "u + thread % " ~ across ~ "u + " ~ (p * across) ~ "u"
+    let x = load_v(base + at * problem.v_row, quad0 + thread % {{ across }}u);
 //# if by_pair
-    right[{{ to }}] = x{{ p }};
-    trace += 0x1p-70 * x{{ p }}.x + 0x1p-71 * x{{ p }}.y + 0x1p-72 * x{{ p }}.z + 0x1p-73 * x{{ p }}.w;
+    right[thread + {{ threads * i }}u] = x;
+    trace += 0x1p-70 * x.x + 0x1p-71 * x.y + 0x1p-72 * x.z + 0x1p-73 * x.w;
 //# else
-    right[{{ to }}] = select(vec4(0.0), x{{ p }}, row < end{{ " && exists(batch, at)" if has_mask }});
+    right[thread + {{ threads * i }}u] = select(vec4(0.0), x, row < end{{ " && exists(batch, at)" if has_mask }});
 //# endif
-//# endfor
   }
 //# endfor
 //# if by_pair
@@ -187,8 +182,8 @@ fn main(
 //# include "lib/scan_votes.wgsl"
 //# endif
 //# for h in range(quads)
-//# for c in range(keys_of_thread)
-    // Four queries against key {{ c }} of this thread's.
+//# for c in range(4)
+    // Four queries against key {{ c }} of this thread's four.
     var score{{ c }}_{{ h }} = vec4(0.0);
 //# endfor
 //# endfor
@@ -202,16 +197,13 @@ fn main(
     for (var d = 0u; d < {{ "problem.depth" if is_rolled else depth ~ "u" }}; d += {{ unroll }}u) {
 //# for u in range(unroll)
       {
-//# for n in range(key_quads)
-        let b{{ n }} = right[(d + {{ u }}u) * {{ across * key_quads }}u + column_thread{{ " + " ~ n * across ~ "u" if n > 0 }}];
-//# endfor
+        let b = right[(d + {{ u }}u) * {{ across }}u + column_thread];
 //# for h in range(quads)
         let a{{ h }} = left[(d + {{ u }}u) * {{ slots }}u + {{ quads }}u * row_thread + {{ h }}u];
-//# for n in range(key_quads)
-//# for c in ["x", "y", "z", "w"]
-        score{{ 4 * n + loop.index0 }}_{{ h }} += a{{ h }} * b{{ n }}.{{ c }};
-//# endfor
-//# endfor
+        score0_{{ h }} += a{{ h }} * b.x;
+        score1_{{ h }} += a{{ h }} * b.y;
+        score2_{{ h }} += a{{ h }} * b.z;
+        score3_{{ h }} += a{{ h }} * b.w;
 //# endfor
       }
 //# endfor
@@ -238,9 +230,9 @@ fn main(
 //# endfor
     for (var c = 0u; c < problem.slice / {{ slice // 4 }}u; c++) {
 //# endif
-//# for c in range(1 if is_rolled else keys_of_thread)
+//# for c in range(1 if is_rolled else 4)
     {
-      let key = key0 + 4u * column_thread + {{ "c" if is_rolled else (c % 4 + c // 4 * 4 * across) ~ "u" }};
+      let key = key0 + 4u * column_thread + {{ "c" if is_rolled else c ~ "u" }};
 //# include "lib/scan_keys.wgsl"
 //# for h in range(quads)
       {
@@ -271,11 +263,8 @@ fn main(
 
 //# for h in range(quads)
 //# if not is_rolled
-    var top_{{ h }} = max(max(score0_{{ h }}, score1_{{ h }}), max(score2_{{ h }}, score3_{{ h }}));
-//# if key_quads > 1
-    top_{{ h }} = max(top_{{ h }}, max(max(score4_{{ h }}, score5_{{ h }}), max(score6_{{ h }}, score7_{{ h }})));
-//# endif
-    let trace_{{ h }} = {% for c in range(keys_of_thread) %}0x1p-{{ 70 + c }} * score{{ c }}_{{ h }}{{ " + " if not loop.last }}{% endfor %};
+    let top_{{ h }} = max(max(score0_{{ h }}, score1_{{ h }}), max(score2_{{ h }}, score3_{{ h }}));
+    let trace_{{ h }} = 0x1p-70 * score0_{{ h }} + 0x1p-71 * score1_{{ h }} + 0x1p-72 * score2_{{ h }} + 0x1p-73 * score3_{{ h }};
 //# endif
     shared_rows[{{ quads }}u * thread + {{ h }}u] = top_{{ h }};
 //# endfor
@@ -304,37 +293,32 @@ fn main(
       left[own + c * {{ slots }}u + {{ h }}u] = weight;
     }
 //# else
-//# for c in range(keys_of_thread)
+//# for c in range(4)
     {
       let weight = exp(score{{ c }}_{{ h }} - largest_{{ h }});
       sum_{{ h }} += weight;
-      left[(4u * column_thread + {{ c % 4 + c // 4 * 4 * across }}u) * {{ slots }}u + {{ quads }}u * row_thread + {{ h }}u] = weight;
+      left[(4u * column_thread + {{ c }}u) * {{ slots }}u + {{ quads }}u * row_thread + {{ h }}u] = weight;
     }
 //# endfor
 //# endif
 //# endfor
-//# for group in range(n_v // column_quads)
-//# set chunk = group * column_quads
+//# for chunk in range(n_v)
 //# for part in range(1 if is_rolled else tile // slice)
 //# set from_first = " + first" if is_rolled else " + " ~ part * slice ~ "u" if part > 0 else ""
 //# if is_rolled
     for (var first = 0u; first < {{ tile }}u; first += {{ slice }}u) {
 //# endif
-    fill_v(thread, batch, v_base, key0{{ from_first }}, key_end, {{ chunk * columns_of_v // 4 }}u);
+    fill_v(thread, batch, v_base, key0{{ from_first }}, key_end, {{ chunk * tile // 4 }}u);
     workgroupBarrier();
 //# if by_pair
     if (atomicLoad(&is_spoiled) != 0u) {
       // As long as there are keys: a length that compilers cannot unroll.
       for (var j = 0u; j < min({{ slice }}u, key_end - min(key_end, key0{{ from_first }})); j++) {
-//# for n in range(column_quads)
-        let x{{ n }} = right[j * {{ across * column_quads }}u + column_thread{{ " + " ~ n * across ~ "u" if n > 0 }}];
-//# endfor
+        let x = right[j * {{ across }}u + column_thread];
 //# for h in range(quads)
         let p{{ h }} = left[(j{{ from_first }}) * {{ slots }}u + {{ quads }}u * row_thread + {{ h }}u];
-//# for n in range(column_quads)
 //# for r in range(4)
-        out{{ r }}_{{ h }}_{{ chunk + n }} += select(p{{ h }}[{{ r }}] * x{{ n }}, vec4(0.0), p{{ h }}[{{ r }}] == 0.0);
-//# endfor
+        out{{ r }}_{{ h }}_{{ chunk }} += select(p{{ h }}[{{ r }}] * x, vec4(0.0), p{{ h }}[{{ r }}] == 0.0);
 //# endfor
 //# endfor
       }
@@ -343,16 +327,13 @@ fn main(
     for (var j = 0u; j < {{ "problem.slice" if is_rolled else slice ~ "u" }}; j += {{ unroll }}u) {
 //# for u in range(unroll)
       {
-//# for n in range(column_quads)
-        let x{{ n }} = right[(j + {{ u }}u) * {{ across * column_quads }}u + column_thread{{ " + " ~ n * across ~ "u" if n > 0 }}];
-//# endfor
+        let x = right[(j + {{ u }}u) * {{ across }}u + column_thread];
 //# for h in range(quads)
         let p{{ h }} = left[(j + {{ u }}u{{ from_first }}) * {{ slots }}u + {{ quads }}u * row_thread + {{ h }}u];
-//# for n in range(column_quads)
-//# for c in ["x", "y", "z", "w"]
-        out{{ loop.index0 }}_{{ h }}_{{ chunk + n }} += p{{ h }}.{{ c }} * x{{ n }};
-//# endfor
-//# endfor
+        out0_{{ h }}_{{ chunk }} += p{{ h }}.x * x;
+        out1_{{ h }}_{{ chunk }} += p{{ h }}.y * x;
+        out2_{{ h }}_{{ chunk }} += p{{ h }}.z * x;
+        out3_{{ h }}_{{ chunk }} += p{{ h }}.w * x;
 //# endfor
       }
 //# endfor
@@ -392,7 +373,7 @@ fn main(
       let is_empty = (largest_{{ h }}[{{ r }}] <= 0.5 * MASKED && !is_lost){{ " || !row_valid_" ~ h ~ "[" ~ r ~ "]" if terms }};
       let inverse = select(1.0 / total, total, is_lost);
 //# for chunk in range(n_v)
-      store(base, {{ chunk * columns_of_v // 4 }}u + column_thread, select(out{{ r }}_{{ h }}_{{ chunk }} * inverse, vec4(0.0), is_empty));
+      store(base, {{ chunk * tile // 4 }}u + column_thread, select(out{{ r }}_{{ h }}_{{ chunk }} * inverse, vec4(0.0), is_empty));
 //# endfor
       if (column_thread == 0u) {
         let at = lse_base + (row + {{ 4 * h + r }}u) * problem.lse_row;

@@ -25,6 +25,8 @@ struct Params {
   key_base: u32,
   query_base: u32,
   action_base: u32,
+  // Zero, which the compiler cannot know.
+  zero: u32,
 }
 
 @group(0) @binding(0) var<storage, read> value: array<f32>;
@@ -50,7 +52,9 @@ var<workgroup> heads: array<f32, {{ 4 * slots }}>;
 //# endif
 
 //# include "lib/group.wgsl"
+//# if has_keys
 //# include "lib/length.wgsl"
+//# endif
 //# include "lib/sigmoid.wgsl"
 
 // Where the state of this tape begins.
@@ -70,6 +74,19 @@ fn save(base: u32, i: u32, x: f32) {
 //# endif
 }
 
+//# if has_keys
+// A slot of a head of length one. By way of bits: else a compiler might multiply a cell by the slot before it is
+// scaled, which may overflow.
+fn slot_of(head: u32, is_large: bool, scale: f32) -> f32 {
+  return bitcast<f32>(bitcast<u32>(shrunk(heads[head], is_large) * scale) ^ params.zero);
+}
+
+//# else
+fn slot_of(head: u32) -> f32 {
+  return heads[head];
+}
+
+//# endif
 // The softmax of directions that begin at `at`; those that do not exist are zero.
 fn directions(at: u32) -> vec4<f32> {
 //# if n_directions == 4
@@ -169,34 +186,29 @@ fn main(
     }
     let read_scale = inverse_length(read_squares, thread);
     let write_scale = inverse_length(write_squares, thread);
-//# else
-    let read_is_large = false;
-    let write_is_large = false;
-    let read_scale = 1.0;
-    let write_scale = 1.0;
 //# endif
     for (var c = thread; c < mem; c += {{ threads }}u) {
       var old = 0.0;
       for (var l = 0u; l < slots; l++) {
-        old += load(base, l * mem + c) * (shrunk(heads[write_head + before + l], write_is_large) * write_scale);
+        old += load(base, l * mem + c) * slot_of(write_head + before + l{{ ", write_is_large, write_scale" if has_keys }});
       }
       let x = p_write * value[params.value_base + token * mem + c]{% if has_erase %} - p_erase * old{% endif %};
       var sum = 0.0;
       for (var l = 0u; l < slots; l++) {
-        let cell = load(base, l * mem + c) + (shrunk(heads[write_head + before + l], write_is_large) * write_scale) * x;
+        let cell = load(base, l * mem + c) + slot_of(write_head + before + l{{ ", write_is_large, write_scale" if has_keys }}) * x;
         save(base, l * mem + c, cell);
-        sum += cell * (shrunk(heads[read_head + before + l], read_is_large) * read_scale);
+        sum += cell * slot_of(read_head + before + l{{ ", read_is_large, read_scale" if has_keys }});
       }
       y[token * mem + c] = p_read * sum;
 //# if has_keys and by_position
       var known = 0.0;
       for (var l = 0u; l < slots; l++) {
-        known += load(base, (slots + l) * mem + c) * (shrunk(heads[write_head + before + l], write_is_large) * write_scale);
+        known += load(base, (slots + l) * mem + c) * slot_of(write_head + before + l{{ ", write_is_large, write_scale" if has_keys }});
       }
       let z = {% if has_erase %}p_write * {% endif %}key[params.key_base + token * mem + c]{% if has_erase %} - p_erase * known{% endif %};
       for (var l = 0u; l < slots; l++) {
         let at = (slots + l) * mem + c;
-        save(base, at, load(base, at) + (shrunk(heads[write_head + before + l], write_is_large) * write_scale) * z);
+        save(base, at, load(base, at) + slot_of(write_head + before + l{{ ", write_is_large, write_scale" if has_keys }}) * z);
       }
 //# endif
     }

@@ -11,7 +11,7 @@ pub(crate) const ATTENTION_MEMORY: [&str; 6] =
     ["recurrent", "recurrent 32", "chunked", "chunked, scalars", "chunked, two rows", "chunked, one row"];
 pub(crate) const LINEAR: [&str; 4] = ["tile 32", "tile 64", "vector 32", "vector 64"];
 pub(crate) const LINEAR_ATTENTION: [&str; 2] = ["vectors", "scalars"];
-pub(crate) const SCAN_ATTENTION: [&str; 13] = [
+pub(crate) const SCAN_ATTENTION: [&str; 12] = [
     "portable",
     "wide",
     "wide 16",
@@ -19,7 +19,6 @@ pub(crate) const SCAN_ATTENTION: [&str; 13] = [
     "rolled 16",
     "rolled 32",
     "tall",
-    "square",
     "decode 2",
     "decode 2 by 16",
     "decode",

@@ -234,7 +234,7 @@ fn within_the_portable_limits(shader: &Shader, module: &naga::Module) {
     };
     let workgroup: u32 = in_space(naga::AddressSpace::WorkGroup).map(|(_, variable)| layouter[variable.ty].size).sum();
     // The plan takes these tiles only where they fit.
-    let is_large = [" wide 16", " square", " rolled 16", " rolled 32", "_decode decode 2 by 16"]
+    let is_large = [" wide 16", " rolled 16", " rolled 32", "_decode decode 2 by 16"]
         .iter()
         .any(|name| shader.name.starts_with(&format!("scan_attention{name}")));
     let most = match (shader.needs.matrix_units, is_large) {

@@ -44,6 +44,8 @@ params! {
         width: u32,
         n_groups: u32,
         epsilon: f32,
+        epsilon_of_large: f32,
+        epsilon_of_small: f32,
         x_base: u32,
         residual_base: u32,
         y_base: u32,
@@ -83,6 +85,8 @@ pub(super) fn layer_norm(
                 rows: rows as u32,
                 width: elements as u32,
                 epsilon,
+                epsilon_of_large: epsilon * SHRINK * SHRINK,
+                epsilon_of_small: if epsilon < SMALL { epsilon / SHRINK / SHRINK } else { 0.0 },
                 large: LARGE * SHRINK,
                 // Deviations as they are summed, shrunk.
                 small: if epsilon < SMALL { SHRINK * SMALL.sqrt() } else { 0.0 },

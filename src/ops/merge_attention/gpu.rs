@@ -19,8 +19,8 @@ const KERNEL: Kernel<Constants, Params> =
 const OUTPUTS: usize = 64;
 
 /// From so many parts on as many threads share each number, which they read so many of side by side.
-const LANES: usize = 32;
-const OUTPUTS_OF_LANES: usize = 8;
+const LANES: usize = 64;
+const OUTPUTS_OF_LANES: usize = 4;
 
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Constants {

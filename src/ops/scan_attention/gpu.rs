@@ -365,7 +365,7 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
         let options = format!("mask={has_mask} matrix={has_matrix}");
         let label = format!("bias={name} head_dim={head_dim} v_dim={v_dim} {options}");
         if rungs.contains(&Rung::Matrix) && Rung::Matrix.fits(&problem, u32::MAX) {
-            let tiles = if terms.is_empty() { &MATRIX_TILES[..] } else { &MATRIX_TILES[..2] };
+            let tiles = if terms.is_empty() { &MATRIX_TILES[..] } else { &MATRIX_TILES[..3] };
             for [size, queries, subgroup] in tiles {
                 let tile = MatrixTile::of(&problem, *size, *queries, *subgroup);
                 // No device has more.
@@ -440,7 +440,7 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
 }
 
 /// Sides of matrices, queries of a workgroup and the smallest subgroups, as devices have them.
-const MATRIX_TILES: [[usize; 3]; 3] = [[16, 64, 32], [8, 32, 8], [8, 64, 32]];
+const MATRIX_TILES: [[usize; 3]; 4] = [[16, 64, 32], [16, 32, 32], [8, 32, 8], [8, 64, 32]];
 
 /// What the widest heads are left to where registers are few.
 const WIDEST: &[Rung] = &[Rung::Rolled32, Rung::Decode2By16];

@@ -39,8 +39,6 @@ pub(crate) enum Rung {
     Rolled32,
     /// 8 queries a thread: less workgroup memory is read for each product.
     Tall,
-    /// 8 queries and 8 keys or columns of v a thread: less again.
-    Square,
     /// Two queries: what is read of the keys and values goes through no workgroup memory.
     Decode2,
     /// The same with 16 threads for each row of keys and values.
@@ -54,7 +52,7 @@ pub(crate) enum Rung {
 }
 
 impl Rung {
-    pub const ALL: [(&str, Self); 13] = [
+    pub const ALL: [(&str, Self); 12] = [
         (SCAN_ATTENTION[0], Self::Portable),
         (SCAN_ATTENTION[1], Self::Wide),
         (SCAN_ATTENTION[2], Self::Wide16),
@@ -62,12 +60,11 @@ impl Rung {
         (SCAN_ATTENTION[4], Self::Rolled16),
         (SCAN_ATTENTION[5], Self::Rolled32),
         (SCAN_ATTENTION[6], Self::Tall),
-        (SCAN_ATTENTION[7], Self::Square),
-        (SCAN_ATTENTION[8], Self::Decode2),
-        (SCAN_ATTENTION[9], Self::Decode2By16),
-        (SCAN_ATTENTION[10], Self::Decode),
-        (SCAN_ATTENTION[11], Self::Decode8),
-        (SCAN_ATTENTION[12], Self::Matrix),
+        (SCAN_ATTENTION[7], Self::Decode2),
+        (SCAN_ATTENTION[8], Self::Decode2By16),
+        (SCAN_ATTENTION[9], Self::Decode),
+        (SCAN_ATTENTION[10], Self::Decode8),
+        (SCAN_ATTENTION[11], Self::Matrix),
     ];
 
     fn name(self) -> &'static str {
@@ -97,7 +94,7 @@ impl Rung {
 
     /// Vectors of four queries that a thread owns.
     pub fn quads(self) -> usize {
-        if matches!(self, Self::Tall | Self::Square | Self::Decode8) { 2 } else { 1 }
+        if matches!(self, Self::Tall | Self::Decode8) { 2 } else { 1 }
     }
 
     /// Threads along keys and columns of v; those that read a row together, where there are few queries.
@@ -109,24 +106,9 @@ impl Rung {
         }
     }
 
-    /// Vectors of four keys that a thread owns.
-    pub fn key_quads(self) -> usize {
-        if self == Self::Square { 2 } else { 1 }
-    }
-
-    /// Columns of v that its threads have a vector of each.
-    pub fn columns(self) -> usize {
-        4 * self.across()
-    }
-
-    /// Vectors of columns that a thread multiplies at a time, of so many columns.
-    pub fn column_quads(self, v_dim: usize) -> usize {
-        if self == Self::Square && v_dim.div_ceil(self.columns()).is_multiple_of(2) { 2 } else { 1 }
-    }
-
     /// Keys that a workgroup takes at a time.
     pub fn keys(self) -> usize {
-        self.columns() * self.key_quads()
+        4 * self.across()
     }
 
     /// Depths of q and k, and rows of v, that are in workgroup memory at a time, at most.
@@ -154,10 +136,7 @@ impl Rung {
         let is_whole = [problem.head_dim, problem.v_dim].iter().all(|dim| dim.is_multiple_of(self.words()));
         // A thread holds an eighth or a sixteenth of each row of the result.
         let vectors = problem.head_dim.max(problem.v_dim).div_ceil(4 * self.across());
-        let has_registers = match self {
-            Self::Square => vectors <= 4,
-            _ => !self.is_decode() || vectors * self.queries() <= 16,
-        };
+        let has_registers = !self.is_decode() || vectors * self.queries() <= 16;
         is_whole && has_registers && self.bytes() <= workgroup_bytes as usize
     }
 
@@ -168,10 +147,9 @@ impl Rung {
             // Parts of the scores and these, the queries of heads of 512, coordinates.
             return 16 * (64 * (self.across() + 1) + 4 * 64 + 2 * 128 + MAX_PLACES);
         }
-        let (Self::Wide16 | Self::Rolled16 | Self::Rolled32 | Self::Square) = self else { return LEAST };
+        let (Self::Wide16 | Self::Rolled16 | Self::Rolled32) = self else { return LEAST };
         // Weights; keys or values; maxima; coordinates; single numbers.
-        let slots = SIDE * self.quads();
-        let vectors = slots * (self.keys() + self.across() + MAX_PLACES) + self.across() * self.key_quads() * self.slice();
+        let vectors = SIDE * self.keys() + self.across() * self.slice() + SIDE * self.across() + SIDE * MAX_PLACES;
         16 * vectors + 128
     }
 }
@@ -276,9 +254,9 @@ pub(crate) fn iterations(problem: &Problem, rung: Rung, matrix: Option<MatrixTil
     // not finite, one at a time.
     let by_pair = problem.has_matrix || problem.n_basis > 0;
     let of_slice = if by_pair { slice + 1 } else { slice / 4 + 1 };
-    let sums = problem.v_dim.div_ceil(rung.columns()) * rung.keys() / slice * (of_slice + loops);
+    let sums = problem.v_dim.div_ceil(rung.keys()) * rung.keys() / slice * (of_slice + loops);
     // Four keys for each vector of four queries; on matrix units there are at most as many pairs as for two.
-    let quads = if matrix.is_some() { 2 } else { rung.quads() * rung.key_quads() };
+    let quads = if matrix.is_some() { 2 } else { rung.quads() };
     let more = matrix.map_or(0, |tile| tile.iterations(problem));
     problem.iterations.saturating_mul(16 * quads).saturating_add(softmax + keys + products + sums + more)
 }
@@ -340,7 +318,9 @@ fn choose(problem: &Problem, capabilities: &Capabilities) -> Result<(Rung, &'sta
     // Of a row of the result, the more threads the fewer numbers are in the registers of each.
     let has_registers = maker.has_many_registers();
     let is_broad = problem.v_dim > if has_registers { 128 } else { 64 };
-    let is_tall = maker == Maker::Nvidia && problem.n_queries > TILE && problem.v_dim <= 128;
+    // With a bias wider heads leave it too few.
+    let tallest = if is_biased { 64 } else { 128 };
+    let is_tall = maker == Maker::Nvidia && problem.n_queries > TILE && problem.v_dim <= tallest;
     if is_tall && !(problem.on_sphere && problem.v_dim > 32) {
         return Ok((Rung::Tall, "tall tiles read less workgroup memory, which it waits for"));
     }

@@ -48,13 +48,9 @@ pub(super) struct Constants {
     /// Threads along queries, and along keys and columns of v.
     side: usize,
     across: usize,
-    /// Keys that a workgroup takes at a time, columns of v that its threads have a vector of each, and rows of v.
+    /// Keys, and columns of v, that a workgroup takes at a time, and rows of v.
     tile: usize,
-    columns_of_v: usize,
     pub slice: usize,
-    /// Vectors of four keys that a thread owns, and of columns that it multiplies at a time.
-    key_quads: usize,
-    column_quads: usize,
     /// Depth of a slice of q and k, and how many slices there are.
     pub depth: usize,
     n_depth: usize,
@@ -117,8 +113,7 @@ impl Constants {
         // Where there are few queries, those of a row's threads.
         let mut depth = if rung.is_decode() { rung.keys() } else { all.min(slice) };
         let tile = rung.keys();
-        let columns_of_v = rung.columns();
-        let mut v_read = problem.v_dim.next_multiple_of(columns_of_v);
+        let mut v_read = problem.v_dim.next_multiple_of(tile);
         if let Some(tile) = matrix {
             [depth, v_read] = padded(problem, tile.size);
         }
@@ -150,13 +145,10 @@ impl Constants {
             side: SIDE,
             across: rung.across(),
             tile,
-            columns_of_v,
             slice,
-            key_quads: rung.key_quads(),
-            column_quads: rung.column_quads(problem.v_dim),
             depth,
             n_depth: problem.head_dim.div_ceil(depth),
-            n_v: problem.v_dim.div_ceil(columns_of_v),
+            n_v: problem.v_dim.div_ceil(tile),
             left: depth.max(tile),
             wide: rung.is_wide(),
             k_halves,

@@ -67,6 +67,7 @@ params! {
         key_base: u32,
         query_base: u32,
         action_base: u32,
+        zero: u32,
     }
 }
 
