@@ -287,6 +287,11 @@ fn rows(all: &mut Vec<Case>, is_quick: bool) {
         let x = tensor(device, &[n, width])?;
         prepared(None, move || relu(&x))
     }));
+    // What a call takes that has nothing to do.
+    all.push(Case::new("elementwise", "relu, 1 x 64", [64, 128], move |device| {
+        let x = tensor(device, &[1, 64])?;
+        prepared(None, move || relu(&x))
+    }));
     all.push(Case::new("elementwise", format!("sum, {sizes}"), [2 * len, 3 * len], move |device| {
         let x = [tensor(device, &[n, width])?, tensor(device, &[n, width])?];
         prepared(None, move || add(&x[0], &x[1], 1.0))

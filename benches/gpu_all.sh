@@ -87,7 +87,11 @@ run() {
   has() { "$python" -c "import $1" >/dev/null 2>&1; }
   # What is right needs no idle machine: it is seen to while PyTorch compiles what it is timed with.
   if has torch; then step torch-warm 150 "$python" "$here/peers/attention.py" "${quick[@]}" --warm-up & fi
-  step golden 100 "$here/bin/models" golden &
+  # A process for each case: one after the other they would wait for the driver's compiler.
+  # shellcheck disable=SC2016
+  step golden 100 sh -c 'ls "$0/fixtures" | sed -n "s/\.safetensors$//p" |
+    xargs -P "$(nproc)" -I{} env WGPU_ATTENTION_CASES={} "$0/bin/models" f16_golden_cases' "$here" &
+  step golden-matrix 100 "$here/bin/models" golden_cases_on_matrix_units &
   step twins 100 "$here/bin/kernels" twins plans matrix half &
   wait
   step gpu 200 "$here/bin/gpu" "${quick[@]}" "${adapter[@]}" --save gpu.json

@@ -224,8 +224,9 @@ impl Capabilities {
     pub(crate) fn pays_to_spread(&self, bytes: usize, batch: usize, launches: usize) -> bool {
         const LAUNCH: f64 = 1.6e5;
         const SPREAD: f64 = 1.5;
+        let together = if self.processors > 1 { SPREAD * self.processors as f64 } else { 1.0 };
         // Elements side by side take no longer than one, until there are as many as processors.
-        LAUNCH * launches as f64 + bytes as f64 * batch as f64 / (SPREAD * self.processors as f64) < bytes as f64
+        LAUNCH * launches as f64 + bytes as f64 * batch as f64 / together < bytes as f64
     }
 
     /// Cuts a recurrence of `n` steps into as many at a time as a submit and an invocation take.
