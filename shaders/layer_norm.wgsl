@@ -20,9 +20,9 @@ struct Params {
   x_base: u32,
   residual_base: u32,
   y_base: u32,
-  // A row is multiplied by `shrink` if the magnitudes of its deviations, so multiplied, sum to
-  // more than `large`, for squares, or even their sum, may be beyond f32. If they sum to less than
-  // `small`, squares may vanish, and the deviations are multiplied by `grow`. `smallest` is the
+  // A row is multiplied by `shrink` if the magnitudes of its deviations sum to more than `large`, for squares, or
+  // even their sum, may be beyond f32. If they sum to less than `small`, squares may vanish, and the
+  // deviations are multiplied by `grow`. `smallest` is the
   // least variance of such rows, so that one and the same number does not divide by zero.
   large: f32,
   small: f32,
@@ -88,10 +88,9 @@ fn main(
   var sizes = {{ number }}();
   for (var i = lane; i < width; i += {{ lanes }}u) {
     let number = x[x_row + i];
-    let shrunk = number * params.shrink - first * params.shrink;
     deviations += number - first;
-    of_shrunk += shrunk;
-    sizes += abs(shrunk);
+    of_shrunk += number * params.shrink - first * params.shrink;
+    sizes += abs(number - first);
   }
   let sum = row_sum(0u, thread, vec3(total(deviations), total(of_shrunk), total(sizes)));
   let is_large = sum.z > params.large;

@@ -87,9 +87,8 @@ pub(super) fn layer_norm(
                 epsilon,
                 epsilon_of_large: epsilon * SHRINK * SHRINK,
                 epsilon_of_small: if epsilon < SMALL { epsilon / SHRINK / SHRINK } else { 0.0 },
-                large: LARGE * SHRINK,
-                // Deviations as they are summed, shrunk.
-                small: if epsilon < SMALL { SHRINK * SMALL.sqrt() } else { 0.0 },
+                large: LARGE,
+                small: if epsilon < SMALL { SMALL.sqrt() } else { 0.0 },
                 shrink: SHRINK,
                 grow: 1.0 / SHRINK,
                 smallest: SMALLEST,
