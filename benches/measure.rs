@@ -39,14 +39,14 @@ pub fn time(device: &Device, run: &dyn Fn() -> Result<Tensor>, effort: Effort) -
     // Compiles the shaders.
     run()?;
     device.wait()?;
+    let calls_of = |first: (f64, bool)| (effort.seconds / first.0.max(1e-6)).clamp(1.0, 100.0) as usize;
     let mut first = sample(device, run, 1)?;
     // A GPU that waited for a compiler runs slowly until it has had work for a while.
     let start = Instant::now();
     while start.elapsed().as_secs_f64() < 4.0 * effort.seconds {
-        let calls = (effort.seconds / first.0.max(1e-6)).clamp(1.0, 100.0) as usize;
-        first = sample(device, run, calls)?;
+        first = sample(device, run, calls_of(first))?;
     }
-    let calls = (effort.seconds / first.0.max(1e-6)).clamp(1.0, 100.0) as usize;
+    let calls = calls_of(first);
     // What takes long is measured less often.
     let samples = if first.0 > 0.5 { 1 } else { effort.samples };
     let samples = (0..samples).map(|_| sample(device, run, calls)).collect::<Result<Vec<_>>>()?;

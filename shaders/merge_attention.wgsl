@@ -60,16 +60,12 @@ var<workgroup> shared_pairs: array<vec4<f32>, {{ threads }}>;
 var<workgroup> shared_rough: array<f32, {{ threads }}>;
 //# endif
 //# include "lib/finite.wgsl"
+//# include "lib/rounded.wgsl"
 
 // A number as the sum of a large and a small one: 48 bits.
 struct Pair {
   high: f32,
   low: f32,
-}
-
-// The same number, but no compiler may compute across it as if sums were exact.
-fn rounded(x: f32) -> f32 {
-  return bitcast<f32>(bitcast<u32>(x) ^ params.zero);
 }
 
 fn add(a: Pair, b: Pair) -> Pair {

@@ -54,6 +54,7 @@ var<workgroup> heads: array<f32, {{ 4 * slots }}>;
 //# include "lib/group.wgsl"
 //# if has_keys
 //# include "lib/length.wgsl"
+//# include "lib/rounded.wgsl"
 //# endif
 //# include "lib/sigmoid.wgsl"
 
@@ -75,10 +76,10 @@ fn save(base: u32, i: u32, x: f32) {
 }
 
 //# if has_keys
-// A slot of a head of length one. By way of bits: else a compiler might multiply a cell by the slot before it is
-// scaled, which may overflow.
+// A slot of a head of length one, rounded: else a compiler might multiply a cell by the slot before it is scaled,
+// which may overflow.
 fn slot_of(head: u32, is_large: bool, scale: f32) -> f32 {
-  return bitcast<f32>(bitcast<u32>(shrunk(heads[head], is_large) * scale) ^ params.zero);
+  return rounded(shrunk(heads[head], is_large) * scale);
 }
 
 //# else

@@ -26,6 +26,7 @@ const LIBRARY: &[(&str, &str)] = &[
     ("lib/lanes.wgsl", include_str!("../../../shaders/lib/lanes.wgsl")),
     ("lib/length.wgsl", include_str!("../../../shaders/lib/length.wgsl")),
     ("lib/relu.wgsl", include_str!("../../../shaders/lib/relu.wgsl")),
+    ("lib/rounded.wgsl", include_str!("../../../shaders/lib/rounded.wgsl")),
     ("lib/scan_attention.wgsl", include_str!("../../../shaders/lib/scan_attention.wgsl")),
     ("lib/scan_keys.wgsl", include_str!("../../../shaders/lib/scan_keys.wgsl")),
     ("lib/scan_pairs.wgsl", include_str!("../../../shaders/lib/scan_pairs.wgsl")),
