@@ -53,6 +53,9 @@ for (const place of ['cpu', 'gpu']) {
   }
   const seconds = ((Date.now() - began) / 1000).toFixed(0);
   console.log(`${device}: ${passed} of ${names.length} golden cases, worst ${worst.toExponential(1)}, ${seconds} s`);
+  // A row of docs/platforms.md.
+  const where = place === 'cpu' ? 'CPU twin in WebAssembly' : device;
+  console.log(`RESULT|Chromium|${browser.version()}|golden cases, ${where}|${passed}|${names.length}|.ci/platforms browser`);
   await page.close();
 }
 console.log(`in Chromium ${browser.version()}`);

@@ -10,7 +10,7 @@ use std::{
 use wgpu_attention::{
     Result, Tensor,
     models::{
-        cmanp,
+        Evaluation, Prediction, cmanp,
         tnp_kr::{self, Locations},
     },
 };
@@ -44,24 +44,24 @@ impl Read for Tensor {
 
 /// `Posterior::predict` of a TNP-KR.
 pub trait PredictAt {
-    fn predict(&self, locations: &Locations<'_>) -> Result<tnp_kr::Prediction>;
+    fn predict(&self, locations: &Locations<'_>) -> Result<Prediction>;
 }
 
 impl PredictAt for tnp_kr::Posterior {
-    fn predict(&self, locations: &Locations<'_>) -> Result<tnp_kr::Prediction> {
+    fn predict(&self, locations: &Locations<'_>) -> Result<Prediction> {
         wait(self.predict_async(locations))
     }
 }
 
 /// What a posterior of a CMANP predicts.
 pub trait Predict {
-    fn predict(&self, x: &[f32]) -> Result<cmanp::Prediction>;
+    fn predict(&self, x: &[f32]) -> Result<Prediction>;
     fn predict_joint(&self, x: &[f32]) -> Result<Vec<cmanp::JointPrediction>>;
-    fn evaluate(&self, x: &[f32], y: &[f32], block: usize) -> Result<cmanp::Evaluation>;
+    fn evaluate(&self, x: &[f32], y: &[f32], block: usize) -> Result<Evaluation>;
 }
 
 impl Predict for cmanp::Posterior {
-    fn predict(&self, x: &[f32]) -> Result<cmanp::Prediction> {
+    fn predict(&self, x: &[f32]) -> Result<Prediction> {
         wait(self.predict_async(x))
     }
 
@@ -69,7 +69,7 @@ impl Predict for cmanp::Posterior {
         wait(self.predict_joint_async(x))
     }
 
-    fn evaluate(&self, x: &[f32], y: &[f32], block: usize) -> Result<cmanp::Evaluation> {
+    fn evaluate(&self, x: &[f32], y: &[f32], block: usize) -> Result<Evaluation> {
         wait(self.evaluate_async(x, y, block))
     }
 }
