@@ -52,6 +52,12 @@ test_binary() {
     sed -n 's/.*"executable":"\([^"]*\/'"$name"'-[^"]*\)".*/\1/p' | tail -n 1
 }
 
+# The second at which a script stops that is told `minutes 40`; without that, none that comes.
+end_of() { if [ "${1:-}" = minutes ]; then echo $((60 * $2)); else echo 1000000000; fi; }
+
+# A file of what is remembered has the versions of compilers and drivers in its first line; others empty it.
+remembered_with() { [ "$(head -n 1 "$1" 2>/dev/null)" = "# $2" ] || { mkdir -p "${1%/*}" && echo "# $2" >"$1"; }; }
+
 # Cases that passed, of how many, from what libtest printed in a file: "12 12".
 counted() {
   awk '/^test result:/ { passed += $4; failed += $6 } END { print passed + 0, passed + failed }' "$1"
