@@ -5,7 +5,13 @@
 //# set lanes = across
 //# set per_round = 4 * threads // quads
 //# set items = threads // quads
-//# set steps = 4 // n_v if n_v < 4 else 1
+// Vectors that are on their way to a thread at a time, as many as registers hold beside the result; and the rows that
+// they are of: powers of two, and no more keys than are summed together.
+//# set loads = 4 if rows * n_v > 4 and (terms or rows == 4) else 8
+//# set most_steps = lanes // quads
+//# set key_steps = loads // n_depth if n_depth < loads else 1
+//# set key_steps = most_steps if key_steps > most_steps else key_steps
+//# set steps = loads // n_v if n_v < loads else 1
 //# set rows_of_quad = rows if rows < 4 else 4
 // A workgroup of {{ threads }} threads owns {{ rows }} queries of one head and reads each key of its share, and each
 // value, once. {{ lanes }} threads read a row together, {{ threads // lanes }} rows at a time. Of {{ per_round }} keys
@@ -130,17 +136,21 @@ fn main(
     var trace = vec4(0.0);
     // {{ 4 * items }} keys by a loop that stays one.
     for (var first = 0u; first < problem.slice * {{ 4 * items // slice }}u; first += {{ items }}u) {
-      for (var i = 0u; i < min({{ items }}u, key_end - min(key_end, key0 + first)); i += {{ threads // lanes }}u) {
-        let at = k_base + min(key0 + first + i + key_lane, problem.n_keys - 1u) * problem.k_row;
+      for (var i = 0u; i < min({{ items }}u, key_end - min(key_end, key0 + first)); i += {{ key_steps * threads // lanes }}u) {
+//# for u in range(key_steps)
+        let at{{ u }} = k_base + min(key0 + first + i + {{ u * threads // lanes }}u + key_lane, problem.n_keys - 1u) * problem.k_row;
 //# for i in range(n_depth)
-        let x{{ i }} = load_k(at, lane + {{ lanes * i }}u);
+        let x{{ u }}_{{ i }} = load_k(at{{ u }}, lane + {{ lanes * i }}u);
 //# endfor
+//# endfor
+//# for u in range(key_steps)
 //# for h in range(quads)
-        parts[({{ items * h }}u + i + key_lane) * {{ lanes + 1 }}u + lane] = vec4(
+        parts[({{ items * h + u * threads // lanes }}u + i + key_lane) * {{ lanes + 1 }}u + lane] = vec4(
 //# for r in range(4)
-          {% if r >= rows %}0.0{% endif %}{% for i in range(n_depth if r < rows else 0) %}{{ " + " if i > 0 }}dot(queries[{{ ((4 * h + r) * n_depth + i) * lanes }}u + lane], x{{ i }}){% endfor %},
+          {% if r >= rows %}0.0{% endif %}{% for i in range(n_depth if r < rows else 0) %}{{ " + " if i > 0 }}dot(queries[{{ ((4 * h + r) * n_depth + i) * lanes }}u + lane], x{{ u }}_{{ i }}){% endfor %},
 //# endfor
         );
+//# endfor
 //# endfor
       }
       workgroupBarrier();
