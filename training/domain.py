@@ -78,8 +78,9 @@ def fingerprint(params, metadata):
 
 def write(path, params, metadata):
     """A checkpoint with its fingerprint, whole or not at all. Metadata come in order, so that equal
-    contents are equal files."""
-    params = {name: np.ascontiguousarray(x, np.float32) for name, x in params.items()}
+    contents are equal files. Arrays are float16 if they are given so, or float32."""
+    dtype = lambda x: np.float16 if x.dtype == np.float16 else np.float32
+    params = {name: np.ascontiguousarray(x, dtype(x)) for name, x in params.items()}
     metadata = dict(sorted((metadata | {"fingerprint": fingerprint(params, metadata)}).items()))
     plain = save(params)
     length = struct.unpack("<Q", plain[:8])[0]

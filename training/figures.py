@@ -38,16 +38,12 @@ def draw(name):
     kind = getattr(kind, "fresh", kind)
     longest = max(high for _, high in kind.buckets)
     for bucket, share in kind.buckets.items():
-        batch, drawn = tasks.draw_batch(rng, round(N_TASKS * share), bucket, kind.n_targets, kind)
+        batch, drawn = tasks.draw_batch(rng, round(N_TASKS * share), bucket, kind.n_targets, kind, longest)
         if tasks.n_classes(kind):
             batch["persistence"] = np.array([epidemic.persistence(task) for task in drawn])
         else:
             oracle = np.array([tasks.oracle(task) for task in drawn])
             batch |= {"oracle_mean": oracle[:, 0], "oracle_std": oracle[:, 1]}
-        for key in ("s_ctx", "f_ctx", "mask_ctx"):
-            width = [(0, 0)] * batch[key].ndim
-            width[1] = (0, longest - bucket[1])
-            batch[key] = np.pad(batch[key], width)
         parts.append(batch)
     whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     return {key: np.ascontiguousarray(x, np.uint8 if x.dtype == bool else np.float32) for key, x in whole.items()}

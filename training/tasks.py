@@ -477,14 +477,15 @@ def n_classes(kind):
     return getattr(kind, "n_classes", 0)
 
 
-def draw_batch(rng, n_batch, n_ctx_range, n_tgt, kind=Line):
-    """Context padded to the upper end of the range, with a mask. Also the tasks."""
+def draw_batch(rng, n_batch, n_ctx_range, n_tgt, kind=Line, padded=None):
+    """Context padded to the upper end of the range, or to `padded`, with a mask. Also the tasks."""
     low, high = n_ctx_range
+    padded = padded or high
     n_values = n_classes(kind) or 1
     batch = {
-        "s_ctx": np.zeros((n_batch, high, kind.dim), np.float32),
-        "f_ctx": np.zeros((n_batch, high, n_values), np.float32),
-        "mask_ctx": np.zeros((n_batch, high), bool),
+        "s_ctx": np.zeros((n_batch, padded, kind.dim), np.float32),
+        "f_ctx": np.zeros((n_batch, padded, n_values), np.float32),
+        "mask_ctx": np.zeros((n_batch, padded), bool),
         "s_test": np.zeros((n_batch, n_tgt, kind.dim), np.float32),
         "f_test": np.zeros((n_batch, n_tgt, n_values), np.float32),
     }

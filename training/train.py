@@ -11,7 +11,12 @@ state (OUT.state.npz or --state) are replaced atomically.
 """
 
 import argparse
+import collections
+import concurrent.futures
+import functools
+import itertools
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -32,6 +37,8 @@ import model
 import tasks
 
 PEAK_RATE, WARM_UP = 2e-3, 300
+MIXED = 4  # tasks of one length in a batch of several
+STEPS_AHEAD = 8
 
 
 def coordinate_groups(cfg, s):
@@ -65,12 +72,19 @@ def negative_log_likelihood(predict, params, cfg, batch):
     return -jax.scipy.stats.norm.logpdf(batch["f_test"], *predicted).mean()
 
 
+def is_matrix(name):
+    return name.endswith(("kernel", "weight")) and "norm" not in name
+
+
+def halved(params):
+    return {name: np.asarray(x, np.float16 if is_matrix(name) else np.float32) for name, x in params.items()}
+
+
 def make_optimizer():
     """Muon for the matrices, Adam for the rest, at rate 1 (the step scales it).
 
     In four minutes from scratch Muon reached a log-likelihood of -0.31, Adam -0.54.
     """
-    is_matrix = lambda name: name.endswith(("kernel", "weight")) and "norm" not in name
     kernels = lambda params: {
         name: optax.contrib.MuonDimensionNumbers() if is_matrix(name) else None for name in params
     }
@@ -110,8 +124,35 @@ def learning_rate(peak, step, progress, decay=None):
 def draw_training_batch(kind, seed, step, n_batch, bucket=None):
     """A function of seed, step and bucket only, so that a resumed run needs no generator state."""
     rng = np.random.default_rng([seed, step])
-    bucket = bucket or list(kind.buckets)[rng.choice(len(kind.buckets), p=list(kind.buckets.values()))]
+    bucket = bucket or draw_bucket(kind, rng)
     return tasks.draw_batch(rng, n_batch * kind.times.get(bucket, 1), bucket, kind.n_targets, kind)[0]
+
+
+def draw_bucket(kind, rng):
+    return list(kind.buckets)[rng.choice(len(kind.buckets), p=list(kind.buckets.values()))]
+
+
+def draw_mixed_batch(kind, seed, step, n_batch):
+    """For a GPU, which gains nothing by short contexts and loses a minute by each shape that is compiled: all are
+    padded to the longest, and every `MIXED` tasks draw their own length."""
+    rng = np.random.default_rng([seed, step])
+    longest = max(high for _, high in kind.buckets)
+    parts = []
+    for first in range(0, n_batch, MIXED):
+        low, high = draw_bucket(kind, rng)
+        n = min(MIXED, n_batch - first)
+        parts.append(tasks.draw_batch(rng, n, (low, high), kind.n_targets, kind, longest)[0])
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def batches_ahead(workers, first_step, draw):
+    """What `draw(step)` returns for one step after the other, drawn ahead of its use by processes of a thread each."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    with concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        ahead = collections.deque(pool.submit(draw, first_step + i) for i in range(4 * workers))
+        for step in itertools.count(first_step + len(ahead)):
+            ahead.append(pool.submit(draw, step))
+            yield ahead.popleft().result()
 
 
 # --- files ------------------------------------------------------------------------------
@@ -127,7 +168,7 @@ def save_checkpoint(path, name, params, cfg, training, seen):
 def load_checkpoint(path):
     with safetensors.safe_open(path, "numpy") as file:
         metadata = file.metadata()
-    params = {name: jnp.asarray(x) for name, x in load_file(path).items()}
+    params = {name: jnp.asarray(x, jnp.float32) for name, x in load_file(path).items()}
     return metadata["model"], params, json.loads(metadata["config"]), json.loads(metadata["training"])
 
 
@@ -267,6 +308,9 @@ def train(args):
     n_tasks = progress.get("tasks", step * args.batch)
     before, start, saved = progress["seconds"], clock(), clock()
     done = rate = 0.0
+    if args.workers:
+        mixed = functools.partial(draw_mixed_batch, kind, args.seed, n_batch=args.batch)
+        ahead = batches_ahead(args.workers, step, mixed)
 
     def save():
         validated = getattr(kind, "validation", kind)
@@ -301,7 +345,7 @@ def train(args):
         }
         if first:
             training["start"] = {key: first[2][key] for key in ("seed", "steps", "tasks")}
-        save_checkpoint(args.out, args.model, params, cfg, training, seen)
+        save_checkpoint(args.out, args.model, halved(params) if args.half else params, cfg, training, seen)
         print(
             f"step {step:6}  {seconds / 60:6.1f} min  rate {rate:.1e}  training loss {np.nan if loss is None else loss:7.4f}"
             f"  validation log-likelihood {ll:7.4f}  oracle {oracle_ll:7.4f}",
@@ -321,9 +365,11 @@ def train(args):
             break
         rate = learning_rate(args.rate, step, done, args.decay)
         bucket = min(kind.buckets) if done < args.short_first else None
-        batch = draw_training_batch(kind, args.seed, step, args.batch, bucket)
+        batch = next(ahead) if args.workers else draw_training_batch(kind, args.seed, step, args.batch, bucket)
         params, state, loss = step_fn(params, state, batch, rate)
-        recent.append(float(loss))
+        recent.append(loss)
+        # The next batch is drawn meanwhile, but no more than some steps wait.
+        recent[-STEPS_AHEAD:][0].block_until_ready()
         step += 1
         n_tasks += len(batch["f_ctx"])
         if clock() - saved > args.save_seconds:
@@ -355,6 +401,9 @@ def main():
                       help="in place of the cosine: a constant rate that falls to zero in this last share of the "
                       "budget, or from SIGUSR1 on; --resume goes on from before the fall")  # fmt: skip
     args.add_argument("--cpu-time", action="store_true", help="--minutes and --save-seconds are of the processor")
+    args.add_argument("--workers", type=int, default=0, metavar="N",
+                      help="for a GPU: processes that draw the tasks, lengths mixed in each batch")  # fmt: skip
+    args.add_argument("--half", action="store_true", help="writes the matrices as float16")
     args.add_argument("--state", metavar="FILE", help="the training state; default: OUT.state.npz")
     args.add_argument("--attention", choices=model.ATTENTIONS, default="scan")
     args.add_argument("--config", help="model configuration (JSON) in place of width and blocks")
@@ -366,6 +415,8 @@ def main():
         evaluate(args.evaluate, args.seed + 2_000_003, args.batches, args.data)
     elif not (args.steps or args.minutes):
         sys.exit("give --steps or --minutes")
+    elif args.workers and args.short_first:
+        sys.exit("with --workers every batch has contexts of all lengths: no --short-first")
     else:
         train(args)
 
