@@ -80,19 +80,44 @@ def halved(params):
     return {name: np.asarray(x, np.float16 if is_matrix(name) else np.float32) for name, x in params.items()}
 
 
+def stack(arrays):
+    """Arrays of one shape as one, those for Muon apart."""
+    groups = collections.defaultdict(list)
+    for name, x in arrays.items():
+        groups[group(name, x)].append(x)
+    return {key: jnp.stack(xs) for key, xs in groups.items()}
+
+
+def unstack(stacked, like):
+    rows = {key: iter(x) for key, x in stacked.items()}
+    return {name: next(rows[group(name, x)]) for name, x in like.items()}
+
+
+def group(name, x):
+    return f"{'matrices' if is_matrix(name) else 'others'} of {x.shape}"
+
+
 def make_optimizer():
     """Muon for the matrices, Adam for the rest, at rate 1 (the step scales it).
 
-    In four minutes from scratch Muon reached a log-likelihood of -0.31, Adam -0.54.
+    In four minutes from scratch Muon reached a log-likelihood of -0.31, Adam -0.54. It takes the matrices of a
+    shape together: one by one a GPU waits for the thousand small products to be launched.
     """
-    kernels = lambda params: {
-        name: optax.contrib.MuonDimensionNumbers() if is_matrix(name) else None for name in params
-    }
+    matrices = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
     muon = optax.contrib.muon(
-        1.0, consistent_rms=0.2, adam_b1=0.9, adam_b2=0.99, muon_weight_dimension_numbers=kernels
-    )
+        1.0, consistent_rms=0.2, adam_b1=0.9, adam_b2=0.99,
+        muon_weight_dimension_numbers=lambda stacked: {
+            key: matrices if key.startswith("matrices") else None for key in stacked
+        },
+    )  # fmt: skip
     clipped = optax.chain(optax.clip_by_global_norm(1.0), muon)
-    return optax.apply_if_finite(clipped, max_consecutive_errors=10)
+    inner = optax.apply_if_finite(clipped, max_consecutive_errors=10)
+
+    def update(updates, state, params):
+        stacked, state = inner.update(stack(updates), state, stack(params))
+        return unstack(stacked, updates), state
+
+    return optax.GradientTransformation(lambda params: inner.init(stack(params)), update)
 
 
 def make_step(of, cfg, optimizer):
