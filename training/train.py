@@ -158,7 +158,7 @@ def draw_bucket(kind, rng):
 
 
 def draw_mixed_batch(kind, seed, step, n_batch):
-    """For a GPU, which gains nothing by short contexts and loses a minute by each shape that is compiled: all are
+    """For a GPU, which gains little by short contexts and waits for each shape that is compiled: all are
     padded to the longest, and every `MIXED` tasks draw their own length."""
     rng = np.random.default_rng([seed, step])
     longest = max(high for _, high in kind.buckets)
