@@ -182,7 +182,8 @@ fn main(
     weight_at += {{ threads // quads }}u * weight_step;
 //# endfor
 //# else
-    for (var slot = thread; slot < {{ depth * width }}u; slot += {{ threads * threads }}u) {
+    for (var slot0 = 0u; slot0 < {{ depth * width }}u; slot0 += {{ threads * threads }}u) {
+      let slot = slot0 + thread;
       // Neighbouring threads read neighbouring numbers.
       let i = i0 + slot % {{ depth }}u;
       let quad = slot / {{ depth }}u;
@@ -190,7 +191,8 @@ fn main(
       x_tile[(slot % {{ depth }}u) * {{ width }}u + quad] =
         vec4(load_x(row, i), load_x(row + 1u, i), load_x(row + 2u, i), load_x(row + 3u, i));
     }
-    for (var slot = thread; slot < {{ depth * width }}u; slot += {{ threads * threads }}u) {
+    for (var slot0 = 0u; slot0 < {{ depth * width }}u; slot0 += {{ threads * threads }}u) {
+      let slot = slot0 + thread;
       let i = i0 + slot / {{ width }}u;
       let column = column0 + 4u * (slot % {{ width }}u);
       weight_tile[slot] = vec4(

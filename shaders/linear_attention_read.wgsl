@@ -112,7 +112,8 @@ fn main(
     tile[(made_feature + {{ r }}u) * {{ quads }}u + made_quad] =
       select(vec4(0.0), made.z{{ r }}, made_feature + {{ r }}u < n_features);
 //# endfor
-    for (var slot = thread; slot < {{ 32 * column_quads }}u; slot += {{ threads }}u) {
+//# set n_slots = 32 * column_quads
+//# include "lib/slots.wgsl"
       let i = slot / {{ column_quads }}u;
       let row = sums_row0 + f0 + min(i, n_features - 1u);
       tile[{{ 32 * quads }}u + slot] =

@@ -118,7 +118,8 @@ fn main(
       feature_total += z0 + z1 + z2 + z3;
 //# endif
     }
-    for (var slot = thread; slot < {{ 32 * column_quads }}u; slot += {{ threads }}u) {
+//# set n_slots = 32 * column_quads
+//# include "lib/slots.wgsl"
       let key = slot / {{ column_quads }}u;
       let values = load_v(row0 + min(key, n_keys - 1u) * params.inner, column0 + 4u * (slot % {{ column_quads }}u));
       tile[{{ 32 * quads }}u + slot] = select(vec4(0.0), values, exists(outer, first + key, end));

@@ -115,6 +115,22 @@ fn features(rows: Rows, f0: u32, thread: u32{% if keeps_norms %}, is_new: bool, 
       workgroupBarrier();
     }
     // Four rows, four numbers of each, become four numbers of four rows.
+//# set n_slots = projection_quads * depth // 4
+//# include "lib/slots.wgsl"
+      let quad = slot % {{ projection_quads }}u;
+      let d = 4u * (slot / {{ projection_quads }}u);
+//# for r in range(4)
+      var row{{ r }} = vec4(0.0);
+//# endfor
+      if (d0 + d < params.head_dim) {
+//# for r in range(4)
+        row{{ r }} = load_projection(f0 + 4u * quad + {{ r }}u, d0 + d);
+//# endfor
+      }
+//# for c in range(4)
+      tile[{{ projection_at }}u + (d + {{ c }}u) * {{ projection_quads }}u + quad] = vec4(row0[{{ c }}], row1[{{ c }}], row2[{{ c }}], row3[{{ c }}]);
+//# endfor
+    }
 //# set n_slots = x_quads * depth // 4
 //# include "lib/slots.wgsl"
       let quad = slot % {{ x_quads }}u;
@@ -149,22 +165,6 @@ fn features(rows: Rows, f0: u32, thread: u32{% if keeps_norms %}, is_new: bool, 
 //# if keeps_norms
       }
 //# endif
-    }
-//# set n_slots = projection_quads * depth // 4
-//# include "lib/slots.wgsl"
-      let quad = slot % {{ projection_quads }}u;
-      let d = 4u * (slot / {{ projection_quads }}u);
-//# for r in range(4)
-      var row{{ r }} = vec4(0.0);
-//# endfor
-      if (d0 + d < params.head_dim) {
-//# for r in range(4)
-        row{{ r }} = load_projection(f0 + 4u * quad + {{ r }}u, d0 + d);
-//# endfor
-      }
-//# for c in range(4)
-      tile[{{ projection_at }}u + (d + {{ c }}u) * {{ projection_quads }}u + quad] = vec4(row0[{{ c }}], row1[{{ c }}], row2[{{ c }}], row3[{{ c }}]);
-//# endfor
     }
     workgroupBarrier();
     // A bound that is known only as it runs: loops that are unrolled need more registers than there are.

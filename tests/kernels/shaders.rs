@@ -53,6 +53,7 @@ fn every_variant_is_valid_in_every_language_and_portable() {
             continue;
         }
         words.push((name, spirv));
+        no_loop_of_one_round(shader);
 
         let mut hlsl = String::new();
         let options = back::hlsl::Options {
@@ -220,6 +221,18 @@ fn dropped_by_fast_mathematics(
             _ => None,
         },
         _ => None,
+    }
+}
+
+/// FXC refuses a barrier behind a loop that a thread, by its index, goes through once or not at all (X3663);
+/// `lib/slots.wgsl` is how such loops are written.
+fn no_loop_of_one_round(shader: &Shader) {
+    for line in shader.wgsl.lines().filter(|line| line.contains("= thread;")) {
+        // `for (var slot = thread; slot < 256u; slot += 128u) {`, where both are numbers.
+        let number = |after, before| line.split_once(after)?.1.split_once(before)?.0.parse::<u32>().ok();
+        if let (Some(end), Some(step)) = (number("< ", "u;"), number("+= ", "u)")) {
+            assert!(step < end, "{}: {line}", shader.name);
+        }
     }
 }
 

@@ -24,8 +24,13 @@ const KERNEL: Kernel<Constants, Params> =
 const DECODE: Kernel<Constants, Params> =
     Kernel::new("scan_attention_decode", include_str!("../../../shaders/scan_attention_decode.wgsl"));
 
-const MATRIX: Kernel<Constants, Params> =
-    Kernel::new("scan_attention_matrix", include_str!("../../../shaders/scan_attention_matrix.wgsl"));
+/// No browser has matrix units, so a page does not fetch their text.
+const HAS_MATRIX: bool = !cfg!(target_arch = "wasm32");
+
+const MATRIX: Kernel<Constants, Params> = Kernel::new(
+    "scan_attention_matrix",
+    if HAS_MATRIX { include_str!("../../../shaders/scan_attention_matrix.wgsl") } else { "" },
+);
 
 /// The file of a variant.
 fn kernel(rung: Rung) -> &'static Kernel<Constants, Params> {
@@ -364,7 +369,7 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
         };
         let options = format!("mask={has_mask} matrix={has_matrix}");
         let label = format!("bias={name} head_dim={head_dim} v_dim={v_dim} {options}");
-        if rungs.contains(&Rung::Matrix) && Rung::Matrix.fits(&problem, u32::MAX) {
+        if HAS_MATRIX && rungs.contains(&Rung::Matrix) && Rung::Matrix.fits(&problem, u32::MAX) {
             let tiles = if terms.is_empty() { &MATRIX_TILES[..] } else { &MATRIX_TILES[..3] };
             for [size, queries, subgroup] in tiles {
                 let tile = MatrixTile::of(&problem, *size, *queries, *subgroup);
