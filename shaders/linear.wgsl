@@ -182,8 +182,8 @@ fn main(
     weight_at += {{ threads // quads }}u * weight_step;
 //# endfor
 //# else
-    for (var slot0 = 0u; slot0 < {{ depth * width }}u; slot0 += {{ threads * threads }}u) {
-      let slot = slot0 + thread;
+//# with n_slots = depth * width, threads = threads * threads
+//# include "lib/slots.wgsl"
       // Neighbouring threads read neighbouring numbers.
       let i = i0 + slot % {{ depth }}u;
       let quad = slot / {{ depth }}u;
@@ -191,13 +191,13 @@ fn main(
       x_tile[(slot % {{ depth }}u) * {{ width }}u + quad] =
         vec4(load_x(row, i), load_x(row + 1u, i), load_x(row + 2u, i), load_x(row + 3u, i));
     }
-    for (var slot0 = 0u; slot0 < {{ depth * width }}u; slot0 += {{ threads * threads }}u) {
-      let slot = slot0 + thread;
+//# include "lib/slots.wgsl"
       let i = i0 + slot / {{ width }}u;
       let column = column0 + 4u * (slot % {{ width }}u);
       weight_tile[slot] = vec4(
         load_weight(i, column), load_weight(i, column + 1u), load_weight(i, column + 2u), load_weight(i, column + 3u));
     }
+//# endwith
 //# endif
     workgroupBarrier();
 //# if has_vectors

@@ -28,7 +28,8 @@ pub fn variants() -> Result<Vec<Shader>> {
 /// The most that any text of each kernel needs, by the kernel's name: an application that opens
 /// its device itself asks for these limits. Without the texts for matrix units, which run only where
 /// [`GpuOptions::matrix_units`](crate::device::GpuOptions::matrix_units()) opened the device, and without those
-/// that need more than the 16 KiB of workgroup memory that every device has: they run where there is more.
+/// for subgroups or that need more than the 16 KiB of workgroup memory that every device has: they run where there
+/// is more.
 ///
 /// # Errors
 /// As [`variants`].
@@ -45,7 +46,7 @@ pub fn variants() -> Result<Vec<Shader>> {
 /// ```
 pub fn needs() -> Result<BTreeMap<String, Needs>> {
     let mut all: BTreeMap<String, Needs> = BTreeMap::new();
-    let runs_everywhere = |needs: &Needs| !needs.matrix_units && needs.workgroup_bytes <= 16 << 10;
+    let runs_everywhere = |needs: &Needs| !needs.matrix_units && !needs.subgroups && needs.workgroup_bytes <= 16 << 10;
     for shader in variants()?.into_iter().filter(|shader| runs_everywhere(&shader.needs)) {
         let kernel = shader.name.split(' ').next().unwrap_or_default().to_owned();
         let most = all.entry(kernel).or_default();

@@ -66,10 +66,13 @@ PREDICT = {"tnp_kr": predict_tnp_kr, "cmanp": cmanp.predict}
 
 
 def negative_log_likelihood(predict, params, cfg, batch):
+    """Of what the targets are expected to be, see `tasks.expected`."""
     predicted = predict(params, cfg, batch)
     if is_categorical(cfg):
         return -(batch["f_test"] * predicted).sum(-1).mean()
-    return -jax.scipy.stats.norm.logpdf(batch["f_test"], *predicted).mean()
+    mean, std = predicted
+    spread = 0.5 * batch["var_test"] / jnp.square(std)
+    return (spread - jax.scipy.stats.norm.logpdf(batch["f_test"], mean, std)).mean()
 
 
 def is_matrix(name):
@@ -121,7 +124,11 @@ def make_optimizer():
 
 
 def make_step(of, cfg, optimizer):
-    loss_fn = lambda params, batch: negative_log_likelihood(PREDICT[of], params, cfg, batch)
+    def loss_fn(params, batches):
+        sizes = [len(batch["s_test"]) for batch in batches]
+        losses = [negative_log_likelihood(PREDICT[of], params, cfg, batch) for batch in batches]
+        return sum(n * loss for n, loss in zip(sizes, losses)) / sum(sizes)
+
     bound = (lambda params: cmanp.bound_scores(params, cfg)) if of == "cmanp" else lambda params: params
 
     @jax.jit
@@ -147,10 +154,19 @@ def learning_rate(peak, step, progress, decay=None):
 
 
 def draw_training_batch(kind, seed, step, n_batch, bucket=None):
-    """A function of seed, step and bucket only, so that a resumed run needs no generator state."""
+    """Tasks of one bucket. A function of seed, step and bucket only, so that a resumed run needs no generator state."""
     rng = np.random.default_rng([seed, step])
-    bucket = bucket or draw_bucket(kind, rng)
-    return tasks.draw_batch(rng, n_batch * kind.times.get(bucket, 1), bucket, kind.n_targets, kind)[0]
+    return [draw_of(kind, rng, n_batch, bucket or draw_bucket(kind, rng))]
+
+
+def draw_every_length(kind, seed, step, n_batch):
+    """Tasks of each bucket, as many as are drawn of it: less noise in a step than by one bucket after another."""
+    rng = np.random.default_rng([seed, step])
+    return [draw_of(kind, rng, max(1, round(n_batch * share)), bucket) for bucket, share in kind.buckets.items()]
+
+
+def draw_of(kind, rng, n_batch, bucket):
+    return tasks.expected(*tasks.draw_batch(rng, n_batch * kind.times.get(bucket, 1), bucket, kind.n_targets, kind), kind)
 
 
 def draw_bucket(kind, rng):
@@ -166,8 +182,8 @@ def draw_mixed_batch(kind, seed, step, n_batch):
     for first in range(0, n_batch, MIXED):
         low, high = draw_bucket(kind, rng)
         n = min(MIXED, n_batch - first)
-        parts.append(tasks.draw_batch(rng, n, (low, high), kind.n_targets, kind, longest)[0])
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        parts.append(tasks.expected(*tasks.draw_batch(rng, n, (low, high), kind.n_targets, kind, longest), kind))
+    return [{key: np.concatenate([part[key] for part in parts]) for key in parts[0]}]
 
 
 def batches_ahead(workers, first_step, draw):
@@ -390,13 +406,18 @@ def train(args):
             break
         rate = learning_rate(args.rate, step, done, args.decay)
         bucket = min(kind.buckets) if done < args.short_first else None
-        batch = next(ahead) if args.workers else draw_training_batch(kind, args.seed, step, args.batch, bucket)
-        params, state, loss = step_fn(params, state, batch, rate)
+        if args.workers:
+            batches = next(ahead)
+        elif args.every_length:
+            batches = draw_every_length(kind, args.seed, step, args.batch)
+        else:
+            batches = draw_training_batch(kind, args.seed, step, args.batch, bucket)
+        params, state, loss = step_fn(params, state, batches, rate)
         recent.append(loss)
         # The next batch is drawn meanwhile, but no more than some steps wait.
         recent[-STEPS_AHEAD:][0].block_until_ready()
         step += 1
-        n_tasks += len(batch["f_ctx"])
+        n_tasks += sum(len(batch["f_ctx"]) for batch in batches)
         if clock() - saved > args.save_seconds:
             save()
             saved = clock()
@@ -428,6 +449,7 @@ def main():
     args.add_argument("--cpu-time", action="store_true", help="--minutes and --save-seconds are of the processor")
     args.add_argument("--workers", type=int, default=0, metavar="N",
                       help="for a GPU: processes that draw the tasks, lengths mixed in each batch")  # fmt: skip
+    args.add_argument("--every-length", action="store_true", help="every step has tasks of all lengths, in their shares")
     args.add_argument("--half", action="store_true", help="writes the matrices as float16")
     args.add_argument("--state", metavar="FILE", help="the training state; default: OUT.state.npz")
     args.add_argument("--attention", choices=model.ATTENTIONS, default="scan")
@@ -440,8 +462,8 @@ def main():
         evaluate(args.evaluate, args.seed + 2_000_003, args.batches, args.data)
     elif not (args.steps or args.minutes):
         sys.exit("give --steps or --minutes")
-    elif args.workers and args.short_first:
-        sys.exit("with --workers every batch has contexts of all lengths: no --short-first")
+    elif (args.workers or args.every_length) and args.short_first:
+        sys.exit("with --workers or --every-length every batch has contexts of all lengths: no --short-first")
     else:
         train(args)
 

@@ -15,7 +15,9 @@ const device = await adapter.requestDevice({ requiredFeatures: ['shader-f16', 's
 
 let [passed, of, other, large] = [0, 0, 0, 0];
 for (const file of files) {
-  const code = fs.readFileSync(file, 'utf8');
+  const text = fs.readFileSync(file, 'utf8');
+  // naga takes subgroups without this directive, and not with it.
+  const code = text.includes('@builtin(subgroup_') && !text.includes('enable ') ? `enable subgroups;\n${text}` : text;
   // An extension of naga's alone.
   if (code.includes('enable wgpu_cooperative_matrix;')) {
     other++;

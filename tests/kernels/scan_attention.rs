@@ -81,12 +81,13 @@ fn every_variant() -> Vec<(String, Device)> {
 /// Of a device that is made to run a variant, widths of heads and values that are wide for it. One pair of them, for
 /// each is a text, and it takes seconds to compile where a processor runs it.
 fn wide_heads(device: &Device) -> Option<[usize; 2]> {
-    let narrow = ["tall", "decode 8"];
+    let narrow = ["tall", "decode 8", "lanes 4"];
     let widest = ["rolled 32", "decode 2 by 16"];
     let forced = device.capabilities().forced;
     forced.get("scan_attention").map(|variant| match &variant[..] {
         variant if narrow.contains(&variant) => [64, 52],
         variant if widest.contains(&variant) => [256, 132],
+        "lanes 2" => [32, 28],
         _ => [128, 100],
     })
 }

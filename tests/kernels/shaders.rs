@@ -10,7 +10,7 @@ use std::{
 use naga::{back, front, valid};
 use wgpu_attention::shaders::{Shader, variants};
 
-/// naga's module and what its validator found, under WebGPU's own rules but for matrix units.
+/// naga's module and what its validator found, under WebGPU's own rules but for matrix units and subgroups.
 fn validated(name: &str, wgsl: &str) -> (naga::Module, valid::ModuleInfo) {
     let refused = |message: String| panic!("{name}:\n{message}");
     let module = front::wgsl::parse_str(wgsl).unwrap_or_else(|error| refused(error.emit_to_string(wgsl)));
@@ -21,6 +21,9 @@ fn validated(name: &str, wgsl: &str) -> (naga::Module, valid::ModuleInfo) {
                 | valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32
                 | valid::Capabilities::SHADER_FLOAT16
                 | valid::Capabilities::SUBGROUP
+        }
+        false if wgsl.contains("@builtin(subgroup_") => {
+            valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32 | valid::Capabilities::SUBGROUP
         }
         false => valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32,
     };
@@ -48,7 +51,12 @@ fn every_variant_is_valid_in_every_language_and_portable() {
         let spirv = back::spv::write_vec(&module, &info, &options, Some(&pipeline))
             .unwrap_or_else(|error| panic!("{name}: SPIR-V: {error}"));
         // HLSL has no such matrices, and `spirv-val` not everywhere.
-        msl(name, &module, &info, if shader.needs.matrix_units { (2, 4) } else { (1, 2) });
+        let of_metal = match shader.needs {
+            needs if needs.matrix_units => (2, 4),
+            needs if needs.subgroups => (2, 1),
+            _ => (1, 2),
+        };
+        msl(name, &module, &info, of_metal);
         if shader.needs.matrix_units {
             continue;
         }
@@ -57,7 +65,10 @@ fn every_variant_is_valid_in_every_language_and_portable() {
 
         let mut hlsl = String::new();
         let options = back::hlsl::Options {
-            shader_model: back::hlsl::ShaderModel::V5_1,
+            shader_model: match shader.needs.subgroups {
+                true => back::hlsl::ShaderModel::V6_0,
+                false => back::hlsl::ShaderModel::V5_1,
+            },
             fake_missing_bindings: true,
             ..Default::default()
         };
@@ -104,6 +115,10 @@ fn hlsl_of_every_variant() {
         let file = shader.name.replace(|c: char| !(c.is_ascii_alphanumeric() || "+-.".contains(c)), "_") + ".hlsl";
         for (name, shader_model, checked) in models {
             if checked && !shader.name.contains("scan_attention") {
+                continue;
+            }
+            // FXC has no subgroups.
+            if shader_model == ShaderModel::V5_1 && shader.needs.subgroups {
                 continue;
             }
             let options = Options {
@@ -247,7 +262,7 @@ fn within_the_portable_limits(shader: &Shader, module: &naga::Module) {
     };
     let workgroup: u32 = in_space(naga::AddressSpace::WorkGroup).map(|(_, variable)| layouter[variable.ty].size).sum();
     // The plan takes these tiles only where they fit.
-    let is_large = [" wide 16", " rolled 16", " rolled 32", "_decode decode 2 by 16"]
+    let is_large = [" wide 16", " rolled 16", " rolled 32", "_decode decode 2 by 16", "_lanes lanes"]
         .iter()
         .any(|name| shader.name.starts_with(&format!("scan_attention{name}")));
     let most = match (shader.needs.matrix_units, is_large) {

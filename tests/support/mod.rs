@@ -97,7 +97,18 @@ pub fn open_forced_scans() -> Vec<(String, Device)> {
     let all = wgpu_attention::device::variants()["scan_attention"];
     // Matrix units have tests of their own: they round to f16.
     let exact = all.iter().filter(|variant| **variant != "matrix");
-    exact.flat_map(|variant| forced("scan_attention", variant).into_iter().step_by(2)).collect()
+    let forced = exact.flat_map(|variant| forced("scan_attention", variant).into_iter().step_by(2));
+    forced.filter(|(_, device)| has_lanes(device)).collect()
+}
+
+/// Whether subgroups hold the threads that share a row in the variant that a device is made to run; if not, it runs
+/// another one.
+#[cfg(feature = "gpu")]
+fn has_lanes(device: &Device) -> bool {
+    let capabilities = device.capabilities();
+    let lanes =
+        capabilities.forced.get("scan_attention").and_then(|variant| variant.strip_prefix("lanes ")?.parse().ok());
+    lanes.is_none_or(|lanes: u32| capabilities.subgroups.is_some_and(|[least, _]| least >= lanes))
 }
 
 /// Every adapter that has matrix units, opened for them; with checked shaders, too.

@@ -79,6 +79,9 @@ pub struct Needs {
     pub threads: u32,
     /// Whether it needs matrix units: [`GpuOptions::matrix_units`](crate::device::GpuOptions::matrix_units).
     pub matrix_units: bool,
+    /// Whether its threads exchange numbers within a subgroup (the feature `subgroups`; `Features::SUBGROUP` of
+    /// `wgpu`).
+    pub subgroups: bool,
 }
 
 /// A field of a uniform.
@@ -247,6 +250,9 @@ pub(crate) fn reflect(name: &str, module: &naga::Module) -> Result<Interface> {
         shared_storage_buffers: 0,
         workgroup_bytes,
         threads: main.workgroup_size.iter().product(),
+        subgroups: module.entry_points.iter().flat_map(|entry| &entry.function.arguments).any(|argument| {
+            matches!(argument.binding, Some(naga::Binding::BuiltIn(naga::BuiltIn::SubgroupInvocationId)))
+        }),
         matrix_units: module.types.iter().any(|(_, of)| matches!(of.inner, TypeInner::CooperativeMatrix { .. })),
     };
     let mut interface = Interface { operands, fields, needs };

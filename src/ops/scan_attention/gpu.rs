@@ -6,7 +6,7 @@ use super::{
     bias::{Bias, BiasKernel, BiasTerm, Distance},
     custom::CustomBias,
     matrix::MatrixTile,
-    plan::{self, Piece, Plan, Rung},
+    plan::{self, IS_PAGE, Piece, Plan, Rung},
     problem::{MAX_UNIFORM_VECTORS, Problem},
     strides::BiasStrides,
     text::{Constants, pack},
@@ -24,18 +24,21 @@ const KERNEL: Kernel<Constants, Params> =
 const DECODE: Kernel<Constants, Params> =
     Kernel::new("scan_attention_decode", include_str!("../../../shaders/scan_attention_decode.wgsl"));
 
-/// No browser has matrix units, so a page does not fetch their text.
-const HAS_MATRIX: bool = !cfg!(target_arch = "wasm32");
+const LANES: Kernel<Constants, Params> = Kernel::new(
+    "scan_attention_lanes",
+    if IS_PAGE { "" } else { include_str!("../../../shaders/scan_attention_lanes.wgsl") },
+);
 
 const MATRIX: Kernel<Constants, Params> = Kernel::new(
     "scan_attention_matrix",
-    if HAS_MATRIX { include_str!("../../../shaders/scan_attention_matrix.wgsl") } else { "" },
+    if IS_PAGE { "" } else { include_str!("../../../shaders/scan_attention_matrix.wgsl") },
 );
 
 /// The file of a variant.
 fn kernel(rung: Rung) -> &'static Kernel<Constants, Params> {
     match rung {
         _ if rung.is_decode() => &DECODE,
+        _ if rung.is_lanes() => &LANES,
         Rung::Matrix => &MATRIX,
         _ => &KERNEL,
     }
@@ -369,7 +372,7 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
         };
         let options = format!("mask={has_mask} matrix={has_matrix}");
         let label = format!("bias={name} head_dim={head_dim} v_dim={v_dim} {options}");
-        if HAS_MATRIX && rungs.contains(&Rung::Matrix) && Rung::Matrix.fits(&problem, u32::MAX) {
+        if !IS_PAGE && rungs.contains(&Rung::Matrix) && Rung::Matrix.fits(&problem, u32::MAX) {
             let tiles = if terms.is_empty() { &MATRIX_TILES[..] } else { &MATRIX_TILES[..3] };
             for [size, queries, subgroup] in tiles {
                 let tile = MatrixTile::of(&problem, *size, *queries, *subgroup);

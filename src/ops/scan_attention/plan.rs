@@ -22,6 +22,10 @@ const ENOUGH_GROUPS: usize = 2048;
 /// Key tiles that are worth a split: fewer, and merging costs more than it saves.
 const TILES_PER_SPLIT: usize = 8;
 
+/// No browser has matrix units, and subgroups are for devices that no page has been tried on: a page does not fetch
+/// their texts.
+pub(crate) const IS_PAGE: bool = cfg!(target_arch = "wasm32");
+
 /// A variant of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rung {
@@ -47,12 +51,18 @@ pub(crate) enum Rung {
     Decode,
     /// The same for eight.
     Decode8,
+    /// Two threads of a subgroup share a row of q and of the result, and give each other scores and weights.
+    Lanes2,
+    /// The same with four.
+    Lanes4,
+    /// The same with eight.
+    Lanes8,
     /// Products on matrix units, of numbers rounded to f16.
     Matrix,
 }
 
 impl Rung {
-    pub const ALL: [(&str, Self); 12] = [
+    pub const ALL: [(&str, Self); 15] = [
         (SCAN_ATTENTION[0], Self::Portable),
         (SCAN_ATTENTION[1], Self::Wide),
         (SCAN_ATTENTION[2], Self::Wide16),
@@ -64,7 +74,10 @@ impl Rung {
         (SCAN_ATTENTION[8], Self::Decode2By16),
         (SCAN_ATTENTION[9], Self::Decode),
         (SCAN_ATTENTION[10], Self::Decode8),
-        (SCAN_ATTENTION[11], Self::Matrix),
+        (SCAN_ATTENTION[11], Self::Lanes2),
+        (SCAN_ATTENTION[12], Self::Lanes4),
+        (SCAN_ATTENTION[13], Self::Lanes8),
+        (SCAN_ATTENTION[14], Self::Matrix),
     ];
 
     fn name(self) -> &'static str {
@@ -92,14 +105,22 @@ impl Rung {
         matches!(self, Self::Decode2 | Self::Decode2By16 | Self::Decode | Self::Decode8)
     }
 
+    /// Whether it is a text for threads that exchange numbers within a subgroup.
+    pub fn is_lanes(self) -> bool {
+        matches!(self, Self::Lanes2 | Self::Lanes4 | Self::Lanes8)
+    }
+
     /// Vectors of four queries that a thread owns.
     pub fn quads(self) -> usize {
         if matches!(self, Self::Tall | Self::Decode8) { 2 } else { 1 }
     }
 
-    /// Threads along keys and columns of v; those that read a row together, where there are few queries.
+    /// Threads along keys and columns of v; those that read a row together, where there are few queries or a row is
+    /// shared by a few threads.
     pub fn across(self) -> usize {
         match self {
+            Self::Lanes2 => 2,
+            Self::Lanes4 => 4,
             Self::Wide16 | Self::Rolled16 | Self::Decode2By16 => 16,
             Self::Rolled32 => 32,
             _ => SIDE,
@@ -108,12 +129,21 @@ impl Rung {
 
     /// Keys that a workgroup takes at a time.
     pub fn keys(self) -> usize {
+        match self {
+            Self::Lanes8 => TILE / 2,
+            _ if self.is_lanes() => TILE,
+            _ => self.columns(),
+        }
+    }
+
+    /// Columns of v that it takes at a time.
+    pub fn columns(self) -> usize {
         4 * self.across()
     }
 
     /// Depths of q and k, and rows of v, that are in workgroup memory at a time, at most.
     pub fn slice(self) -> usize {
-        if self == Self::Rolled32 { TILE / 2 } else { TILE }
+        if matches!(self, Self::Rolled32 | Self::Lanes8) { TILE / 2 } else { TILE }
     }
 
     /// Queries of a workgroup.
@@ -122,6 +152,7 @@ impl Rung {
             Self::Decode2 | Self::Decode2By16 => 2,
             Self::Decode => 4,
             Self::Decode8 => 8,
+            _ if self.is_lanes() => 2 * TILE,
             _ => TILE * self.quads(),
         }
     }
@@ -136,7 +167,12 @@ impl Rung {
         let is_whole = [problem.head_dim, problem.v_dim].iter().all(|dim| dim.is_multiple_of(self.words()));
         // A thread holds an eighth or a sixteenth of each row of the result.
         let vectors = problem.head_dim.max(problem.v_dim).div_ceil(4 * self.across());
-        let has_registers = !self.is_decode() || vectors * self.queries() <= 16;
+        let has_registers = match self {
+            _ if self.is_decode() => vectors * self.queries() <= 16,
+            // With one vector to a thread more would be exchanged than multiplied.
+            _ if self.is_lanes() => !IS_PAGE && (2..=4).contains(&vectors),
+            _ => true,
+        };
         is_whole && has_registers && self.bytes() <= workgroup_bytes as usize
     }
 
@@ -146,6 +182,10 @@ impl Rung {
         if self == Self::Decode2By16 {
             // Parts of the scores and these, the queries of heads of 512, coordinates.
             return 16 * (64 * (self.across() + 1) + 4 * 64 + 2 * 128 + MAX_PLACES);
+        }
+        if self.is_lanes() {
+            // Rows of keys or values of the widest heads that fit; scores; single numbers.
+            return 16 * (self.keys() * 4 * self.across() + 16 * self.keys()) + 128;
         }
         let (Self::Wide16 | Self::Rolled16 | Self::Rolled32) = self else { return LEAST };
         // Weights; keys or values; maxima; coordinates; single numbers.
@@ -241,6 +281,12 @@ pub(crate) fn cost(problem: &Problem) -> f64 {
 /// Loop iterations of an invocation for a tile of keys, no fewer; with each loop the test that ends it
 /// is one more. What is done once a launch is within what a device leaves of its limit.
 pub(crate) fn iterations(problem: &Problem, rung: Rung, matrix: Option<MatrixTile>) -> usize {
+    if rung.is_lanes() {
+        // The loop over tiles and the votes; the thread's own keys twice, each with four queries; vectors of k and
+        // of v that it brings, four of a row at most.
+        let (own, fills) = (rung.keys() / rung.across(), rung.keys() / 4);
+        return problem.iterations.saturating_mul(4 * own).saturating_add(2 + 2 * (own + 1) + 2 * (fills + 1));
+    }
     // The loop over tiles, its share of the votes of 32 tiles, and the maxima of a row of threads for
     // each vector of queries.
     let softmax = 1 + 1 + rung.quads() * (rung.across() + 1);
@@ -290,7 +336,9 @@ fn decode(problem: &Problem, maker: Maker, fits: impl Fn(Rung) -> bool) -> Optio
 /// that it makes the fastest code of.
 fn choose(problem: &Problem, capabilities: &Capabilities) -> Result<(Rung, &'static str)> {
     let forced = capabilities.forced(OP, &Rung::ALL)?;
-    let fits = |rung: Rung| rung.fits(problem, capabilities.workgroup_bytes);
+    let has_lanes = |n: usize| capabilities.subgroups.is_some_and(|[least, _]| least as usize >= n);
+    let fits =
+        |rung: Rung| rung.fits(problem, capabilities.workgroup_bytes) && (!rung.is_lanes() || has_lanes(rung.across()));
     if !fits(Rung::Wide) {
         return Ok((Rung::Portable, "heads of a width that is no multiple of 4 are read number by number"));
     }
@@ -304,7 +352,12 @@ fn choose(problem: &Problem, capabilities: &Capabilities) -> Result<(Rung, &'sta
             return Ok((Rung::Wide, "the device has no matrix units, was not opened for them, or has no room"));
         }
         Some(rung) if fits(rung) => return Ok((rung, "it was asked for")),
-        Some(_) => return Ok((Rung::Wide, "what was asked for has no room for such heads")),
+        Some(_) => {
+            return Ok((
+                Rung::Wide,
+                "what was asked for has no room for such heads, or the device no subgroups for it",
+            ));
+        }
         None => {}
     }
     let maker = Maker::of(capabilities);

@@ -111,9 +111,8 @@ impl Constants {
         let all = problem.head_dim.next_multiple_of(4);
         let slice = rung.slice();
         // Where there are few queries, those of a row's threads.
-        let mut depth = if rung.is_decode() { rung.keys() } else { all.min(slice) };
-        let tile = rung.keys();
-        let mut v_read = problem.v_dim.next_multiple_of(tile);
+        let mut depth = if rung.is_decode() || rung.is_lanes() { rung.columns() } else { all.min(slice) };
+        let mut v_read = problem.v_dim.next_multiple_of(rung.columns());
         if let Some(tile) = matrix {
             [depth, v_read] = padded(problem, tile.size);
         }
@@ -144,12 +143,12 @@ impl Constants {
             v_dim: problem.v_dim,
             side: SIDE,
             across: rung.across(),
-            tile,
+            tile: rung.keys(),
             slice,
             depth,
             n_depth: problem.head_dim.div_ceil(depth),
-            n_v: problem.v_dim.div_ceil(tile),
-            left: depth.max(tile),
+            n_v: problem.v_dim.div_ceil(rung.columns()),
+            left: depth.max(rung.columns()),
             wide: rung.is_wide(),
             k_halves,
             v_halves,

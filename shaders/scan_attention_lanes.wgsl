@@ -1,0 +1,247 @@
+// scan_attention by threads that exchange numbers within a subgroup: operands and results as in scan_attention.wgsl,
+// read four numbers at a time.
+//
+//# set threads = 16 * across
+// A workgroup of {{ threads }} threads owns {{ rows }} queries of one head. {{ across }} threads side by side share four of
+// them, each with its part of their depths and of their columns of the result, in registers. They go over {{ across }} keys
+// at a time, each in another order: the j-th key of thread l is j ^ l, so that what l has of the score of its own key is
+// first, and thread l ^ j has the rest of it in the j-th place. Of its own key a thread adds up the scores of four queries,
+// makes the weights of them, and gives these to the others in the same way. No thread waits for another but to fill
+// workgroup memory: {{ tile * across * (n_depth if n_depth > n_v else n_v) * 16 }} (k, then v) + {{ tile // across * threads * 16 }} (scores) bytes.
+
+//# include "lib/scan_attention.wgsl"
+
+// Rows of k, then of v.
+var<workgroup> right: array<vec4<f32>, {{ tile * across * (n_depth if n_depth > n_v else n_v) }}>;
+// The scores of four queries for the keys that are a thread's own.
+var<workgroup> scores: array<vec4<f32>, {{ tile // across * threads }}>;
+//# if by_pair
+// Not zero if a value is not finite: then no weight of zero may meet it.
+var<workgroup> is_spoiled: atomic<u32>;
+//# endif
+//# if skips
+// A bit for each tile of keys that some query may read.
+var<workgroup> votes: atomic<u32>;
+var<workgroup> read_tiles: u32;
+//# endif
+
+@compute @workgroup_size({{ threads }})
+fn main(
+  @builtin(workgroup_id) group_id: vec3<u32>,
+  @builtin(num_workgroups) group_count: vec3<u32>,
+  @builtin(subgroup_id) subgroup: u32,
+  @builtin(subgroup_size) subgroup_size: u32,
+  @builtin(subgroup_invocation_id) place_in_subgroup: u32,
+) {
+  // Uniform for the whole group, so no thread waits at a barrier alone.
+  let group = group_index(group_id, group_count);
+  if (group >= problem.n_groups) {
+    return;
+  }
+  // Threads of a subgroup are side by side.
+  let thread = subgroup * subgroup_size + place_in_subgroup;
+  let lane = thread % {{ across }}u;
+  let row0 = (group % problem.q_tiles) * {{ rows }}u;
+  let head = (group / problem.q_tiles) % problem.n_heads;
+  let batch = (group / problem.q_tiles / problem.n_heads) % problem.batch;
+  let split = group / problem.q_tiles / problem.n_heads / problem.batch;
+  let key_begin = split * problem.keys_per_split;
+  let key_end = min(key_begin + problem.keys_per_split, problem.n_keys);
+
+  let q_base = problem.q_base + batch * problem.q_batch + head * problem.q_head;
+  let kv_head = (problem.first_head + head) / problem.kv_group - problem.first_head / problem.kv_group;
+  let k_base = problem.k_base + batch * problem.k_batch + kv_head * problem.k_head;
+  let v_base = problem.v_base + batch * problem.v_batch + kv_head * problem.v_head;
+//# if terms
+  let k_coords_base = problem.k_coords_base + batch * problem.k_coords_batch;
+//# endif
+
+  // Rows past the end are the last one: they are not stored.
+  let row = row0 + thread / {{ across }}u * 4u;
+//# for r in range(4)
+  let row_{{ r }} = min(row + {{ r }}u, problem.n_queries - 1u);
+//# endfor
+//# set of = ""
+//# include "lib/scan_queries.wgsl"
+
+  // Of each depth that is this thread's, four queries. Scaled before they meet the keys, as on the CPU.
+//# for i in range(n_depth)
+//# for r in range(4)
+  let q{{ r }}_{{ i }} = problem.scale * load_q(q_base + row_{{ r }} * problem.q_row, lane + {{ across * i }}u);
+//# endfor
+//# for c in ["x", "y", "z", "w"]
+  let q_{{ i }}_{{ c }} = vec4(q0_{{ i }}.{{ c }}, q1_{{ i }}.{{ c }}, q2_{{ i }}.{{ c }}, q3_{{ i }}.{{ c }});
+//# endfor
+//# endfor
+//# if skips
+  var tiles = 0u;
+//# if causal_columns
+  if (thread == 0u) {
+    forget_latest();
+  }
+  workgroupBarrier();
+//# for r in range(4)
+  if (row_valid[{{ r }}]) {
+    keep_latest({% for c in causal_columns %}q_column_{{ c }}[{{ r }}]{{ ", " if not loop.last }}{% endfor %});
+  }
+//# endfor
+//# endif
+//# endif
+//# if by_pair
+  if (thread == 0u) {
+    atomicStore(&is_spoiled, 0u);
+  }
+//# endif
+  // Above every masked score, so that those get no weight.
+  var largest = vec4(0.5 * MASKED);
+  // Over the keys that are this thread's own.
+  var sum = vec4(0.0);
+//# for i in range(n_v)
+//# for r in range(4)
+  var out_{{ r }}_{{ i }} = vec4(0.0);
+//# endfor
+//# endfor
+
+  for (var key0 = key_begin; key0 < key_end; key0 += {{ tile }}u) {
+//# if skips
+//# include "lib/scan_votes.wgsl"
+//# endif
+    for (var slot = thread; slot < problem.slice * {{ tile * across * n_depth // slice }}u; slot += {{ threads }}u) {
+      let key = min(key0 + slot / {{ across * n_depth }}u, problem.n_keys - 1u);
+      right[slot] = load_k(k_base + key * problem.k_row, slot % {{ across * n_depth }}u);
+    }
+    workgroupBarrier();
+
+    var top = vec4(MASKED);
+    // A maximum or an exponential may not keep what is not finite: this small sum tells it.
+    var trace = vec4(0.0);
+    // {{ tile }} keys by a loop that stays one.
+    for (var first = 0u; first < problem.slice * {{ tile // slice }}u; first += {{ across }}u) {
+//# for j in range(across)
+      var part{{ j }} = vec4(0.0);
+      {
+        let at = (first + (lane ^ {{ j }}u)) * {{ across * n_depth }}u + lane;
+//# for i in range(n_depth)
+        let k_{{ i }} = right[at + {{ across * i }}u];
+//# for c in ["x", "y", "z", "w"]
+        part{{ j }} += q_{{ i }}_{{ c }} * k_{{ i }}.{{ c }};
+//# endfor
+//# endfor
+      }
+//# endfor
+      var s = part0;
+//# for j in range(across) if j > 0
+      s += subgroupShuffleXor(part{{ j }}, {{ j }}u);
+//# endfor
+      let key = key0 + first + lane;
+//# include "lib/scan_keys.wgsl"
+      var pair = vec4(valid){{ " & row_valid" if terms }};
+//# include "lib/scan_pairs.wgsl"
+      s = select(vec4(MASKED), s, pair);
+      scores[first / {{ across }}u * {{ threads }}u + thread] = s;
+      top = max(top, s);
+      trace = 0.5 * trace + 0x1p-70 * s;
+    }
+//# for x in [1, 2, 4] if x < across
+    top = max(top, subgroupShuffleXor(top, {{ x }}u));
+//# endfor
+    let tile_largest = max(largest, top);
+    let decay = exp(largest - tile_largest);
+    largest = tile_largest;
+    sum = select(sum * decay, vec4(not_a_number(thread)), lost4(trace));
+//# for i in range(n_v)
+//# for r in range(4)
+    out_{{ r }}_{{ i }} *= decay[{{ r }}];
+//# endfor
+//# endfor
+    // Every thread has read the keys.
+    workgroupBarrier();
+//# if by_pair
+    // What is not to be read has no weight, which is enough where all values are finite.
+    var spoils = 0.0;
+//# endif
+    for (var slot = thread; slot < problem.slice * {{ tile * across * n_v // slice }}u; slot += {{ threads }}u) {
+      let key = key0 + slot / {{ across * n_v }}u;
+      let at = min(key, problem.n_keys - 1u);
+      let x = load_v(v_base + at * problem.v_row, slot % {{ across * n_v }}u);
+//# if by_pair
+      right[slot] = x;
+      spoils = 0.5 * spoils + (0x1p-70 * x.x + 0x1p-71 * x.y + 0x1p-72 * x.z + 0x1p-73 * x.w);
+//# else
+      // Keys that do not exist are zeros, as are those of another split.
+      right[slot] = select(vec4(0.0), x, key < key_end{{ " && exists(batch, at)" if has_mask }});
+//# endif
+    }
+//# if by_pair
+    if (!finite(spoils)) {
+      atomicStore(&is_spoiled, 1u);
+    }
+//# endif
+    workgroupBarrier();
+//# if by_pair
+    let must_ask = atomicLoad(&is_spoiled) != 0u;
+//# endif
+    for (var first = 0u; first < problem.slice * {{ tile // slice }}u; first += {{ across }}u) {
+      let weight0 = exp(scores[first / {{ across }}u * {{ threads }}u + thread] - largest);
+      sum += weight0;
+//# for j in range(across) if j > 0
+      let weight{{ j }} = subgroupShuffleXor(weight0, {{ j }}u);
+//# endfor
+//# for j in range(across)
+      {
+        let at = (first + (lane ^ {{ j }}u)) * {{ across * n_v }}u + lane;
+//# for i in range(n_v)
+        {
+          let x = right[at + {{ across * i }}u];
+//# if by_pair
+          if (must_ask) {
+//# for r in range(4)
+            out_{{ r }}_{{ i }} += select(weight{{ j }}[{{ r }}] * x, vec4(0.0), weight{{ j }}[{{ r }}] == 0.0);
+//# endfor
+          } else {
+//# endif
+//# for r in range(4)
+          out_{{ r }}_{{ i }} += weight{{ j }}[{{ r }}] * x;
+//# endfor
+//# if by_pair
+          }
+//# endif
+        }
+//# endfor
+      }
+//# endfor
+    }
+    // Every thread has read the values.
+    workgroupBarrier();
+  }
+
+  var total = sum;
+//# for x in [1, 2, 4] if x < across
+  total += subgroupShuffleXor(total, {{ x }}u);
+//# endfor
+  let out_base = problem.values_base + split * problem.out_split + batch * problem.out_batch + head * problem.out_head;
+  let lse_base = problem.log_sum_exp_base + split * problem.lse_split + batch * problem.lse_batch + head * problem.lse_head;
+  let lost = lost4(total){{ " & row_valid" if terms }};
+  // A row without a valid key reads as zeros, and so does a query that is nowhere.
+  let empty = ((largest <= vec4(0.5 * MASKED)) & !lost){{ " | !row_valid" if terms }};
+  let inverse = select(1.0 / total, total, lost);
+//# for r in range(4)
+  if (row + {{ r }}u < problem.n_queries) {
+    let base = out_base + (row + {{ r }}u) * problem.out_row;
+//# for i in range(n_v)
+    store(base, lane + {{ across * i }}u, select(out_{{ r }}_{{ i }} * inverse[{{ r }}], vec4(0.0), empty[{{ r }}]));
+//# endfor
+    if (lane == {{ r % across }}u) {
+      let at = lse_base + (row + {{ r }}u) * problem.lse_row;
+      let total_r = total[{{ r }}];
+      let first = select(select(largest[{{ r }}], MASKED, empty[{{ r }}]), total_r, lost[{{ r }}]);
+      if (problem.lse_sums > 0u) {
+        log_sum_exp[at] = first;
+        log_sum_exp[at + problem.lse_sums] = select(total_r, 0.0, empty[{{ r }}]);
+      } else {
+        log_sum_exp[at] = first + select(log(total_r), 0.0, empty[{{ r }}] || lost[{{ r }}]);
+      }
+    }
+  }
+//# endfor
+}
