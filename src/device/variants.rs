@@ -11,7 +11,7 @@ pub(crate) const ATTENTION_MEMORY: [&str; 6] =
     ["recurrent", "recurrent 32", "chunked", "chunked, scalars", "chunked, two rows", "chunked, one row"];
 pub(crate) const LINEAR: [&str; 4] = ["tile 32", "tile 64", "vector 32", "vector 64"];
 pub(crate) const LINEAR_ATTENTION: [&str; 2] = ["vectors", "scalars"];
-pub(crate) const SCAN_ATTENTION: [&str; 15] = [
+pub(crate) const SCAN_ATTENTION: [&str; 13] = [
     "portable",
     "wide",
     "wide 16",
@@ -23,9 +23,7 @@ pub(crate) const SCAN_ATTENTION: [&str; 15] = [
     "decode 2 by 16",
     "decode",
     "decode 8",
-    "lanes 2",
-    "lanes 4",
-    "lanes 8",
+    "lanes",
     "matrix",
 ];
 #[cfg(feature = "gpu")]

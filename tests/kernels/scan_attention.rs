@@ -78,17 +78,16 @@ fn every_variant() -> Vec<(String, Device)> {
     all
 }
 
-/// Of a device that is made to run a variant, widths of heads and values that are wide for it. One pair of them, for
+/// Of a device that is made to run a variant, widths of heads and values that are wide for it. Few of them, for
 /// each is a text, and it takes seconds to compile where a processor runs it.
-fn wide_heads(device: &Device) -> Option<[usize; 2]> {
-    let narrow = ["tall", "decode 8", "lanes 4"];
-    let widest = ["rolled 32", "decode 2 by 16"];
+fn wide_heads(device: &Device) -> Option<Vec<[usize; 2]>> {
     let forced = device.capabilities().forced;
     forced.get("scan_attention").map(|variant| match &variant[..] {
-        variant if narrow.contains(&variant) => [64, 52],
-        variant if widest.contains(&variant) => [256, 132],
-        "lanes 2" => [32, 28],
-        _ => [128, 100],
+        "tall" | "decode 8" => vec![[64, 52]],
+        "rolled 32" | "decode 2 by 16" => vec![[256, 132]],
+        // One for each number of threads that share a row.
+        "lanes" => vec![[32, 28], [52, 64], [128, 100]],
+        _ => vec![[128, 100]],
     })
 }
 
@@ -172,7 +171,8 @@ fn lengths_and_head_sizes() {
         }
         let all = [[16, 32], [30, 7], [96, 128], [1, 1], [3, 5], [32, 33], [65, 31], [128, 2], [250, 256]];
         // What is no multiple of 4 a variant leaves to `portable`, which all devices run.
-        for [head_dim, v_dim] in wide_heads(&device).map_or(all.to_vec(), |wide| vec![[30, 7], wide]) {
+        let of_variant = |wide: Vec<_>| [vec![[30, 7]], wide].concat();
+        for [head_dim, v_dim] in wide_heads(&device).map_or(all.to_vec(), of_variant) {
             let case = case(&mut random, [1, 3, 37, 70, head_dim, v_dim]);
             check(&format!("head_dim {head_dim}, v_dim {v_dim}"), &name, &device, &case, &PLAIN);
             let how = Run { head_major: false, ..PLAIN };
@@ -254,7 +254,7 @@ fn wide_heads_with_biases_and_masks() {
     let lengths = [[1, 70, 9], [1, 65, 130], [2, 2, 300], [1, 3, 129], [1, 1, 257]];
     for (name, device) in every_variant() {
         let all = vec![[5, 1], [128, 100], [256, 132]];
-        for [head_dim, v_dim] in wide_heads(&device).map_or(all, |wide| vec![wide]) {
+        for [head_dim, v_dim] in wide_heads(&device).unwrap_or(all) {
             for [batch, n_queries, n_keys] in lengths {
                 let mut case = case(&mut random, [batch, n_heads, n_queries, n_keys, head_dim, v_dim]);
                 add_terms(&mut random, &mut case, 3, &terms);

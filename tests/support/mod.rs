@@ -101,14 +101,11 @@ pub fn open_forced_scans() -> Vec<(String, Device)> {
     forced.filter(|(_, device)| has_lanes(device)).collect()
 }
 
-/// Whether subgroups hold the threads that share a row in the variant that a device is made to run; if not, it runs
-/// another one.
+/// Whether a device has what the variant needs that it is made to run; if not, it runs another one.
 #[cfg(feature = "gpu")]
 fn has_lanes(device: &Device) -> bool {
     let capabilities = device.capabilities();
-    let lanes =
-        capabilities.forced.get("scan_attention").and_then(|variant| variant.strip_prefix("lanes ")?.parse().ok());
-    lanes.is_none_or(|lanes: u32| capabilities.subgroups.is_some_and(|[least, _]| least >= lanes))
+    capabilities.subgroups.is_some() || capabilities.forced["scan_attention"] != "lanes"
 }
 
 /// Every adapter that has matrix units, opened for them; with checked shaders, too.

@@ -51,11 +51,12 @@ pub(crate) enum Rung {
     Decode,
     /// The same for eight.
     Decode8,
-    /// Two threads of a subgroup share a row of q and of the result, and give each other scores and weights.
+    /// Two threads of a subgroup share a row of q and of the result, and give each other scores and weights; for heads
+    /// of up to 32.
     Lanes2,
-    /// The same with four.
+    /// The same with four, up to 64.
     Lanes4,
-    /// The same with eight.
+    /// The same with eight, up to 128.
     Lanes8,
     /// Products on matrix units, of numbers rounded to f16.
     Matrix,
@@ -75,9 +76,9 @@ impl Rung {
         (SCAN_ATTENTION[9], Self::Decode),
         (SCAN_ATTENTION[10], Self::Decode8),
         (SCAN_ATTENTION[11], Self::Lanes2),
-        (SCAN_ATTENTION[12], Self::Lanes4),
-        (SCAN_ATTENTION[13], Self::Lanes8),
-        (SCAN_ATTENTION[14], Self::Matrix),
+        (SCAN_ATTENTION[11], Self::Lanes4),
+        (SCAN_ATTENTION[11], Self::Lanes8),
+        (SCAN_ATTENTION[12], Self::Matrix),
     ];
 
     fn name(self) -> &'static str {
@@ -108,6 +109,16 @@ impl Rung {
     /// Whether it is a text for threads that exchange numbers within a subgroup.
     pub fn is_lanes(self) -> bool {
         matches!(self, Self::Lanes2 | Self::Lanes4 | Self::Lanes8)
+    }
+
+    /// Which of those it is for heads of a width; any other text is for all of them.
+    fn of_width(self, width: usize) -> Self {
+        match width {
+            _ if !self.is_lanes() => self,
+            ..=32 => Self::Lanes2,
+            33..=64 => Self::Lanes4,
+            65.. => Self::Lanes8,
+        }
     }
 
     /// Vectors of four queries that a thread owns.
@@ -166,11 +177,11 @@ impl Rung {
     pub fn fits(self, problem: &Problem, workgroup_bytes: u32) -> bool {
         let is_whole = [problem.head_dim, problem.v_dim].iter().all(|dim| dim.is_multiple_of(self.words()));
         // A thread holds an eighth or a sixteenth of each row of the result.
-        let vectors = problem.head_dim.max(problem.v_dim).div_ceil(4 * self.across());
+        let width = problem.head_dim.max(problem.v_dim);
+        let vectors = width.div_ceil(self.columns());
         let has_registers = match self {
             _ if self.is_decode() => vectors * self.queries() <= 16,
-            // With one vector to a thread more would be exchanged than multiplied.
-            _ if self.is_lanes() => !IS_PAGE && (2..=4).contains(&vectors),
+            _ if self.is_lanes() => !IS_PAGE && self == self.of_width(width) && vectors <= 4,
             _ => true,
         };
         is_whole && has_registers && self.bytes() <= workgroup_bytes as usize
@@ -335,7 +346,8 @@ fn decode(problem: &Problem, maker: Maker, fits: impl Fn(Rung) -> bool) -> Optio
 /// Which variant runs, and why: of those whose texts the maker's compiler keeps in registers, the one
 /// that it makes the fastest code of.
 fn choose(problem: &Problem, capabilities: &Capabilities) -> Result<(Rung, &'static str)> {
-    let forced = capabilities.forced(OP, &Rung::ALL)?;
+    let width = problem.head_dim.max(problem.v_dim);
+    let forced = capabilities.forced(OP, &Rung::ALL)?.map(|rung| rung.of_width(width));
     let has_lanes = |n: usize| capabilities.subgroups.is_some_and(|[least, _]| least as usize >= n);
     let fits =
         |rung: Rung| rung.fits(problem, capabilities.workgroup_bytes) && (!rung.is_lanes() || has_lanes(rung.across()));
