@@ -5,15 +5,15 @@
 // A workgroup of {{ threads }} threads owns {{ rows }} queries of one head. {{ across }} threads side by side share four of
 // them, each with its part of their depths and of their columns of the result, in registers. They go over {{ across }} keys
 // at a time, each in another order: the j-th key of thread l is j ^ l, so that what l has of the score of its own key is
-// first, and thread l ^ j has the rest of it in the j-th place. Of its own key a thread adds up the scores of four queries,
-// makes the weights of them, and gives these to the others in the same way. No thread waits for another but to fill
-// workgroup memory: {{ tile * across * (n_depth if n_depth > n_v else n_v) * 16 }} (k, then v) + {{ tile // across * threads * 16 }} (scores) bytes.
+// first, and thread l ^ j has the rest of it in the j-th place. Of its own key a thread adds up the scores of four queries
+// and makes their weights, which the others read. Workgroup memory:
+// {{ tile * across * (n_depth if n_depth > n_v else n_v) * 16 }} (k, then v) + {{ tile // across * threads * 16 }} (scores, then weights) bytes.
 
 //# include "lib/scan_attention.wgsl"
 
 // Rows of k, then of v.
 var<workgroup> right: array<vec4<f32>, {{ tile * across * (n_depth if n_depth > n_v else n_v) }}>;
-// The scores of four queries for the keys that are a thread's own.
+// The scores of four queries for the keys that are a thread's own, then their weights.
 var<workgroup> scores: array<vec4<f32>, {{ tile // across * threads }}>;
 //# if by_pair
 // Not zero if a value is not finite: then no weight of zero may meet it.
@@ -154,6 +154,11 @@ fn main(
     out_{{ r }}_{{ i }} *= decay[{{ r }}];
 //# endfor
 //# endfor
+    for (var at = thread; at < problem.slice * {{ tile // across * threads // slice }}u; at += {{ threads }}u) {
+      let weight = exp(scores[at] - largest);
+      sum += weight;
+      scores[at] = weight;
+    }
     // Every thread has read the keys.
     workgroupBarrier();
 //# if by_pair
@@ -177,40 +182,42 @@ fn main(
       atomicStore(&is_spoiled, 1u);
     }
 //# endif
+    // And every thread has left its weights.
     workgroupBarrier();
 //# if by_pair
-    let must_ask = atomicLoad(&is_spoiled) != 0u;
-//# endif
-    for (var first = 0u; first < problem.slice * {{ tile // slice }}u; first += {{ across }}u) {
-      let weight0 = exp(scores[first / {{ across }}u * {{ threads }}u + thread] - largest);
-      sum += weight0;
-//# for j in range(across) if j > 0
-      let weight{{ j }} = subgroupShuffleXor(weight0, {{ j }}u);
-//# endfor
-//# for j in range(across)
-      {
-        let at = (first + (lane ^ {{ j }}u)) * {{ across * n_v }}u + lane;
+    if (atomicLoad(&is_spoiled) != 0u) {
+      // As long as there are keys: a length that compilers cannot unroll.
+      for (var j = 0u; j < min({{ tile }}u, key_end - key0); j++) {
+        let weight = scores[j / {{ across }}u * {{ threads }}u + thread - lane + j % {{ across }}u];
 //# for i in range(n_v)
         {
-          let x = right[at + {{ across * i }}u];
-//# if by_pair
-          if (must_ask) {
+          let x = right[j * {{ across * n_v }}u + lane + {{ across * i }}u];
 //# for r in range(4)
-            out_{{ r }}_{{ i }} += select(weight{{ j }}[{{ r }}] * x, vec4(0.0), weight{{ j }}[{{ r }}] == 0.0);
+          out_{{ r }}_{{ i }} += select(weight[{{ r }}] * x, vec4(0.0), weight[{{ r }}] == 0.0);
 //# endfor
-          } else {
+        }
+//# endfor
+      }
+    } else {
 //# endif
+    for (var first = 0u; first < problem.slice * {{ tile // slice }}u; first += {{ across }}u) {
+//# for j in range(across)
+      {
+        let weight = scores[first / {{ across }}u * {{ threads }}u + thread - lane + {{ j }}u];
+//# for i in range(n_v)
+        {
+          let x = right[(first + {{ j }}u) * {{ across * n_v }}u + lane + {{ across * i }}u];
 //# for r in range(4)
-          out_{{ r }}_{{ i }} += weight{{ j }}[{{ r }}] * x;
+          out_{{ r }}_{{ i }} += weight[{{ r }}] * x;
 //# endfor
-//# if by_pair
-          }
-//# endif
         }
 //# endfor
       }
 //# endfor
     }
+//# if by_pair
+    }
+//# endif
     // Every thread has read the values.
     workgroupBarrier();
   }

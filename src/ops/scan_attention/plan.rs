@@ -294,9 +294,10 @@ pub(crate) fn cost(problem: &Problem) -> f64 {
 pub(crate) fn iterations(problem: &Problem, rung: Rung, matrix: Option<MatrixTile>) -> usize {
     if rung.is_lanes() {
         // The loop over tiles and the votes; the thread's own keys twice, each with four queries; vectors of k and
-        // of v that it brings, four of a row at most.
+        // of v that it brings, four of a row at most; the keys again, one by one where a value is not finite.
         let (own, fills) = (rung.keys() / rung.across(), rung.keys() / 4);
-        return problem.iterations.saturating_mul(4 * own).saturating_add(2 + 2 * (own + 1) + 2 * (fills + 1));
+        let loops = 2 + 2 * (own + 1) + 2 * (fills + 1) + rung.keys() + 1;
+        return problem.iterations.saturating_mul(4 * own).saturating_add(loops);
     }
     // The loop over tiles, its share of the votes of 32 tiles, and the maxima of a row of threads for
     // each vector of queries.
