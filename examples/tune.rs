@@ -112,9 +112,15 @@ fn fastest(
                 continue;
             }
             let device = Device::on_adapter(adapter, &GpuOptions::default().variant(operation, *variant))?;
-            let measured = case.prepare(&device).and_then(|prepared| time(&device, &prepared.run, effort));
+            let measured = case.prepare(&device).and_then(|prepared| {
+                let found = prepared.decision.as_ref().map(|decision| decision.variant);
+                Ok((time(&device, &prepared.run, effort)?, found.filter(|found| found != variant)))
+            });
             match measured {
-                Ok(timing) => {
+                Ok((timing, Some(other))) => {
+                    say!("  {variant:<24} {:>12.1} µs  runs as {other}", 1e6 * timing.median)?;
+                }
+                Ok((timing, None)) => {
                     let gain = base / timing.median;
                     say!("  {variant:<24} {:>12.1} µs  {gain:.2} times as fast", 1e6 * timing.median)?;
                     gains.entry(variant).or_default().push(gain.ln());

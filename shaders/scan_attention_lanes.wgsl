@@ -29,8 +29,7 @@ var<workgroup> read_tiles: u32;
 fn main(
   @builtin(workgroup_id) group_id: vec3<u32>,
   @builtin(num_workgroups) group_count: vec3<u32>,
-  @builtin(subgroup_id) subgroup: u32,
-  @builtin(subgroup_size) subgroup_size: u32,
+  @builtin(local_invocation_index) thread: u32,
   @builtin(subgroup_invocation_id) place_in_subgroup: u32,
 ) {
   // Uniform for the whole group, so no thread waits at a barrier alone.
@@ -38,9 +37,8 @@ fn main(
   if (group >= problem.n_groups) {
     return;
   }
-  // Threads of a subgroup are side by side.
-  let thread = subgroup * subgroup_size + place_in_subgroup;
-  let lane = thread % {{ across }}u;
+  // Threads side by side are side by side in a subgroup, too: groups of one dimension are cut so everywhere.
+  let lane = place_in_subgroup % {{ across }}u;
   let row0 = (group % problem.q_tiles) * {{ rows }}u;
   let head = (group / problem.q_tiles) % problem.n_heads;
   let batch = (group / problem.q_tiles / problem.n_heads) % problem.batch;

@@ -66,7 +66,7 @@ PREDICT = {"tnp_kr": predict_tnp_kr, "cmanp": cmanp.predict}
 
 
 def negative_log_likelihood(predict, params, cfg, batch):
-    """Of what the targets are expected to be, see `tasks.expected`."""
+    """Expected over targets of mean `f_test` and variance `var_test`, see `tasks.expected`."""
     predicted = predict(params, cfg, batch)
     if is_categorical(cfg):
         return -(batch["f_test"] * predicted).sum(-1).mean()
@@ -125,15 +125,14 @@ def make_optimizer():
 
 def make_step(of, cfg, optimizer):
     def loss_fn(params, batches):
-        sizes = [len(batch["s_test"]) for batch in batches]
-        losses = [negative_log_likelihood(PREDICT[of], params, cfg, batch) for batch in batches]
-        return sum(n * loss for n, loss in zip(sizes, losses)) / sum(sizes)
+        return sum(share * negative_log_likelihood(PREDICT[of], params, cfg, batch) for share, batch in batches)
 
     bound = (lambda params: cmanp.bound_scores(params, cfg)) if of == "cmanp" else lambda params: params
 
     @jax.jit
-    def step(params, state, batch, rate):
-        loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+    def step(params, state, batches, rate):
+        """Of batches and what share of the loss each has."""
+        loss, grads = jax.value_and_grad(loss_fn)(params, batches)
         updates, state = optimizer.update(grads, state, params)
         for name in updates:
             # b spans four decades, so it moves in proportion to itself.
@@ -156,13 +155,14 @@ def learning_rate(peak, step, progress, decay=None):
 def draw_training_batch(kind, seed, step, n_batch, bucket=None):
     """Tasks of one bucket. A function of seed, step and bucket only, so that a resumed run needs no generator state."""
     rng = np.random.default_rng([seed, step])
-    return [draw_of(kind, rng, n_batch, bucket or draw_bucket(kind, rng))]
+    return [(1.0, draw_of(kind, rng, n_batch, bucket or draw_bucket(kind, rng)))]
 
 
 def draw_every_length(kind, seed, step, n_batch):
-    """Tasks of each bucket, as many as are drawn of it: less noise in a step than by one bucket after another."""
+    """Tasks of each bucket, each with its share of the loss: less noise in a step than by one bucket after another."""
     rng = np.random.default_rng([seed, step])
-    return [draw_of(kind, rng, max(1, round(n_batch * share)), bucket) for bucket, share in kind.buckets.items()]
+    draw = lambda share, bucket: draw_of(kind, rng, max(1, round(n_batch * share)), bucket)
+    return [(share, draw(share, bucket)) for bucket, share in kind.buckets.items()]
 
 
 def draw_of(kind, rng, n_batch, bucket):
@@ -183,7 +183,7 @@ def draw_mixed_batch(kind, seed, step, n_batch):
         low, high = draw_bucket(kind, rng)
         n = min(MIXED, n_batch - first)
         parts.append(tasks.expected(*tasks.draw_batch(rng, n, (low, high), kind.n_targets, kind, longest), kind))
-    return [{key: np.concatenate([part[key] for part in parts]) for key in parts[0]}]
+    return [(1.0, {key: np.concatenate([part[key] for part in parts]) for key in parts[0]})]
 
 
 def batches_ahead(workers, first_step, draw):
@@ -368,6 +368,7 @@ def train(args):
             "steps": step,
             "batch": args.batch,
             "short_first": args.short_first,
+            "every_length": args.every_length or args.workers > 0,
             "tasks": n_tasks,
             "minutes": round(seconds / 60, 1),
             "peak_learning_rate": args.rate,
@@ -417,7 +418,7 @@ def train(args):
         # The next batch is drawn meanwhile, but no more than some steps wait.
         recent[-STEPS_AHEAD:][0].block_until_ready()
         step += 1
-        n_tasks += sum(len(batch["f_ctx"]) for batch in batches)
+        n_tasks += sum(len(batch["f_ctx"]) for _, batch in batches)
         if clock() - saved > args.save_seconds:
             save()
             saved = clock()
@@ -462,8 +463,8 @@ def main():
         evaluate(args.evaluate, args.seed + 2_000_003, args.batches, args.data)
     elif not (args.steps or args.minutes):
         sys.exit("give --steps or --minutes")
-    elif (args.workers or args.every_length) and args.short_first:
-        sys.exit("with --workers or --every-length every batch has contexts of all lengths: no --short-first")
+    elif sum(map(bool, (args.short_first, args.every_length, args.workers))) > 1:
+        sys.exit("--short-first, --every-length and --workers each say which lengths a step has: give one of them")
     else:
         train(args)
 

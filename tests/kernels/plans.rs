@@ -80,7 +80,12 @@ fn variants_that_are_asked_for_run_and_agree() {
         for variant in variants.iter().filter(|variant| **variant != "matrix") {
             for adapter in Device::adapters() {
                 let options = GpuOptions::default().variant(operation, *variant);
-                let (decision, numbers) = run(&Device::on_adapter(&adapter, &options).unwrap(), operation);
+                let device = Device::on_adapter(&adapter, &options).unwrap();
+                if *variant == "lanes" && device.capabilities().subgroups.is_none() {
+                    println!("{adapter} has no subgroups: lanes was not tried there");
+                    continue;
+                }
+                let (decision, numbers) = run(&device, operation);
                 assert_eq!((decision.op, decision.variant), (operation, *variant), "{decision}");
                 assert!(decision.why.contains("asked for"), "{decision}");
                 let error = error(&numbers, &truth);

@@ -85,8 +85,12 @@ fn wide_heads(device: &Device) -> Option<Vec<[usize; 2]>> {
     forced.get("scan_attention").map(|variant| match &variant[..] {
         "tall" | "decode 8" => vec![[64, 52]],
         "rolled 32" | "decode 2 by 16" => vec![[256, 132]],
-        // One for each number of threads that share a row.
-        "lanes" => vec![[32, 28], [52, 64], [128, 100]],
+        // One for each number of threads that share a row and that subgroups have.
+        "lanes" => {
+            let least = device.capabilities().subgroups.map_or(0, |[least, _]| least as usize);
+            let all = [(2, [32, 28]), (4, [52, 64]), (8, [128, 100])];
+            all.into_iter().filter(|(lanes, _)| *lanes <= least).map(|(_, wide)| wide).collect()
+        }
         _ => vec![[128, 100]],
     })
 }

@@ -251,7 +251,9 @@ pub(crate) fn reflect(name: &str, module: &naga::Module) -> Result<Interface> {
         workgroup_bytes,
         threads: main.workgroup_size.iter().product(),
         subgroups: module.entry_points.iter().flat_map(|entry| &entry.function.arguments).any(|argument| {
-            matches!(argument.binding, Some(naga::Binding::BuiltIn(naga::BuiltIn::SubgroupInvocationId)))
+            use naga::{Binding::BuiltIn, BuiltIn as Of};
+            let Some(BuiltIn(of)) = &argument.binding else { return false };
+            matches!(of, Of::SubgroupId | Of::SubgroupSize | Of::SubgroupInvocationId | Of::NumSubgroups)
         }),
         matrix_units: module.types.iter().any(|(_, of)| matches!(of.inner, TypeInner::CooperativeMatrix { .. })),
     };

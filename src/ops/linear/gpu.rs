@@ -68,9 +68,10 @@ pub(super) fn linear(
         Some(residual) => launch.read_rows("residual", residual, n_out),
         None => launch,
     };
-    // Of every slice: the turns of the innermost loop, and of those of what a thread loads number by number.
-    let loads = if tile.has_vectors { 0 } else { 2 * tile.depth.div_ceil(tile.threads) };
-    let iterations = n_in.div_ceil(tile.depth) * (1 + tile.depth / tile.unroll + loads);
+    // Of every slice: the turns of the innermost loop, and of the two of what a thread loads number by number; with each
+    // loop the test that ends it.
+    let loads = if tile.has_vectors { 0 } else { 2 * ((tile.depth * tile.quads).div_ceil(tile.threads) + 1) };
+    let iterations = n_in.div_ceil(tile.depth) * (1 + tile.depth / tile.unroll + 1 + loads);
     let n_tiles = n_out.div_ceil(tile.edge());
     launch
         .read_rows("x", x, n_in)

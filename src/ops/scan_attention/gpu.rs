@@ -306,6 +306,10 @@ impl Call<'_> {
 
 /// Texts that this operation may compile, one for each thing that its text depends on.
 pub(crate) fn shaders() -> Result<Vec<Shader>> {
+    texts().into_iter().map(|(rung, label, constants)| kernel(rung).shader(&label, &constants)).collect()
+}
+
+fn texts() -> Vec<(Rung, String, Constants)> {
     let custom = CustomBias {
         name: "alibi".into(),
         wgsl: "return -params(head) * abs(q_coord[0] - k_coord[0]);".into(),
@@ -444,7 +448,7 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
             }
         }
     }
-    all.into_iter().map(|(rung, label, constants)| kernel(rung).shader(&label, &constants)).collect()
+    all
 }
 
 /// Sides of matrices, queries of a workgroup and the smallest subgroups, as devices have them.
@@ -485,4 +489,18 @@ fn networks(sign: f32) -> Vec<(String, Vec<BiasTerm>, usize)> {
     }
     all.push(("space + rbf behind other columns".into(), vec![rbf(3..5, 5), rbf(5..6, 3)], 6));
     all.into_iter().map(|(name, terms, n)| (format!("{name} {sign:+}"), terms, n)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A text that needs more than the plan counts would be chosen where it does not fit.
+    #[test]
+    fn no_text_needs_more_workgroup_memory_than_its_plan_says() {
+        for (rung, label, constants) in texts().into_iter().filter(|(rung, ..)| *rung != Rung::Matrix) {
+            let needs = kernel(rung).shader(&label, &constants).unwrap().needs;
+            assert!(needs.workgroup_bytes as usize <= rung.bytes(), "{label}: {needs:?}, counted {}", rung.bytes());
+        }
+    }
 }

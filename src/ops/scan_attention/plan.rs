@@ -22,8 +22,8 @@ const ENOUGH_GROUPS: usize = 2048;
 /// Key tiles that are worth a split: fewer, and merging costs more than it saves.
 const TILES_PER_SPLIT: usize = 8;
 
-/// No browser has matrix units, and subgroups are for devices that no page has been tried on: a page does not fetch
-/// their texts.
+/// A page does not fetch the texts that it cannot use: no browser has matrix units, and what is for subgroups is chosen
+/// nowhere by itself.
 pub(crate) const IS_PAGE: bool = cfg!(target_arch = "wasm32");
 
 /// A variant of the kernel.
@@ -176,7 +176,7 @@ impl Rung {
     /// Whether rows of a problem are whole numbers of elements, and there is room for them.
     pub fn fits(self, problem: &Problem, workgroup_bytes: u32) -> bool {
         let is_whole = [problem.head_dim, problem.v_dim].iter().all(|dim| dim.is_multiple_of(self.words()));
-        // A thread holds an eighth or a sixteenth of each row of the result.
+        // Of a row of the result, how many vectors a thread holds.
         let width = problem.head_dim.max(problem.v_dim);
         let vectors = width.div_ceil(self.columns());
         let has_registers = match self {
@@ -188,7 +188,7 @@ impl Rung {
     }
 
     /// Bytes of workgroup memory, no fewer.
-    fn bytes(self) -> usize {
+    pub fn bytes(self) -> usize {
         const LEAST: usize = 16 << 10;
         if self == Self::Decode2By16 {
             // Parts of the scores and these, the queries of heads of 512, coordinates.
@@ -293,10 +293,10 @@ pub(crate) fn cost(problem: &Problem) -> f64 {
 /// is one more. What is done once a launch is within what a device leaves of its limit.
 pub(crate) fn iterations(problem: &Problem, rung: Rung, matrix: Option<MatrixTile>) -> usize {
     if rung.is_lanes() {
-        // The loop over tiles and the votes; the thread's own keys twice, each with four queries; vectors of k and
+        // The loop over tiles, its share of the votes of 32 tiles; the thread's own keys twice, each with four queries; vectors of k and
         // of v that it brings, four of a row at most; the keys again, one by one where a value is not finite.
         let (own, fills) = (rung.keys() / rung.across(), rung.keys() / 4);
-        let loops = 2 + 2 * (own + 1) + 2 * (fills + 1) + rung.keys() + 1;
+        let loops = 3 + 2 * (own + 1) + 2 * (fills + 1) + rung.keys() + 1;
         return problem.iterations.saturating_mul(4 * own).saturating_add(loops);
     }
     // The loop over tiles, its share of the votes of 32 tiles, and the maxima of a row of threads for
@@ -368,7 +368,7 @@ fn choose(problem: &Problem, capabilities: &Capabilities) -> Result<(Rung, &'sta
         Some(_) => {
             return Ok((
                 Rung::Wide,
-                "what was asked for has no room for such heads, or the device no subgroups for it",
+                "what was asked for has no room for such heads, or is not there: in a browser, or without subgroups",
             ));
         }
         None => {}

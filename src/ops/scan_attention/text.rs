@@ -48,7 +48,7 @@ pub(super) struct Constants {
     /// Threads along queries, and along keys and columns of v.
     side: usize,
     across: usize,
-    /// Keys, and columns of v, that a workgroup takes at a time, and rows of v.
+    /// Keys that a workgroup takes at a time; columns of v, too, where each thread has all depths of its scores.
     tile: usize,
     pub slice: usize,
     /// Depth of a slice of q and k, and how many slices there are.
