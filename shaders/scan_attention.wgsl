@@ -116,16 +116,7 @@ fn main(
   let row_thread = thread / {{ across }}u;
   let column_thread = thread % {{ across }}u;
   let row0 = (group % problem.q_tiles) * {{ side * rows }}u;
-  let head = (group / problem.q_tiles) % problem.n_heads;
-  let batch = (group / problem.q_tiles / problem.n_heads) % problem.batch;
-  let split = group / problem.q_tiles / problem.n_heads / problem.batch;
-  let key_begin = split * problem.keys_per_split;
-  let key_end = min(key_begin + problem.keys_per_split, problem.n_keys);
-
-  let q_base = problem.q_base + batch * problem.q_batch + head * problem.q_head;
-  let kv_head = (problem.first_head + head) / problem.kv_group - problem.first_head / problem.kv_group;
-  let k_base = problem.k_base + batch * problem.k_batch + kv_head * problem.k_head;
-  let v_base = problem.v_base + batch * problem.v_batch + kv_head * problem.v_head;
+//# include "lib/scan_group.wgsl"
   let row = row0 + {{ rows }}u * row_thread;
 //# if terms
   let k_coords_base = problem.k_coords_base + batch * problem.k_coords_batch;
@@ -353,8 +344,7 @@ fn main(
   shared_rows[{{ quads }}u * thread + {{ h }}u] = sum_{{ h }};
 //# endfor
   workgroupBarrier();
-  let out_base = problem.values_base + split * problem.out_split + batch * problem.out_batch + head * problem.out_head;
-  let lse_base = problem.log_sum_exp_base + split * problem.lse_split + batch * problem.lse_batch + head * problem.lse_head;
+//# include "lib/scan_results.wgsl"
 //# for h in range(quads)
   {
 //# if n_places > 0

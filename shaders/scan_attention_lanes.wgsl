@@ -40,16 +40,7 @@ fn main(
   // Threads side by side are side by side in a subgroup, too: groups of one dimension are cut so everywhere.
   let lane = place_in_subgroup % {{ across }}u;
   let row0 = (group % problem.q_tiles) * {{ rows }}u;
-  let head = (group / problem.q_tiles) % problem.n_heads;
-  let batch = (group / problem.q_tiles / problem.n_heads) % problem.batch;
-  let split = group / problem.q_tiles / problem.n_heads / problem.batch;
-  let key_begin = split * problem.keys_per_split;
-  let key_end = min(key_begin + problem.keys_per_split, problem.n_keys);
-
-  let q_base = problem.q_base + batch * problem.q_batch + head * problem.q_head;
-  let kv_head = (problem.first_head + head) / problem.kv_group - problem.first_head / problem.kv_group;
-  let k_base = problem.k_base + batch * problem.k_batch + kv_head * problem.k_head;
-  let v_base = problem.v_base + batch * problem.v_batch + kv_head * problem.v_head;
+//# include "lib/scan_group.wgsl"
 //# if terms
   let k_coords_base = problem.k_coords_base + batch * problem.k_coords_batch;
 //# endif
@@ -224,8 +215,7 @@ fn main(
 //# for x in [1, 2, 4] if x < across
   total += subgroupShuffleXor(total, {{ x }}u);
 //# endfor
-  let out_base = problem.values_base + split * problem.out_split + batch * problem.out_batch + head * problem.out_head;
-  let lse_base = problem.log_sum_exp_base + split * problem.lse_split + batch * problem.lse_batch + head * problem.lse_head;
+//# include "lib/scan_results.wgsl"
   let lost = lost4(total){{ " & row_valid" if terms }};
   // A row without a valid key reads as zeros, and so does a query that is nowhere.
   let empty = ((largest <= vec4(0.5 * MASKED)) & !lost){{ " | !row_valid" if terms }};

@@ -98,14 +98,15 @@ pub fn open_forced_scans() -> Vec<(String, Device)> {
     // Matrix units have tests of their own: they round to f16.
     let exact = all.iter().filter(|variant| **variant != "matrix");
     let forced = exact.flat_map(|variant| forced("scan_attention", variant).into_iter().step_by(2));
-    forced.filter(|(_, device)| has_lanes(device)).collect()
+    forced.filter(|(_, device)| has_what_it_needs(device)).collect()
 }
 
 /// Whether a device has what the variant needs that it is made to run; if not, it runs another one.
 #[cfg(feature = "gpu")]
-fn has_lanes(device: &Device) -> bool {
+pub fn has_what_it_needs(device: &Device) -> bool {
     let capabilities = device.capabilities();
-    capabilities.subgroups.is_some() || capabilities.forced["scan_attention"] != "lanes"
+    let is_lanes = capabilities.forced.get("scan_attention").is_some_and(|variant| variant == "lanes");
+    capabilities.subgroups.is_some() || !is_lanes
 }
 
 /// Every adapter that has matrix units, opened for them; with checked shaders, too.
