@@ -25,13 +25,16 @@ struct Args {
     is_quick: bool,
     save: Option<PathBuf>,
     filter: Option<String>,
+    variant: Option<String>,
     adapter: Option<String>,
 }
 
-const USAGE: &str = "usage: cargo bench --bench gpu -- [--quick] [--filter WORD] [--adapter NAME] [--save FILE]
+const USAGE: &str = "usage: cargo bench --bench gpu -- [--quick] [--filter WORD] [--variant WORD]
+                                   [--adapter NAME] [--save FILE]
 
   --quick         small sizes, once: to see that everything runs
   --filter WORD   cases whose operation or sizes contain it
+  --variant WORD  of the variants that are not chosen, those whose name contains it
   --adapter NAME  adapters whose name contains it
   --save FILE     also writes everything as JSON";
 
@@ -43,6 +46,7 @@ fn args() -> Result<Args, String> {
             "--quick" => args.is_quick = true,
             "--save" => args.save = Some(value()?.into()),
             "--filter" => args.filter = Some(value()?),
+            "--variant" => args.variant = Some(value()?),
             "--adapter" => args.adapter = Some(value()?.to_lowercase()),
             // `cargo bench` gives it.
             "--bench" => {}
@@ -104,6 +108,7 @@ fn on_adapter(adapter: &Adapter, args: &Args) -> Result<Value, String> {
     let matches = |case: &Case| {
         args.filter.as_ref().is_none_or(|word| case.operation.contains(word) || case.sizes.contains(word))
     };
+    let is_asked = |variant: &str| args.variant.as_ref().is_none_or(|word| variant.contains(word));
     let (all, effort) = (cases(args.is_quick), Effort::new(args.is_quick));
     let mut forced = Vec::new();
     // What is chosen comes first, so that it is known where time ends.
@@ -111,7 +116,7 @@ fn on_adapter(adapter: &Adapter, args: &Args) -> Result<Value, String> {
         let result = run(&mut devices, case, None, effort);
         let chosen = result.as_ref().ok().and_then(|result| result.variant);
         let others = variants().get(case.operation).copied().unwrap_or_default().iter().copied();
-        forced.push((case, others.filter(|variant| Some(*variant) != chosen).collect::<Vec<_>>()));
+        forced.push((case, others.filter(|variant| Some(*variant) != chosen && is_asked(variant)).collect::<Vec<_>>()));
         results.push(report(case, None, result, is_hardware.then_some(&peaks)));
     }
     println!("\nother variants, asked for:");

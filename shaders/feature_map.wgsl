@@ -53,8 +53,8 @@ fn main(
 //# else
   let made = features(rows, f0, thread);
 //# endif
-  let i = 4u * (thread % {{ side // 4 }}u);
-  let f = f0 + 4u * (thread / {{ side // 4 }}u);
+  let i = 4u * column_of(thread, {{ side // 4 }}u);
+  let f = f0 + 4u * row_of(thread, {{ side // 4 }}u);
 //# for c in range(4)
 //# for r in range(4)
   if (i + {{ c }}u < rows.n && f + {{ r }}u < params.n_features) {

@@ -3,9 +3,11 @@
 //   x [rows, n_in] · weight [n_in, n_out] · bias [n_out] · residual, y [rows, n_out]
 //
 //# set width = quads * threads
+//# set n_depth = depth // 4
+//# set stride = n_depth + n_depth // 8
 // A workgroup of {{ threads }} x {{ threads }} threads makes a tile of {{ 4 * width }} x {{ 4 * width }}
 // outputs, each thread {{ 4 * quads }} x {{ 4 * quads }} of them, reading both operands through workgroup memory
-// in slices {{ depth }} deep: {{ 2 * depth * width * 16 }} bytes.
+// in slices {{ depth }} deep: {{ 16 * (4 * width * stride + depth * width) }} bytes.
 
 struct Params {
   rows: u32,
@@ -33,11 +35,12 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> y: array<{{ number }}>;
 @group(1) @binding(0) var<uniform> params: Params;
 
-// Four rows of x at one depth; four columns of weight at one depth.
-var<workgroup> x_tile: array<vec4<f32>, {{ depth * width }}>;
+// Four depths of a row of x, rows {{ stride }} vectors apart: neighbours do not lie in one bank. Four columns of weight at one depth.
+var<workgroup> x_tile: array<vec4<f32>, {{ 4 * width * stride }}>;
 var<workgroup> weight_tile: array<vec4<f32>, {{ depth * width }}>;
 
 //# include "lib/group.wgsl"
+//# include "lib/pairs.wgsl"
 //# include "lib/activation.wgsl"
 
 //# if has_vectors
@@ -141,42 +144,30 @@ fn main(
   if (group >= params.n_groups) {
     return;
   }
-  let row_thread = thread / {{ threads }}u;
-  let column_thread = thread % {{ threads }}u;
+  let row_thread = row_of(thread, {{ threads }}u);
+  let column_thread = column_of(thread, {{ threads }}u);
   let row0 = (group / params.n_tiles) * {{ 4 * width }}u;
   let column0 = (group % params.n_tiles) * {{ 4 * width }}u;
 
-//# for g in range(quads)
+//# for r in range(4 * quads)
 //# for h in range(quads)
-//# for r in range(4)
-  var y{{ r }}_{{ g }}{{ h }} = vec4(0.0);
-//# endfor
+  var y{{ r }}_{{ h }} = vec4(0.0);
 //# endfor
 //# endfor
 //# if has_vectors
-  // Where the thread reads, in vectors: one of a row of x, and one of every {{ threads // quads }} rows of the weight.
+  // Where the thread reads, in vectors: one of every {{ threads * threads // n_depth }} rows of x, and one of every {{ threads // quads }} of the weight.
   let x_step = params.n_in / 4u;
   let weight_step = params.n_out / 4u;
-  let quad = thread % {{ width }}u;
-  let first = thread / {{ width }}u;
-  var x_at = (row0 + 4u * quad) * x_step + first;
-  var weight_at = first * weight_step + min(column0 / 4u + quad, weight_step - 1u);
+  var x_at = (row0 + thread / {{ n_depth }}u) * x_step + thread % {{ n_depth }}u;
+  var weight_at = thread / {{ width }}u * weight_step + min(column0 / 4u + thread % {{ width }}u, weight_step - 1u);
+  let to = thread / {{ n_depth }}u * {{ stride }}u + thread % {{ n_depth }}u;
 //# endif
   for (var i0 = 0u; i0 < params.n_in; i0 += {{ depth }}u) {
 //# if has_vectors
-    {
-      // 4 rows x 4 depths, transposed.
-      let a = load_x(x_at);
-      let b = load_x(x_at + x_step);
-      let c = load_x(x_at + 2u * x_step);
-      let e = load_x(x_at + 3u * x_step);
-      let to = 4u * first * {{ width }}u + quad;
-      x_tile[to] = vec4(a.x, b.x, c.x, e.x);
-      x_tile[to + {{ width }}u] = vec4(a.y, b.y, c.y, e.y);
-      x_tile[to + {{ 2 * width }}u] = vec4(a.z, b.z, c.z, e.z);
-      x_tile[to + {{ 3 * width }}u] = vec4(a.w, b.w, c.w, e.w);
-    }
-    x_at += {{ depth // 4 }}u;
+//# for slot in range(4 * width * n_depth // (threads * threads))
+    x_tile[to + {{ slot * threads * threads // n_depth * stride }}u] = load_x(x_at + {{ slot * threads * threads // n_depth }}u * x_step);
+//# endfor
+    x_at += {{ n_depth }}u;
 //# for slot in range(depth * width // (threads * threads))
     weight_tile[thread + {{ slot * threads * threads }}u] = load_weight(weight_at);
     weight_at += {{ threads // quads }}u * weight_step;
@@ -184,12 +175,10 @@ fn main(
 //# else
 //# with n_slots = depth * width, threads = threads * threads
 //# include "lib/slots.wgsl"
-      // Neighbouring threads read neighbouring numbers.
-      let i = i0 + slot % {{ depth }}u;
-      let quad = slot / {{ depth }}u;
-      let row = row0 + 4u * quad;
-      x_tile[(slot % {{ depth }}u) * {{ width }}u + quad] =
-        vec4(load_x(row, i), load_x(row + 1u, i), load_x(row + 2u, i), load_x(row + 3u, i));
+      let i = i0 + 4u * (slot % {{ n_depth }}u);
+      let row = row0 + slot / {{ n_depth }}u;
+      x_tile[slot / {{ n_depth }}u * {{ stride }}u + slot % {{ n_depth }}u] =
+        vec4(load_x(row, i), load_x(row, i + 1u), load_x(row, i + 2u), load_x(row, i + 3u));
     }
 //# include "lib/slots.wgsl"
       let i = i0 + slot / {{ width }}u;
@@ -202,24 +191,23 @@ fn main(
     workgroupBarrier();
 //# if has_vectors
     // A bound that no compiler knows keeps the loop a loop: unrolled, it spills registers on some devices.
-    let n_depth = min({{ depth }}u, params.n_in - i0);
-    for (var d = 0u; d < n_depth; d += {{ unroll }}u) {
+    let n_depth = (min({{ depth }}u, params.n_in - i0) + 3u) / 4u;
+    for (var d = 0u; d < n_depth; d++) {
 //# else
-    for (var d = 0u; d < {{ depth }}u; d += {{ unroll }}u) {
+    for (var d = 0u; d < {{ n_depth }}u; d++) {
 //# endif
-//# for u in range(unroll)
-      {
-        // Quads of a thread are far apart, so that neighbours read neighbours.
-//# for g in range(quads)
-        let a{{ g }} = x_tile[(d + {{ u }}u) * {{ width }}u + row_thread + {{ g * threads }}u];
-        let b{{ g }} = weight_tile[(d + {{ u }}u) * {{ width }}u + column_thread + {{ g * threads }}u];
-//# endfor
-//# for g in range(quads)
+      // Vectors of a thread are far apart, so that neighbours read neighbours.
+//# for c in range(4)
 //# for h in range(quads)
-        y0_{{ g }}{{ h }} += a{{ g }}.x * b{{ h }};
-        y1_{{ g }}{{ h }} += a{{ g }}.y * b{{ h }};
-        y2_{{ g }}{{ h }} += a{{ g }}.z * b{{ h }};
-        y3_{{ g }}{{ h }} += a{{ g }}.w * b{{ h }};
+      let w{{ c }}_{{ h }} = weight_tile[(4u * d + {{ c }}u) * {{ width }}u + column_thread + {{ h * threads }}u];
+//# endfor
+//# endfor
+//# for r in range(4 * quads)
+      {
+        let x = x_tile[(row_thread + {{ r * threads }}u) * {{ stride }}u + d];
+//# for h in range(quads)
+//# for c in range(4)
+        y{{ r }}_{{ h }} += x[{{ c }}] * w{{ c }}_{{ h }};
 //# endfor
 //# endfor
       }
@@ -227,13 +215,10 @@ fn main(
     }
     workgroupBarrier();
   }
-  let row = row0 + 4u * row_thread;
   let column = column0 + 4u * column_thread;
-//# for g in range(quads)
+//# for r in range(4 * quads)
 //# for h in range(quads)
-//# for r in range(4)
-  store(row + {{ 4 * g * threads + r }}u, column + {{ 4 * h * threads }}u, y{{ r }}_{{ g }}{{ h }});
-//# endfor
+  store(row0 + row_thread + {{ r * threads }}u, column + {{ 4 * h * threads }}u, y{{ r }}_{{ h }});
 //# endfor
 //# endfor
 }

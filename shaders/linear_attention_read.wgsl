@@ -86,10 +86,10 @@ fn main(
   let sums_row0 = (head / params.kv_group) * params.n_features;
   let rows = Rows(row0, params.inner, min({{ side }}u, params.n - first));
 
-  let made_quad = thread % {{ quads }}u;
-  let made_feature = 4u * (thread / {{ quads }}u);
-  let quad = thread / {{ column_quads }}u;
-  let column_quad = thread % {{ column_quads }}u;
+  let made_quad = column_of(thread, {{ quads }}u);
+  let made_feature = 4u * row_of(thread, {{ quads }}u);
+  let quad = row_of(thread, {{ column_quads }}u);
+  let column_quad = column_of(thread, {{ column_quads }}u);
 //# for r in range(4 * tall)
   var total{{ r }} = vec4(0.0);
 //# endfor

@@ -93,10 +93,10 @@ fn main(
   let inner = head % params.inner;
   let end = min((part + 1u) * params.part, params.n);
 
-  let made_quad = thread % {{ quads }}u;
-  let made_key = 4u * (thread / {{ quads }}u);
-  let quad = thread / {{ column_quads }}u;
-  let column_quad = thread % {{ column_quads }}u;
+  let made_quad = column_of(thread, {{ quads }}u);
+  let made_key = 4u * row_of(thread, {{ quads }}u);
+  let quad = row_of(thread, {{ column_quads }}u);
+  let column_quad = column_of(thread, {{ column_quads }}u);
 //# for r in range(4 * tall)
   var total{{ r }} = vec4(0.0);
 //# endfor
@@ -160,7 +160,7 @@ fn main(
 //# endfor
 //# if has_sums
   // A thread for four features adds what eight have.
-  tile[(thread / {{ quads }}u) * {{ quads }}u + made_quad] = feature_total;
+  tile[made_key / 4u * {{ quads }}u + made_quad] = feature_total;
   workgroupBarrier();
   if (column0 == 0u && thread < {{ quads }}u) {
     var total = vec4(0.0);

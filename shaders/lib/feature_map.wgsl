@@ -9,6 +9,8 @@
 {% set projection_quads = side_quads if x_is_short else 8 -%}
 {% set projection_at = 8 * depth if x_is_short else 0 -%}
 {% set norms_at = (8 + side_quads) * depth -%}
+//# include "lib/pairs.wgsl"
+
 // The rows of a tile: `n` of them, one at least, which are `stride` apart.
 struct Rows {
   first: u32,
@@ -84,8 +86,8 @@ fn feature(z: vec4<f32>, half_norm: vec4<f32>) -> vec4<f32> {
 // call this together; what `tile` held is lost, and on return it is free.
 fn features(rows: Rows, f0: u32, thread: u32{% if keeps_norms %}, is_new: bool, before: Features{% endif %}) -> Features {
   var y: Features;
-  let side_quad = thread % {{ side_quads }}u;
-  let short_quad = thread / {{ side_quads }}u;
+  let side_quad = column_of(thread, {{ side_quads }}u);
+  let short_quad = row_of(thread, {{ side_quads }}u);
 //# if kind == "identity"
 //# if x_is_short
   let d = f0 + 4u * side_quad;

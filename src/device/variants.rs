@@ -18,12 +18,12 @@ pub(crate) const SCAN_ATTENTION: [&str; 13] = [
     "rolled",
     "rolled 16",
     "rolled 32",
-    "tall",
+    "rows 4",
+    "rows 8",
     "decode 2",
     "decode 2 by 16",
     "decode",
     "decode 8",
-    "lanes",
     "matrix",
 ];
 #[cfg(feature = "gpu")]

@@ -83,25 +83,23 @@ fn every_variant() -> Vec<(String, Device)> {
 fn wide_heads(device: &Device) -> Option<Vec<[usize; 2]>> {
     let forced = device.capabilities().forced;
     forced.get("scan_attention").map(|variant| match &variant[..] {
-        "tall" | "decode 8" => vec![[64, 52]],
+        "decode 8" => vec![[64, 52]],
         "rolled 32" | "decode 2 by 16" => vec![[256, 132]],
-        // One for each number of threads that share a row and that subgroups have.
-        "lanes" => {
-            let least = device.capabilities().subgroups.map_or(0, |[least, _]| least as usize);
-            let all = [(2, [32, 28]), (4, [52, 64]), (8, [128, 100])];
-            all.into_iter().filter(|(lanes, _)| *lanes <= least).map(|(_, wide)| wide).collect()
-        }
+        // One for each number of slices. They need a subgroup of eight.
+        "rows 4" | "rows 8" if device.capabilities().subgroups.is_none_or(|[least, _]| least < 8) => vec![],
+        "rows 4" => vec![[64, 52], [128, 100]],
+        "rows 8" => vec![[16, 16], [32, 28], [52, 64]],
         _ => vec![[128, 100]],
     })
 }
 
-/// All devices, and the adapters with tall tiles, where a thread has most queries. The others compute
+/// All devices, and the adapters with the rows where a thread has most queries. The others compute
 /// biases by the same lines.
-fn tall_too() -> Vec<(String, Device)> {
+fn rows_too() -> Vec<(String, Device)> {
     #[allow(unused_mut)]
     let mut all = devices();
     #[cfg(feature = "gpu")]
-    all.extend(crate::support::forced("scan_attention", "tall").into_iter().step_by(2));
+    all.extend(crate::support::forced("scan_attention", "rows 8").into_iter().step_by(2));
     all
 }
 
@@ -215,7 +213,7 @@ fn masks_and_empty_rows() {
 #[test]
 fn every_bias() {
     let mut random = Random::new(3);
-    for (name, device) in tall_too() {
+    for (name, device) in rows_too() {
         for distance in [Distance::Euclidean, Distance::GreatCircle, Distance::CausalTime] {
             for kernel in BiasKernel::ALL {
                 let n_basis = if kernel == BiasKernel::Scalar { 1 } else { 3 };

@@ -25,6 +25,7 @@ const LIBRARY: &[(&str, &str)] = &[
     ("lib/group.wgsl", include_str!("../../../shaders/lib/group.wgsl")),
     ("lib/lanes.wgsl", include_str!("../../../shaders/lib/lanes.wgsl")),
     ("lib/length.wgsl", include_str!("../../../shaders/lib/length.wgsl")),
+    ("lib/pairs.wgsl", include_str!("../../../shaders/lib/pairs.wgsl")),
     ("lib/relu.wgsl", include_str!("../../../shaders/lib/relu.wgsl")),
     ("lib/rounded.wgsl", include_str!("../../../shaders/lib/rounded.wgsl")),
     ("lib/scan_attention.wgsl", include_str!("../../../shaders/lib/scan_attention.wgsl")),

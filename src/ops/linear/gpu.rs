@@ -26,14 +26,13 @@ struct Constants {
     threads: usize,
     quads: usize,
     depth: usize,
-    unroll: usize,
     has_vectors: bool,
 }
 
 impl Constants {
     fn new(tile: Tile, activation: Activation, [has_bias, has_residual, weight_f16]: [bool; 3]) -> Self {
-        let Tile { threads, quads, depth, unroll, has_vectors } = tile;
-        Self { activation, has_bias, has_residual, weight_f16, threads, quads, depth, unroll, has_vectors }
+        let Tile { threads, quads, depth, has_vectors } = tile;
+        Self { activation, has_bias, has_residual, weight_f16, threads, quads, depth, has_vectors }
     }
 }
 
@@ -71,7 +70,7 @@ pub(super) fn linear(
     // Of every slice: the turns of the innermost loop, and of the two of what a thread loads number by number; with each
     // loop the test that ends it.
     let loads = if tile.has_vectors { 0 } else { 2 * ((tile.depth * tile.quads).div_ceil(tile.threads) + 1) };
-    let iterations = n_in.div_ceil(tile.depth) * (1 + tile.depth / tile.unroll + 1 + loads);
+    let iterations = n_in.div_ceil(tile.depth) * (1 + tile.depth / 4 + 1 + loads);
     let n_tiles = n_out.div_ceil(tile.edge());
     launch
         .read_rows("x", x, n_in)

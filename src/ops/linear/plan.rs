@@ -16,8 +16,6 @@ pub(super) struct Tile {
     pub quads: usize,
     /// Numbers of each operand, along the sum, that are in workgroup memory at once.
     pub depth: usize,
-    /// Steps of the sum in a turn of the innermost loop: more of them spill registers where a thread computes more.
-    pub unroll: usize,
     /// Whether operands are read as vectors of four.
     pub has_vectors: bool,
 }
@@ -31,10 +29,10 @@ impl Tile {
 
 /// With vectors, a thread loads 4 x 4 numbers of `x` in a slice: `depth quads = 4 threads`.
 pub(super) const VARIANTS: [(&str, Tile); 4] = [
-    (LINEAR[0], Tile { threads: 8, quads: 1, depth: 16, unroll: 4, has_vectors: false }),
-    (LINEAR[1], Tile { threads: 16, quads: 1, depth: 16, unroll: 4, has_vectors: false }),
-    (LINEAR[2], Tile { threads: 8, quads: 1, depth: 32, unroll: 4, has_vectors: true }),
-    (LINEAR[3], Tile { threads: 8, quads: 2, depth: 16, unroll: 2, has_vectors: true }),
+    (LINEAR[0], Tile { threads: 8, quads: 1, depth: 16, has_vectors: false }),
+    (LINEAR[1], Tile { threads: 16, quads: 1, depth: 16, has_vectors: false }),
+    (LINEAR[2], Tile { threads: 8, quads: 1, depth: 32, has_vectors: true }),
+    (LINEAR[3], Tile { threads: 8, quads: 2, depth: 16, has_vectors: true }),
 ];
 
 /// How a call runs.

@@ -14,7 +14,7 @@ use super::problem::{LinearAttention, OP, Problem};
 use crate::{
     Device,
     error::Result,
-    host::{filled, zeros},
+    host::zeros,
     ops::{
         Activation, Linear, Map, ScanAttention, add, columns, concat,
         layout::{Layout, Sizes},
@@ -38,14 +38,17 @@ pub(super) fn write(
     }
     let head_dim = problem.head_dim;
     let rows = rows(attention, problem)?;
-    // The squared lengths go along as one number more.
+    // The squared lengths go along as one number more, and zeros.
     let by_head = k.reshape(&[k.len() / head_dim, head_dim])?;
     let half = -0.5 * attention.features.scale * attention.features.scale;
-    let weight = Tensor::new(&k.device(), &[head_dim, 1], &vec![half; head_dim])?;
+    let more = wide(head_dim) - head_dim;
+    let mut weight = zeros(&[head_dim, more])?;
+    weight.iter_mut().step_by(more).for_each(|first| *first = half);
+    let weight = Tensor::new(&k.device(), &[head_dim, more], &weight)?;
     let lengths = linear(&map(&by_head, Map::Square)?, &Linear { weight, bias: None }, Activation::None, None)?;
     let k = concat(&by_head, 0..head_dim, &lengths)?;
     let layout = layout_of_keys(problem);
-    let k = k.reshape(&layout.shape(sizes_of_keys(problem, problem.n, head_dim + 1)))?;
+    let k = k.reshape(&layout.shape(sizes_of_keys(problem, problem.n, wide(head_dim))))?;
     let options = options(layout, mask);
     let Attention { values, log_sum_exp } = scan_attention(&rows, &k, v, &options)?;
     state(&values, &log_sum_exp, &shape)
@@ -72,15 +75,26 @@ pub(super) fn read(attention: &LinearAttention, problem: &Problem, q: &Tensor, s
         return Tensor::zeros(&q.device(), &shape);
     }
     let n = q.len() / head_dim;
-    let ones = Tensor::new(&q.device(), &[n, 1], &filled(1.0, &[n])?)?;
-    let q = concat(&q.reshape(&[n, head_dim])?, 0..head_dim, &ones)?;
-    let q = q.reshape(&of_queries(head_dim + 1))?;
+    let width = wide(head_dim);
+    let more = width - head_dim;
+    let mut ones = zeros(&[n, more])?;
+    ones.iter_mut().step_by(more).for_each(|first| *first = 1.0);
+    let q = concat(&q.reshape(&[n, head_dim])?, 0..head_dim, &Tensor::new(&q.device(), &[n, more], &ones)?)?;
+    let q = q.reshape(&of_queries(width))?;
     let of_features = |dim: usize| layout_of_keys(problem).shape(sizes_of_keys(problem, n_features, dim));
     let n_rows = sums.len() / (v_dim + 1);
     let (values, logs) = (columns(sums, 0..v_dim)?, columns(sums, v_dim..v_dim + 1)?);
-    let rows = rows(attention, problem)?.reshape(&[n_rows, head_dim + 1])?;
-    let k = concat(&rows, 0..head_dim, &logs.reshape(&[n_rows, 1])?)?.reshape(&of_features(head_dim + 1))?;
+    let rows = rows(attention, problem)?.reshape(&[n_rows, width])?;
+    // In the place of the 1 of each row.
+    let k = concat(&rows, 0..head_dim, &logs.reshape(&[n_rows, 1])?)?;
+    let k = if more > 1 { concat(&k, 0..head_dim + 1, &columns(&rows, head_dim + 1..width)?)? } else { k };
+    let k = k.reshape(&of_features(width))?;
     Ok(scan_attention(&q, &k, &values.reshape(&of_features(v_dim))?, &options(attention.layout, None))?.values)
+}
+
+/// The width of keys and queries with one number more, and zeros up to the vectors that attention reads fastest.
+fn wide(head_dim: usize) -> usize {
+    (head_dim + 1).next_multiple_of(4)
 }
 
 /// What both states would have kept together.
@@ -128,17 +142,17 @@ fn nothing(device: &Device, problem: &Problem) -> Result<Tensor> {
     if state.is_empty() { Ok(state) } else { add(&state, &Tensor::new(device, &[problem.width], &row)?, 1.0) }
 }
 
-/// The rows of the projection times the scale, each followed by a 1, for every head and batch
+/// The rows of the projection times the scale, each followed by a 1 and zeros, for every head and batch
 /// element of the keys, in their layout.
 fn rows(attention: &LinearAttention, problem: &Problem) -> Result<Tensor> {
     let Problem { n_features, head_dim, .. } = *problem;
     let projection = attention.features.projection(OP)?;
     let device = projection.device();
     let copies = if problem.is_head_major { 1 } else { problem.kv_heads() };
-    let width = copies * (head_dim + 1);
+    let width = copies * wide(head_dim);
     let (mut weight, mut bias) = (zeros(&[head_dim, width])?, zeros(&[width])?);
     for copy in 0..copies {
-        let first = copy * (head_dim + 1);
+        let first = copy * wide(head_dim);
         (0..head_dim).for_each(|d| weight[d * width + first + d] = attention.features.scale);
         bias[first + head_dim] = 1.0;
     }
@@ -147,6 +161,6 @@ fn rows(attention: &LinearAttention, problem: &Problem) -> Result<Tensor> {
         bias: Some(Tensor::new(&device, &[width], &bias)?),
     };
     let rows = linear(projection, &layer, Activation::None, None)?;
-    let shape = layout_of_keys(problem).shape(sizes_of_keys(problem, n_features, head_dim + 1));
+    let shape = layout_of_keys(problem).shape(sizes_of_keys(problem, n_features, wide(head_dim)));
     add(&Tensor::zeros(&device, &shape)?, &rows, 1.0)
 }

@@ -22,8 +22,7 @@ const ENOUGH_GROUPS: usize = 2048;
 /// Key tiles that are worth a split: fewer, and merging costs more than it saves.
 const TILES_PER_SPLIT: usize = 8;
 
-/// A page does not fetch the texts that it cannot use: no browser has matrix units, and what is for subgroups is chosen
-/// nowhere by itself.
+/// A page does not fetch the texts that it cannot use: no browser has matrix units, nor much workgroup memory.
 pub(crate) const IS_PAGE: bool = cfg!(target_arch = "wasm32");
 
 /// A variant of the kernel.
@@ -41,8 +40,12 @@ pub(crate) enum Rung {
     Rolled16,
     /// With 32 threads, which read half as many depths and rows at a time.
     Rolled32,
+    /// Rows of q, k and v in workgroup memory as they are; 4 queries a thread.
+    Rows4,
+    /// The same with half as many threads, for heads wider than 64.
+    Rows4Wide,
     /// 8 queries a thread: less workgroup memory is read for each product.
-    Tall,
+    Rows8,
     /// Two queries: what is read of the keys and values goes through no workgroup memory.
     Decode2,
     /// The same with 16 threads for each row of keys and values.
@@ -51,33 +54,25 @@ pub(crate) enum Rung {
     Decode,
     /// The same for eight.
     Decode8,
-    /// Two threads of a subgroup share a row of q and of the result, and give each other scores and weights; for heads
-    /// of up to 32.
-    Lanes2,
-    /// The same with four, up to 64.
-    Lanes4,
-    /// The same with eight, up to 128.
-    Lanes8,
     /// Products on matrix units, of numbers rounded to f16.
     Matrix,
 }
 
 impl Rung {
-    pub const ALL: [(&str, Self); 15] = [
+    pub const ALL: [(&str, Self); 14] = [
         (SCAN_ATTENTION[0], Self::Portable),
         (SCAN_ATTENTION[1], Self::Wide),
         (SCAN_ATTENTION[2], Self::Wide16),
         (SCAN_ATTENTION[3], Self::Rolled),
         (SCAN_ATTENTION[4], Self::Rolled16),
         (SCAN_ATTENTION[5], Self::Rolled32),
-        (SCAN_ATTENTION[6], Self::Tall),
-        (SCAN_ATTENTION[7], Self::Decode2),
-        (SCAN_ATTENTION[8], Self::Decode2By16),
-        (SCAN_ATTENTION[9], Self::Decode),
-        (SCAN_ATTENTION[10], Self::Decode8),
-        (SCAN_ATTENTION[11], Self::Lanes2),
-        (SCAN_ATTENTION[11], Self::Lanes4),
-        (SCAN_ATTENTION[11], Self::Lanes8),
+        (SCAN_ATTENTION[6], Self::Rows4),
+        (SCAN_ATTENTION[6], Self::Rows4Wide),
+        (SCAN_ATTENTION[7], Self::Rows8),
+        (SCAN_ATTENTION[8], Self::Decode2),
+        (SCAN_ATTENTION[9], Self::Decode2By16),
+        (SCAN_ATTENTION[10], Self::Decode),
+        (SCAN_ATTENTION[11], Self::Decode8),
         (SCAN_ATTENTION[12], Self::Matrix),
     ];
 
@@ -106,32 +101,28 @@ impl Rung {
         matches!(self, Self::Decode2 | Self::Decode2By16 | Self::Decode | Self::Decode8)
     }
 
-    /// Whether it is a text for threads that exchange numbers within a subgroup.
-    pub fn is_lanes(self) -> bool {
-        matches!(self, Self::Lanes2 | Self::Lanes4 | Self::Lanes8)
-    }
-
-    /// Which of those it is for heads of a width; any other text is for all of them.
-    fn of_width(self, width: usize) -> Self {
-        match width {
-            _ if !self.is_lanes() => self,
-            ..=32 => Self::Lanes2,
-            33..=64 => Self::Lanes4,
-            65.. => Self::Lanes8,
-        }
+    /// Whether rows are in workgroup memory as they are.
+    pub fn is_rows(self) -> bool {
+        matches!(self, Self::Rows4 | Self::Rows4Wide | Self::Rows8)
     }
 
     /// Vectors of four queries that a thread owns.
     pub fn quads(self) -> usize {
-        if matches!(self, Self::Tall | Self::Decode8) { 2 } else { 1 }
+        if matches!(self, Self::Rows8 | Self::Decode8) { 2 } else { 1 }
     }
 
-    /// Threads along keys and columns of v; those that read a row together, where there are few queries or a row is
-    /// shared by a few threads.
+    /// Threads along queries.
+    pub fn side(self) -> usize {
+        match self {
+            Self::Rows4 => 4 * SIDE,
+            Self::Rows4Wide | Self::Rows8 => 2 * SIDE,
+            _ => SIDE,
+        }
+    }
+
+    /// Threads along keys and columns of v; those that read a row together, where there are few queries.
     pub fn across(self) -> usize {
         match self {
-            Self::Lanes2 => 2,
-            Self::Lanes4 => 4,
             Self::Wide16 | Self::Rolled16 | Self::Decode2By16 => 16,
             Self::Rolled32 => 32,
             _ => SIDE,
@@ -140,11 +131,7 @@ impl Rung {
 
     /// Keys that a workgroup takes at a time.
     pub fn keys(self) -> usize {
-        match self {
-            Self::Lanes8 => TILE / 2,
-            _ if self.is_lanes() => TILE,
-            _ => self.columns(),
-        }
+        self.columns()
     }
 
     /// Columns of v that it takes at a time.
@@ -154,7 +141,7 @@ impl Rung {
 
     /// Depths of q and k, and rows of v, that are in workgroup memory at a time, at most.
     pub fn slice(self) -> usize {
-        if matches!(self, Self::Rolled32 | Self::Lanes8) { TILE / 2 } else { TILE }
+        if self == Self::Rolled32 { TILE / 2 } else { TILE }
     }
 
     /// Queries of a workgroup.
@@ -163,8 +150,7 @@ impl Rung {
             Self::Decode2 | Self::Decode2By16 => 2,
             Self::Decode => 4,
             Self::Decode8 => 8,
-            _ if self.is_lanes() => 2 * TILE,
-            _ => TILE * self.quads(),
+            _ => 4 * self.quads() * self.side(),
         }
     }
 
@@ -181,7 +167,10 @@ impl Rung {
         let vectors = width.div_ceil(self.columns());
         let has_registers = match self {
             _ if self.is_decode() => vectors * self.queries() <= 16,
-            _ if self.is_lanes() => !IS_PAGE && self == self.of_width(width) && vectors <= 4,
+            _ if self.is_rows() => {
+                let is_of_width = self == Self::Rows8 || (self == Self::Rows4Wide) == (width > 64);
+                !IS_PAGE && is_of_width && vectors <= 4
+            }
             _ => true,
         };
         is_whole && has_registers && self.bytes() <= workgroup_bytes as usize
@@ -194,9 +183,9 @@ impl Rung {
             // Parts of the scores and these, the queries of heads of 512, coordinates.
             return 16 * (64 * (self.across() + 1) + 4 * 64 + 2 * 128 + MAX_PLACES);
         }
-        if self.is_lanes() {
-            // Rows of keys or values of the widest heads that fit; scores; single numbers.
-            return 16 * (self.keys() * 4 * self.across() + 16 * self.keys()) + 128;
+        if self.is_rows() {
+            // Rows of a slice of q, or weights; of a slice of keys, or as many values; single numbers.
+            return 16 * (self.across() + 1) * (self.queries() + self.keys()) + 128;
         }
         let (Self::Wide16 | Self::Rolled16 | Self::Rolled32) = self else { return LEAST };
         // Weights; keys or values; maxima; coordinates; single numbers.
@@ -292,12 +281,13 @@ pub(crate) fn cost(problem: &Problem) -> f64 {
 /// Loop iterations of an invocation for a tile of keys, no fewer; with each loop the test that ends it
 /// is one more. What is done once a launch is within what a device leaves of its limit.
 pub(crate) fn iterations(problem: &Problem, rung: Rung, matrix: Option<MatrixTile>) -> usize {
-    if rung.is_lanes() {
-        // The loop over tiles, its share of the votes of 32 tiles; the thread's own keys twice, each with four queries; vectors of k and
-        // of v that it brings, four of a row at most; the keys again, one by one where a value is not finite.
-        let (own, fills) = (rung.keys() / rung.across(), rung.keys() / 4);
-        let loops = 3 + 2 * (own + 1) + 2 * (fills + 1) + rung.keys() + 1;
-        return problem.iterations.saturating_mul(4 * own).saturating_add(loops);
+    if rung.is_rows() {
+        // The loop over tiles, its share of the votes of 32 tiles; vectors of q, k and v that a thread brings; depths; keys,
+        // one by one where a value is not finite. Each of eight slices ends its loops.
+        let (q, v) = (problem.head_dim.div_ceil(4), problem.v_dim.div_ceil(rung.columns()) * rung.across());
+        let vectors = (rung.queries() + rung.keys()) * q + rung.keys() * v;
+        let loops = 2 + vectors.div_ceil(rung.side() * rung.across()) + q + rung.keys() + 8 * 3;
+        return problem.iterations.saturating_mul(16 * rung.quads()).saturating_add(loops);
     }
     // The loop over tiles, its share of the votes of 32 tiles, and the maxima of a row of threads for
     // each vector of queries.
@@ -348,10 +338,10 @@ fn decode(problem: &Problem, maker: Maker, fits: impl Fn(Rung) -> bool) -> Optio
 /// that it makes the fastest code of.
 fn choose(problem: &Problem, capabilities: &Capabilities) -> Result<(Rung, &'static str)> {
     let width = problem.head_dim.max(problem.v_dim);
-    let forced = capabilities.forced(OP, &Rung::ALL)?.map(|rung| rung.of_width(width));
-    let has_lanes = |n: usize| capabilities.subgroups.is_some_and(|[least, _]| least as usize >= n);
-    let fits =
-        |rung: Rung| rung.fits(problem, capabilities.workgroup_bytes) && (!rung.is_lanes() || has_lanes(rung.across()));
+    let has_subgroups = capabilities.subgroups.is_some_and(|[least, _]| least as usize >= SIDE);
+    let fits = |rung: Rung| rung.fits(problem, capabilities.workgroup_bytes) && (has_subgroups || !rung.is_rows());
+    let rows_4 = if width > 64 { Rung::Rows4Wide } else { Rung::Rows4 };
+    let forced = capabilities.forced(OP, &Rung::ALL)?.map(|rung| if rung == Rung::Rows4 { rows_4 } else { rung });
     if !fits(Rung::Wide) {
         return Ok((Rung::Portable, "heads of a width that is no multiple of 4 are read number by number"));
     }
@@ -384,11 +374,11 @@ fn choose(problem: &Problem, capabilities: &Capabilities) -> Result<(Rung, &'sta
     // Of a row of the result, the more threads the fewer numbers are in the registers of each.
     let has_registers = maker.has_many_registers();
     let is_broad = problem.v_dim > if has_registers { 128 } else { 64 };
-    // With a bias wider heads leave it too few.
-    let tallest = if is_biased { 64 } else { 128 };
-    let is_tall = maker == Maker::Nvidia && problem.n_queries > TILE && problem.v_dim <= tallest;
-    if is_tall && !(problem.on_sphere && problem.v_dim > 32) {
-        return Ok((Rung::Tall, "tall tiles read less workgroup memory, which it waits for"));
+    // With a bias wider heads leave a thread too few registers for eight queries, and points on a sphere for four.
+    let rows = if is_biased && width > 32 { rows_4 } else { Rung::Rows8 };
+    let has_room = fits(rows) && !(problem.on_sphere && width > 64);
+    if maker == Maker::Nvidia && problem.n_queries > TILE && has_room {
+        return Ok((rows, "rows as they are make few threads wait for one bank of workgroup memory"));
     }
     // A subgroup of Intel's is 16 wide from Xe2 on; its compiler needs fewer registers then.
     let is_xe2 = capabilities.subgroups.is_some_and(|[least, _]| least >= 16);
@@ -590,7 +580,7 @@ mod tests {
         for (driver, subgroups) in makers() {
             let kind = AdapterKind::Discrete;
             // As much workgroup memory as these have.
-            let workgroup_bytes = 32 << 10;
+            let workgroup_bytes = if driver.starts_with("NVIDIA") { 48 << 10 } else { 32 << 10 };
             let capabilities =
                 Capabilities { driver: driver.into(), subgroups, workgroup_bytes, ..Capabilities::webgpu(kind) };
             for (sizes, kv_dim) in [

@@ -8,7 +8,7 @@ use super::{
     bias::{BiasKernel, BiasTerm, Distance, TermKind},
     matrix::{MatrixTile, padded},
     plan::Rung,
-    problem::{MAX_PLACES, MAX_UNIFORM_VECTORS, Problem, SIDE},
+    problem::{MAX_PLACES, MAX_UNIFORM_VECTORS, Problem},
 };
 use crate::ops::softmax::MASKED;
 
@@ -43,8 +43,8 @@ enum Kind {
 /// The constants of the text.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Constants {
-    head_dim: usize,
-    v_dim: usize,
+    pub head_dim: usize,
+    pub v_dim: usize,
     /// Threads along queries, and along keys and columns of v.
     side: usize,
     across: usize,
@@ -70,6 +70,8 @@ pub(super) struct Constants {
     is_rolled: bool,
     /// Multiplications that one turn of a loop makes of each number.
     unroll: usize,
+    /// Whether neighbours in a group take the same keys, for which a subgroup must be long enough.
+    pub is_paired: bool,
     /// Columns of v that are read, some of them beyond its width.
     v_read: usize,
     has_mask: bool,
@@ -111,7 +113,10 @@ impl Constants {
         let all = problem.head_dim.next_multiple_of(4);
         let slice = rung.slice();
         // Where there are few queries, those of a row's threads.
-        let mut depth = if rung.is_decode() || rung.is_lanes() { rung.columns() } else { all.min(slice) };
+        let mut depth = match rung {
+            _ if rung.is_decode() => rung.columns(),
+            _ => all.min(slice),
+        };
         let mut v_read = problem.v_dim.next_multiple_of(rung.columns());
         if let Some(tile) = matrix {
             [depth, v_read] = padded(problem, tile.size);
@@ -141,7 +146,7 @@ impl Constants {
         Self {
             head_dim: problem.head_dim,
             v_dim: problem.v_dim,
-            side: SIDE,
+            side: rung.side(),
             across: rung.across(),
             tile: rung.keys(),
             slice,
@@ -153,10 +158,11 @@ impl Constants {
             k_halves,
             v_halves,
             quads: rung.quads(),
-            rows: rung.queries(),
+            rows: if rung.is_decode() { rung.queries() } else { 4 * rung.quads() },
             is_rolled: rung.is_rolled(),
             // Where a compiler unrolls nothing else; it must divide the depth.
             unroll: if rung.is_rolled() && depth.is_multiple_of(8) { 8 } else { 4 },
+            is_paired: true,
             v_read,
             has_mask,
             has_matrix: problem.has_matrix,
