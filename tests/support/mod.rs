@@ -105,8 +105,8 @@ pub fn open_forced_scans() -> Vec<(String, Device)> {
 #[cfg(feature = "gpu")]
 pub fn has_what_it_needs(device: &Device) -> bool {
     let capabilities = device.capabilities();
-    let is_lanes = capabilities.forced.get("scan_attention").is_some_and(|variant| variant == "lanes");
-    capabilities.subgroups.is_some() || !is_lanes
+    let is_rows = capabilities.forced.get("scan_attention").is_some_and(|variant| variant.starts_with("rows"));
+    capabilities.subgroups.is_some_and(|[least, _]| least >= 8) || !is_rows
 }
 
 /// Every adapter that has matrix units, opened for them; with checked shaders, too.
