@@ -5,24 +5,25 @@
 //# set n_q = depth // 4
 //# set stride = n_q + 1 - n_q % 2
 //# set p_stride = across + 1
-//# set left = stride if stride > p_stride else p_stride
+//# set left_stride = stride if stride > p_stride else p_stride
 //# set halves = 2 if v_dim <= 2 * across else 1
 //# set v_across = across // halves
-//# set v_stride = v_across * n_v
+//# set v_quads = v_across * n_v
+//# set v_stride = v_quads + halves - 1
 //# set v_rows = tile if n_v == 1 else tile // 2 if n_v == 2 else tile // 4
 //# set right = tile * stride if tile * stride > v_rows * v_stride else v_rows * v_stride
 // A workgroup of {{ side }} x {{ across }} threads owns {{ side * rows }} queries of one head and walks over its share of the keys, {{ tile }} at
 // a time. A thread makes {{ rows }} queries x 4 keys of the scores and {{ rows }} queries x 4 columns of the output for every {{ 4 * across }}
-// columns of v, of which it takes {{ v_rows }} rows at a time{{ "; here half of a row of threads for every other four keys" if halves == 2 }}. Rows are an odd number of vectors apart, and a row of threads takes
+// columns of v, of which it takes {{ v_rows }} rows at a time{{ "; here half of a row of threads for every other four keys" if halves == 2 }}. Rows of q, k and weights are an odd number of vectors apart, and a row of threads takes
 // queries that are {{ side }} apart: then what neighbours read lies in other banks. A row of threads is within a subgroup, which
 // finds maxima and sums. Scores never leave the group.
-// Workgroup memory: {{ side * rows * left * 16 }} (q, then weights) + {{ right * 16 }} (k, then v) bytes.
+// Workgroup memory: {{ side * rows * left_stride * 16 }} (q, then weights) + {{ right * 16 }} (k, then v) bytes.
 
 //# include "lib/scan_attention.wgsl"
 //# include "lib/pairs.wgsl"
 
 // Rows of a slice of q; then of each query the weights of four keys in a vector.
-var<workgroup> left: array<vec4<f32>, {{ side * rows * left }}>;
+var<workgroup> left: array<vec4<f32>, {{ side * rows * left_stride }}>;
 // Rows of a slice of k, then of v.
 var<workgroup> right: array<vec4<f32>, {{ right }}>;
 //# if by_pair
@@ -123,12 +124,16 @@ fn main(
 //# endfor
 //# for part in range(n_depth)
     // Scaled before it meets the keys, as on the CPU. Rows past the end are the last one: they are not stored, or masked.
-    for (var slot = thread; slot < {{ side * rows * n_q }}u; slot += {{ threads }}u) {
+//# with n_slots = side * rows * n_q
+//# include "lib/slots.wgsl"
+//# endwith
       let i = slot / {{ n_q }}u;
       let at = q_base + min(row0 + i, problem.n_queries - 1u) * problem.q_row;
       left[i * {{ stride }}u + slot % {{ n_q }}u] = problem.scale * load_q(at, {{ part * n_q }}u + slot % {{ n_q }}u);
     }
-    for (var slot = thread; slot < {{ tile * n_q }}u; slot += {{ threads }}u) {
+//# with n_slots = tile * n_q
+//# include "lib/slots.wgsl"
+//# endwith
       let i = slot / {{ n_q }}u;
       let at = k_base + min(key0 + i, problem.n_keys - 1u) * problem.k_row;
       // A thread's c-th key is beside those of its neighbours.
@@ -210,16 +215,19 @@ fn main(
       // What is not to be read has no weight, which is enough where all values are finite.
       var spoils = 0.0;
 //# endif
-    for (var slot = thread; slot < {{ v_rows * v_stride }}u; slot += {{ threads }}u) {
-      let key = key0 + {{ first }}u + slot / {{ v_stride }}u;
+//# with n_slots = v_rows * v_quads
+//# include "lib/slots.wgsl"
+//# endwith
+      let key = key0 + {{ first }}u + slot / {{ v_quads }}u;
+      let to = {{ "slot" if v_stride == v_quads else "slot / " ~ v_quads ~ "u * " ~ v_stride ~ "u + slot % " ~ v_quads ~ "u" }};
       let at = min(key, problem.n_keys - 1u);
-      let x = load_v(v_base + at * problem.v_row, slot % {{ v_stride }}u);
+      let x = load_v(v_base + at * problem.v_row, slot % {{ v_quads }}u);
 //# if by_pair
-      right[slot] = x;
+      right[to] = x;
       spoils = 0.5 * spoils + (0x1p-70 * x.x + 0x1p-71 * x.y + 0x1p-72 * x.z + 0x1p-73 * x.w);
 //# else
       // Keys that do not exist are zeros, as are those of another split.
-      right[slot] = select(vec4(0.0), x, key < key_end{{ " && exists(batch, at)" if has_mask }});
+      right[to] = select(vec4(0.0), x, key < key_end{{ " && exists(batch, at)" if has_mask }});
 //# endif
     }
 //# if by_pair

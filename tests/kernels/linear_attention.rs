@@ -339,6 +339,24 @@ fn a_key_that_is_not_finite_is_seen_in_what_is_read() {
     }
 }
 
+/// Its square is more than f32 holds; nothing that stands beside it may be multiplied by that.
+#[test]
+fn a_key_that_is_too_long_for_a_weight_has_none() {
+    let mut random = Random::new(8);
+    for (name, device) in devices() {
+        for head_dim in [3, 4, 6] {
+            let mut long =
+                Case::new(&mut random, [1, 1, 2, 5, head_dim, 3, 6], FeatureKind::Softmax, Normalizer::Stable);
+            long.k[head_dim] = 4e19;
+            let without = Case { mask: Some((0..5).map(|key| key != 1).collect()), ..long.clone() };
+            let read = |case: &Case| case.read(&device, &case.write(&device, 0..5, true), true);
+            let (found, truth) = (read(&long), read(&without));
+            let same = found.iter().zip(&truth).all(|(x, y)| (x - y).abs() <= 1e-6 * y.abs().max(1.0));
+            assert!(same, "head_dim {head_dim} on {name}: {found:?} against {truth:?}");
+        }
+    }
+}
+
 #[test]
 fn a_sum_of_features_below_the_floor_is_divided_by_the_floor() {
     for (name, device) in devices() {

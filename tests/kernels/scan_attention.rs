@@ -86,7 +86,7 @@ fn wide_heads(device: &Device) -> Option<Vec<[usize; 2]>> {
         "decode 8" => vec![[64, 52]],
         "rolled 32" | "decode 2 by 16" => vec![[256, 132]],
         // One for each number of slices, and for where threads share the columns of v.
-        "rows 4" => vec![[64, 52], [128, 100]],
+        "rows 4" => vec![[64, 52], [96, 68], [128, 100]],
         "rows 8" => vec![[16, 16], [32, 28], [52, 64]],
         _ => vec![[128, 100]],
     })

@@ -262,12 +262,11 @@ fn within_the_portable_limits(shader: &Shader, module: &naga::Module) {
     };
     let workgroup: u32 = in_space(naga::AddressSpace::WorkGroup).map(|(_, variable)| layouter[variable.ty].size).sum();
     // The plan takes these tiles only where they fit.
-    let is_large = [" wide 16", " rolled 16", " rolled 32", "_decode decode 2 by 16"]
+    let is_large = [" wide 16", " rolled 16", " rolled 32", "_decode decode 2 by 16", "_rows"]
         .iter()
         .any(|name| shader.name.starts_with(&format!("scan_attention{name}")));
     let most = match (shader.needs.matrix_units, is_large) {
         (true, _) => 64 << 10,
-        _ if shader.name.starts_with("scan_attention_rows") => 32 << 10,
         (_, true) => 32 << 10,
         _ => 16 << 10,
     };

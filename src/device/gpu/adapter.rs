@@ -95,6 +95,7 @@ impl GpuOptions {
     /// of a head, a logit is off by `L`, a log-sum-exp by `L + u`, and a value by `(2 L + 3 u) max |v|`, to first
     /// order. A driver that rounds towards zero doubles them. What f16 cannot hold (above 65504, or not finite)
     /// is computed in f32, slowly, by the rule for [what is not finite](crate::ops#what-is-not-finite).
+    /// Whether they are faster is to be measured: on an H200 they are between 0.7 and 1.2 of the speed of f32.
     pub fn matrix_units(mut self, matrix_units: bool) -> Self {
         self.matrix_units = matrix_units;
         self

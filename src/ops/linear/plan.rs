@@ -27,7 +27,7 @@ impl Tile {
     }
 }
 
-/// With vectors, a thread loads 4 x 4 numbers of `x` in a slice: `depth quads = 4 threads`.
+/// With vectors, all threads of a workgroup load whole rows of a slice, each as many vectors.
 pub(super) const VARIANTS: [(&str, Tile); 4] = [
     (LINEAR[0], Tile { threads: 8, quads: 1, depth: 16, has_vectors: false }),
     (LINEAR[1], Tile { threads: 16, quads: 1, depth: 16, has_vectors: false }),
@@ -160,7 +160,9 @@ mod tests {
     #[test]
     fn a_thread_loads_its_part_of_a_slice() {
         for (name, tile) in VARIANTS.into_iter().filter(|(_, tile)| tile.has_vectors) {
-            assert_eq!(tile.depth * tile.quads, 4 * tile.threads, "{name}");
+            let (all, width) = (tile.threads * tile.threads, tile.quads * tile.threads);
+            assert!(all.is_multiple_of(tile.depth / 4) && all.is_multiple_of(width), "{name}");
+            assert!((tile.depth * width).is_multiple_of(all), "{name}");
         }
     }
 }

@@ -14,7 +14,7 @@ use super::problem::{LinearAttention, OP, Problem};
 use crate::{
     Device,
     error::Result,
-    host::zeros,
+    host::{filled, zeros},
     ops::{
         Activation, Linear, Map, ScanAttention, add, columns, concat,
         layout::{Layout, Sizes},
@@ -38,15 +38,12 @@ pub(super) fn write(
     }
     let head_dim = problem.head_dim;
     let rows = rows(attention, problem)?;
-    // The squared lengths go along as one number more, and zeros.
+    // The squared lengths go along as one number more.
     let by_head = k.reshape(&[k.len() / head_dim, head_dim])?;
     let half = -0.5 * attention.features.scale * attention.features.scale;
-    let more = wide(head_dim) - head_dim;
-    let mut weight = zeros(&[head_dim, more])?;
-    weight.iter_mut().step_by(more).for_each(|first| *first = half);
-    let weight = Tensor::new(&k.device(), &[head_dim, more], &weight)?;
+    let weight = Tensor::new(&k.device(), &[head_dim, 1], &vec![half; head_dim])?;
     let lengths = linear(&map(&by_head, Map::Square)?, &Linear { weight, bias: None }, Activation::None, None)?;
-    let k = concat(&by_head, 0..head_dim, &lengths)?;
+    let k = widened(&by_head, head_dim, &lengths)?;
     let layout = layout_of_keys(problem);
     let k = k.reshape(&layout.shape(sizes_of_keys(problem, problem.n, wide(head_dim))))?;
     let options = options(layout, mask);
@@ -57,11 +54,11 @@ pub(super) fn write(
 /// Launches of a write, about: what else there is than attention is small and counted once.
 pub(super) fn launches(problem: &Problem, k: &Tensor, v: &Tensor) -> Result<usize> {
     let layout = layout_of_keys(problem);
-    // Attention is asked about keys without their lengths, of which there are no tensors yet.
-    let rows = layout.shape(sizes_of_keys(problem, problem.n_features, problem.head_dim));
-    let decision = options(layout, None).decision(&Tensor::zeros(&k.device(), &rows)?, k, v)?;
-    // Two for the rows, three for the lengths beside the keys, one for the state.
-    Ok(decision.launches + 6)
+    let of_width =
+        |n: usize| Tensor::zeros(&k.device(), &layout.shape(sizes_of_keys(problem, n, wide(problem.head_dim))));
+    let decision = options(layout, None).decision(&of_width(problem.n_features)?, &of_width(problem.n)?, v)?;
+    // Two for the rows, three for the lengths beside the keys and one for zeros, one for the state.
+    Ok(decision.launches + 6 + usize::from(wide(problem.head_dim) > problem.head_dim + 1))
 }
 
 /// What queries read, in their layout.
@@ -76,25 +73,29 @@ pub(super) fn read(attention: &LinearAttention, problem: &Problem, q: &Tensor, s
     }
     let n = q.len() / head_dim;
     let width = wide(head_dim);
-    let more = width - head_dim;
-    let mut ones = zeros(&[n, more])?;
-    ones.iter_mut().step_by(more).for_each(|first| *first = 1.0);
-    let q = concat(&q.reshape(&[n, head_dim])?, 0..head_dim, &Tensor::new(&q.device(), &[n, more], &ones)?)?;
-    let q = q.reshape(&of_queries(width))?;
+    let ones = Tensor::new(&q.device(), &[n, 1], &filled(1.0, &[n])?)?;
+    let q = widened(&q.reshape(&[n, head_dim])?, head_dim, &ones)?.reshape(&of_queries(width))?;
     let of_features = |dim: usize| layout_of_keys(problem).shape(sizes_of_keys(problem, n_features, dim));
     let n_rows = sums.len() / (v_dim + 1);
     let (values, logs) = (columns(sums, 0..v_dim)?, columns(sums, v_dim..v_dim + 1)?);
     let rows = rows(attention, problem)?.reshape(&[n_rows, width])?;
     // In the place of the 1 of each row.
-    let k = concat(&rows, 0..head_dim, &logs.reshape(&[n_rows, 1])?)?;
-    let k = if more > 1 { concat(&k, 0..head_dim + 1, &columns(&rows, head_dim + 1..width)?)? } else { k };
-    let k = k.reshape(&of_features(width))?;
+    let k = widened(&rows, head_dim, &logs.reshape(&[n_rows, 1])?)?.reshape(&of_features(width))?;
     Ok(scan_attention(&q, &k, &values.reshape(&of_features(v_dim))?, &options(attention.layout, None))?.values)
 }
 
 /// The width of keys and queries with one number more, and zeros up to the vectors that attention reads fastest.
 fn wide(head_dim: usize) -> usize {
     (head_dim + 1).next_multiple_of(4)
+}
+
+/// The first `head_dim` columns of `x`, a number more for each row, and zeros up to that width.
+fn widened(x: &Tensor, head_dim: usize, number: &Tensor) -> Result<Tensor> {
+    let x = concat(x, 0..head_dim, number)?;
+    match wide(head_dim) - head_dim - 1 {
+        0 => Ok(x),
+        more => concat(&x, 0..head_dim + 1, &Tensor::zeros(&x.device(), &[x.shape()[0], more])?),
+    }
 }
 
 /// What both states would have kept together.

@@ -140,7 +140,7 @@ pub(super) fn scan_attention(
     let (k, v) = (&read(k)?, &read(v)?);
     let halves = [k, v].map(|x| x.dtype() == DType::F16);
     let mut constants = Constants::new(problem, rung, matrix, halves, mask.is_some(), bias.terms);
-    constants.is_paired &= gpu.capabilities().subgroups.is_none_or(|[least, _]| least as usize >= 2 * rung.across());
+    constants.is_paired = plan::has_subgroups_of(2 * rung.across(), gpu.capabilities());
     let mut packed = pack(bias.terms, problem.n_heads);
     let stored = constants.bias_in_storage.then(|| gpu.upload(bytemuck::cast_slice(&packed))).transpose()?;
     if stored.is_some() {

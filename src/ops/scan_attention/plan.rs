@@ -22,7 +22,7 @@ const ENOUGH_GROUPS: usize = 2048;
 /// Key tiles that are worth a split: fewer, and merging costs more than it saves.
 const TILES_PER_SPLIT: usize = 8;
 
-/// A page does not fetch the texts that it cannot use: no browser has matrix units, nor much workgroup memory.
+/// A page does not fetch what no browser has (matrix units), nor texts for cards that were measured elsewhere: they are long.
 pub(crate) const IS_PAGE: bool = cfg!(target_arch = "wasm32");
 
 /// A variant of the kernel.
@@ -142,6 +142,15 @@ impl Rung {
     /// Depths of q and k, and rows of v, that are in workgroup memory at a time, at most.
     pub fn slice(self) -> usize {
         if self == Self::Rolled32 { TILE / 2 } else { TILE }
+    }
+
+    /// How many slices of depths a row of q has, and how long they are, no longer than all of it.
+    pub fn slices(self, head_dim: usize) -> (usize, usize) {
+        let all = head_dim.next_multiple_of(4);
+        let n = all.div_ceil(self.slice());
+        // Slices of equal length where any will do, the others as long as they may be.
+        let depth = if self.is_rows() { all.div_ceil(n).next_multiple_of(4) } else { all.min(self.slice()) };
+        (n, depth)
     }
 
     /// Queries of a workgroup.
@@ -282,11 +291,14 @@ pub(crate) fn cost(problem: &Problem) -> f64 {
 /// is one more. What is done once a launch is within what a device leaves of its limit.
 pub(crate) fn iterations(problem: &Problem, rung: Rung, matrix: Option<MatrixTile>) -> usize {
     if rung.is_rows() {
-        // The loop over tiles, its share of the votes of 32 tiles; vectors of q, k and v that a thread brings; depths; keys,
-        // one by one where a value is not finite. Each of eight slices ends its loops.
-        let (q, v) = (problem.head_dim.div_ceil(4), problem.v_dim.div_ceil(rung.columns()) * rung.across());
-        let vectors = (rung.queries() + rung.keys()) * q + rung.keys() * v;
-        let loops = 2 + vectors.div_ceil(rung.side() * rung.across()) + q + rung.keys() + 8 * 3;
+        // The loop over tiles, its share of the votes of 32 tiles; of each slice of depths vectors of q and of k that a thread
+        // brings, and its depths; of four slices of v at most, vectors, and keys, one by one where a value is not finite.
+        let threads = rung.side() * rung.across();
+        let (n_slices, depth) = rung.slices(problem.head_dim);
+        let fill = |rows: usize, vectors: usize| (rows * vectors).div_ceil(threads) + 1;
+        let scores = n_slices * (fill(rung.queries(), depth / 4) + fill(rung.keys(), depth / 4) + depth / 4 + 1);
+        let of_v = problem.v_dim.div_ceil(rung.columns()) * rung.across();
+        let loops = 2 + scores + fill(rung.keys(), of_v) + rung.keys() + 3 * 4;
         return problem.iterations.saturating_mul(16 * rung.quads()).saturating_add(loops);
     }
     // The loop over tiles, its share of the votes of 32 tiles, and the maxima of a row of threads for
@@ -334,12 +346,19 @@ fn decode(problem: &Problem, maker: Maker, fits: impl Fn(Rung) -> bool) -> Optio
     (problem.n_queries <= 2 * rung.queries()).then_some(rung)
 }
 
+/// Whether every subgroup has so many threads, at least.
+pub(crate) fn has_subgroups_of(threads: usize, capabilities: &Capabilities) -> bool {
+    capabilities.subgroups.is_some_and(|[least, _]| least as usize >= threads)
+}
+
 /// Which variant runs, and why: of those whose texts the maker's compiler keeps in registers, the one
 /// that it makes the fastest code of.
 fn choose(problem: &Problem, capabilities: &Capabilities) -> Result<(Rung, &'static str)> {
     let width = problem.head_dim.max(problem.v_dim);
-    let has_subgroups = capabilities.subgroups.is_some_and(|[least, _]| least as usize >= SIDE);
-    let fits = |rung: Rung| rung.fits(problem, capabilities.workgroup_bytes) && (has_subgroups || !rung.is_rows());
+    let fits = |rung: Rung| {
+        let has_subgroups = !rung.is_rows() || has_subgroups_of(rung.across(), capabilities);
+        rung.fits(problem, capabilities.workgroup_bytes) && has_subgroups
+    };
     let rows_4 = if width > 64 { Rung::Rows4Wide } else { Rung::Rows4 };
     let forced = capabilities.forced(OP, &Rung::ALL)?.map(|rung| if rung == Rung::Rows4 { rows_4 } else { rung });
     if !fits(Rung::Wide) {
@@ -377,13 +396,17 @@ fn choose(problem: &Problem, capabilities: &Capabilities) -> Result<(Rung, &'sta
     // With a bias wider heads leave a thread too few registers for eight queries, and points on a sphere for four.
     let rows = if is_biased && width > 32 { rows_4 } else { Rung::Rows8 };
     let has_room = fits(rows) && !(problem.on_sphere && width > 64);
-    if maker == Maker::Nvidia && problem.n_queries > TILE && has_room {
+    // Of a group that is less than half full, most would be for nothing.
+    if maker == Maker::Nvidia && problem.n_queries > rows.queries() / 2 && has_room {
         return Ok((rows, "rows as they are make few threads wait for one bank of workgroup memory"));
     }
     // A subgroup of Intel's is 16 wide from Xe2 on; its compiler needs fewer registers then.
     let is_xe2 = capabilities.subgroups.is_some_and(|[least, _]| least >= 16);
+    // Without subgroups it is FXC that compiles, for DX12: a minute for the unrolled loops of heads of 256.
+    let is_slow = capabilities.subgroups.is_none() && problem.v_dim > 128;
     // Whether unrolled loops fit: what the compiler does not keep in registers costs more than loops do.
     let is_unrolled = match maker {
+        _ if is_slow => false,
         Maker::Amd | Maker::Nvidia => true,
         Maker::Qualcomm => problem.v_dim <= if is_biased { 64 } else { 128 },
         Maker::Intel if is_xe2 && is_biased => problem.v_dim <= 32 && !problem.on_sphere,
@@ -560,10 +583,11 @@ mod tests {
     }
 
     /// GPUs as their drivers and browsers describe them.
-    fn makers() -> [(&'static str, Option<[u32; 2]>); 9] {
+    fn makers() -> [(&'static str, Option<[u32; 2]>); 10] {
         [
             ("NVIDIA H200 NVIDIA 570.00", Some([32, 32])),
             ("NVIDIA GeForce RTX 3060 (NVK GA106)", Some([32, 32])),
+            ("NVIDIA H200, DX12 by FXC", None),
             ("AMD Radeon RX 7900 XTX (RADV NAVI31)", Some([32, 64])),
             ("Intel(R) Arc(tm) A770 Graphics (DG2)", Some([8, 32])),
             ("Apple M1", Some([4, 64])),

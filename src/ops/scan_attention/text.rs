@@ -43,12 +43,12 @@ enum Kind {
 /// The constants of the text.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Constants {
-    pub head_dim: usize,
-    pub v_dim: usize,
+    head_dim: usize,
+    v_dim: usize,
     /// Threads along queries, and along keys and columns of v.
     side: usize,
     across: usize,
-    /// Keys that a workgroup takes at a time; columns of v, too, where each thread has all depths of its scores.
+    /// Keys that a workgroup takes at a time, and columns of v.
     tile: usize,
     pub slice: usize,
     /// Depth of a slice of q and k, and how many slices there are.
@@ -110,13 +110,9 @@ impl Constants {
         has_mask: bool,
         terms: &[BiasTerm],
     ) -> Self {
-        let all = problem.head_dim.next_multiple_of(4);
         let slice = rung.slice();
         // Where there are few queries, those of a row's threads.
-        let mut depth = match rung {
-            _ if rung.is_decode() => rung.columns(),
-            _ => all.min(slice),
-        };
+        let mut depth = if rung.is_decode() { rung.columns() } else { rung.slices(problem.head_dim).1 };
         let mut v_read = problem.v_dim.next_multiple_of(rung.columns());
         if let Some(tile) = matrix {
             [depth, v_read] = padded(problem, tile.size);
