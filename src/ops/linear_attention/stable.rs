@@ -91,11 +91,11 @@ fn wide(head_dim: usize) -> usize {
 
 /// The first `head_dim` columns of `x`, a number more for each row, and zeros up to that width.
 fn widened(x: &Tensor, head_dim: usize, number: &Tensor) -> Result<Tensor> {
-    let x = concat(x, 0..head_dim, number)?;
-    match wide(head_dim) - head_dim - 1 {
-        0 => Ok(x),
-        more => concat(&x, 0..head_dim + 1, &Tensor::zeros(&x.device(), &[x.shape()[0], more])?),
-    }
+    let beside = match wide(head_dim) - head_dim - 1 {
+        0 => number.clone(),
+        more => concat(number, 0..1, &Tensor::zeros(&x.device(), &[x.shape()[0], more])?)?,
+    };
+    concat(x, 0..head_dim, &beside)
 }
 
 /// What both states would have kept together.
