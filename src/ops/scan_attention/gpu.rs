@@ -395,16 +395,19 @@ fn texts() -> Vec<(Rung, String, Constants)> {
         }
         let fitting = |rung: &Rung| *rung != Rung::Matrix && rungs.contains(rung) && rung.fits(&problem, u32::MAX);
         for (variant, rung) in Rung::ALL.into_iter().filter(|(_, rung)| fitting(rung)) {
-            let text = |halves| Constants::new(&problem, rung, None, halves, has_mask, terms);
-            all.push((rung, format!("{variant} {label}"), text([false; 2])));
+            let mut push = |label: String, halves| {
+                let text = Constants::new(&problem, rung, None, halves, has_mask, terms);
+                if rung.is_rows() {
+                    let mut unpaired = text.clone();
+                    unpaired.is_paired = false;
+                    all.push((rung, format!("{label} unpaired"), unpaired));
+                }
+                all.push((rung, label, text));
+            };
+            push(format!("{variant} {label}"), [false; 2]);
             // Keys and values of f16 are read by vectors.
             if rung.is_wide() && terms.is_empty() && [32, 64].contains(&head_dim) && !has_matrix {
-                all.push((rung, format!("{variant} {label} f16"), text([true; 2])));
-                if rung.is_rows() {
-                    let mut unpaired = text([false; 2]);
-                    unpaired.is_paired = false;
-                    all.push((rung, format!("{variant} {label} unpaired"), unpaired));
-                }
+                push(format!("{variant} {label} f16"), [true; 2]);
             }
         }
     };
