@@ -135,39 +135,7 @@ fn main(
 //# include "lib/scan_queries.wgsl"
 //# endfor
 
-//# if skips
-  var tiles = 0u;
-//# if causal_columns
-  if (thread == 0u) {
-    forget_latest();
-  }
-  workgroupBarrier();
-//# for h in range(quads)
-//# for r in range(4)
-  if (row_valid_{{ h }}[{{ r }}]) {
-    keep_latest({% for c in causal_columns %}q_column_{{ h }}_{{ c }}[{{ r }}]{{ ", " if not loop.last }}{% endfor %});
-  }
-//# endfor
-//# endfor
-//# endif
-//# endif
-//# if by_pair
-  if (thread == 0u) {
-    atomicStore(&is_spoiled, 0u);
-  }
-//# endif
-//# for h in range(quads)
-  // Above every masked score, so that those get no weight.
-  var largest_{{ h }} = vec4(0.5 * MASKED);
-  // Over this thread's own keys; its row of threads is summed at the end.
-  var sum_{{ h }} = vec4(0.0);
-//# for chunk in range(n_v)
-//# for r in range(4)
-  var out{{ r }}_{{ h }}_{{ chunk }} = vec4(0.0);
-//# endfor
-//# endfor
-//# endfor
-
+//# include "lib/scan_start.wgsl"
   for (var key0 = key_begin; key0 < key_end; key0 += {{ tile }}u) {
 //# if skips
 //# include "lib/scan_votes.wgsl"
@@ -345,6 +313,10 @@ fn main(
 //# endfor
   workgroupBarrier();
 //# include "lib/scan_results.wgsl"
+//# set apart = 1
+//# set v_across = across
+//# set column = "column_thread"
+//# set writes = ""
 //# for h in range(quads)
   {
 //# if n_places > 0
@@ -355,27 +327,7 @@ fn main(
       total_{{ h }} += shared_rows[{{ quads }}u * (row_thread * {{ across }}u + i) + {{ h }}u];
     }
 //# for r in range(4)
-    if (row + {{ 4 * h + r }}u < problem.n_queries) {
-      let base = out_base + (row + {{ 4 * h + r }}u) * problem.out_row;
-      let total = total_{{ h }}[{{ r }}];
-      let is_lost = is_lost(total){{ " && row_valid_" ~ h ~ "[" ~ r ~ "]" if terms }};
-      // A row without a valid key reads as zeros, and so does a query that is nowhere.
-      let is_empty = (largest_{{ h }}[{{ r }}] <= 0.5 * MASKED && !is_lost){{ " || !row_valid_" ~ h ~ "[" ~ r ~ "]" if terms }};
-      let inverse = select(1.0 / total, total, is_lost);
-//# for chunk in range(n_v)
-      store(base, {{ chunk * tile // 4 }}u + column_thread, select(out{{ r }}_{{ h }}_{{ chunk }} * inverse, vec4(0.0), is_empty));
-//# endfor
-      if (column_thread == 0u) {
-        let at = lse_base + (row + {{ 4 * h + r }}u) * problem.lse_row;
-        let first = select(select(largest_{{ h }}[{{ r }}], MASKED, is_empty), total, is_lost);
-        if (problem.lse_sums > 0u) {
-          log_sum_exp[at] = first;
-          log_sum_exp[at + problem.lse_sums] = select(total, 0.0, is_empty);
-        } else {
-          log_sum_exp[at] = first + select(log(total), 0.0, is_empty || is_lost);
-        }
-      }
-    }
+//# include "lib/scan_store.wgsl"
 //# endfor
   }
 //# endfor

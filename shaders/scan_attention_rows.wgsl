@@ -79,39 +79,7 @@ fn main(
 //# include "lib/scan_queries.wgsl"
 //# endfor
 
-//# if skips
-  var tiles = 0u;
-//# if causal_columns
-  if (thread == 0u) {
-    forget_latest();
-  }
-  workgroupBarrier();
-//# for h in range(quads)
-//# for r in range(4)
-  if (row_valid_{{ h }}[{{ r }}]) {
-    keep_latest({% for c in causal_columns %}q_column_{{ h }}_{{ c }}[{{ r }}]{{ ", " if not loop.last }}{% endfor %});
-  }
-//# endfor
-//# endfor
-//# endif
-//# endif
-//# if by_pair
-  if (thread == 0u) {
-    atomicStore(&is_spoiled, 0u);
-  }
-//# endif
-//# for h in range(quads)
-  // Above every masked score, so that those get no weight.
-  var largest_{{ h }} = vec4(0.5 * MASKED);
-  // Over this thread's own keys; its row of threads is summed at the end.
-  var sum_{{ h }} = vec4(0.0);
-//# for i in range(n_v)
-//# for r in range(4)
-  var out{{ r }}_{{ h }}_{{ i }} = vec4(0.0);
-//# endfor
-//# endfor
-//# endfor
-
+//# include "lib/scan_start.wgsl"
   for (var key0 = key_begin; key0 < key_end; key0 += {{ tile }}u) {
 //# if skips
 //# include "lib/scan_votes.wgsl"
@@ -290,6 +258,9 @@ fn main(
   }
 
 //# include "lib/scan_results.wgsl"
+//# set apart = side
+//# set column = "column"
+//# set writes = " && share == 0u" if halves == 2 else ""
 //# for h in range(quads)
   {
     var total_{{ h }} = sum_{{ h }};
@@ -300,27 +271,7 @@ fn main(
     out{{ r }}_{{ h }}_0 += subgroupShuffleXor(out{{ r }}_{{ h }}_0, {{ (2 if is_paired else 1) * v_across }}u);
 //# endfor
 //# for r in range(4)
-    if (row + {{ side * (4 * h + r) }}u < problem.n_queries{{ " && share == 0u" if halves == 2 }}) {
-      let base = out_base + (row + {{ side * (4 * h + r) }}u) * problem.out_row;
-      let total = total_{{ h }}[{{ r }}];
-      let is_lost = is_lost(total){{ " && row_valid_" ~ h ~ "[" ~ r ~ "]" if terms }};
-      // A row without a valid key reads as zeros, and so does a query that is nowhere.
-      let is_empty = (largest_{{ h }}[{{ r }}] <= 0.5 * MASKED && !is_lost){{ " || !row_valid_" ~ h ~ "[" ~ r ~ "]" if terms }};
-      let inverse = select(1.0 / total, total, is_lost);
-//# for i in range(n_v)
-      store(base, {{ i * v_across }}u + column, select(out{{ r }}_{{ h }}_{{ i }} * inverse, vec4(0.0), is_empty));
-//# endfor
-      if (column_thread == 0u) {
-        let at = lse_base + (row + {{ side * (4 * h + r) }}u) * problem.lse_row;
-        let first = select(select(largest_{{ h }}[{{ r }}], MASKED, is_empty), total, is_lost);
-        if (problem.lse_sums > 0u) {
-          log_sum_exp[at] = first;
-          log_sum_exp[at + problem.lse_sums] = select(total, 0.0, is_empty);
-        } else {
-          log_sum_exp[at] = first + select(log(total), 0.0, is_empty || is_lost);
-        }
-      }
-    }
+//# include "lib/scan_store.wgsl"
 //# endfor
   }
 //# endfor

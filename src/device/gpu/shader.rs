@@ -35,6 +35,8 @@ const LIBRARY: &[(&str, &str)] = &[
     ("lib/scan_places.wgsl", include_str!("../../../shaders/lib/scan_places.wgsl")),
     ("lib/scan_queries.wgsl", include_str!("../../../shaders/lib/scan_queries.wgsl")),
     ("lib/scan_results.wgsl", include_str!("../../../shaders/lib/scan_results.wgsl")),
+    ("lib/scan_start.wgsl", include_str!("../../../shaders/lib/scan_start.wgsl")),
+    ("lib/scan_store.wgsl", include_str!("../../../shaders/lib/scan_store.wgsl")),
     ("lib/scan_votes.wgsl", include_str!("../../../shaders/lib/scan_votes.wgsl")),
     ("lib/sigmoid.wgsl", include_str!("../../../shaders/lib/sigmoid.wgsl")),
     ("lib/slots.wgsl", include_str!("../../../shaders/lib/slots.wgsl")),

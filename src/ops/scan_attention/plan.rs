@@ -129,13 +129,8 @@ impl Rung {
         }
     }
 
-    /// Keys that a workgroup takes at a time.
+    /// Keys that a workgroup takes at a time, and columns of v.
     pub fn keys(self) -> usize {
-        self.columns()
-    }
-
-    /// Columns of v that it takes at a time.
-    pub fn columns(self) -> usize {
         4 * self.across()
     }
 
@@ -173,7 +168,7 @@ impl Rung {
         let is_whole = [problem.head_dim, problem.v_dim].iter().all(|dim| dim.is_multiple_of(self.words()));
         // Of a row of the result, how many vectors a thread holds.
         let width = problem.head_dim.max(problem.v_dim);
-        let vectors = width.div_ceil(self.columns());
+        let vectors = width.div_ceil(self.keys());
         let has_registers = match self {
             _ if self.is_decode() => vectors * self.queries() <= 16,
             _ if self.is_rows() => {
@@ -297,7 +292,7 @@ pub(crate) fn iterations(problem: &Problem, rung: Rung, matrix: Option<MatrixTil
         let (n_slices, depth) = rung.slices(problem.head_dim);
         let fill = |rows: usize, vectors: usize| (rows * vectors).div_ceil(threads) + 1;
         let scores = n_slices * (fill(rung.queries(), depth / 4) + fill(rung.keys(), depth / 4) + depth / 4 + 1);
-        let of_v = problem.v_dim.div_ceil(rung.columns()) * rung.across();
+        let of_v = problem.v_dim.div_ceil(rung.keys()) * rung.across();
         let loops = 2 + scores + fill(rung.keys(), of_v) + rung.keys() + 3 * 4;
         return problem.iterations.saturating_mul(16 * rung.quads()).saturating_add(loops);
     }
@@ -401,7 +396,7 @@ fn choose(problem: &Problem, capabilities: &Capabilities) -> Result<(Rung, &'sta
         return Ok((rows, "rows as they are make few threads wait for one bank of workgroup memory"));
     }
     // A subgroup of Intel's is 16 wide from Xe2 on; its compiler needs fewer registers then.
-    let is_xe2 = capabilities.subgroups.is_some_and(|[least, _]| least >= 16);
+    let is_xe2 = has_subgroups_of(16, capabilities);
     // Without subgroups it is FXC that compiles, for DX12: a minute for the unrolled loops of heads of 256.
     let is_slow = capabilities.subgroups.is_none() && problem.v_dim > 128;
     // Whether unrolled loops fit: what the compiler does not keep in registers costs more than loops do.
@@ -604,7 +599,7 @@ mod tests {
         for (driver, subgroups) in makers() {
             let kind = AdapterKind::Discrete;
             // As much workgroup memory as these have.
-            let workgroup_bytes = if driver.starts_with("NVIDIA") { 48 << 10 } else { 32 << 10 };
+            let workgroup_bytes = 32 << 10;
             let capabilities =
                 Capabilities { driver: driver.into(), subgroups, workgroup_bytes, ..Capabilities::webgpu(kind) };
             for (sizes, kv_dim) in [

@@ -112,8 +112,8 @@ impl Constants {
     ) -> Self {
         let slice = rung.slice();
         // Where there are few queries, those of a row's threads.
-        let mut depth = if rung.is_decode() { rung.columns() } else { rung.slices(problem.head_dim).1 };
-        let mut v_read = problem.v_dim.next_multiple_of(rung.columns());
+        let mut depth = if rung.is_decode() { rung.keys() } else { rung.slices(problem.head_dim).1 };
+        let mut v_read = problem.v_dim.next_multiple_of(rung.keys());
         if let Some(tile) = matrix {
             [depth, v_read] = padded(problem, tile.size);
         }
@@ -148,8 +148,8 @@ impl Constants {
             slice,
             depth,
             n_depth: problem.head_dim.div_ceil(depth),
-            n_v: problem.v_dim.div_ceil(rung.columns()),
-            left: depth.max(rung.columns()),
+            n_v: problem.v_dim.div_ceil(rung.keys()),
+            left: depth.max(rung.keys()),
             wide: rung.is_wide(),
             k_halves,
             v_halves,
