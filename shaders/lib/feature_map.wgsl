@@ -1,7 +1,8 @@
 // Features of rows of `x`, a tile at a time; twin: `src/ops/feature_map/cpu.rs`.
 //
 // A tile is of 32 by {{ side }}: {% if x_is_short %}rows by features{% else %}features by rows{% endif %}. Each of {{ threads }} threads makes 4 by 4 of it. The kernel
-// declares `tile`, workgroup memory, in which rows and projection lie as long as they are multiplied.
+// declares `tile`, workgroup memory, in which rows and projection lie as long as they are multiplied: the first of every
+// four rows, then the second of each, and so on, and the norms of four rows as a row.
 
 {% set side_quads = side // 4 -%}
 {% set x_quads = 8 if x_is_short else side_quads -%}
@@ -9,6 +10,9 @@
 {% set projection_quads = side_quads if x_is_short else 8 -%}
 {% set projection_at = 8 * depth if x_is_short else 0 -%}
 {% set norms_at = (8 + side_quads) * depth -%}
+{% set n_depth = depth // 4 -%}
+{% set x_plane = x_quads * n_depth -%}
+{% set projection_plane = projection_quads * n_depth -%}
 //# include "lib/pairs.wgsl"
 
 // The rows of a tile: `n` of them, one at least, which are `stride` apart.
@@ -48,6 +52,12 @@ fn load_x(rows: Rows, i: u32, d: u32) -> vec4<f32> {
 
 //# endif
 //# if kind != "identity"
+// Where four numbers of a row are in `tile`. Rows are turned against each other, so that threads that read the same
+// depth of other rows read other banks.
+fn place(quad: u32, d: u32) -> u32 {
+  return quad * {{ n_depth }}u + (d ^ (quad % {{ n_depth }}u));
+}
+
 // As `load_x`, of a row of the projection.
 fn load_projection(f: u32, d: u32) -> vec4<f32> {
   let row = min(f, params.n_features - 1u);
@@ -112,57 +122,40 @@ fn features(rows: Rows, f0: u32, thread: u32{% if keeps_norms %}, is_new: bool, 
 //# for r in range(4)
   var z{{ r }} = vec4(0.0);
 //# endfor
+  // The last four numbers of a row. What is past them is not multiplied.
+  let last = (params.head_dim - 1u) / 4u * 4u;
   for (var d0 = 0u; d0 < params.head_dim; d0 += {{ depth }}u) {
     if (d0 > 0u) {
       workgroupBarrier();
     }
-    // Four rows, four numbers of each, become four numbers of four rows.
-//# set n_slots = projection_quads * depth // 4
+//# set n_slots = projection_plane
 //# include "lib/slots.wgsl"
-      let quad = slot % {{ projection_quads }}u;
-      let d = 4u * (slot / {{ projection_quads }}u);
+      let quad = slot / {{ n_depth }}u;
+      let at = place(quad, slot % {{ n_depth }}u);
+      let d = min(d0 + 4u * (slot % {{ n_depth }}u), last);
 //# for r in range(4)
-      var row{{ r }} = vec4(0.0);
-//# endfor
-      if (d0 + d < params.head_dim) {
-//# for r in range(4)
-        row{{ r }} = load_projection(f0 + 4u * quad + {{ r }}u, d0 + d);
-//# endfor
-      }
-//# for c in range(4)
-      tile[{{ projection_at }}u + (d + {{ c }}u) * {{ projection_quads }}u + quad] = vec4(row0[{{ c }}], row1[{{ c }}], row2[{{ c }}], row3[{{ c }}]);
+      tile[at + {{ projection_at + r * projection_plane }}u] = load_projection(f0 + 4u * quad + {{ r }}u, d);
 //# endfor
     }
-//# set n_slots = x_quads * depth // 4
+//# set n_slots = x_plane
 //# include "lib/slots.wgsl"
-      let quad = slot % {{ x_quads }}u;
-      let d = 4u * (slot / {{ x_quads }}u);
+      let quad = slot / {{ n_depth }}u;
+      let at = place(quad, slot % {{ n_depth }}u);
+      let d = d0 + 4u * (slot % {{ n_depth }}u);
 //# for r in range(4)
-      var row{{ r }} = vec4(0.0);
-//# endfor
-      if (d0 + d < params.head_dim) {
-//# for r in range(4)
-        row{{ r }} = load_x(rows, 4u * quad + {{ r }}u, d0 + d);
-//# endfor
-      }
-//# if kind == "softmax"
-      var norms = vec4(0.0);
-//# endif
-//# for c in range(4)
-      let column{{ c }} = vec4(row0[{{ c }}], row1[{{ c }}], row2[{{ c }}], row3[{{ c }}]);
-      tile[{{ x_at }}u + (d + {{ c }}u) * {{ x_quads }}u + quad] = column{{ c }};
-//# if kind == "softmax"
-      norms += column{{ c }} * column{{ c }};
-//# endif
+      let row{{ r }} = load_x(rows, 4u * quad + {{ r }}u, min(d, last));
+      tile[at + {{ x_at + r * x_plane }}u] = row{{ r }};
 //# endfor
 //# if keeps_norms
       if (is_new) {
 //# endif
 //# if kind == "softmax"
+      let squares = vec4({% for r in range(4) %}dot(row{{ r }}, row{{ r }}){{ ", " if r < 3 }}{% endfor %});
+      var norms = select(vec4(0.0), squares, d <= last);
       if (d0 > 0u) {
-        norms += tile[{{ norms_at }}u + slot];
+        norms += tile[at + {{ norms_at }}u];
       }
-      tile[{{ norms_at }}u + slot] = norms;
+      tile[at + {{ norms_at }}u] = norms;
 //# endif
 //# if keeps_norms
       }
@@ -170,29 +163,32 @@ fn features(rows: Rows, f0: u32, thread: u32{% if keeps_norms %}, is_new: bool, 
     }
     workgroupBarrier();
     // A bound that is known only as it runs: loops that are unrolled need more registers than there are.
-    var at = 0u;
-    for (var d = d0; d < min(d0 + {{ depth }}u, params.head_dim); d += 4u) {
-//# for u in range(4)
-      {
-        let a = tile[(at + {{ u }}u) * 8u + short_quad];
-        let b = tile[{{ 8 * depth }}u + (at + {{ u }}u) * {{ side_quads }}u + side_quad];
+    let n_depth = (min({{ depth }}u, params.head_dim - d0) + 3u) / 4u;
+    for (var d = 0u; d < n_depth; d++) {
+      let b_at = {{ 8 * depth }}u + place(side_quad, d);
 //# for r in range(4)
-        z{{ r }} += a[{{ r }}] * b;
+      let b{{ r }} = tile[b_at + {{ r * side_quads * n_depth }}u];
+//# endfor
+      let a_at = place(short_quad, d);
+//# for r in range(4)
+      {
+        let a = tile[a_at + {{ r * 8 * n_depth }}u];
+//# for c in range(4)
+        z{{ r }} += a[{{ c }}] * vec4(b0[{{ c }}], b1[{{ c }}], b2[{{ c }}], b3[{{ c }}]);
 //# endfor
       }
 //# endfor
-      at += 4u;
     }
   }
 //# if kind == "softmax"
-  // Of a row there are {{ depth // 4 }} parts.
+  // Of a row there are {{ n_depth }} parts.
 //# if keeps_norms
   y.half_norm = before.half_norm;
   if (is_new) {
     y.half_norm = vec4(0.0);
 //# endif
-    for (var d = 0u; d < {{ depth // 4 }}u; d++) {
-      y.half_norm += tile[{{ norms_at }}u + d * {{ x_quads }}u + {{ "short_quad" if x_is_short else "side_quad" }}];
+    for (var d = 0u; d < {{ n_depth }}u; d++) {
+      y.half_norm += tile[{{ norms_at }}u + place({{ "short_quad" if x_is_short else "side_quad" }}, d)];
     }
     y.half_norm *= 0.5;
 //# if keeps_norms
