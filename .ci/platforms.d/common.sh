@@ -115,7 +115,7 @@ golden_results() {
   return $failed
 }
 
-# The tests that run kernels, on the Vulkan driver that is set: `on_driver STACK VERSION golden|all`.
+# The tests that run kernels, on the Vulkan driver that is set: `on_driver STACK VERSION cases|golden|all`.
 on_driver() {
   export WGPU_ATTENTION_REQUIRE_GPU=1 XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/tmp}
   local log=$work/$1.log failed=0 tests=(twins::) what="random shapes against the CPU" cases=all
@@ -125,6 +125,7 @@ on_driver() {
   ulimit -v 16000000
   run_tests "$log" env ${cases:+WGPU_ATTENTION_CASES=$cases} cargo test --test models -- --nocapture golden_cases
   golden_results "$1" "$2" "$log" '^\d+ \d+ (?!CPU)' || failed=1
+  [ "$3" != cases ] || return $failed
   if [ "$3" = all ]; then
     tests=() what="all tests of kernels"
     run_tests "$log" cargo test --test models -- --skip golden_cases
