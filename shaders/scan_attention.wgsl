@@ -316,7 +316,8 @@ fn main(
 //# set apart = 1
 //# set v_across = across
 //# set column = "column_thread"
-//# set writes = ""
+//# set is_owner = "column_thread == 0u"
+//# set and_writes = ""
 //# for h in range(quads)
   {
 //# if n_places > 0

@@ -116,12 +116,12 @@ fn main(
 //# include "lib/scan_group.wgsl"
   let row = row0 + 4u * row_thread;
 //# for r in range(4)
-  let row_{{ r }} = min(row + {{ r }}u, problem.n_queries - 1u);
+  let row_0_{{ r }} = min(row + {{ r }}u, problem.n_queries - 1u);
 //# endfor
 //# if terms
   let k_coords_base = problem.k_coords_base + batch * problem.k_coords_batch;
 //# endif
-//# set of = ""
+//# set of = "_0"
 //# include "lib/scan_queries.wgsl"
 
   if (thread == 0u) {
@@ -138,8 +138,8 @@ fn main(
   var tiles = 0u;
 //# if causal_columns
 //# for r in range(4)
-  if (row_valid[{{ r }}]) {
-    keep_latest({% for c in causal_columns %}q_column_{{ c }}[{{ r }}]{{ ", " if not loop.last }}{% endfor %});
+  if (row_valid_0[{{ r }}]) {
+    keep_latest({% for c in causal_columns %}q_column_0_{{ c }}[{{ r }}]{{ ", " if not loop.last }}{% endfor %});
   }
 //# endfor
 //# endif
@@ -148,12 +148,12 @@ fn main(
   workgroupBarrier();
 
   // Above every masked score, so that those get no weight.
-  var largest = vec4(0.5 * MASKED);
+  var largest_0 = vec4(0.5 * MASKED);
   // Over this thread's own keys, of weights as f16 has them; its row of threads is summed at the end.
   var sum = vec4(0.0);
 //# for i in range(v_quads)
 //# for r in range(4)
-  var out{{ r }}_{{ i }} = vec4(0.0);
+  var out{{ r }}_0_{{ i }} = vec4(0.0);
 //# endfor
 //# endfor
 
@@ -192,7 +192,7 @@ fn main(
       if (is_score_far) {
         let k_at = k_base + at * problem.k_row;
 //# for r in range(4)
-        s.{{ ["x", "y", "z", "w"][r] }} = score(q_base + row_{{ r }} * problem.q_row, k_at);
+        s.{{ ["x", "y", "z", "w"][r] }} = score(q_base + row_0_{{ r }} * problem.q_row, k_at);
 //# endfor
       }
       {{ "var" if by_pair else "let" }} pair = vec4(valid);
@@ -208,19 +208,19 @@ fn main(
     fill_v(thread, batch, v_base, key0, key_end);
     // Every subgroup has read the keys, whose place the weights take.
     workgroupBarrier();
-    var tile_largest = largest;
+    var tile_largest = largest_0;
     for (var i = 0u; i < {{ lanes }}u; i++) {
       tile_largest = max(tile_largest, shared_rows[row_thread * {{ lanes }}u + i]);
     }
-    let decay = exp(largest - tile_largest);
-    largest = tile_largest;
+    let decay = exp(largest_0 - tile_largest);
+    largest_0 = tile_largest;
     sum *= decay;
     // A maximum or an exponential may not keep what is not finite: these small sums tell it.
     sum = select(sum, vec4(not_a_number(thread)), lost4(trace));
     for (var c = 0u; c < {{ tile }}u; c += {{ lanes }}u) {
       let s = vec4({% for r in range(4) %}scores[own + c + {{ r * score_stride }}u]{{ ", " if r < 3 }}{% endfor %});
       // What overflows f16 here belongs to a row that is lost.
-      let weight = vec4<f16>({{ weight_scale }} * exp(s - largest));
+      let weight = vec4<f16>({{ weight_scale }} * exp(s - largest_0));
       sum += WEIGHT_UNIT * vec4<f32>(weight);
       let to = 4u * row_thread * {{ weight_stride }}u + c + lane;
 //# for r in range(4)
@@ -229,7 +229,7 @@ fn main(
     }
 //# for i in range(v_quads)
 //# for r in range(4)
-    out{{ r }}_{{ i }} *= decay.{{ ["x", "y", "z", "w"][r] }};
+    out{{ r }}_0_{{ i }} *= decay.{{ ["x", "y", "z", "w"][r] }};
 //# endfor
 //# endfor
     if (workgroupUniformLoad(&is_value_far) != 0u) {
@@ -241,13 +241,13 @@ fn main(
 //# endif
         let at = v_base + (key0 + j) * problem.v_row;
 //# for r in range(4)
-        let p{{ r }} = exp(scores[(4u * row_thread + {{ r }}u) * {{ score_stride }}u + j] - largest.{{ ["x", "y", "z", "w"][r] }});
+        let p{{ r }} = exp(scores[(4u * row_thread + {{ r }}u) * {{ score_stride }}u + j] - largest_0.{{ ["x", "y", "z", "w"][r] }});
 //# endfor
 //# for i in range(v_quads)
         {
           let x = load_v(at, min(lane + {{ i * lanes }}u, {{ v_dim // 4 - 1 }}u));
 //# for r in range(4)
-          out{{ r }}_{{ i }} += {{ "select(p" ~ r ~ " * x, vec4(0.0), p" ~ r ~ " == 0.0)" if by_pair else "p" ~ r ~ " * x" }};
+          out{{ r }}_0_{{ i }} += {{ "select(p" ~ r ~ " * x, vec4(0.0), p" ~ r ~ " == 0.0)" if by_pair else "p" ~ r ~ " * x" }};
 //# endfor
         }
 //# endfor
@@ -286,7 +286,7 @@ fn main(
 //# endif
         let sums_at = 4u * row_thread * {{ score_stride }}u + 4u * (lane + {{ n * lanes }}u);
 //# for r in range(4)
-        out{{ r }}_{{ i }} += WEIGHT_UNIT * vec4({% for c in range(4) %}scores[sums_at + {{ r * score_stride + c }}u]{{ ", " if c < 3 }}{% endfor %});
+        out{{ r }}_0_{{ i }} += WEIGHT_UNIT * vec4({% for c in range(4) %}scores[sums_at + {{ r * score_stride + c }}u]{{ ", " if c < 3 }}{% endfor %});
 //# endfor
       }
 //# endif
@@ -301,31 +301,18 @@ fn main(
   shared_rows[thread] = sum;
   workgroupBarrier();
 //# include "lib/scan_results.wgsl"
-  var totals = vec4(0.0);
+  var total_0 = vec4(0.0);
   for (var i = 0u; i < {{ lanes }}u; i++) {
-    totals += shared_rows[row_thread * {{ lanes }}u + i];
+    total_0 += shared_rows[row_thread * {{ lanes }}u + i];
   }
+//# set h = 0
+//# set apart = 1
+//# set n_v = v_quads
+//# set v_across = lanes
+//# set column = "lane"
+//# set is_owner = "lane == 0u"
+//# set and_writes = ""
 //# for r in range(4)
-  if (row + {{ r }}u < problem.n_queries) {
-    let base = out_base + (row + {{ r }}u) * problem.out_row;
-    let total = totals.{{ ["x", "y", "z", "w"][r] }};
-    let is_lost = is_lost(total){{ " && row_valid[" ~ r ~ "]" if terms }};
-    // A row without a valid key reads as zeros, and so does a query that is nowhere.
-    let is_empty = (largest[{{ r }}] <= 0.5 * MASKED && !is_lost){{ " || !row_valid[" ~ r ~ "]" if terms }};
-    let inverse = select(1.0 / total, total, is_lost);
-//# for i in range(v_quads)
-    store(base, {{ i * lanes }}u + lane, select(out{{ r }}_{{ i }} * inverse, vec4(0.0), is_empty));
-//# endfor
-    if (lane == 0u) {
-      let at = lse_base + (row + {{ r }}u) * problem.lse_row;
-      let first = select(select(largest[{{ r }}], MASKED, is_empty), total, is_lost);
-      if (problem.lse_sums > 0u) {
-        log_sum_exp[at] = first;
-        log_sum_exp[at + problem.lse_sums] = select(total, 0.0, is_empty);
-      } else {
-        log_sum_exp[at] = first + select(log(total), 0.0, is_empty || is_lost);
-      }
-    }
-  }
+//# include "lib/scan_store.wgsl"
 //# endfor
 }

@@ -260,7 +260,8 @@ fn main(
 //# include "lib/scan_results.wgsl"
 //# set apart = side
 //# set column = "column"
-//# set writes = " && share == 0u" if halves == 2 else ""
+//# set is_owner = "column_thread == 0u"
+//# set and_writes = " && share == 0u" if halves == 2 else ""
 //# for h in range(quads)
   {
     var total_{{ h }} = sum_{{ h }};

@@ -6,7 +6,7 @@
 //!
 //! With `--window 1000`, or `--window-span 168` in units of the coordinate, it forgets what is older.
 //!
-//! Observations are lines of CSV with a header. The posterior, a few kilobytes whatever their
+//! Observations are lines of CSV with a header. The posterior, of one size (108 kB of this network) whatever their
 //! number, is taken to the state file now and then; a run that was killed goes on from there,
 //! without losing or repeating a line. Without `--input` lines come from standard input, and
 //! after a kill they are to come again from the first one (or use `--continues`).

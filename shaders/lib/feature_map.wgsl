@@ -1,8 +1,9 @@
 // Features of rows of `x`, a tile at a time; twin: `src/ops/feature_map/cpu.rs`.
 //
 // A tile is of 32 by {{ side }}: {% if x_is_short %}rows by features{% else %}features by rows{% endif %}. Each of {{ threads }} threads makes 4 by 4 of it. The kernel
-// declares `tile`, workgroup memory, in which rows and projection lie as long as they are multiplied: the first of every
-// four rows, then the second of each, and so on, and the norms of four rows as a row.
+// declares `tile`, workgroup memory, in which both operands lie as long as they are multiplied: first the one of 32 rows,
+// then the other, of each the first of every four rows, then the second of each, and so on; behind them norms, those of four
+// rows a vector, which lie as a row of every four does.
 
 {% set side_quads = side // 4 -%}
 {% set x_quads = 8 if x_is_short else side_quads -%}
@@ -52,8 +53,8 @@ fn load_x(rows: Rows, i: u32, d: u32) -> vec4<f32> {
 
 //# endif
 //# if kind != "identity"
-// Where four numbers of a row are in `tile`. Rows are turned against each other, so that threads that read the same
-// depth of other rows read other banks.
+// Where four numbers of a row of every four are in `tile`. Rows are turned against each other, so that threads that read
+// the same depth of other rows read other banks; a row has a power of two of vectors.
 fn place(quad: u32, d: u32) -> u32 {
   return quad * {{ n_depth }}u + (d ^ (quad % {{ n_depth }}u));
 }
@@ -162,9 +163,9 @@ fn features(rows: Rows, f0: u32, thread: u32{% if keeps_norms %}, is_new: bool, 
 //# endif
     }
     workgroupBarrier();
-    // A bound that is known only as it runs: loops that are unrolled need more registers than there are.
-    let n_depth = (min({{ depth }}u, params.head_dim - d0) + 3u) / 4u;
-    for (var d = 0u; d < n_depth; d++) {
+    // A number that is known only as it runs: loops that are unrolled need more registers than there are.
+    let n_used = (min({{ depth }}u, params.head_dim - d0) + 3u) / 4u;
+    for (var d = 0u; d < n_used; d++) {
       let b_at = {{ 8 * depth }}u + place(side_quad, d);
 //# for r in range(4)
       let b{{ r }} = tile[b_at + {{ r * side_quads * n_depth }}u];

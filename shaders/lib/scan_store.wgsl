@@ -1,4 +1,6 @@
-    if (row + {{ apart * (4 * h + r) }}u < problem.n_queries{{ writes }}) {
+{# Stores row r of the thread's four of h: `total_h`, `largest_h`, `row_valid_h` and `out{r}_h_0 ..` of n_v vectors, which are
+   v_across apart from `column` on. Who `is_owner`, one thread of a row, stores its log-sum-exp; `and_writes` may leave others out. #}
+    if (row + {{ apart * (4 * h + r) }}u < problem.n_queries{{ and_writes }}) {
       let base = out_base + (row + {{ apart * (4 * h + r) }}u) * problem.out_row;
       let total = total_{{ h }}[{{ r }}];
       let is_lost = is_lost(total){{ " && row_valid_" ~ h ~ "[" ~ r ~ "]" if terms }};
@@ -8,7 +10,7 @@
 //# for i in range(n_v)
       store(base, {{ i * v_across }}u + {{ column }}, select(out{{ r }}_{{ h }}_{{ i }} * inverse, vec4(0.0), is_empty));
 //# endfor
-      if (column_thread == 0u) {
+      if ({{ is_owner }}) {
         let at = lse_base + (row + {{ apart * (4 * h + r) }}u) * problem.lse_row;
         let first = select(select(largest_{{ h }}[{{ r }}], MASKED, is_empty), total, is_lost);
         if (problem.lse_sums > 0u) {

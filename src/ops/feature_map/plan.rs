@@ -9,6 +9,8 @@ const SHORT: usize = 32;
 
 /// Numbers of a row, and of one of the projection, that are in workgroup memory at once.
 const DEPTH: usize = 32;
+// Vectors of a row change places by the bits of their numbers.
+const _: () = assert!((DEPTH / 4).is_power_of_two());
 
 /// Features of 32 rows by `side`, or of `side` rows by 32.
 #[derive(Clone, Copy, Debug, Serialize)]

@@ -598,7 +598,7 @@ mod tests {
         let mut text = String::new();
         for (driver, subgroups) in makers() {
             let kind = AdapterKind::Discrete;
-            // As much workgroup memory as these have.
+            // As much workgroup memory as each of these has at least.
             let workgroup_bytes = 32 << 10;
             let capabilities =
                 Capabilities { driver: driver.into(), subgroups, workgroup_bytes, ..Capabilities::webgpu(kind) };
