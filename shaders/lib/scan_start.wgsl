@@ -1,4 +1,4 @@
-{# What a thread has for its 4 * quads rows before the first key. All threads of a group come here together. #}
+//! What a thread has for its 4 * quads rows before the first key. All threads of a group come here together.
 //# if skips
   var tiles = 0u;
 //# if causal_columns

@@ -1,5 +1,5 @@
-{# Stores row r of the thread's four of h: `total_h`, `largest_h`, `row_valid_h` and `out{r}_h_0 ..` of n_v vectors, which are
-   v_across apart from `column` on. Who `is_owner`, one thread of a row, stores its log-sum-exp; `and_writes` may leave others out. #}
+//! Stores row r of the thread's four of h: `total_h`, `largest_h`, `row_valid_h` and `out{r}_h_0 ..` of n_v vectors, which are
+//! v_across apart from `column` on. One thread of a row `is_owner` and stores its log-sum-exp; `and_writes` may leave others out.
     if (row + {{ apart * (4 * h + r) }}u < problem.n_queries{{ and_writes }}) {
       let base = out_base + (row + {{ apart * (4 * h + r) }}u) * problem.out_row;
       let total = total_{{ h }}[{{ r }}];

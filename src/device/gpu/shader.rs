@@ -197,7 +197,9 @@ fn expand(name: &str, source: &str, constants: &impl Serialize) -> Result<String
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_syntax(SyntaxConfig::builder().line_statement_prefix("//#").build().map_err(text)?);
+        // Lines that begin with `//!` tell those who include a file what it needs, and stand in no text.
+        let syntax = SyntaxConfig::builder().line_statement_prefix("//#").line_comment_prefix("//!").build();
+        environment.set_syntax(syntax.map_err(text)?);
         // The one function that the texts call; the built-in ones are a third of the engine.
         environment.add_function("range", |n: u32| (0..n).collect::<Vec<u32>>());
         for (file, source) in LIBRARY {
