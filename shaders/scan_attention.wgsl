@@ -121,6 +121,7 @@ fn main(
 //# if terms
   let k_coords_base = problem.k_coords_base + batch * problem.k_coords_batch;
 //# endif
+//# set is_owner = "column_thread == 0u"
 //# for h in range(quads)
 //# for r in range(4)
 //# if terms or has_matrix
@@ -131,7 +132,6 @@ fn main(
 //# if n_places > 0
   let place_{{ h }} = ({{ quads }}u * row_thread + {{ h }}u) * {{ n_places }}u;
 //# endif
-//# set is_owner = "column_thread == 0u"
 //# include "lib/scan_queries.wgsl"
 //# endfor
 
@@ -316,7 +316,6 @@ fn main(
 //# set apart = 1
 //# set v_across = across
 //# set column = "column_thread"
-//# set is_owner = "column_thread == 0u"
 //# set and_writes = ""
 //# for h in range(quads)
   {

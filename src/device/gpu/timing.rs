@@ -54,7 +54,7 @@ impl Gpu {
         let unread =
             |error: wgpu::MapRangeError| Error::Validation { what: "time stamps".into(), message: error.to_string() };
         let view = staging.slice(..).get_mapped_range().map_err(unread)?;
-        let ticks: Vec<u64> = view.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap())).collect();
+        let ticks: Vec<u64> = view.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect();
         let total: u64 = ticks.chunks_exact(2).map(|pair| pair[1].saturating_sub(pair[0])).sum();
         Ok(Duration::from_secs_f64(total as f64 * f64::from(self.queue.get_timestamp_period()) * 1e-9))
     }
