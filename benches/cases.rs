@@ -155,16 +155,21 @@ fn dense_layers(all: &mut Vec<Case>, is_quick: bool) {
 fn linear_memories(all: &mut Vec<Case>, is_quick: bool) {
     let n = if is_quick { 256 } else { 65_536 };
     // Heads, numbers of a head, features, columns of the values.
-    for (name, [heads, dim, features, columns]) in [("deep kernel", [1, 128, 128, 64]), ("Performer", [4, 32, 128, 32])]
-    {
-        let is_projected = name == "Performer";
+    let sizes =
+        [("deep kernel", [1, 128, 128, 64]), ("Performer", [4, 32, 128, 32]), ("softmax features", [4, 32, 128, 32])];
+    for (name, [heads, dim, features, columns]) in sizes {
+        let is_projected = name != "deep kernel";
         let make = move |device: &Device| -> Result<_> {
             let layout = Layout::Projected { n_heads: heads };
-            let attention = if is_projected {
-                let projection = random_features(device, 0, features, dim, ProjectionRows::Orthogonal)?;
-                LinearAttention::favor(layout, projection)
-            } else {
-                LinearAttention::new(layout, FeatureMap::identity(1.0), Normalizer::None)
+            let projection = || random_features(device, 0, features, dim, ProjectionRows::Orthogonal);
+            let attention = match name {
+                "deep kernel" => LinearAttention::new(layout, FeatureMap::identity(1.0), Normalizer::None),
+                // Stable: scan attention over the rows of the projection.
+                "Performer" => LinearAttention::favor(layout, projection()?),
+                _ => {
+                    let normalizer = Normalizer::FeatureSum { floor: 1e-6 };
+                    LinearAttention::new(layout, FeatureMap::softmax(projection()?), normalizer)
+                }
             };
             Ok((attention, tensor(device, &[1, n, heads * dim])?, tensor(device, &[1, n, heads * columns])?))
         };

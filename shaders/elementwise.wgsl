@@ -62,6 +62,18 @@ fn map(x: f32) -> f32 {
 }
 
 //# endif
+//# if operation == "length"
+// The sum of the squares of what is looked at, scaled before it could overflow.
+fn length_of(row: u32) -> f32 {
+  var squares = {{ number }}();
+  for (var i = 0u; i < params.a_used; i++) {
+    let x = a_at(row, i);
+    squares += params.scale * x * x;
+  }
+  return {{ "dot(squares, vec4(1.0))" if vectors else "squares" }};
+}
+
+//# endif
 fn value(i: u32) -> {{ number }} {
 //# if is_flat
   // Rows are as wide as what they are made of, and lie side by side: they are one.
@@ -71,7 +83,15 @@ fn value(i: u32) -> {{ number }} {
   let row = i / params.width;
   let column = i % params.width;
 //# endif
-//# if operation == "concat"
+//# if operation in ["widen", "length"]
+  if (column >= params.a_used) {
+    var number = 0.0;
+    if (column == params.a_used) {
+      number = {{ "b_at(row, 0u)" if has_b else "length_of(row)" }};
+    }
+    return {{ "vec4(number, 0.0, 0.0, 0.0)" if vectors else "number" }};
+  }
+//# elif operation == "concat"
   if (column >= params.a_used) {
     return b_at(row, column - params.a_used);
   }
@@ -87,7 +107,7 @@ fn value(i: u32) -> {{ number }} {
   return x * b_at(row, column / (params.width / params.b_width));
 //# elif operation == "keep"
   return select({{ number }}(), x, b_at(row, 0u) != 0.0);
-//# elif operation in ["columns", "concat"]
+//# elif operation in ["columns", "concat", "widen", "length"]
   return x;
 //# elif operation == "geglu"
   let gate = a_at(row, column + params.width);

@@ -63,6 +63,11 @@ pub(super) fn join(level: Level, join: Join, rows: &Rows, a: &[f32], b: &[f32]) 
             left.copy_from_slice(a);
             right.copy_from_slice(of_row(row));
         }),
+        Join::Widen => by_row(rows, a, |row, a, y| widen(a, of_row(row)[0], y)),
+        Join::Length => by_row(rows, a, |_, a, y| {
+            let squares: f64 = a.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+            widen(a, (f64::from(scale) * squares) as f32, y);
+        }),
         Join::Geglu => dispatch!(level, simd => {
             let rows = Rows { a_used: rows.a_width, ..*rows };
             by_row(&rows, a, |_, a, y| simd.vectorize(
@@ -71,6 +76,14 @@ pub(super) fn join(level: Level, join: Join, rows: &Rows, a: &[f32], b: &[f32]) 
             ))
         }),
     }
+}
+
+/// A row, a number, and zeros.
+fn widen(a: &[f32], number: f32, y: &mut [f32]) {
+    let (left, right) = y.split_at_mut(a.len());
+    left.copy_from_slice(a);
+    right.fill(0.0);
+    right[0] = number;
 }
 
 #[inline(always)]

@@ -216,6 +216,26 @@ pub(crate) fn keep(x: &Tensor, mask: &Tensor) -> Result<Tensor> {
     join(Join::Keep, rows, x.shape().to_vec(), x, Some(mask))
 }
 
+/// What comes behind the columns of [`widened`].
+pub(crate) enum Number<'a> {
+    /// One number for all rows, or one for each.
+    Given(&'a Tensor),
+    /// The sum of their squares times this.
+    Length(f32),
+}
+
+/// The first `used` columns of `x [.., n]`, a number, and zeros: `[.., width]`. The caller has checked that they fit.
+pub(crate) fn widened(x: &Tensor, used: usize, number: &Number<'_>, width: usize) -> Result<Tensor> {
+    let a_width = x.shape().last().copied().unwrap_or(1);
+    let rows = Rows { a_width, a_used: used, ..whole(x.len() / a_width, width, 1) };
+    let shape = with_last(x, width);
+    check_size(&shape)?;
+    match *number {
+        Number::Given(b) => join(Join::Widen, Rows { b_stride: usize::from(b.len() > 1), ..rows }, shape, x, Some(b)),
+        Number::Length(scale) => join(Join::Length, Rows { scale, ..rows }, shape, x, None),
+    }
+}
+
 /// Rows of `a`, and of `b` where there are as many numbers; else `b` is one row, for all. The caller has checked that
 /// `b` is as wide as the last dimensions of `a`, which is not empty.
 fn beside(a: &Tensor, b: &Tensor) -> Rows {

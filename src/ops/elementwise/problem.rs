@@ -31,6 +31,10 @@ pub(crate) enum Join {
     Columns,
     /// Some columns of `a`, then all of `b`.
     Concat,
+    /// Some columns of `a`, then a number of `b`, one for each row or one for all, then zeros.
+    Widen,
+    /// Some columns of `a`, then the sum of their squares times `scale`, then zeros.
+    Length,
     /// `v gelu(g)` for `a = [v, g]`.
     Geglu,
 }
@@ -43,13 +47,22 @@ impl Map {
 impl Join {
     /// All of them.
     #[cfg(feature = "gpu")]
-    pub(crate) const ALL: [Self; 7] =
-        [Self::AddScaled, Self::ScaleColumns, Self::Gate, Self::Keep, Self::Columns, Self::Concat, Self::Geglu];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::AddScaled,
+        Self::ScaleColumns,
+        Self::Gate,
+        Self::Keep,
+        Self::Columns,
+        Self::Concat,
+        Self::Widen,
+        Self::Length,
+        Self::Geglu,
+    ];
 
     /// Whether there is a `b`.
     #[cfg(feature = "gpu")]
     pub(crate) fn has_b(self) -> bool {
-        !matches!(self, Self::Columns | Self::Geglu)
+        !matches!(self, Self::Columns | Self::Length | Self::Geglu)
     }
 
     /// Whether rows do not matter where `a` and `b` are of one shape.
@@ -58,10 +71,10 @@ impl Join {
         matches!(self, Self::AddScaled | Self::ScaleColumns)
     }
 
-    /// Whether a number of `b` serves several of `a`.
+    /// Whether `b` is read a number at a time.
     #[cfg(feature = "gpu")]
     pub(crate) fn has_few_of_b(self) -> bool {
-        matches!(self, Self::Gate | Self::Keep)
+        matches!(self, Self::Gate | Self::Keep | Self::Widen)
     }
 }
 

@@ -14,11 +14,12 @@ use super::problem::{LinearAttention, OP, Problem};
 use crate::{
     Device,
     error::Result,
-    host::{filled, zeros},
+    host::zeros,
     ops::{
-        Activation, Linear, Map, ScanAttention, add, columns, concat,
+        Activation, Linear, ScanAttention, add, columns, concat,
+        elementwise::{Number, widened},
         layout::{Layout, Sizes},
-        linear, map, merge_attention, scan_attention,
+        linear, merge_attention, scan_attention,
         softmax::{Attention, MASKED},
     },
     tensor::{Mask, Tensor, n_elements},
@@ -39,11 +40,8 @@ pub(super) fn write(
     let head_dim = problem.head_dim;
     let rows = rows(attention, problem)?;
     // The squared lengths go along as one number more.
-    let by_head = k.reshape(&[k.len() / head_dim, head_dim])?;
     let half = -0.5 * attention.features.scale * attention.features.scale;
-    let weight = Tensor::new(&k.device(), &[head_dim, 1], &vec![half; head_dim])?;
-    let lengths = linear(&map(&by_head, Map::Square)?, &Linear { weight, bias: None }, Activation::None, None)?;
-    let k = widened(&by_head, head_dim, &lengths)?;
+    let k = widened(&k.reshape(&[k.len() / head_dim, head_dim])?, head_dim, &Number::Length(half), wide(head_dim))?;
     let layout = layout_of_keys(problem);
     let k = k.reshape(&layout.shape(sizes_of_keys(problem, problem.n, wide(head_dim))))?;
     let options = options(layout, mask);
@@ -57,8 +55,8 @@ pub(super) fn launches(problem: &Problem, k: &Tensor, v: &Tensor) -> Result<usiz
     let of_width =
         |n: usize| Tensor::zeros(&k.device(), &layout.shape(sizes_of_keys(problem, n, wide(problem.head_dim))));
     let decision = options(layout, None).decision(&of_width(problem.n_features)?, &of_width(problem.n)?, v)?;
-    // Two for the rows, three for the lengths beside the keys and one for zeros, one for the state.
-    Ok(decision.launches + 6 + usize::from(wide(problem.head_dim) > problem.head_dim + 1))
+    // Two for the rows, one for the lengths beside the keys, one for the state.
+    Ok(decision.launches + 4)
 }
 
 /// What queries read, in their layout.
@@ -73,29 +71,20 @@ pub(super) fn read(attention: &LinearAttention, problem: &Problem, q: &Tensor, s
     }
     let n = q.len() / head_dim;
     let width = wide(head_dim);
-    let ones = Tensor::new(&q.device(), &[n, 1], &filled(1.0, &[n])?)?;
-    let q = widened(&q.reshape(&[n, head_dim])?, head_dim, &ones)?.reshape(&of_queries(width))?;
+    let one = Tensor::new(&q.device(), &[1], &[1.0])?;
+    let q = widened(&q.reshape(&[n, head_dim])?, head_dim, &Number::Given(&one), width)?.reshape(&of_queries(width))?;
     let of_features = |dim: usize| layout_of_keys(problem).shape(sizes_of_keys(problem, n_features, dim));
     let n_rows = sums.len() / (v_dim + 1);
     let (values, logs) = (columns(sums, 0..v_dim)?, columns(sums, v_dim..v_dim + 1)?);
     let rows = rows(attention, problem)?.reshape(&[n_rows, width])?;
     // In the place of the 1 of each row.
-    let k = widened(&rows, head_dim, &logs.reshape(&[n_rows, 1])?)?.reshape(&of_features(width))?;
+    let k = widened(&rows, head_dim, &Number::Given(&logs), width)?.reshape(&of_features(width))?;
     Ok(scan_attention(&q, &k, &values.reshape(&of_features(v_dim))?, &options(attention.layout, None))?.values)
 }
 
 /// The width of keys and queries with one number more, and zeros up to the vectors that attention reads fastest.
 fn wide(head_dim: usize) -> usize {
     (head_dim + 1).next_multiple_of(4)
-}
-
-/// The first `head_dim` columns of `x`, a number more for each row, and zeros up to that width.
-fn widened(x: &Tensor, head_dim: usize, number: &Tensor) -> Result<Tensor> {
-    let beside = match wide(head_dim) - head_dim - 1 {
-        0 => number.clone(),
-        more => concat(number, 0..1, &Tensor::zeros(&x.device(), &[x.shape()[0], more])?)?,
-    };
-    concat(x, 0..head_dim, &beside)
 }
 
 /// What both states would have kept together.
