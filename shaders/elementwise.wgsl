@@ -62,9 +62,9 @@ fn map(x: f32) -> f32 {
 }
 
 //# endif
-//# if operation == "length"
-// The sum of the squares of what is looked at, scaled before it could overflow.
-fn length_of(row: u32) -> f32 {
+//# if operation == "widen_by_squares"
+// The sum of the squares of what is looked at. Scaled first, for that is smaller.
+fn squares_of(row: u32) -> f32 {
   var squares = {{ number }}();
   for (var i = 0u; i < params.a_used; i++) {
     let x = a_at(row, i);
@@ -83,13 +83,13 @@ fn value(i: u32) -> {{ number }} {
   let row = i / params.width;
   let column = i % params.width;
 //# endif
-//# if operation in ["widen", "length"]
+//# if operation in ["widen", "widen_by_squares"]
   if (column >= params.a_used) {
-    var number = 0.0;
+    var more = 0.0;
     if (column == params.a_used) {
-      number = {{ "b_at(row, 0u)" if has_b else "length_of(row)" }};
+      more = {{ "b_at(row, 0u)" if has_b else "squares_of(row)" }};
     }
-    return {{ "vec4(number, 0.0, 0.0, 0.0)" if vectors else "number" }};
+    return {{ "vec4(more, 0.0, 0.0, 0.0)" if vectors else "more" }};
   }
 //# elif operation == "concat"
   if (column >= params.a_used) {
@@ -107,7 +107,7 @@ fn value(i: u32) -> {{ number }} {
   return x * b_at(row, column / (params.width / params.b_width));
 //# elif operation == "keep"
   return select({{ number }}(), x, b_at(row, 0u) != 0.0);
-//# elif operation in ["columns", "concat", "widen", "length"]
+//# elif operation in ["columns", "concat", "widen", "widen_by_squares"]
   return x;
 //# elif operation == "geglu"
   let gate = a_at(row, column + params.width);

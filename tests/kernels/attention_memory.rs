@@ -172,12 +172,11 @@ fn every_size_agrees_with_float64() {
 }
 
 /// Chunks that are read as vectors and as scalars, and memories of many and of few rows a thread: of all widths that
-/// carry another number of rows, with every gate. What checks change is tried once for each variant.
+/// carry another number of rows, with and without decays, one of them checked; and with every gate.
 #[test]
 #[cfg(feature = "gpu")]
 fn all_texts_of_chunks_agree_with_float64() {
-    let variants = ["chunked", "chunked, scalars", "chunked, two rows", "chunked, one row"];
-    for (which, variant) in variants.into_iter().enumerate() {
+    for variant in ["chunked", "chunked, scalars", "chunked, two rows", "chunked, one row"] {
         let devices = forced("attention_memory", variant);
         every_length(&devices, 20);
         for (name, device) in devices.iter().step_by(2) {
@@ -185,12 +184,13 @@ fn all_texts_of_chunks_agree_with_float64() {
                 let case = Case::new(gates as u64, [1, 70, 3, 64, 36], gates);
                 case.check(device, None, &format!("{name}: gates {gates:b}"));
             }
+        }
+        for (which, (name, device)) in devices.iter().enumerate() {
             for (i, [head_dim, v_dim]) in
                 [[4, 4], [8, 64], [32, 4], [64, 64], [100, 68], [128, 128], [256, 20], [512, 12], [1024, 4], [30, 34]]
                     .into_iter()
                     .enumerate()
             {
-                // At each width half of the variants have decays.
                 let case = Case::new(i as u64, [1, 70, 1, head_dim, v_dim], [7, 15][(i + which) % 2]);
                 case.check(device, None, &format!("{name}: {head_dim} {v_dim}"));
             }
@@ -209,7 +209,7 @@ fn every_length(devices: &[(String, Device)], head_dim: usize) {
 }
 
 /// Step by step, with rows that are one thread's and rows that several threads share: of all widths that
-/// make another number of threads, with every gate. What checks change is tried once for each variant.
+/// make another number of threads, and with every gate.
 #[test]
 #[cfg(feature = "gpu")]
 fn rows_of_one_thread_and_of_several_agree_with_float64() {
@@ -221,6 +221,8 @@ fn rows_of_one_thread_and_of_several_agree_with_float64() {
                 let case = Case::new(gates as u64, [1, 40, 3, 70, 36], gates);
                 case.check(device, None, &format!("{name}: gates {gates:b}"));
             }
+        }
+        for (name, device) in &devices {
             for (i, [head_dim, v_dim]) in
                 [[32, 64], [33, 65], [64, 64], [65, 33], [100, 20], [128, 130], [129, 5], [250, 70], [256, 9]]
                     .into_iter()

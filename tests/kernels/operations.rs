@@ -188,6 +188,13 @@ fn memories() -> Vec<Operation> {
             q_k_v(7, 40),
             linear(FeatureKind::Identity, Normalizer::KeyCount, false),
         ),
+        // What it does beside scan attention, which others try in every variant.
+        operation(
+            "LinearAttention, stable",
+            "elementwise linear",
+            q_k_v(7, 40),
+            linear(FeatureKind::Softmax, Normalizer::Stable, false),
+        ),
         operation("LinearAttention, mask", LINEAR, hidden(), linear(FeatureKind::Relu, sums, true)),
         operation("attention_memory, recurrent", MEMORY, gated(40), recall(Form::Recurrent)),
         operation("attention_memory, chunked", MEMORY, gated(40), recall(Form::Chunked)),

@@ -393,7 +393,16 @@ fn by_rows(device: &Device, rows: usize, width: usize) -> Outputs {
         ("layer_norm", layer_norm(&x, &row, &row, 0.1, None).unwrap()),
         ("layer_norm with a residual", layer_norm(&x, &row, &row, 0.1, Some(&y)).unwrap()),
     ];
-    Map::ALL.into_iter().map(|kind| ("map", map(&x, kind).unwrap())).chain(rest).collect()
+    // Keys with their squares beside them, and queries with a one; features no wider than heads may be.
+    let stable = (width < 256).then(|| {
+        let favor = LinearAttention::favor(Layout::HeadMajor, tensor(&[3, width]));
+        let (k, v) = (x.reshape(&[1, 1, rows, width]).unwrap(), y.reshape(&[1, 1, rows, width]).unwrap());
+        let state = favor.write(None, &k, &v, None).unwrap();
+        let read = favor.read(&k, &state).unwrap().values;
+        [("stable features, written", state.sums), ("stable features, read", read)]
+    });
+    let maps = Map::ALL.into_iter().map(|kind| ("map", map(&x, kind).unwrap()));
+    maps.chain(rest).chain(stable.into_iter().flatten()).collect()
 }
 
 /// Whole vectors and what is none, in every length.

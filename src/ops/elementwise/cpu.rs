@@ -64,7 +64,7 @@ pub(super) fn join(level: Level, join: Join, rows: &Rows, a: &[f32], b: &[f32]) 
             right.copy_from_slice(of_row(row));
         }),
         Join::Widen => by_row(rows, a, |row, a, y| widen(a, of_row(row)[0], y)),
-        Join::Length => by_row(rows, a, |_, a, y| {
+        Join::WidenBySquares => by_row(rows, a, |_, a, y| {
             let squares: f64 = a.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
             widen(a, (f64::from(scale) * squares) as f32, y);
         }),

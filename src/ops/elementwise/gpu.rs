@@ -96,7 +96,7 @@ fn flat(len: usize, scale: f32) -> Rows {
 /// Whether rows of all operands, and what is looked at of them, are made of whole vectors.
 fn are_vectors(sizes: &Rows, has_few_of_b: bool) -> bool {
     let Rows { width, a_width, b_width, b_stride, a_first, a_used, .. } = *sizes;
-    // All of a vector is multiplied by the same number of b, where there are few.
+    // All of a vector meets the same number of b, where there are few.
     let of_b = if has_few_of_b { [width / b_width, 0] } else { [b_width, b_stride] };
     [width, a_width, a_first, a_used].iter().chain(&of_b).all(|n| n.is_multiple_of(4))
 }
@@ -122,7 +122,8 @@ fn run(
         Some(b) if sizes.b_stride > 0 => launch.read_rows("b", b, sizes.b_stride),
         b => launch.read_some("b", b),
     };
-    let work = Work { cost: COST * width as f64, iterations: 0 };
+    let sums = operation == Operation::Join(Join::WidenBySquares);
+    let work = Work { cost: COST * width as f64, iterations: if sums { sizes.a_used } else { 0 } };
     launch.read_rows("a", a, sizes.a_width).write_rows("y", &y, width).rows(rows, work, |rows| {
         let of = |size: usize| move |n: usize| (n / size) as u32;
         let of_a = of(if vectors { 4 } else { 1 });
@@ -162,4 +163,25 @@ pub(crate) fn shaders() -> Result<Vec<Shader>> {
         }
     }
     KERNEL.shaders(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Device,
+        ops::elementwise::{Number, widening},
+    };
+
+    /// Which text runs shows in no result.
+    #[test]
+    fn rows_are_widened_by_vectors_where_their_columns_are_vectors() {
+        let zeros = |shape: &[usize]| Tensor::zeros(&Device::cpu(), shape).unwrap();
+        for (used, width, vectors) in [(32, 36, true), (4, 8, true), (33, 36, false)] {
+            for number in [Number::Squares(1.0), Number::Given(&zeros(&[1])), Number::Given(&zeros(&[7]))] {
+                let (join, rows) = widening(&zeros(&[7, used]), used, &number, width);
+                assert_eq!(are_vectors(&rows, join.has_few_of_b()), vectors, "{used} of {width}");
+            }
+        }
+    }
 }

@@ -220,19 +220,29 @@ pub(crate) fn keep(x: &Tensor, mask: &Tensor) -> Result<Tensor> {
 pub(crate) enum Number<'a> {
     /// One number for all rows, or one for each.
     Given(&'a Tensor),
-    /// The sum of their squares times this.
-    Length(f32),
+    /// The sum of the columns' squares times this.
+    Squares(f32),
 }
 
 /// The first `used` columns of `x [.., n]`, a number, and zeros: `[.., width]`. The caller has checked that they fit.
 pub(crate) fn widened(x: &Tensor, used: usize, number: &Number<'_>, width: usize) -> Result<Tensor> {
-    let a_width = x.shape().last().copied().unwrap_or(1);
-    let rows = Rows { a_width, a_used: used, ..whole(x.len() / a_width, width, 1) };
     let shape = with_last(x, width);
     check_size(&shape)?;
+    let b = match *number {
+        Number::Given(b) => Some(b),
+        Number::Squares(_) => None,
+    };
+    let (kind, rows) = widening(x, used, number, width);
+    join(kind, rows, shape, x, b)
+}
+
+/// What [`widened`] is, and of which sizes.
+fn widening(x: &Tensor, used: usize, number: &Number<'_>, width: usize) -> (Join, Rows) {
+    let a_width = x.shape().last().copied().unwrap_or(1);
+    let rows = Rows { a_width, a_used: used, ..whole(x.len() / a_width, width, 0) };
     match *number {
-        Number::Given(b) => join(Join::Widen, Rows { b_stride: usize::from(b.len() > 1), ..rows }, shape, x, Some(b)),
-        Number::Length(scale) => join(Join::Length, Rows { scale, ..rows }, shape, x, None),
+        Number::Given(b) => (Join::Widen, Rows { b_width: 1, b_stride: usize::from(b.len() > 1), ..rows }),
+        Number::Squares(scale) => (Join::WidenBySquares, Rows { scale, ..rows }),
     }
 }
 

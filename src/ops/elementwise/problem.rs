@@ -34,7 +34,7 @@ pub(crate) enum Join {
     /// Some columns of `a`, then a number of `b`, one for each row or one for all, then zeros.
     Widen,
     /// Some columns of `a`, then the sum of their squares times `scale`, then zeros.
-    Length,
+    WidenBySquares,
     /// `v gelu(g)` for `a = [v, g]`.
     Geglu,
 }
@@ -55,14 +55,14 @@ impl Join {
         Self::Columns,
         Self::Concat,
         Self::Widen,
-        Self::Length,
+        Self::WidenBySquares,
         Self::Geglu,
     ];
 
     /// Whether there is a `b`.
     #[cfg(feature = "gpu")]
     pub(crate) fn has_b(self) -> bool {
-        !matches!(self, Self::Columns | Self::Length | Self::Geglu)
+        !matches!(self, Self::Columns | Self::WidenBySquares | Self::Geglu)
     }
 
     /// Whether rows do not matter where `a` and `b` are of one shape.

@@ -41,7 +41,7 @@ pub(super) fn write(
     let rows = rows(attention, problem)?;
     // The squared lengths go along as one number more.
     let half = -0.5 * attention.features.scale * attention.features.scale;
-    let k = widened(&k.reshape(&[k.len() / head_dim, head_dim])?, head_dim, &Number::Length(half), wide(head_dim))?;
+    let k = widened(&k.reshape(&[k.len() / head_dim, head_dim])?, head_dim, &Number::Squares(half), wide(head_dim))?;
     let layout = layout_of_keys(problem);
     let k = k.reshape(&layout.shape(sizes_of_keys(problem, problem.n, wide(head_dim))))?;
     let options = options(layout, mask);
