@@ -67,27 +67,44 @@ fn f16_golden_cases() {
         devices.extend(crate::support::few_bindings());
     }
     let shared = crate::support::devices();
-    let mut failures = Vec::new();
-    // Cases that passed and that were run, by device.
-    let mut counts: BTreeMap<String, [usize; 2]> = BTreeMap::new();
-    for path in &paths {
-        let fixture = Fixture::open(path);
-        let moved = LazyCell::new(|| moved::moved(&fixture));
-        let moved = |output: &str| moved.get(output).copied().unwrap_or(0.0);
-        let mut line = format!("{:<52}", fixture.name);
-        // The variants of scan attention where it is not one of many operations.
-        let forced = if fixture.name.contains("scan_attention") { &forced[..] } else { &[] };
-        let devices = if only.is_none() && is_tiny(&fixture) { &shared[..] } else { &devices[..] };
-        for (name, device) in devices.iter().chain(forced) {
-            let before = failures.len();
-            if let Some(worst) = check((&fixture, path), &moved, name, device, &mut failures) {
-                line += &format!("  {name} {worst:.1e}");
+    // What passed and failed of the cases of a thread, by device.
+    let run = |paths: Vec<&PathBuf>| {
+        let (mut failures, mut counts) = (Vec::new(), BTreeMap::<String, [usize; 2]>::new());
+        for path in paths {
+            let fixture = Fixture::open(path);
+            let moved = LazyCell::new(|| moved::moved(&fixture));
+            let moved = |output: &str| moved.get(output).copied().unwrap_or(0.0);
+            let mut line = format!("{:<52}", fixture.name);
+            // The variants of scan attention where it is not one of many operations.
+            let forced = if fixture.name.contains("scan_attention") { &forced[..] } else { &[] };
+            let devices = if only.is_none() && is_tiny(&fixture) { &shared[..] } else { &devices[..] };
+            for (name, device) in devices.iter().chain(forced) {
+                let before = failures.len();
+                if let Some(worst) = check((&fixture, path), &moved, name, device, &mut failures) {
+                    line += &format!("  {name} {worst:.1e}");
+                }
+                let [passed, of] = counts.entry(name.clone()).or_default();
+                *passed += usize::from(failures.len() == before);
+                *of += 1;
             }
-            let [passed, of] = counts.entry(name.clone()).or_default();
-            *passed += usize::from(failures.len() == before);
-            *of += 1;
+            println!("{line}");
         }
-        println!("{line}");
+        (failures, counts)
+    };
+    // A driver compiles a text on one thread. One that takes long may take much memory, too: then one at a time.
+    let n_threads = if only.is_some() { 1 } else { std::thread::available_parallelism().map_or(1, usize::from) };
+    let found: Vec<_> = std::thread::scope(|scope| {
+        let of_thread = |first: usize| paths.iter().skip(first).step_by(n_threads).collect::<Vec<_>>();
+        let threads: Vec<_> = (0..n_threads).map(|first| scope.spawn(move || run(of_thread(first)))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let (mut failures, mut counts) = (Vec::new(), BTreeMap::<String, [usize; 2]>::new());
+    for (of_thread, by_device) in found {
+        failures.extend(of_thread);
+        for (name, of_device) in by_device {
+            let sums = counts.entry(name).or_default();
+            sums.iter_mut().zip(of_device).for_each(|(sum, n)| *sum += n);
+        }
     }
     for (name, [passed, of]) in counts {
         println!("golden cases: {passed} of {of} on {name}");
