@@ -12,9 +12,6 @@ use wgpu_attention::{
     },
 };
 
-/// Of sequences: one step, and around the ends of chunks.
-const LENGTHS: [usize; 10] = [1, 7, 31, 32, 33, 63, 64, 65, 100, 1000];
-
 /// One call; keys and queries are unit vectors.
 struct Case {
     batch: usize,
@@ -145,7 +142,7 @@ const FORMS: [Option<Form>; 2] = [Some(Form::Recurrent), Some(Form::Chunked)];
 #[test]
 fn every_length_agrees_with_float64() {
     for (name, device) in devices() {
-        for (i, n) in LENGTHS.into_iter().enumerate() {
+        for (i, n) in [1, 7, 31, 32, 33, 63, 64, 65, 100, 1000].into_iter().enumerate() {
             let case = Case::new(i as u64, [1, n, 2, 24, 20], 7);
             for form in FORMS {
                 case.check(&device, form, &format!("{name}: {n} steps"));
@@ -171,66 +168,56 @@ fn every_size_agrees_with_float64() {
     }
 }
 
-/// Chunks that are read as vectors and as scalars, and memories of many and of few rows a thread: of all widths that
-/// carry another number of rows, with and without decays, one of them checked; and with every gate.
+/// Chunks that are read as vectors and as scalars, and memories of many and of few rows a thread: of all widths that carry another number of rows, with
+/// every gate.
 #[test]
 #[cfg(feature = "gpu")]
 fn all_texts_of_chunks_agree_with_float64() {
-    for variant in ["chunked", "chunked, scalars", "chunked, two rows", "chunked, one row"] {
-        let devices = forced("attention_memory", variant);
-        every_length(&devices, 20);
-        for (name, device) in devices.iter().step_by(2) {
-            for gates in 0..16 {
-                let case = Case::new(gates as u64, [1, 70, 3, 64, 36], gates);
-                case.check(device, None, &format!("{name}: gates {gates:b}"));
-            }
+    let variants = ["chunked", "chunked, scalars", "chunked, two rows", "chunked, one row"];
+    for (name, device) in variants.map(|variant| forced("attention_memory", variant)).concat() {
+        for (i, n) in [1, 7, 31, 32, 33, 63, 64, 65, 100, 1000].into_iter().enumerate() {
+            Case::new(i as u64, [2, n, 2, 20, 24], 15).check(&device, None, &format!("{name}: {n} steps"));
         }
-        for (which, (name, device)) in devices.iter().enumerate() {
-            for (i, [head_dim, v_dim]) in
-                [[4, 4], [8, 64], [32, 4], [64, 64], [100, 68], [128, 128], [256, 20], [512, 12], [1024, 4], [30, 34]]
-                    .into_iter()
-                    .enumerate()
-            {
-                let case = Case::new(i as u64, [1, 70, 1, head_dim, v_dim], [7, 15][(i + which) % 2]);
-                case.check(device, None, &format!("{name}: {head_dim} {v_dim}"));
-            }
+        for gates in 0..16 {
+            Case::new(gates as u64, [1, 70, 3, 64, 36], gates).check(
+                &device,
+                None,
+                &format!("{name}: gates {gates:b}"),
+            );
         }
-    }
-}
-
-/// With all gates.
-#[cfg(feature = "gpu")]
-fn every_length(devices: &[(String, Device)], head_dim: usize) {
-    for (name, device) in devices {
-        for (i, n) in LENGTHS.into_iter().enumerate() {
-            Case::new(i as u64, [2, n, 2, head_dim, 24], 15).check(device, None, &format!("{name}: {n} steps"));
+        for (i, [head_dim, v_dim]) in
+            [[4, 4], [8, 64], [32, 4], [64, 64], [100, 68], [128, 128], [256, 20], [512, 12], [1024, 4], [30, 34]]
+                .into_iter()
+                .enumerate()
+        {
+            for gates in [7, 15] {
+                let case = Case::new(i as u64, [1, 70, 1, head_dim, v_dim], gates);
+                case.check(&device, None, &format!("{name}: {head_dim} {v_dim}"));
+            }
         }
     }
 }
 
 /// Step by step, with rows that are one thread's and rows that several threads share: of all widths that
-/// make another number of threads, and with every gate.
+/// make another number of threads, with every gate.
 #[test]
 #[cfg(feature = "gpu")]
 fn rows_of_one_thread_and_of_several_agree_with_float64() {
-    for variant in ["recurrent", "recurrent 32"] {
-        let devices = forced("attention_memory", variant);
-        every_length(&devices, 40);
-        for (name, device) in devices.iter().step_by(2) {
-            for gates in 0..16 {
-                let case = Case::new(gates as u64, [1, 40, 3, 70, 36], gates);
-                case.check(device, None, &format!("{name}: gates {gates:b}"));
-            }
+    for (name, device) in ["recurrent", "recurrent 32"].map(|variant| forced("attention_memory", variant)).concat() {
+        for (i, n) in [1, 7, 31, 32, 33, 63, 64, 65, 100, 1000].into_iter().enumerate() {
+            Case::new(i as u64, [2, n, 2, 40, 24], 15).check(&device, None, &format!("{name}: {n} steps"));
         }
-        for (name, device) in &devices {
-            for (i, [head_dim, v_dim]) in
-                [[32, 64], [33, 65], [64, 64], [65, 33], [100, 20], [128, 130], [129, 5], [250, 70], [256, 9]]
-                    .into_iter()
-                    .enumerate()
-            {
-                let case = Case::new(i as u64, [1, 40, 2, head_dim, v_dim], 7);
-                case.check(device, None, &format!("{name}: {head_dim} {v_dim}"));
-            }
+        for gates in 0..16 {
+            let case = Case::new(gates as u64, [1, 40, 3, 70, 36], gates);
+            case.check(&device, None, &format!("{name}: gates {gates:b}"));
+        }
+        for (i, [head_dim, v_dim]) in
+            [[32, 64], [33, 65], [64, 64], [65, 33], [100, 20], [128, 130], [129, 5], [250, 70], [256, 9]]
+                .into_iter()
+                .enumerate()
+        {
+            let case = Case::new(i as u64, [1, 40, 2, head_dim, v_dim], 7);
+            case.check(&device, None, &format!("{name}: {head_dim} {v_dim}"));
         }
     }
 }
