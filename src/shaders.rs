@@ -29,45 +29,65 @@ pub fn variants() -> Result<Vec<Shader>> {
 /// its device itself asks for these limits. Without the texts for matrix units, which run only where
 /// [`GpuOptions::matrix_units`](crate::device::GpuOptions::matrix_units()) opened the device, and without those
 /// for subgroups or that need more than the 16 KiB of workgroup memory that every device has: they run where there
-/// is more.
-///
-/// # Errors
-/// As [`variants`].
+/// is more. (They are the table of this page, which a test holds to every text.)
 ///
 /// ```
-/// # fn main() -> wgpu_attention::Result<()> {
-/// let needs = wgpu_attention::shaders::needs()?;
+/// let needs = wgpu_attention::shaders::needs();
 /// assert!(needs["layer_norm"].threads <= 256); // what WebGPU offers everywhere
 /// for (kernel, needs) in needs {
 ///     println!("{kernel}: {} storage buffers, {} bytes", needs.storage_buffers, needs.workgroup_bytes);
 /// }
-/// # Ok(())
-/// # }
 /// ```
-pub fn needs() -> Result<BTreeMap<String, Needs>> {
-    let mut all: BTreeMap<String, Needs> = BTreeMap::new();
-    let runs_everywhere = |needs: &Needs| !needs.matrix_units && !needs.subgroups && needs.workgroup_bytes <= 16 << 10;
-    for shader in variants()?.into_iter().filter(|shader| runs_everywhere(&shader.needs)) {
-        let kernel = shader.name.split(' ').next().unwrap_or_default().to_owned();
-        let most = all.entry(kernel).or_default();
-        most.storage_buffers = most.storage_buffers.max(shader.needs.storage_buffers);
-        if !shader.reads_vectors {
-            most.shared_storage_buffers = most.shared_storage_buffers.max(shader.needs.shared_storage_buffers);
-        }
-        most.workgroup_bytes = most.workgroup_bytes.max(shader.needs.workgroup_bytes);
-        most.threads = most.threads.max(shader.needs.threads);
-    }
-    Ok(all)
+pub fn needs() -> BTreeMap<String, Needs> {
+    let row = |line: &str| {
+        let (kernel, numbers) = line.strip_prefix("| `")?.split_once("` | ")?;
+        let numbers: Option<Vec<u32>> = numbers.trim_end_matches(" |").split(" | ").map(|x| x.parse().ok()).collect();
+        let [storage_buffers, shared_storage_buffers, workgroup_bytes, threads] = numbers?.try_into().ok()?;
+        let needs = Needs { storage_buffers, shared_storage_buffers, workgroup_bytes, threads, ..Needs::default() };
+        Some((kernel.to_owned(), needs))
+    };
+    include_str!("../docs/limits.md").lines().filter_map(row).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeMap, sync::LazyLock};
+
+    use super::{Needs, Shader};
     use crate::device::gpu::Field;
+
+    static SHADERS: LazyLock<Vec<Shader>> = LazyLock::new(|| super::variants().unwrap());
+
+    #[test]
+    fn the_page_of_limits_is_true() {
+        let mut all: BTreeMap<String, Needs> = BTreeMap::new();
+        let runs_everywhere =
+            |needs: &Needs| !needs.matrix_units && !needs.subgroups && needs.workgroup_bytes <= 16 << 10;
+        for shader in SHADERS.iter().filter(|shader| runs_everywhere(&shader.needs)) {
+            let kernel = shader.name.split(' ').next().unwrap().to_owned();
+            let most = all.entry(kernel).or_default();
+            most.storage_buffers = most.storage_buffers.max(shader.needs.storage_buffers);
+            if !shader.reads_vectors {
+                most.shared_storage_buffers = most.shared_storage_buffers.max(shader.needs.shared_storage_buffers);
+            }
+            most.workgroup_bytes = most.workgroup_bytes.max(shader.needs.workgroup_bytes);
+            most.threads = most.threads.max(shader.needs.threads);
+        }
+        let row = |(kernel, needs): (&String, &Needs)| {
+            let (buffers, shared) = (needs.storage_buffers, needs.shared_storage_buffers);
+            format!("| `{kernel}` | {buffers} | {shared} | {} | {} |\n", needs.workgroup_bytes, needs.threads)
+        };
+        let head = "| kernel | storage buffers | where operands share | workgroup memory, bytes | threads |\n\
+                    |---|---|---|---|---|\n";
+        let table = format!("{head}{}\n", all.iter().map(row).collect::<String>());
+        assert!(include_str!("../docs/limits.md").contains(&table), "docs/limits.md has another table than\n\n{table}");
+        assert_eq!(super::needs(), all);
+    }
 
     /// Every uniform as Rust lays it out, against the layout that naga computes of every text.
     #[test]
     fn host_and_shader_agree_on_every_uniform() {
-        for shader in super::variants().unwrap() {
+        for shader in SHADERS.iter() {
             let module = naga::front::wgsl::parse_str(&shader.wgsl).unwrap();
             let is_uniform = |variable: &naga::GlobalVariable| variable.space == naga::AddressSpace::Uniform;
             let (_, uniform) = module.global_variables.iter().find(|(_, variable)| is_uniform(variable)).unwrap();

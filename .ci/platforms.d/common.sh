@@ -119,8 +119,8 @@ golden_results() {
 on_driver() {
   export WGPU_ATTENTION_REQUIRE_GPU=1 XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/tmp}
   local log=$work/$1.log failed=0 tests=(twins::) what="random shapes against the CPU" cases=all
-  # Then with checked shaders, few bindings and every variant, too.
-  [ "$3" != all ] || cases=
+  # Then with checked shaders, few bindings and every variant, too: all of them in every test.
+  [ "$3" != all ] || { cases='' && export WGPU_ATTENTION_EVERY=1; }
   # A driver that takes all memory ends here, not the machine.
   ulimit -v 16000000
   run_tests "$log" env ${cases:+WGPU_ATTENTION_CASES=$cases} cargo test --test models -- --nocapture golden_cases

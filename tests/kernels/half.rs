@@ -30,9 +30,9 @@ fn all_devices() -> Vec<(String, Device)> {
     let mut all = devices();
     #[cfg(feature = "gpu")]
     {
-        use crate::support::{few_bindings, forced};
+        use crate::support::{few_bindings, forced, in_turn};
         all.extend(["tile 32", "tile 64", "vector 32", "vector 64"].iter().flat_map(|name| forced("linear", name)));
-        all.extend(few_bindings());
+        all.extend(in_turn(few_bindings()));
     }
     all
 }
@@ -43,8 +43,9 @@ fn scan_devices() -> Vec<(String, Device)> {
     let mut all = devices();
     #[cfg(feature = "gpu")]
     {
-        all.extend(crate::support::forced_scans());
-        all.extend(crate::support::few_bindings());
+        use crate::support::{few_bindings, forced_scans, in_turn};
+        all.extend(forced_scans());
+        all.extend(in_turn(few_bindings()));
     }
     all
 }

@@ -2,7 +2,7 @@
 
 use crate::support::{Random, bound, devices, error, poison};
 #[cfg(feature = "gpu")]
-use crate::support::{few_bindings, forced};
+use crate::support::{few_bindings, forced, in_turn};
 use wgpu_attention::{
     Device, Tensor,
     ops::{Activation, Linear, concat, layer_norm, linear, merge_attention, scan_attention::MASKED},
@@ -111,7 +111,7 @@ fn every_variant_of_linear_agrees_with_float64() {
     for variant in ["tile 32", "tile 64", "vector 32", "vector 64"] {
         linear_agrees(&forced("linear", variant), &sizes);
     }
-    linear_agrees(&few_bindings(), &sizes);
+    linear_agrees(&in_turn(few_bindings()), &sizes);
 }
 
 /// What lies past the end of an operand, or of a slice, is read where vectors are and must not count.

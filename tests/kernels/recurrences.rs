@@ -18,11 +18,7 @@ fn devices_and_forced(_operation: &str) -> Vec<(String, Device)> {
     #[allow(unused_mut)]
     let mut all = devices();
     #[cfg(feature = "gpu")]
-    for (adapter, checked) in Device::adapters().iter().flat_map(|adapter| [(adapter, false), (adapter, true)]) {
-        let options = wgpu_attention::device::GpuOptions::default().checked(checked);
-        let device = Device::on_adapter(adapter, &options.variant(_operation, "many workgroups")).unwrap();
-        all.push((format!("{adapter}, many workgroups, checked={checked}"), device));
-    }
+    all.extend(crate::support::forced(_operation, "many workgroups"));
     all
 }
 

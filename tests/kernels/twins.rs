@@ -1,7 +1,7 @@
 //! Every kernel against its CPU twin, on random shapes and options.
 #![cfg(feature = "gpu")]
 
-use crate::support::{Random, few_bindings, gpus, layout};
+use crate::support::{Random, few_bindings, gpus, in_turn, layout};
 use approx::relative_eq;
 use proptest::prelude::*;
 use wgpu_attention::{
@@ -24,9 +24,7 @@ type Outputs = Vec<(&'static str, Tensor)>;
 /// are within 1e-5 of float64 in these sizes, so within twice that of each other.
 #[track_caller]
 fn assert_twins(run: impl Fn(&Device) -> Outputs) {
-    // Checked shaders are the same kernels; `devices()` runs them elsewhere.
-    let gpus = gpus().into_iter().chain(few_bindings()).filter(|(name, _)| !name.ends_with("checked"));
-    assert_twins_on(gpus, run);
+    assert_twins_on(gpus().into_iter().chain(in_turn(few_bindings())), run);
 }
 
 #[track_caller]

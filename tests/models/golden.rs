@@ -56,7 +56,8 @@ fn f16_golden_cases() {
     #[cfg(feature = "gpu")]
     let (own, forced) = match only {
         Some(_) => (crate::support::plain_gpus(), Vec::new()),
-        None => (crate::support::open_gpus(), crate::support::open_forced_scans()),
+        None if crate::support::every() => (crate::support::open_gpus(), crate::support::open_forced_scans()),
+        None => (crate::support::plain_gpus(), crate::support::open_forced_scans()),
     };
     #[cfg(not(feature = "gpu"))]
     let forced: Vec<(String, Device)> = Vec::new();
@@ -64,7 +65,8 @@ fn f16_golden_cases() {
     devices.extend(own.clone());
     #[cfg(feature = "gpu")]
     if only.is_none() {
-        devices.extend(crate::support::few_bindings());
+        let few = crate::support::few_bindings().into_iter();
+        devices.extend(few.filter(|(name, _)| crate::support::every() || crate::support::is_checked(name)));
     }
     let shared = crate::support::devices();
     // What passed and failed of the cases of a thread, by device.

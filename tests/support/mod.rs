@@ -15,7 +15,27 @@ use wgpu_attention::{Device, Error, Result, checkpoint::Checkpoint, ops::Layout}
 /// The committed network of the first README snippet.
 pub const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/checkpoints/gp_1d.safetensors");
 
-/// The CPU, and every adapter with unchecked and with checked shaders. Prints what is missing;
+/// Whether each test runs with unchecked and with checked shaders, as `WGPU_ATTENTION_EVERY=1` asks. Without it a test
+/// takes one of the two, by its name, for a software driver compiles a text in a second or two, and there are thousands;
+/// those that try every operation and the golden cases meet both.
+pub fn every() -> bool {
+    std::env::var("WGPU_ATTENTION_EVERY").is_ok_and(|value| value == "1")
+}
+
+/// Whether the shaders of a test are checked: both, or one by its name, which is that of its thread.
+#[cfg(feature = "gpu")]
+pub fn checks() -> &'static [bool] {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    std::thread::current().name().hash(&mut hasher);
+    match (every(), hasher.finish() % 2) {
+        (true, _) => &[false, true],
+        (false, 0) => &[false],
+        (false, _) => &[true],
+    }
+}
+
+/// The CPU, and every adapter with unchecked or checked shaders, or both: see [`every`]. Prints what is missing;
 /// with `WGPU_ATTENTION_REQUIRE_GPU=1` a missing adapter is a failure.
 pub fn devices() -> Vec<(String, Device)> {
     #[allow(unused_mut)]
@@ -38,34 +58,57 @@ pub fn is_cpu(device: &Device) -> bool {
     device.capabilities().adapter.is_none()
 }
 
-/// Every adapter with unchecked and with checked shaders, opened once.
+/// Every adapter with unchecked or checked shaders, or both, opened once: see [`every`].
 #[cfg(feature = "gpu")]
 pub fn gpus() -> Vec<(String, Device)> {
-    static GPUS: std::sync::LazyLock<Vec<(String, Device)>> = std::sync::LazyLock::new(open_gpus);
-    GPUS.clone()
+    in_turn(both())
 }
 
-/// Every adapter with unchecked and with checked shaders, as new devices.
+/// Those of a test's turn: see [`every`].
+#[cfg(feature = "gpu")]
+pub fn in_turn(devices: Vec<(String, Device)>) -> Vec<(String, Device)> {
+    let checks = checks();
+    devices.into_iter().filter(|(name, _)| checks.contains(&is_checked(name))).collect()
+}
+
+/// Whether a device has checked shaders, by its name.
+pub fn is_checked(name: &str) -> bool {
+    name.contains(", checked")
+}
+
+/// Every adapter with unchecked and with checked shaders, opened once.
+#[cfg(feature = "gpu")]
+pub fn both() -> Vec<(String, Device)> {
+    static BOTH: std::sync::LazyLock<Vec<(String, Device)>> = std::sync::LazyLock::new(open_gpus);
+    BOTH.clone()
+}
+
+/// [`both`] as new devices.
 #[cfg(feature = "gpu")]
 pub fn open_gpus() -> Vec<(String, Device)> {
-    open_all(&wgpu_attention::device::GpuOptions::default())
+    open_all(&wgpu_attention::device::GpuOptions::default(), &[false, true])
 }
 
 /// Every adapter as a program opens it, as new devices.
 #[cfg(feature = "gpu")]
 pub fn plain_gpus() -> Vec<(String, Device)> {
-    open_gpus().into_iter().step_by(2).collect()
+    open_all(&wgpu_attention::device::GpuOptions::default(), &[false])
 }
 
-/// Every adapter with unchecked and with checked shaders, made to run a variant of an operation.
+/// Every adapter with unchecked or checked shaders, or both (see [`every`]), made to run a variant of an operation.
 #[cfg(feature = "gpu")]
 pub fn forced(operation: &str, variant: &str) -> Vec<(String, Device)> {
-    let all = open_all(&wgpu_attention::device::GpuOptions::default().variant(operation, variant));
+    open_forced(operation, variant, checks())
+}
+
+#[cfg(feature = "gpu")]
+fn open_forced(operation: &str, variant: &str, checks: &[bool]) -> Vec<(String, Device)> {
+    let all = open_all(&wgpu_attention::device::GpuOptions::default().variant(operation, variant), checks);
     all.into_iter().map(|(name, device)| (format!("{name}, {variant}"), device)).collect()
 }
 
 #[cfg(feature = "gpu")]
-fn open_all(options: &wgpu_attention::device::GpuOptions) -> Vec<(String, Device)> {
+fn open_all(options: &wgpu_attention::device::GpuOptions, checks: &[bool]) -> Vec<(String, Device)> {
     let adapters = Device::adapters();
     let required = std::env::var("WGPU_ATTENTION_REQUIRE_GPU").is_ok_and(|value| value == "1");
     assert!(!(required && adapters.is_empty()), "WGPU_ATTENTION_REQUIRE_GPU=1, but there is no adapter");
@@ -74,7 +117,7 @@ fn open_all(options: &wgpu_attention::device::GpuOptions) -> Vec<(String, Device
     }
     let mut devices = Vec::new();
     for adapter in &adapters {
-        for checked in [false, true] {
+        for &checked in checks {
             let device = Device::on_adapter(adapter, &options.clone().checked(checked)).unwrap();
             let suffix = if checked { ", checked" } else { "" };
             devices.push((format!("{}{suffix}", adapter.name), device));
@@ -97,7 +140,7 @@ pub fn open_forced_scans() -> Vec<(String, Device)> {
     let all = wgpu_attention::device::variants()["scan_attention"];
     // Matrix units have tests of their own: they round to f16.
     let exact = all.iter().filter(|variant| **variant != "matrix");
-    let forced = exact.flat_map(|variant| forced("scan_attention", variant).into_iter().step_by(2));
+    let forced = exact.flat_map(|variant| open_forced("scan_attention", variant, &[false]));
     forced.filter(|(_, device)| has_what_it_needs(device)).collect()
 }
 
@@ -126,7 +169,8 @@ pub fn matrix_units() -> Vec<(String, Device)> {
     UNITS.clone()
 }
 
-/// Every adapter as a device that binds four storage buffers, as downlevel ones do.
+/// Every adapter as a device that binds four storage buffers, as downlevel ones do; with unchecked and with checked
+/// shaders.
 #[cfg(feature = "gpu")]
 pub fn few_bindings() -> Vec<(String, Device)> {
     use wgpu_attention::{device::GpuOptions, wgpu};

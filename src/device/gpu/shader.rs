@@ -62,6 +62,7 @@ pub struct Shader {
     /// What a device must offer to run it.
     pub needs: Needs,
     /// Whether operands are vectors, which share no bindings: where a device binds few another text runs.
+    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) reads_vectors: bool,
     /// The fields of the uniform as the host lays them out; a test holds them against the text.
     #[cfg_attr(not(test), allow(dead_code))]

@@ -26,7 +26,7 @@ fn all_devices(kib: u64) -> Vec<(String, Device)> {
         use wgpu_attention::{device::GpuOptions, wgpu::Limits};
         let limits = Limits { max_storage_buffer_binding_size: kib << 10, ..Limits::default() };
         let options = GpuOptions::default().limits(limits);
-        all.extend(crate::support::few_bindings());
+        all.extend(crate::support::in_turn(crate::support::few_bindings()));
         all.extend(
             Device::adapters().iter().map(|adapter| {
                 (format!("{}, {kib} KiB", adapter.name), Device::on_adapter(adapter, &options).unwrap())
