@@ -325,8 +325,10 @@ fn every_example_says_what_it_reads_and_writes() {
 #[cfg(feature = "gpu")]
 fn c8_the_shaders_that_are_written_are_those_that_there_are() {
     let folder = Folder::new("shaders");
-    let output = succeeds(Command::new(build("shaders")).args(["--out", &folder.path("out")]));
+    let out = folder.path("out");
+    let writing = std::thread::spawn(move || succeeds(Command::new(build("shaders")).args(["--out", &out])));
     let variants = wgpu_attention::shaders::variants().unwrap();
+    let output = writing.join().unwrap();
     let mut texts: Vec<String> = std::fs::read_dir(folder.path("out"))
         .unwrap()
         .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap())

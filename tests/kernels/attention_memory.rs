@@ -1,9 +1,9 @@
 //! Attention memory: read, write and erase, step by step and in chunks, against a float64 oracle
 //! that writes the paper's equations out.
 
-#[cfg(feature = "gpu")]
-use crate::support::forced;
 use crate::support::{Random, bound, devices, error, layout, poison};
+#[cfg(feature = "gpu")]
+use crate::support::{forced, part};
 use proptest::prelude::*;
 use wgpu_attention::{
     Device, Tensor,
@@ -174,22 +174,21 @@ fn every_size_agrees_with_float64() {
 #[cfg(feature = "gpu")]
 fn all_texts_of_chunks_agree_with_float64() {
     let variants = ["chunked", "chunked, scalars", "chunked, two rows", "chunked, one row"];
-    for (name, device) in variants.map(|variant| forced("attention_memory", variant)).concat() {
+    let devices = variants.map(|variant| forced("attention_memory", variant)).concat();
+    for (turn, (name, device)) in devices.into_iter().enumerate() {
         for (i, n) in [1, 7, 31, 32, 33, 63, 64, 65, 100, 1000].into_iter().enumerate() {
             Case::new(i as u64, [2, n, 2, 20, 24], 15).check(&device, None, &format!("{name}: {n} steps"));
         }
-        for gates in 0..16 {
+        for gates in part(turn, &device, 0..16) {
             Case::new(gates as u64, [1, 70, 3, 64, 36], gates).check(
                 &device,
                 None,
                 &format!("{name}: gates {gates:b}"),
             );
         }
-        for (i, [head_dim, v_dim]) in
-            [[4, 4], [8, 64], [32, 4], [64, 64], [100, 68], [128, 128], [256, 20], [512, 12], [1024, 4], [30, 34]]
-                .into_iter()
-                .enumerate()
-        {
+        let sizes =
+            [[4, 4], [8, 64], [32, 4], [64, 64], [100, 68], [128, 128], [256, 20], [512, 12], [1024, 4], [30, 34]];
+        for (i, [head_dim, v_dim]) in part(turn, &device, sizes.into_iter().enumerate()) {
             for gates in [7, 15] {
                 let case = Case::new(i as u64, [1, 70, 1, head_dim, v_dim], gates);
                 case.check(&device, None, &format!("{name}: {head_dim} {v_dim}"));
@@ -203,19 +202,17 @@ fn all_texts_of_chunks_agree_with_float64() {
 #[test]
 #[cfg(feature = "gpu")]
 fn rows_of_one_thread_and_of_several_agree_with_float64() {
-    for (name, device) in ["recurrent", "recurrent 32"].map(|variant| forced("attention_memory", variant)).concat() {
+    let devices = ["recurrent", "recurrent 32"].map(|variant| forced("attention_memory", variant)).concat();
+    for (turn, (name, device)) in devices.into_iter().enumerate() {
         for (i, n) in [1, 7, 31, 32, 33, 63, 64, 65, 100, 1000].into_iter().enumerate() {
             Case::new(i as u64, [2, n, 2, 40, 24], 15).check(&device, None, &format!("{name}: {n} steps"));
         }
-        for gates in 0..16 {
+        for gates in part(turn, &device, 0..16) {
             let case = Case::new(gates as u64, [1, 40, 3, 70, 36], gates);
             case.check(&device, None, &format!("{name}: gates {gates:b}"));
         }
-        for (i, [head_dim, v_dim]) in
-            [[32, 64], [33, 65], [64, 64], [65, 33], [100, 20], [128, 130], [129, 5], [250, 70], [256, 9]]
-                .into_iter()
-                .enumerate()
-        {
+        let sizes = [[32, 64], [33, 65], [64, 64], [65, 33], [100, 20], [128, 130], [129, 5], [250, 70], [256, 9]];
+        for (i, [head_dim, v_dim]) in part(turn, &device, sizes.into_iter().enumerate()) {
             let case = Case::new(i as u64, [1, 40, 2, head_dim, v_dim], 7);
             case.check(&device, None, &format!("{name}: {head_dim} {v_dim}"));
         }

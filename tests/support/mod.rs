@@ -22,13 +22,26 @@ pub fn every() -> bool {
     std::env::var("WGPU_ATTENTION_EVERY").is_ok_and(|value| value == "1")
 }
 
-/// Whether the shaders of a test are checked: both, or one by its name, which is that of its thread.
+/// Whether a case of a sweep runs on a device, where cases and devices are numbered and `i` is the sum of the two: all
+/// with [`every`], else every third, so that each case meets some of the devices and each device some of the cases.
+pub fn is_part(i: usize) -> bool {
+    every() || i.is_multiple_of(3)
+}
+
+/// The cases of a sweep that run on a device: all on the CPU, which compiles nothing; see [`is_part`].
+pub fn part<T>(turn: usize, device: &Device, cases: impl IntoIterator<Item = T>) -> impl Iterator<Item = T> {
+    let is_cpu = is_cpu(device);
+    let numbered = cases.into_iter().enumerate();
+    numbered.filter(move |(i, _)| is_cpu || is_part(turn + i)).map(|(_, case)| case)
+}
+
+/// Whether the shaders of a test are checked: both, or one by the letters of its name, which is that of its thread, and
+/// of the variant that runs.
 #[cfg(feature = "gpu")]
-pub fn checks() -> &'static [bool] {
-    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-    let mut hasher = DefaultHasher::new();
-    std::thread::current().name().hash(&mut hasher);
-    match (every(), hasher.finish() % 2) {
+fn checks(variant: &str) -> &'static [bool] {
+    let thread = std::thread::current();
+    let letters = thread.name().unwrap_or_default().bytes().chain(variant.bytes());
+    match (every(), letters.map(usize::from).sum::<usize>() % 2) {
         (true, _) => &[false, true],
         (false, 0) => &[false],
         (false, _) => &[true],
@@ -67,7 +80,7 @@ pub fn gpus() -> Vec<(String, Device)> {
 /// Those of a test's turn: see [`every`].
 #[cfg(feature = "gpu")]
 pub fn in_turn(devices: Vec<(String, Device)>) -> Vec<(String, Device)> {
-    let checks = checks();
+    let checks = checks("");
     devices.into_iter().filter(|(name, _)| checks.contains(&is_checked(name))).collect()
 }
 
@@ -98,7 +111,7 @@ pub fn plain_gpus() -> Vec<(String, Device)> {
 /// Every adapter with unchecked or checked shaders, or both (see [`every`]), made to run a variant of an operation.
 #[cfg(feature = "gpu")]
 pub fn forced(operation: &str, variant: &str) -> Vec<(String, Device)> {
-    open_forced(operation, variant, checks())
+    open_forced(operation, variant, checks(variant))
 }
 
 #[cfg(feature = "gpu")]
