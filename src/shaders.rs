@@ -54,7 +54,7 @@ mod tests {
     use std::{collections::BTreeMap, sync::LazyLock};
 
     use super::{Needs, Shader};
-    use crate::device::gpu::Field;
+    use crate::{device::gpu::Field, parallel::*};
 
     static SHADERS: LazyLock<Vec<Shader>> = LazyLock::new(|| super::variants().unwrap());
 
@@ -87,7 +87,7 @@ mod tests {
     /// Every uniform as Rust lays it out, against the layout that naga computes of every text.
     #[test]
     fn host_and_shader_agree_on_every_uniform() {
-        for shader in SHADERS.iter() {
+        SHADERS.par_iter().for_each(|shader| {
             let module = naga::front::wgsl::parse_str(&shader.wgsl).unwrap();
             let is_uniform = |variable: &naga::GlobalVariable| variable.space == naga::AddressSpace::Uniform;
             let (_, uniform) = module.global_variables.iter().find(|(_, variable)| is_uniform(variable)).unwrap();
@@ -106,6 +106,6 @@ mod tests {
             let wanted: Vec<_> =
                 fields.map(|Field { name, offset, size }| (name.to_string(), *offset, *size)).collect();
             assert_eq!(found, wanted, "{}", shader.name);
-        }
+        });
     }
 }

@@ -62,7 +62,8 @@ fn difference(cpu: &[Vec<f32>], gpu: &[Vec<f32>], rounding: f64) -> Option<Strin
 
 /// Devices on which recurrences take many workgroups.
 fn forced() -> Vec<(String, Device)> {
-    let options = GpuOptions::default().variant("lstm", "many workgroups").variant("lsam", "many workgroups");
+    let options =
+        GpuOptions::default().variant("lstm", "many workgroups").variant("lsam", "many workgroups").checked(true);
     let open =
         |adapter: Adapter| (format!("{adapter}, many workgroups"), Device::on_adapter(&adapter, &options).unwrap());
     Device::adapters().into_iter().map(open).collect()
@@ -92,7 +93,12 @@ fn differ(gpus: &[(String, Device)], scans: &[(String, Device)], rounding: f64, 
     let recurrences = forced();
     let mut faults = Vec::new();
     for (turn, operation) in operations().into_iter().filter(is_tried).enumerate() {
-        let scans: Vec<_> = scans.iter().enumerate().filter(|(i, _)| is_part(turn + i)).map(|(_, scan)| scan).collect();
+        let scans: Vec<_> = scans
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| is_part(turn + i) || operation.name.ends_with("one query"))
+            .map(|(_, scan)| scan)
+            .collect();
         for (which, operand) in operation.operands.iter().enumerate() {
             let masked = operand.masked.map(|at| (at, true));
             let len: usize = operand.shape.iter().product();

@@ -114,6 +114,7 @@ fn keys_and_values_of_halves_agree_with_float64() {
         [1, 2, 64, 100, 32, 32],
         [1, 1, 1, 1000, 64, 17],
         [2, 2, 9, 63, 20, 64],
+        [1, 2, 1, 200, 64, 64],
     ];
     for (turn, (name, device)) in scan_devices().into_iter().enumerate() {
         let mut random = Random::new(2);

@@ -1,7 +1,7 @@
 //! Loops longer than a software adapter runs to their end: right, or refused by name.
 #![cfg(feature = "gpu")]
 
-use crate::support::{Random, gpus};
+use crate::support::{Random, both};
 use wgpu_attention::{
     Device, Error, Result, Tensor,
     ops::{
@@ -17,7 +17,7 @@ fn right_or_refused(what: &str, run: impl Fn(&Device, &mut Random) -> Result<Ten
     let on = |device: &Device| run(device, &mut Random::new(5)).and_then(|y| y.read());
     let truth = on(&Device::cpu()).unwrap();
     assert!(truth.iter().all(|x| x.is_finite()), "{what}: nothing to compare with");
-    for (name, device) in gpus().into_iter().take(1) {
+    for (name, device) in both().into_iter().take(1) {
         match on(&device) {
             Ok(found) => {
                 let largest = truth.iter().fold(1e-3f32, |a, b| a.max(b.abs()));

@@ -55,9 +55,10 @@ fn operation<const N: usize>(
 /// One or two lines an operation.
 pub fn operations() -> Vec<Operation> {
     let mut all = attentions(5);
+    // Between the two: else an operation of both is a third of the sweep of variants, and the same one.
+    all.extend(memories());
     // Vectors of four.
     all.extend(attentions(8));
-    all.extend(memories());
     all.extend(recurrences());
     all.extend(of_rows());
     all

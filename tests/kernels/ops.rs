@@ -117,7 +117,7 @@ fn every_variant_of_linear_agrees_with_float64() {
 /// What lies past the end of an operand, or of a slice, is read where vectors are and must not count.
 #[cfg(feature = "gpu")]
 #[test]
-fn nothing_past_the_end_of_linear_counts() {
+fn what_is_past_the_end_of_linear_is_not_read() {
     for variant in ["tile 32", "tile 64", "vector 32", "vector 64"] {
         for (name, device) in forced("linear", variant) {
             let (rows, n_in, n_out) = (65, 20, 68);

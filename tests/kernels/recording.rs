@@ -7,7 +7,7 @@ mod encoders;
 
 use std::sync::Arc;
 
-use crate::support::{Random, gpus};
+use crate::support::{Random, both, gpus};
 use wgpu_attention::{
     Device, Error, Result, Tensor,
     device::{GpuOptions, Recording},
@@ -237,7 +237,7 @@ fn a_panic_ends_the_recording() {
 
 #[test]
 fn recordings_do_not_nest() {
-    let devices = gpus();
+    let devices = both();
     let (name, device) = match devices.first() {
         Some(first) => first,
         None => return,

@@ -17,7 +17,7 @@ pub const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/checkpoints/g
 
 /// Whether each test runs with unchecked and with checked shaders, as `WGPU_ATTENTION_EVERY=1` asks. Without it a test
 /// takes one of the two, by its name, for a software driver compiles a text in a second or two, and there are thousands;
-/// those that try every operation and the golden cases meet both.
+/// that which tries every operation meets both, and golden cases do (checked with four bindings).
 pub fn every() -> bool {
     std::env::var("WGPU_ATTENTION_EVERY").is_ok_and(|value| value == "1")
 }
@@ -28,11 +28,12 @@ pub fn is_part(i: usize) -> bool {
     every() || i.is_multiple_of(3)
 }
 
-/// The cases of a sweep that run on a device: all on the CPU, which compiles nothing; see [`is_part`].
+/// The cases of a sweep that run on a device: all on the CPU, which compiles nothing, and where a device chooses what it
+/// runs; see [`is_part`].
 pub fn part<T>(turn: usize, device: &Device, cases: impl IntoIterator<Item = T>) -> impl Iterator<Item = T> {
-    let is_cpu = is_cpu(device);
+    let is_whole = device.capabilities().forced.is_empty();
     let numbered = cases.into_iter().enumerate();
-    numbered.filter(move |(i, _)| is_cpu || is_part(turn + i)).map(|(_, case)| case)
+    numbered.filter(move |(i, _)| is_whole || is_part(turn + i)).map(|(_, case)| case)
 }
 
 /// Whether the shaders of a test are checked: both, or one by the letters of its name, which is that of its thread, and
@@ -139,8 +140,8 @@ fn open_all(options: &wgpu_attention::device::GpuOptions, checks: &[bool]) -> Ve
     devices
 }
 
-/// Every adapter once for each variant of `scan_attention`, which it is made to run. Not checked: what
-/// the checks change is tried once for each variant, where all of them meet the same numbers.
+/// Every adapter once for each variant of `scan_attention`, which it is made to run; with [`every`] with
+/// checked shaders, too.
 #[cfg(feature = "gpu")]
 pub fn forced_scans() -> Vec<(String, Device)> {
     static FORCED: std::sync::LazyLock<Vec<(String, Device)>> = std::sync::LazyLock::new(open_forced_scans);
@@ -153,7 +154,8 @@ pub fn open_forced_scans() -> Vec<(String, Device)> {
     let all = wgpu_attention::device::variants()["scan_attention"];
     // Matrix units have tests of their own: they round to f16.
     let exact = all.iter().filter(|variant| **variant != "matrix");
-    let forced = exact.flat_map(|variant| open_forced("scan_attention", variant, &[false]));
+    let checks: &[bool] = if every() { &[false, true] } else { &[false] };
+    let forced = exact.flat_map(|variant| open_forced("scan_attention", variant, checks));
     forced.filter(|(_, device)| has_what_it_needs(device)).collect()
 }
 

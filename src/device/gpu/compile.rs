@@ -101,7 +101,8 @@ impl Gpu {
             // host computes from the shapes that it has checked against the buffers; every index
             // into workgroup or private memory is bounded by constants of the text; every loop
             // has a bound that does not change in it; no integer is divided by a number that can
-            // be zero. The tests run all of them checked as well, to the same results.
+            // be zero. With `WGPU_ATTENTION_EVERY=1` the tests run all of them checked as well, to the
+            // same results; without, some.
             unsafe { self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
         };
         let (bindings, slots) = slots(interface, is_shared);

@@ -15,6 +15,7 @@ use crate::{
     device::gpu::{Buffer, Gpu, Kernel, Part, Shader, Work, params},
     error::Result,
     ops::{merge_attention::gpu::merge_splits, softmax::Attention},
+    parallel::*,
     tensor::{DType, Tensor},
 };
 
@@ -307,7 +308,7 @@ impl Call<'_> {
 
 /// Texts that this operation may compile, one for each thing that its text depends on.
 pub(crate) fn shaders() -> Result<Vec<Shader>> {
-    texts().into_iter().map(|(rung, label, constants)| kernel(rung).shader(&label, &constants)).collect()
+    texts().par_iter().map(|(rung, label, constants)| kernel(*rung).shader(label, constants)).collect()
 }
 
 fn texts() -> Vec<(Rung, String, Constants)> {
