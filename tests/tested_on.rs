@@ -8,7 +8,10 @@ fn main() {
     if std::env::args().any(|arg| arg == "--list") {
         return;
     }
-    let devices: Vec<String> = support::devices().into_iter().map(|(name, _)| name).collect();
+    #[allow(unused_mut)]
+    let mut devices = vec!["CPU".to_owned()];
+    #[cfg(feature = "gpu")]
+    devices.extend(support::both().into_iter().map(|(name, _)| name));
     println!("\ntested on: {}", devices.join("; "));
     if !has_hardware() {
         println!("NO HARDWARE GPU was tested{}", if devices.len() == 1 { ": there is no adapter" } else { "" });
