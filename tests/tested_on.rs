@@ -8,10 +8,7 @@ fn main() {
     if std::env::args().any(|arg| arg == "--list") {
         return;
     }
-    #[allow(unused_mut)]
-    let mut devices = vec!["CPU".to_owned()];
-    #[cfg(feature = "gpu")]
-    devices.extend(support::both().into_iter().map(|(name, _)| name));
+    let devices: Vec<String> = support::all_devices().into_iter().map(|(name, _)| name).collect();
     println!("\ntested on: {}", devices.join("; "));
     if !has_hardware() {
         println!("NO HARDWARE GPU was tested{}", if devices.len() == 1 { ": there is no adapter" } else { "" });

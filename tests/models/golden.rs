@@ -68,10 +68,7 @@ fn f16_golden_cases() {
         let few = crate::support::few_bindings().into_iter();
         devices.extend(few.filter(|(name, _)| crate::support::every() || crate::support::is_checked(name)));
     }
-    #[allow(unused_mut)]
-    let mut shared = vec![("CPU".to_owned(), Device::cpu())];
-    #[cfg(feature = "gpu")]
-    shared.extend(crate::support::both());
+    let shared = crate::support::all_devices();
     // What passed and failed of the cases of a thread, by device.
     let run = |paths: Vec<(usize, &PathBuf)>| {
         let (mut failures, mut counts) = (Vec::new(), BTreeMap::<String, [usize; 2]>::new());

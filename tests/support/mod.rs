@@ -61,6 +61,15 @@ pub fn devices() -> Vec<(String, Device)> {
     devices
 }
 
+/// The CPU, and every adapter with unchecked and with checked shaders.
+pub fn all_devices() -> Vec<(String, Device)> {
+    #[allow(unused_mut)]
+    let mut devices = vec![("CPU".to_owned(), Device::cpu())];
+    #[cfg(feature = "gpu")]
+    devices.extend(both());
+    devices
+}
+
 /// The CPU with every instruction set that it has but the best, which is that of [`devices`].
 pub fn other_cpus() -> Vec<(String, Device)> {
     let names = Device::cpu_instructions();
