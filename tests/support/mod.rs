@@ -38,7 +38,6 @@ pub fn part<T>(turn: usize, device: &Device, cases: impl IntoIterator<Item = T>)
 
 /// Whether the shaders of a test are checked: both, or one by the letters of its name, which is that of its thread, and
 /// of the variant that runs.
-#[cfg(feature = "gpu")]
 fn checks(variant: &str) -> &'static [bool] {
     let thread = std::thread::current();
     let letters = thread.name().unwrap_or_default().bytes().chain(variant.bytes());
@@ -52,13 +51,7 @@ fn checks(variant: &str) -> &'static [bool] {
 /// The CPU, and every adapter with unchecked or checked shaders, or both: see [`every`]. Prints what is missing;
 /// with `WGPU_ATTENTION_REQUIRE_GPU=1` a missing adapter is a failure.
 pub fn devices() -> Vec<(String, Device)> {
-    #[allow(unused_mut)]
-    let mut devices = vec![("CPU".to_owned(), Device::cpu())];
-    #[cfg(feature = "gpu")]
-    {
-        devices.extend(gpus());
-    }
-    devices
+    in_turn(all_devices())
 }
 
 /// The CPU, and every adapter with unchecked and with checked shaders.
@@ -87,11 +80,10 @@ pub fn gpus() -> Vec<(String, Device)> {
     in_turn(both())
 }
 
-/// Those of a test's turn: see [`every`].
-#[cfg(feature = "gpu")]
+/// Those of a test's turn, and the CPU: see [`every`].
 pub fn in_turn(devices: Vec<(String, Device)>) -> Vec<(String, Device)> {
     let checks = checks("");
-    devices.into_iter().filter(|(name, _)| checks.contains(&is_checked(name))).collect()
+    devices.into_iter().filter(|(name, device)| is_cpu(device) || checks.contains(&is_checked(name))).collect()
 }
 
 /// Whether a device has checked shaders, by its name.
