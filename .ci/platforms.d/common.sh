@@ -103,13 +103,15 @@ run_tests() {
   grep -E '^(test .*FAILED|error|test result:|golden cases:)|panicked at|failure\(s\)' "$log" || tail -n 30 "$log"
 }
 
-# Golden cases of a log, on each of its devices: one line of results for each.
+# Golden cases of a log, on each of its devices: one line of results for each name of a device.
 golden_results() {
   local failed=0 any='' passed of name
   while read -r passed of name; do
     any=1
     result "$1" "$2" "golden cases, $name" "$passed" "$of" || failed=1
-  done < <(sed -n 's/^golden cases: \([0-9]*\) of \([0-9]*\) on \(.*\)/\1 \2 \3/p' "$3" | grep -P -- "${4:-.}")
+  done < <(sed -n 's/^golden cases: \([0-9]*\) of \([0-9]*\) on \(.*\)/\1 \2 \3/p' "$3" | grep -P -- "${4:-.}" |
+    awk '{ name = $0; sub(/^[0-9]+ [0-9]+ /, "", name); passed[name] += $1; of[name] += $2 }
+      END { for (name in of) print passed[name], of[name], name }' | sort -k 3)
   # Where nothing was counted, the test did not come to its end.
   [ -n "$any" ] || result "$1" "$2" "golden cases" 0 1 || failed=1
   return $failed
@@ -124,6 +126,8 @@ on_driver() {
   # A driver that takes all memory ends here, not the machine.
   ulimit -v 16000000
   run_tests "$log" env ${cases:+WGPU_ATTENTION_CASES=$cases} cargo test --test models -- --nocapture golden_cases
+  # One line for an adapter, of whatever form its shaders and bindings are.
+  [ "$3" != all ] || sed -i 's/^\(golden cases: .* on [^,(]*\(([^)]*)\)\?\), .*/\1/; s/^golden cases: .*/&, in every form/' "$log"
   golden_results "$1" "$2" "$log" '^\d+ \d+ (?!CPU)' || failed=1
   [ "$3" != cases ] || return $failed
   if [ "$3" = all ]; then
@@ -144,7 +148,7 @@ qemu_version() { "qemu-$1" --version | sed -n 's/^\(qemu-[^ ]*\) version \([^ ]*
 on_processor() {
   local stack=$1 version=$2 failed=0 log=$work/processor.log
   shift 2
-  local tests=(cargo test -p wgpu-attention --no-default-features "$@")
+  local tests=(cargo test -p wgpu-attention --no-default-features --features ndarray "$@")
   run_tests "$log" "${tests[@]}" --test models -- --nocapture golden_cases
   golden_results "$stack" "$version" "$log" || failed=1
   run_tests "$log" "${tests[@]}" --test models -- --skip golden_cases
