@@ -49,7 +49,7 @@ fn memory_networks() {
         let erasing =
             zero(|checkpoint| checkpoint.load(&device, |p| NamAttention::load(p, 8, 2, AttentionGates::Erase)));
         refused(erasing.forward(&zeros(&device, &[1, 3, 8]), None), &["Erase", "causal"]);
-        let lsam = LsamAeConfig { vocab_size: 5, d_model: 6, n_heads: 3, dim_feedforward: 4 };
+        let lsam = LsamAeConfig { vocab_size: 5, d_model: 6, n_heads: 2, dim_feedforward: 4 };
         refused(wgpu_attention::models::nam::LsamAe::new(&device, &lsam, &empty), &["embedding.weight"]);
         let transformer: TransformerConfig = serde_json::from_str(
             r#"{"vocab":5,"max_len":3,"emb":4,"qkv":6,"mlp":4,"heads":4,"layers":1,"classes":2,"learn_pos":false}"#,

@@ -76,6 +76,7 @@ fn arguments_of_nam_are_read() {
     let lsam = json!({"vocab_size": 30, "d_model": 64, "nhead": 8, "num_layers": 2});
     assert_eq!(LsamAeConfig::from_authors(&lsam).unwrap().d_model, 64);
     refused(LsamAeConfig::from_authors(&with(&lsam, "nhead", json!(7))), &["n_heads"]);
+    refused(LsamAeConfig::from_authors(&with(&lsam, "nhead", json!(1))), &["n_heads 1", "even"]);
     let few = json!({"nKall": 64, "nFeat": 32, "weight_generator_type": "nam2attention", "scale_cls": 10});
     let config = FewShotConfig::from_authors(&few).unwrap();
     assert_eq!((config.generator, config.n_base, config.embedding.n_in), (Generator::Nam2Attention, 64, 32));

@@ -1,6 +1,6 @@
 //! Networks with neural attention memory: their properties, with random parameters.
 
-use crate::support::{Random, devices, error, parameters, wide};
+use crate::support::{Random, devices, error, parameters, sigmoid, wide};
 use wgpu_attention::{
     Device, Error, Tensor,
     checkpoint::Checkpoint,
@@ -154,6 +154,117 @@ fn written_classes_are_found_and_erased_from_the_base() {
             there += before.iter().map(|x| x * x).sum::<f32>();
         }
         assert!(left < there, "{name}: {left} of {there} is left");
+    }
+}
+
+/// The weights of base classes and novel ones, in float64, by SPEC: features of two episodes are the inputs themselves.
+fn few_shot_oracle(config: &FewShotConfig, checkpoint: &Checkpoint, episode: &Episode<'_>) -> Vec<f64> {
+    let Episode { batch, n_novel, supports, labels, base_ids } = *episode;
+    let (n_features, generator) = (config.embedding.n_in, config.generator);
+    let is_cosine = config.classifier_type == ClassifierType::Cosine;
+    let numbers = |name: &str| wide(checkpoint.get(name).unwrap_or_else(|| panic!("{name}")).1);
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let unit = |x: &[f64]| -> Vec<f64> { x.iter().map(|a| a / dot(x, x).sqrt()).collect() };
+    let dense = |name: &str, x: &[f64]| -> Vec<f64> {
+        let (weight, bias) = (numbers(&format!("{name}.weight")), numbers(&format!("{name}.bias")));
+        weight.chunks(x.len()).zip(bias).map(|(row, bias)| dot(row, x) + bias).collect()
+    };
+    let of_class = |table: &[f64], id: usize| table[id * n_features..][..n_features].to_vec();
+    let (n_base, n) = (base_ids.len() / batch, labels.len() / (batch * n_novel));
+    let (table, mut weights, mut erased) = (numbers("weight_base"), Vec::new(), vec![0.0; n_base * n_features]);
+    for b in 0..batch {
+        let ids = &base_ids[b * n_base..][..n_base];
+        let base: Vec<Vec<f64>> = ids.iter().map(|id| of_class(&table, *id)).collect();
+        let units: Vec<Vec<f64>> = base.iter().map(|row| unit(row)).collect();
+        let given = wide(&supports[b * n * n_features..][..n * n_features]);
+        let features = given.chunks(n_features).map(|f| if is_cosine { unit(f) } else { f.to_vec() });
+        let features: Vec<Vec<f64>> = features.collect();
+        let class_of = |i: usize| (0..n_novel).find(|c| labels[(b * n + i) * n_novel + c] == 1.0).unwrap();
+        let is_nam2 = matches!(generator, Generator::Nam2 | Generator::Nam2Attention);
+        let start = if generator == Generator::Nam2 || is_nam2 && is_cosine { &units } else { &base };
+        let eraser = |f: &Vec<f64>| {
+            let hidden: Vec<f64> = dense("namblock.eraser.0", f).iter().map(|x| x.max(0.0)).collect();
+            sigmoid(dense("namblock.eraser.2", &hidden)[0])
+        };
+        let gates: Vec<f64> = match is_nam2 {
+            true => features.iter().map(eraser).collect(),
+            false if generator.has_erase_logits() => {
+                numbers("namblock.erase_logits").into_iter().map(sigmoid).collect()
+            }
+            false => Vec::new(),
+        };
+        let mut novel = vec![vec![0.0; n_features]; n_novel];
+        for (i, f) in features.iter().enumerate() {
+            let (class, key) = (class_of(i), unit(f));
+            let size = (0..n).filter(|j| class_of(*j) == class).count() as f64;
+            let attended: Option<Vec<f64>> = generator.attends().then(|| {
+                let (query, keys) = (unit(&dense("attblock.queryLayer", f)), numbers("attblock.wkeys"));
+                let logit = |id: &usize| numbers("attblock.scale_att")[0] * dot(&query, &unit(&of_class(&keys, *id)));
+                let logits: Vec<f64> = ids.iter().map(logit).collect();
+                let sum: f64 = logits.iter().map(|x| x.exp()).sum();
+                let values = if is_cosine { &units } else { &base };
+                let column = |d: usize| logits.iter().zip(values).map(|(x, v)| x.exp() / sum * v[d]).sum();
+                (0..n_features).map(column).collect()
+            });
+            let averaged = generator.attends() || generator == Generator::FeatureAveraging;
+            let channels = |name: &str, is_there: bool| if is_there { numbers(name) } else { vec![1.0; n_features] };
+            let of_mean = channels("wnLayerFavg.weight", averaged);
+            let of_attended = channels("wnLayerWatt.weight", generator.attends());
+            for d in 0..n_features {
+                let mean = if is_nam2 { gates[i] * key[d] } else { f[d] / size };
+                novel[class][d] += of_mean[d] * mean;
+                if let Some(attended) = &attended {
+                    novel[class][d] += of_attended[d] * attended[d] / size;
+                }
+            }
+            if generator.has_eraser() || generator.has_erase_logits() {
+                for (c, row) in start.iter().enumerate() {
+                    let known = dot(&key, row) * gates[if is_nam2 { i } else { c }] / batch as f64;
+                    (0..n_features).for_each(|d| erased[c * n_features + d] += known * key[d]);
+                }
+            }
+        }
+        weights.extend(start.iter().chain(&novel).flatten().copied());
+    }
+    for element in weights.chunks_mut((n_base + n_novel) * n_features) {
+        element.iter_mut().zip(&erased).for_each(|(w, e)| *w -= e);
+    }
+    weights
+}
+
+/// The widths of the authors' networks are 1,600 and 3,200: beyond the heads of attention, and of an attention memory.
+#[test]
+fn every_generator_at_every_width() {
+    use Generator::*;
+    for (width, generators) in [
+        (6, &[None, FeatureAveraging, AttentionBased, Nam, Nam2, NamAttention, Nam2Attention][..]),
+        (300, &[AttentionBased]),
+        (1100, &[NamAttention, Nam2Attention]),
+        (3200, &[Nam]),
+    ] {
+        for (&generator, classifier_type) in generators
+            .iter()
+            .flat_map(|generator| [ClassifierType::Cosine, ClassifierType::DotProduct].map(|t| (generator, t)))
+        {
+            let embedding = EmbeddingConfig { n_in: width, dims: vec![], activation: Activation::Relu };
+            let config = FewShotConfig { generator, classifier_type, n_base: 5, n_novel: 2, embedding };
+            let supports = Random::new(9).numbers(2 * 3 * width);
+            let labels = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0];
+            let base_ids = [3, 0, 4, 4, 1, 2];
+            let episode = Episode { batch: 2, n_novel: 2, supports: &supports, labels: &labels, base_ids: &base_ids };
+            for (name, device) in devices() {
+                let (model, checkpoint) = random(5, |c| FewShot::new(&device, &config, c));
+                let found = model.condition(&episode).unwrap().weights.read().unwrap();
+                let expected = few_shot_oracle(&config, &checkpoint, &episode);
+                let largest = expected.iter().fold(1.0f64, |most, x| most.max(x.abs()));
+                // Sums of up to 3,200 products in f32, which grow with the root of their number.
+                let off = found.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
+                assert!(
+                    found.len() == expected.len() && off <= 5e-6 * largest,
+                    "{name}: {generator:?} {width}: {off:e}"
+                );
+            }
+        }
     }
 }
 

@@ -77,7 +77,7 @@ impl LsamAeConfig {
 
 impl FewShotConfig {
     /// Translates the options of a few-shot `Classifier`
-    /// (`architectures/ClassifierWithFewShotGenerationModule.py`), which is given features: `nKall`, `nFeat`,
+    /// (`architectures/ClassifierWithFewShotGenerationModule.py`), which is given features: `nKall`, `nKnovel`, `nFeat`,
     /// `weight_generator_type`, `classifier_type`. `scale_cls` and `scale_att` are parameters of a trained one.
     ///
     /// # Errors

@@ -46,17 +46,14 @@ impl Classifier {
     /// Shapes that do not fit.
     pub fn scores(&self, features: &Tensor) -> Result<Tensor> {
         let weights = self.weights.shape();
-        let &[batch, n_classes, n_features] = weights else {
+        if weights.len() != 3 {
             return Err(Error::shape("Classifier::scores", "weights", weights, "[batch, classes, n_features]"));
-        };
+        }
         let of = |x: &Tensor| match self.classifier_type {
             ClassifierType::Cosine => unit_norm(x),
             ClassifierType::DotProduct => Ok(x.clone()),
         };
-        let memory = MemoryState::new(of(&self.weights)?.reshape(&[batch, 1, n_classes, n_features])?);
-        let products = AttentionMemory::new(ONE_HEAD).read(&of(features)?, &memory)?.values;
-        let bias = vec![self.scale * self.bias; products.len()];
-        add(&Tensor::new(&products.device(), products.shape(), &bias)?, &products, self.scale)
+        scaled(&products(&of(features)?, &of(&self.weights)?)?, self.bias, self.scale)
     }
 
     /// The scores on the host.
@@ -108,6 +105,20 @@ impl Classifier {
         let weights = memory.write(Some(&before), &unit_norm(features)?, labels, None)?.memory;
         Ok(Self { weights: weights.reshape(self.weights.shape())?, ..self.clone() })
     }
+}
+
+/// `x . w` of features `[batch, n, n_features]` and the weights of classes `[batch, classes, n_features]`:
+/// `[batch, n, classes]`.
+pub(super) fn products(features: &Tensor, weights: &Tensor) -> Result<Tensor> {
+    let mut shape = weights.shape().to_vec();
+    shape.insert(1, 1);
+    let memory = MemoryState::new(weights.reshape(&shape)?);
+    Ok(AttentionMemory::new(ONE_HEAD).read(features, &memory)?.values)
+}
+
+/// `scale (bias + x)`.
+pub(super) fn scaled(x: &Tensor, bias: f32, scale: f32) -> Result<Tensor> {
+    add(&Tensor::new(&x.device(), x.shape(), &vec![scale * bias; x.len()])?, x, scale)
 }
 
 pub(super) fn is_one_hot(label: &[f32]) -> bool {

@@ -84,7 +84,7 @@ pub struct NamTmConfig {
 }
 
 impl NamTmConfig {
-    /// Refuses sizes of 0, tapes of more than 2^22 numbers together (16 MiB for each sequence, a
+    /// Refuses sizes of 0 or over 2^20, tapes of more than 2^22 numbers together (16 MiB for each sequence, a
     /// thousand times what was trained) and, without jumps, tapes that do not add up to `dim`.
     ///
     /// # Errors
@@ -138,6 +138,15 @@ pub(super) fn check_layer(d_model: usize, n_heads: usize) -> Result<()> {
     let (width, heads) = (("d_model", d_model), ("n_heads", n_heads));
     check_sizes(&[width, heads])?;
     check_heads(width, heads).map(|_| ())
+}
+
+/// Refuses what has no half for each direction.
+pub(super) fn check_even(d_model: usize, n_heads: usize) -> Result<()> {
+    if d_model.is_multiple_of(2) && n_heads.is_multiple_of(2) {
+        return Ok(());
+    }
+    let message = format!("d_model is {d_model} and n_heads {n_heads}, allowed is even: half for each direction");
+    Err(Error::Config { message })
 }
 
 /// Where the weights of novel classes come from.
@@ -267,9 +276,9 @@ impl FewShotConfig {
 pub struct LsamAeConfig {
     /// Tokens that there are.
     pub vocab_size: usize,
-    /// Width of a token.
+    /// Width of a token; an even number, half of it for each direction.
     pub d_model: usize,
-    /// Heads; an even number, half of them for each direction.
+    /// Heads; an even number too.
     #[serde(alias = "nhead")]
     pub n_heads: usize,
     /// Width of the feed-forward part; the authors' is always 2048.
@@ -282,12 +291,13 @@ fn feed_forward() -> usize {
 }
 
 impl LsamAeConfig {
-    /// Refuses sizes of 0 and heads that do not divide `d_model`.
+    /// Refuses sizes of 0 or over 2^20, odd ones, and heads that do not divide `d_model`.
     ///
     /// # Errors
     /// [`Error::Config`] that names the field.
     pub fn check(&self) -> Result<()> {
         check_layer(self.d_model, self.n_heads)?;
+        check_even(self.d_model, self.n_heads)?;
         check_sizes(&[("vocab_size", self.vocab_size), ("dim_feedforward", self.dim_feedforward)])
     }
 }
@@ -326,7 +336,7 @@ pub struct TransformerConfig {
 }
 
 impl TransformerConfig {
-    /// Refuses sizes of 0 and heads that do not divide `qkv`.
+    /// Refuses sizes of 0 or over 2^20 and heads that do not divide `qkv`.
     ///
     /// # Errors
     /// [`Error::Config`] that names the field.

@@ -5,7 +5,7 @@
 use std::{fmt, path::Path};
 
 use super::{
-    classifier::{Classifier, ONE_HEAD, is_one_hot, not_one_hot},
+    classifier::{Classifier, ONE_HEAD, is_one_hot, not_one_hot, products, scaled},
     config::{ClassifierType, FewShotConfig, Generator},
 };
 use crate::{
@@ -17,8 +17,8 @@ use crate::{
         open::{self, About},
     },
     ops::{
-        Activation, AttentionMemory, Linear, MemoryState, Probabilities, ScanAttention, add, concat, gate, linear,
-        scale_columns, scan_attention, unit_norm,
+        Activation, AttentionMemory, Bias, Linear, Probabilities, ScanAttention, add, attention_memory, columns,
+        concat, gate, linear, scale_columns, scan_attention, unit_norm,
     },
     tensor::Tensor,
 };
@@ -233,7 +233,9 @@ impl FewShot {
         }
         if let Some(eraser) = &self.eraser {
             let p = Probabilities::sigmoid(&eraser.forward(&features, None)?)?;
-            new_base = erase(&unit_norm(&base)?, &keys, &p)?;
+            // As the authors' code has it.
+            let is_unit = is_cosine || self.config().generator == Generator::Nam2;
+            new_base = erase(&if is_unit { unit_norm(&base)? } else { base.clone() }, &keys, &p)?;
             mean = of_class(&gate(&keys, &p)?, &Tensor::new(self.device(), &labels, episode.labels)?)?;
         }
         let mut novel = match &self.scale_mean {
@@ -241,14 +243,11 @@ impl FewShot {
             None => mean,
         };
         if let (Some(attention), Some(scale)) = (&self.attention, &self.scale_attention) {
-            let shape = [batch, 1, n, self.n_features];
-            let query = unit_norm(&linear(&features, &attention.query, Activation::None, None)?)?.reshape(&shape)?;
-            let shape = [batch, 1, n_base, self.n_features];
-            let keys = unit_norm(&self.rows(&attention.keys, batch, episode.base_ids)?)?.reshape(&shape)?;
+            let query = unit_norm(&linear(&features, &attention.query, Activation::None, None)?)?;
+            let keys = unit_norm(&self.rows(&attention.keys, batch, episode.base_ids)?)?;
+            let logits = scaled(&products(&query, &keys)?, 0.0, attention.scale)?;
             let values = if is_cosine { unit_norm(&base)? } else { base };
-            let options = ScanAttention::default().scale(attention.scale);
-            let attended = scan_attention(&query, &keys, &values.reshape(&shape)?, &options)?.values;
-            let attended = of_class(&attended.reshape(&[batch, n, self.n_features])?, &means)?;
+            let attended = of_class(&attend(&logits, &values)?, &means)?;
             novel = add(&novel, &scale_columns(&attended, scale)?, 1.0)?;
         }
         // Rows side by side are classes one after the other.
@@ -280,7 +279,38 @@ impl FewShot {
 
 /// `sum_n v_n k_n^T` of `k [batch, n, a]` and `v [batch, n, b]`: `[batch, 1, b, a]`.
 fn sum(k: &Tensor, v: &Tensor) -> Result<Tensor> {
-    Ok(AttentionMemory::new(ONE_HEAD).write(None, k, v, None)?.memory)
+    by_columns(k, attention_memory::MAX_HEAD_DIM, |k| {
+        Ok(AttentionMemory::new(ONE_HEAD).write(None, k, v, None)?.memory)
+    })
+}
+
+/// The values `[batch, n_base, n_features]` by the softmax of logits `[batch, n, n_base]`: `[batch, n, n_features]`.
+fn attend(logits: &Tensor, values: &Tensor) -> Result<Tensor> {
+    let &[batch, n, n_base] = logits.shape() else {
+        return Ok(logits.clone());
+    };
+    // Features are wider than heads: the products are those of the logits already, and attention has none.
+    let none = |n| Tensor::zeros(&logits.device(), &[batch, n, 1]);
+    let (q, k, matrix) = (none(n)?, none(n_base)?, logits.reshape(&[batch, 1, n, n_base])?);
+    let options = ScanAttention::new(ONE_HEAD).bias(Bias::matrix(&matrix));
+    by_columns(
+        values,
+        scan_attention::MAX_HEAD_DIM,
+        |v| Ok(scan_attention::scan_attention(&q, &k, v, &options)?.values),
+    )
+}
+
+/// What `of` makes of at most so many columns, side by side.
+fn by_columns(x: &Tensor, most: usize, of: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    let width = x.shape().last().copied().unwrap_or(0);
+    if width <= most {
+        return of(x);
+    }
+    let mut all = of(&columns(x, 0..most)?)?;
+    for start in (most..width).step_by(most) {
+        all = concat(&all, 0..start, &of(&columns(x, start..width.min(start + most))?)?)?;
+    }
+    Ok(all)
 }
 
 /// Erases keys `[batch, n, n_features]` from weights `[batch, classes, n_features]`, all at once
@@ -290,9 +320,7 @@ fn erase(weights: &Tensor, keys: &Tensor, p: &Probabilities) -> Result<Tensor> {
     let &[batch, n_classes, n_features] = weights.shape() else {
         return Ok(weights.clone());
     };
-    let memory = MemoryState::new(weights.reshape(&[batch, 1, n_classes, n_features])?);
-    let known = AttentionMemory::new(ONE_HEAD).read(keys, &memory)?.values;
-    let known = gate(&known, p)?;
+    let known = gate(&products(keys, weights)?, p)?;
     let n = keys.shape()[1];
     // One memory for the whole batch.
     let erased = sum(&keys.reshape(&[1, batch * n, n_features])?, &known.reshape(&[1, batch * n, n_classes])?)?;

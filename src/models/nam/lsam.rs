@@ -3,13 +3,13 @@
 use std::{fmt, path::Path};
 
 use super::{
-    config::{LsamAeConfig, check_layer, check_sizes},
+    config::{LsamAeConfig, check_even, check_layer, check_sizes},
     tokens::Embedding,
 };
 use crate::{
     Device,
     checkpoint::{Checkpoint, Parameters},
-    error::{Error, Result},
+    error::Result,
     models::{
         layers::{LayerNorm, columns, torch_linear},
         open::{self, About},
@@ -157,13 +157,7 @@ impl Blsam {
     /// # Errors
     /// As [`LsamCell::load`]; an odd width or number of heads.
     pub fn load(parameters: &Parameters<'_>, input_dim: usize, d_model: usize, n_heads: usize) -> Result<Self> {
-        if !d_model.is_multiple_of(2) || !n_heads.is_multiple_of(2) {
-            return Err(Error::Config {
-                message: format!(
-                    "d_model is {d_model} and n_heads {n_heads}, allowed is even: half for each direction"
-                ),
-            });
-        }
+        check_even(d_model, n_heads)?;
         let cell = |name: &str| LsamCell::load(&parameters.scope(name), input_dim, d_model / 2, n_heads / 2);
         unused_norm(parameters, "norm", d_model)?;
         Ok(Self {
