@@ -183,15 +183,24 @@ fn main(
 //# endif
       x -= p_erase[params.p_erase_base + token] * known_of_row;
 //# endif
-//# if has_query
-      var sum = vec4(0.0);
-//# endif
 //# for i in range(vectors)
       m{{ i }} += x * k_tile[at + {{ parts * i }}u];
-//# if has_query
-      sum += m{{ i }} * q_tile[at + {{ parts * i }}u];
-//# endif
 //# endfor
+//# if has_query or has_erase
+      // An infinite x leaves NaN where a key has no number.
+      if (params.head_dim < {{ 4 * row_vectors }}u) {
+//# for i in range(vectors)
+        let d{{ i }} = {{ 4 * parts * i }}u{{ " + 4u * part" if parts > 1 }} + vec4(0u, 1u, 2u, 3u);
+        m{{ i }} = select(vec4(0.0), m{{ i }}, d{{ i }} < vec4(params.head_dim));
+//# endfor
+      }
+//# endif
+//# if has_query
+      var sum = vec4(0.0);
+//# for i in range(vectors)
+      sum += m{{ i }} * q_tile[at + {{ parts * i }}u];
+//# endfor
+//# endif
 //# if has_query and parts > 1
       read_parts[i * {{ threads }}u + thread] = sum.x + sum.y + sum.z + sum.w;
 //# elif has_query

@@ -10,6 +10,9 @@ fn main() {
     }
     let devices: Vec<String> = support::all_devices().into_iter().map(|(name, _)| name).collect();
     println!("\ntested on: {}", devices.join("; "));
+    if !has_matrix_units() {
+        println!("no adapter has matrix units: what runs on them was not tested");
+    }
     if !has_hardware() {
         println!("NO HARDWARE GPU was tested{}", if devices.len() == 1 { ": there is no adapter" } else { "" });
     }
@@ -22,5 +25,15 @@ fn has_hardware() -> bool {
 
 #[cfg(not(feature = "gpu"))]
 fn has_hardware() -> bool {
+    false
+}
+
+#[cfg(feature = "gpu")]
+fn has_matrix_units() -> bool {
+    !support::matrix_units().is_empty()
+}
+
+#[cfg(not(feature = "gpu"))]
+fn has_matrix_units() -> bool {
     false
 }

@@ -82,7 +82,9 @@ fn great_circle_degrees(
   let a = lat - lat * lat * lat / 24.0;
   let b = lon - lon * lon * lon / 24.0;
   let near = a * a + qc * kc * b * b;
-  let square = select(far, near, ahead & (far < vec4(0.0036)) & (abs(lon) < vec4(0.1)));
+  // A latitude a whole turn away is no near one.
+  let is_near = (far < vec4(0.0036)) & (abs(lon) < vec4(0.1)) & (abs(lat) < vec4(0.1));
+  let square = select(far, near, ahead & is_near);
   let half = atan_unit(sqrt(square / (4.0 - square)));
   return 114.59156 * select(1.5707964 - half, half, ahead);
 }

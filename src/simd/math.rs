@@ -44,15 +44,27 @@ pub(crate) fn saturated<S: Simd>(_: S, x: S::f32s, most: f32) -> S::f32s {
     x.max(LEAST_POWER).min(most)
 }
 
+/// Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits, from where [`power_of_rounded`] takes it to the
+/// exponent, whose bias is added too.
+const ROUND: f32 = 12_582_912.0 + 127.0;
+
+/// `2^n` of `n + ROUND` for an integer `n` in `[-126, 127]`.
+#[inline(always)]
+fn power_of_rounded<S: Simd>(_: S, rounded: S::f32s) -> S::f32s {
+    (rounded.bitcast::<S::u32s>() << 23).bitcast()
+}
+
+/// `2^x` for integers in `[-126, 127]`.
+#[inline(always)]
+pub(crate) fn power_of_two<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    power_of_rounded(simd, x + ROUND)
+}
+
 /// `2^x` for `x` in `[-126, 127]`; NaN for NaN, whatever its bits; anything for others.
 #[inline(always)]
 fn exp2_in_range<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits, from where it goes to
-    // the exponent, whose bias is added too.
-    const ROUND: f32 = 12_582_912.0 + 127.0;
     let rounded = x + ROUND;
-    let scale: S::f32s = (rounded.bitcast::<S::u32s>() << 23).bitcast();
-    exp2_fraction(simd, x - (rounded - ROUND)) * scale
+    exp2_fraction(simd, x - (rounded - ROUND)) * power_of_rounded(simd, rounded)
 }
 
 /// `2^x` as a number near one and the exponent of a power of two that it is to be multiplied by, an
@@ -66,8 +78,6 @@ pub(crate) fn exp2_parts<S: Simd>(simd: S, x: S::f32s) -> [S::f32s; 2] {
 /// `e^x` for `x` in `[-87, 87]`, clamped to that.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    // As in `exp2_in_range`, with the bias of the exponent.
-    const ROUND: f32 = 12_582_912.0 + 127.0;
     // ln 2 in two parts, the first with room for the multiple.
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
@@ -75,8 +85,7 @@ pub(crate) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let rounded = x.mul_add(std::f32::consts::LOG2_E, S::f32s::splat(simd, ROUND));
     let n = rounded - ROUND;
     let f = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
-    let scale: S::f32s = (rounded.bitcast::<S::u32s>() << 23).bitcast();
-    exp2_fraction(simd, f * std::f32::consts::LOG2_E) * scale
+    exp2_fraction(simd, f * std::f32::consts::LOG2_E) * power_of_rounded(simd, rounded)
 }
 
 /// `e^x` for every `x`: zero below -87, infinite where it overflows, NaN stays.

@@ -150,23 +150,14 @@ fn long_recordings_are_submitted_in_parts() {
     }
 }
 
-/// A device as an application opens it, with nothing of this crate's.
+/// One with all that its adapter allows.
 pub fn applications_device() -> Option<(wgpu::Device, wgpu::Queue)> {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-    pollster::block_on(async {
-        let adapters = instance.enumerate_adapters(wgpu::Backends::PRIMARY).await;
-        let adapter = adapters.into_iter().next()?;
-        let descriptor = wgpu::DeviceDescriptor { required_limits: adapter.limits(), ..Default::default() };
-        adapter.request_device(&descriptor).await.ok()
-    })
+    crate::support::applications_device(wgpu::Adapter::limits)
 }
 
 #[test]
 fn an_applications_device_and_encoder() {
-    let Some((device, queue)) = applications_device() else {
-        println!("no adapter: this test did not run");
-        return;
-    };
+    let Some((device, queue)) = applications_device() else { return };
     let ours = Device::from_wgpu(device.clone(), queue.clone());
     let layer = doubling(&ours, 16);
     let x = Tensor::new(&ours, &[4, 16], &[3.0; 64]).unwrap();

@@ -6,8 +6,8 @@ use crate::support::{devices, layout, refused, zeros};
 use wgpu_attention::{
     Device, Mask, Result, Tensor,
     ops::{
-        AttentionMemory, BiasTerm, FeatureMap, Layout, LinearAttention, MemoryState, Normalizer, Probabilities, Read,
-        RollingAttention, ScanMemory, attention_memory,
+        AttentionMemory, BiasTerm, FeatureMap, Layout, LinearAttention, LinearState, MemoryState, Normalizer,
+        Probabilities, Read, RollingAttention, ScanMemory, attention_memory,
     },
 };
 
@@ -135,6 +135,31 @@ fn shapes_masks_states_and_devices() {
                 merge: |a: &MemoryState, b: &_| a.merge(b),
             }
             .check();
+        }
+    }
+}
+
+/// It computes on the CPU, where a mask of a GPU has no numbers.
+#[test]
+fn masks_of_another_device_of_exact_sums() {
+    let cpu = |shape| rows(&Device::cpu(), Layout::HeadMajor, shape);
+    let exact = RollingAttention::new(Layout::HeadMajor, cpu([1, 1, 1, 1])).exact(&[9.0], 9.0).unwrap();
+    let state = exact.write(None, &cpu([1, 1, 5, 1]), &cpu([1, 1, 5, 1]), None).unwrap();
+    for (_, device) in devices().into_iter().filter(|(_, device)| *device != Device::cpu()) {
+        let mask = Mask::new(&device, &[1, 5], &[true; 5]).unwrap();
+        let (k, v) = (cpu([1, 1, 5, 1]), cpu([1, 1, 5, 1]));
+        refused(exact.write(None, &k, &v, Some(&mask)), &["different devices", "CPU"]);
+        refused(exact.forget(&state, &k, &v, Some(&mask)), &["different devices", "CPU"]);
+    }
+}
+
+/// States are plain data, and may be made wrong.
+#[test]
+fn linear_states_of_no_such_shape_do_not_merge() {
+    for (_, device) in devices() {
+        for (shape, is_stable) in [(&[4, 3][..], true), (&[4, 3], false), (&[1, 1, 4, 2], true)] {
+            let state = LinearState { sums: zeros(&device, shape), v_dim: 2, is_stable, n_keys: vec![1] };
+            refused(state.merge(&state), &["one state has shape", "the other has shape"]);
         }
     }
 }

@@ -5,8 +5,8 @@ use wgpu_attention::{
     Error, Mask, Tensor,
     ops::{
         Activation, AttentionMemory, Direction, FeatureKind, FeatureMap, Form, Layout, Linear, LinearAttention, Lsam,
-        Lstm, Normalizer, Probabilities, add, attention_memory, columns, concat, feature_map, gate, geglu, layer_norm,
-        linear, lsam, lstm, relu, scale_columns, unit_norm,
+        Lstm, Normalizer, Probabilities, TapeInputs, TapeOptions, add, attention_memory, columns, concat, feature_map,
+        gate, geglu, layer_norm, linear, lsam, lstm, relu, scale_columns, tape, unit_norm,
     },
 };
 
@@ -99,9 +99,26 @@ fn r10_empty_tensors_of_huge_dimensions() {
         has_no_room(&name, lsam(&t(&[1 << 59, 0, 2]), &cell, None, Direction::Forward));
         let layer = Lstm { input: weight(2, 8), hidden: t(&[2, 8]) };
         has_no_room(&name, lstm(&t(&[1 << 57, 0, 2]), &layer, None));
-        for n in [HUGE, 1 << 56] {
-            assert!(lstm(&t(&[0, n, 2]), &layer, None).unwrap().values.is_empty(), "{name}");
-            assert!(lsam(&t(&[0, n, 2]), &cell, None, Direction::Reverse).unwrap().values.is_empty(), "{name}");
+        // Wide ones take many workgroups, and a launch for each step.
+        let wide_cell = Lsam { n_heads: 1, input: weight(2, 3 * 160 + 2), hidden: t(&[160, 3 * 160 + 2]) };
+        let wide_layer = Lstm { input: weight(2, 4 * 160), hidden: t(&[160, 4 * 160]) };
+        for n in [HUGE, 1 << 48] {
+            let x = t(&[0, n, 2]);
+            for (layer, cell) in [(&layer, &cell), (&wide_layer, &wide_cell)] {
+                assert!(lstm(&x, layer, None).unwrap().values.is_empty(), "{name}");
+                assert!(lsam(&x, cell, None, Direction::Reverse).unwrap().values.is_empty(), "{name}");
+            }
         }
+        // A tape is as large as it is, though there be none.
+        let (value, action) = (t(&[0, 1, 1]), t(&[0, 1, 6]));
+        let inputs = TapeInputs {
+            n_tapes: 1,
+            value: &value,
+            key: Some(&value),
+            query: Some(&value),
+            action: &action,
+            tape_length: 1 << 63,
+        };
+        has_no_room(&name, tape(&inputs, TapeOptions::default(), None));
     }
 }

@@ -167,9 +167,9 @@ fn memories() -> Vec<Operation> {
         || [of("q", [1, 2, 7, 8]), hides("k", [1, 2, 40, 8], 21 * 8 + 3), hides("v", [1, 2, 40, 5], 61 * 5 + 2)];
     const LINEAR: &str = "linear_attention_write linear_attention_merge linear_attention_read";
     const MEMORY: &str = "attention_memory attention_memory_chunk attention_memory_state attention_memory_read";
-    let gated = |n| {
-        let [_, k, v] = q_k_v(n, n);
-        [Operand { name: "q", ..k.clone() }, k, v, of("p_write", [1, 2, n]), of("p_erase", [1, 2, n])]
+    let gated = |head_dim| {
+        let (q, k) = (of("q", [1, 2, 40, head_dim]), of("k", [1, 2, 40, head_dim]));
+        [q, k, of("v", [1, 2, 40, 5]), of("p_write", [1, 2, 40]), of("p_erase", [1, 2, 40])]
     };
     let recall = |form| {
         move |_: &Device, [q, k, v, write, erase]: [&Tensor; 5]| {
@@ -197,8 +197,10 @@ fn memories() -> Vec<Operation> {
             linear(FeatureKind::Softmax, Normalizer::Stable, false),
         ),
         operation("LinearAttention, mask", LINEAR, hidden(), linear(FeatureKind::Relu, sums, true)),
-        operation("attention_memory, recurrent", MEMORY, gated(40), recall(Form::Recurrent)),
-        operation("attention_memory, chunked", MEMORY, gated(40), recall(Form::Chunked)),
+        operation("attention_memory, recurrent", MEMORY, gated(8), recall(Form::Recurrent)),
+        operation("attention_memory, recurrent, no vectors", MEMORY, gated(6), recall(Form::Recurrent)),
+        operation("attention_memory, chunked", MEMORY, gated(8), recall(Form::Chunked)),
+        operation("attention_memory, chunked, no vectors", MEMORY, gated(6), recall(Form::Chunked)),
         operation("AttentionMemory::write, mask", MEMORY, hidden(), |device, [q, k, v]| {
             let p = Probabilities::new(device, &[1, 2, 40], &[0.5; 80]).unwrap();
             let options = AttentionMemory::new(layout(true, 2)).p_erase(&p);

@@ -29,22 +29,14 @@ fn encoder(device: &wgpu::Device) -> wgpu::CommandEncoder {
     device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
 }
 
-/// What an application opens itself.
+/// What an application opens itself, with the limits that are everywhere.
 fn applications_device() -> Option<(wgpu::Device, wgpu::Queue)> {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-    pollster::block_on(async {
-        let adapters = instance.enumerate_adapters(wgpu::Backends::PRIMARY).await;
-        let opened = adapters.first()?.request_device(&wgpu::DeviceDescriptor::default()).await;
-        opened.ok()
-    })
+    crate::support::applications_device(|_| wgpu::Limits::default())
 }
 
 /// A device of the application's and the one that shares it.
 fn shared_device() -> Option<(wgpu::Device, wgpu::Queue, Device)> {
-    let Some((device, queue)) = applications_device() else {
-        println!("no adapter: this test did not run");
-        return None;
-    };
+    let (device, queue) = applications_device()?;
     let ours = Device::from_wgpu(device.clone(), queue.clone());
     Some((device, queue, ours))
 }

@@ -473,3 +473,30 @@ fn keys_that_no_query_reads_are_passed_over() {
         }
     }
 }
+
+/// A bias of distance alone, of one key for each query: latitudes may be beyond the poles, and whole turns apart.
+#[test]
+fn great_circles_of_whole_turns() {
+    let pairs = [
+        ([0.0f32, 0.0], [0.0f32, 360.0]),
+        ([0.0, -180.0], [0.0, 180.0]),
+        ([10.0, 45.0], [10.0, 405.0]),
+        ([370.0, 45.0], [10.0, -315.0]),
+        ([0.0, 0.0], [0.0, 350.0]),
+        ([20.0, 30.0], [25.0, 390.0]),
+        ([20.0, 30.0], [20.001, 30.001]),
+    ];
+    for (name, device) in devices() {
+        for (here, there) in pairs {
+            let tensor = |shape: &[usize], numbers: &[f32]| Tensor::new(&device, shape, numbers).unwrap();
+            let (one, here_, there_) =
+                (tensor(&[1, 1, 1, 1], &[0.0]), tensor(&[1, 1, 2], &here), tensor(&[1, 1, 2], &there));
+            let terms = [BiasTerm::built_in(0..2, Distance::GreatCircle, BiasKernel::Scalar, &[&[-1.0]])];
+            let options = ScanAttention::default().bias(Bias::new(&here_, &there_, &terms));
+            let found = -scan_attention(&one, &one, &one, &options).unwrap().log_sum_exp.read().unwrap()[0];
+            let expected = oracle::distance(Distance::GreatCircle, &here, &there).unwrap();
+            // Sines of a turn in f32, which are those of the angle to 1e-6 of a radian.
+            assert!((f64::from(found) - expected).abs() < 1e-4, "{name}: {here:?} {there:?}: {found}, {expected}");
+        }
+    }
+}

@@ -85,6 +85,21 @@ fn values_are_those_of_scipy() {
     assert!(n_rows > 900);
 }
 
+/// Where a beta distribution is narrow it is a normal one.
+#[test]
+fn narrow_betas_score_as_normal_ones() {
+    for numbers in [[1e6f32, 3e6], [1e13, 3e13], [1e16, 1e16], [1e18, 1e17], [3e23, 1e23]] {
+        let [a, b] = numbers.map(f64::from);
+        let std = (a * b / (a + b + 1.0)).sqrt() / (a + b);
+        let found = one(Output::Beta, numbers).crps(&[a / (a + b)]).unwrap()[0] / std;
+        let expected = 2.0 / std::f64::consts::TAU.sqrt() - 1.0 / std::f64::consts::PI.sqrt();
+        assert!((found - expected).abs() < 1e-5, "{numbers:?}: {found}, {expected}");
+    }
+    // What is observed may be so far out that no number says how many deviations.
+    let far = one(Output::GaussianLogStd, [0.0, -87.0]);
+    assert!((far.crps(&[1e271]).unwrap()[0] / 1e271 - 1.0).abs() < 1e-12);
+}
+
 #[test]
 fn quantiles_invert_the_cdf() {
     for (output, numbers) in ORDINARY {

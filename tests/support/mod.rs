@@ -10,7 +10,9 @@ pub mod oracle;
 pub mod oracle_tape;
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use wgpu_attention::{Device, Error, Result, checkpoint::Checkpoint, ops::Layout};
+#[cfg(feature = "gpu")]
+use wgpu_attention::wgpu;
+use wgpu_attention::{Device, Error, Result, checkpoint::Checkpoint, models::Prediction, ops::Layout};
 
 /// The committed network of the first README snippet.
 pub const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/checkpoints/gp_1d.safetensors");
@@ -122,13 +124,32 @@ fn open_forced(operation: &str, variant: &str, checks: &[bool]) -> Vec<(String, 
     all.into_iter().map(|(name, device)| (format!("{name}, {variant}"), device)).collect()
 }
 
+/// Says that there is no adapter; with `WGPU_ATTENTION_REQUIRE_GPU=1` it is a failure.
+#[cfg(feature = "gpu")]
+fn without_adapter() {
+    let required = std::env::var("WGPU_ATTENTION_REQUIRE_GPU").is_ok_and(|value| value == "1");
+    assert!(!required, "WGPU_ATTENTION_REQUIRE_GPU=1, but there is no adapter");
+    println!("no adapter: the GPU half of this test did not run");
+}
+
+/// A device as an application opens it, with nothing of this crate's.
+#[cfg(feature = "gpu")]
+pub fn applications_device(limits: impl Fn(&wgpu::Adapter) -> wgpu::Limits) -> Option<(wgpu::Device, wgpu::Queue)> {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
+    let Some(adapter) = adapters.first() else {
+        without_adapter();
+        return None;
+    };
+    let descriptor = wgpu::DeviceDescriptor { required_limits: limits(adapter), ..Default::default() };
+    Some(pollster::block_on(adapter.request_device(&descriptor)).unwrap())
+}
+
 #[cfg(feature = "gpu")]
 fn open_all(options: &wgpu_attention::device::GpuOptions, checks: &[bool]) -> Vec<(String, Device)> {
     let adapters = Device::adapters();
-    let required = std::env::var("WGPU_ATTENTION_REQUIRE_GPU").is_ok_and(|value| value == "1");
-    assert!(!(required && adapters.is_empty()), "WGPU_ATTENTION_REQUIRE_GPU=1, but there is no adapter");
     if adapters.is_empty() {
-        println!("no adapter: the GPU half of this test did not run");
+        without_adapter();
     }
     let mut devices = Vec::new();
     for adapter in &adapters {
@@ -288,6 +309,15 @@ pub fn sigmoid(x: f64) -> f64 {
 
 pub fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| f64::from(x)).collect()
+}
+
+/// That two networks say the same but for other orders of summation, through layers whose random parameters magnify.
+#[track_caller]
+pub fn assert_predicted(a: &Prediction, b: &Prediction, what: &str) {
+    assert_eq!(a.shape(), b.shape(), "{what}");
+    for (a, b) in a.mean().iter().chain(a.std()).zip(b.mean().iter().chain(b.std())) {
+        assert!((a - b).abs() <= 2e-5 * (1.0 + b.abs()), "{what}: {a} and {b}");
+    }
 }
 
 /// Leaves NaN in the device's pool, in buffers of these lengths: an operation that does not

@@ -1,7 +1,7 @@
 //! A share between 0 and 1.
 
 use super::{
-    special::{Level, beta_cdf, ln_beta, ln_binomial, sigmoid},
+    special::{Level, beta_cdf, ln_binomial, sigmoid},
     univariate::Univariate,
 };
 
@@ -71,8 +71,11 @@ impl Univariate for Beta {
         // What the mean below y lacks of the mean.
         let edge = ln_binomial(a, b, y, 1.0 - y).exp() * b / (a + b);
         let distance = (y - self.mean()) * (level.below - level.above) + 2.0 * self.mean() * edge;
-        // Half the mean distance of two draws: 2 B(2 a, 2 b) / ((a + b) B(a, b)²).
-        let spread = 2.0 * (ln_beta(2.0 * a, 2.0 * b) - 2.0 * ln_beta(a, b) - (a + b).ln()).exp();
+        // Half the mean distance of two draws: 2 B(2 a, 2 b) / ((a + b) B(a, b)²), with both B at the mean, where their
+        // powers cancel.
+        let n = a + b;
+        let at_mean = |a: f64, b: f64| ((a + b) / a / b).ln() - ln_binomial(a, b, a / (a + b), b / (a + b));
+        let spread = 2.0 * (at_mean(2.0 * a, 2.0 * b) - 2.0 * at_mean(a, b) - n.ln()).exp();
         distance - spread
     }
 }

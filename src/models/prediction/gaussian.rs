@@ -46,6 +46,10 @@ impl Univariate for Gaussian {
 
     fn crps(&self, y: f64) -> f64 {
         let z = self.z(y).abs();
+        if z > 40.0 {
+            // So far out that there is no tail, and z itself may overflow.
+            return (y - self.mean).abs() - self.std / PI.sqrt();
+        }
         // Twice the density less what the tail misses, so that nothing cancels far out.
         self.std * (z - 2.0 * z * normal_cdf(-z) + 2.0 * normal_density(z) - 1.0 / PI.sqrt())
     }

@@ -245,12 +245,6 @@ fn continued_fraction(b: f64, step: impl Fn(f64) -> (f64, f64)) -> f64 {
     value
 }
 
-/// `ln B(a, b)`.
-pub fn ln_beta(a: f64, b: f64) -> f64 {
-    // Of x = 1/2, where it is the rest of the probability.
-    -ln_binomial(a, b, 0.5, 0.5) - (a + b) * std::f64::consts::LN_2 + ((a + b) / a / b).ln()
-}
-
 /// The mean distance of two independent counts, of which the characteristic function at `t` has the
 /// logarithm `ln_square(sin(t / 2)²)` of its squared modulus; `curvature` is about the steepest of it.
 ///

@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Result, check_shape},
     tensor::{Storage, Tensor, check_operands, check_size},
 };
-pub(crate) use plan::FeatureTile;
+pub(crate) use plan::{FeatureTile, SHORT};
 use problem::OP;
 pub use problem::{FeatureKind, FeatureMap};
 pub use random::{ProjectionRows, random_features};

@@ -4,8 +4,9 @@ use serde::Serialize;
 
 use super::problem::FeatureKind;
 
-/// Along the short side of a tile.
-const SHORT: usize = 32;
+/// Along the short side of a tile: the keys whose features a write of linear attention makes at a time, and the
+/// features that a read does.
+pub(crate) const SHORT: usize = 32;
 
 /// Numbers of a row, and of one of the projection, that are in workgroup memory at once.
 const DEPTH: usize = 32;

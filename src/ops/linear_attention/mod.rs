@@ -163,6 +163,8 @@ impl LinearState {
     pub fn merge(&self, other: &Self) -> Result<Self> {
         let (a, b) = (self.sums.shape(), other.sums.shape());
         let fit = a == b
+            && a.len() == 4
+            && (!self.is_stable || a[3] == self.v_dim + 1)
             && (self.v_dim, self.is_stable) == (other.v_dim, other.is_stable)
             && self.n_keys.len() == other.n_keys.len();
         let rule = "both must be of the same batch, heads, features, width and normaliser";

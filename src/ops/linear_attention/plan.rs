@@ -11,7 +11,7 @@ use crate::{
         variants::{LINEAR_ATTENTION, name_of},
     },
     error::Result,
-    ops::feature_map::{FeatureKind, FeatureTile},
+    ops::feature_map::{FeatureKind, FeatureTile, SHORT},
     tensor::{Tensor, n_elements},
 };
 
@@ -20,9 +20,6 @@ const PART: usize = 256;
 
 /// Partial sums that exist at once, in numbers.
 const MAX_PARTIAL: usize = 1 << 24;
-
-/// Keys whose features a write makes at a time, and features that a read does.
-pub(crate) const SHORT: usize = 32;
 
 /// Partial sums that a thread adds.
 pub(crate) const FAN_IN: usize = 32;

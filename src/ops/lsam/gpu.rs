@@ -153,7 +153,8 @@ fn steps(
         .write("memory", &state.memory)
         .write("h", &state.hidden)
         .write("y", values);
-    for step in 0..n {
+    // Nothing is launched for an empty batch, be its sequences as long as they like.
+    for step in 0..if batch == 0 { 0 } else { n } {
         let (n, step) = (n as u32, if reverse { n - 1 - step } else { step } as u32);
         let params =
             ColumnsParams { n, d_model: d_model as u32, width: width as u32, step, ..ColumnsParams::default() };

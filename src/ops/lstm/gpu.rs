@@ -101,7 +101,8 @@ fn steps(gpu: &Gpu, problem: &Problem, gates: &Tensor, weight: &Tensor, state: &
         .write("state", state)
         .write("y", y);
     let params = StepParams { n: n as u32, hidden: hidden as u32, ..StepParams::default() };
-    for step in 0..n {
+    // Nothing is launched for an empty batch, be its sequences as long as they like.
+    for step in 0..if batch == 0 { 0 } else { n } {
         launch.groups(problem.n_groups(), problem.work_of_group(), StepParams { step: step as u32, ..params })?;
     }
     // The steps read h of the one before from y.

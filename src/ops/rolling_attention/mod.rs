@@ -112,7 +112,7 @@ impl RollingAttention {
     /// as it is, or begins one that reads as zeros.
     ///
     /// # Errors
-    /// As [`scan_attention`](crate::ops::scan_attention()); a state of another shape or layout.
+    /// As [`scan_attention`](crate::ops::scan_attention()); keys or values of f16; a state of another shape or layout.
     ///
     /// ```
     /// use wgpu_attention::{Device, Mask, Tensor, ops::{Layout, RollingAttention}};
@@ -136,7 +136,8 @@ impl RollingAttention {
         let layout = self.layout;
         // Before the work, so that an error costs nothing.
         let rows = state.map(|state| &state.rows);
-        let operands = [("queries", Some(&self.queries)), ("k", Some(k)), ("v", Some(v)), ("state", rows)];
+        let mask_tensor = ("mask", mask.map(Mask::tensor));
+        let operands = [("queries", Some(&self.queries)), ("k", Some(k)), ("v", Some(v)), ("state", rows), mask_tensor];
         check_operands(WRITE, &operands, &[])?;
         if let Some(state) = state {
             let (keys, v_dim) = layout.keys_values(WRITE, k, v)?;

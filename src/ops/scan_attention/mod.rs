@@ -59,7 +59,9 @@ use problem::{CpuInputs, OP};
 ///
 /// # Errors
 /// Shapes that do not fit, a `head_dim` over the limit, tensors on different devices, operands of
-/// [f16](crate::DType) but keys and values, bias parameters that do not fit the heads, a custom bias that does not compile.
+/// [f16](crate::DType) but keys and values, a scale that is not finite, splits beyond the number of keys, biases whose
+/// coordinates are missing or have no such column, bias parameters that do not fit the heads, a custom bias that does
+/// not compile or that panics.
 ///
 /// ```
 /// use wgpu_attention::{Device, Tensor, ops::{Bias, BiasTerm, ScanAttention, scan_attention}};

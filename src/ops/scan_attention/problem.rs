@@ -165,7 +165,10 @@ impl Problem {
         let (keys, v_dim) = options.layout.keys_values(OP, k, v)?;
         check_queries(OP, (q, queries), (k, keys))?;
         let Sizes { batch, n_heads, n: n_queries, dim: head_dim } = queries;
-        check_limit("head_dim of scan_attention", head_dim.max(v_dim) as u64, MAX_HEAD_DIM as u64)?;
+        for (what, dim) in [("head_dim of scan_attention", head_dim), ("the width of values of scan_attention", v_dim)]
+        {
+            check_limit(what, dim as u64, MAX_HEAD_DIM as u64)?;
+        }
         let scale = options.scale.unwrap_or(1.0 / (head_dim as f32).sqrt());
         if !scale.is_finite() {
             return Err(Error::NonFinite { name: "scale".into(), index: 0, value: scale });

@@ -137,7 +137,8 @@ pub(super) fn check(inputs: &TapeInputs<'_>, options: TapeOptions, state: Option
     check_shape(*action == [batch, n, n_actions], OP, "action", action, expected)?;
     let slots = inputs.tape_length;
     let kinds = if jumps { 2 } else { 1 };
-    let numbers = n_elements(&[batch, n_tapes, slots, mem + 1, kinds]);
+    // Those of one batch element, too, where there is none.
+    let numbers = n_elements(&[batch.max(1), n_tapes, slots, mem + 1, kinds]);
     check_limit("numbers in all tapes", numbers as u64, MAX_NUMBERS as u64)?;
     let problem = Problem { batch, n, n_tapes, slots, mem, options: options.into() };
     if let Some(state) = state {

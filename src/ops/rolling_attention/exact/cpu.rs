@@ -13,7 +13,7 @@ use crate::{
     ops::layout::Sizes,
     parallel::*,
     simd::{
-        math::exp2_parts,
+        math::{exp2_parts, power_of_two},
         tile::{ROWS, VECTORS, product},
     },
     wide::add_shifted,
@@ -234,11 +234,11 @@ impl<'a> Scratch<'a> {
                     beyond[r] = score.simd_le(most).select(beyond[r], one);
                     let [fraction, power] = exp2_parts(simd, score.max(LEAST_SCORE).min(most));
                     let exponent = power + (exponents - (limit[r] + limits.value) as f32);
-                    let mut rest = fraction * power_of_two(simd, exponent);
+                    let mut rest = fraction * power_of_score(simd, exponent);
                     for (digit, largest) in largest[r].iter_mut().enumerate() {
                         if digit == HALF {
                             // What was too small for an f32 is seen from here.
-                            let lower = fraction * power_of_two(simd, exponent + (HALF as u32 * DIGIT) as f32);
+                            let lower = fraction * power_of_score(simd, exponent + (HALF as u32 * DIGIT) as f32);
                             rest = exponent.simd_gt(LEAST_POWER).select(rest, lower);
                         }
                         let scaled = rest * (1 << DIGIT) as f32;
@@ -325,8 +325,6 @@ fn product_of_integers<S: Simd, const R: usize, const C: usize>(
 /// `2^x` for integers; what is below `2^-124` has no digit in the next [`HALF`] and becomes `2^-124`, which has none
 /// either and is no subnormal number.
 #[inline(always)]
-fn power_of_two<S: Simd>(_: S, x: S::f32s) -> S::f32s {
-    // Adding 1.5 * 2^23 leaves an integer in the low bits, from where it goes to the exponent.
-    const ROUND: f32 = 12_582_912.0 + 127.0;
-    ((x.max(LEAST_POWER) + ROUND).bitcast::<S::u32s>() << 23).bitcast()
+fn power_of_score<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    power_of_two(simd, x.max(LEAST_POWER))
 }

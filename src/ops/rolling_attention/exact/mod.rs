@@ -215,7 +215,8 @@ impl ExactRolling {
     ) -> Result<ExactState> {
         let Self { layout, cpu, sizes, .. } = *self;
         let (keys, v_dim) = layout.keys_values(op, k, v)?;
-        check_operands(op, &[("queries", Some(&self.rolling)), ("k", Some(k)), ("v", Some(v))], &[])?;
+        let mask_tensor = ("mask", mask.map(Mask::tensor));
+        check_operands(op, &[("queries", Some(&self.rolling)), ("k", Some(k)), ("v", Some(v)), mask_tensor], &[])?;
         check_queries(op, (&self.rolling, sizes), (k, keys))?;
         check_mask(op, mask, keys.batch, keys.n)?;
         if let Some(state) = state {

@@ -1,5 +1,5 @@
 //! Every instruction set against float64. The public function has its own tests, with more
-//! cases, in `tests/scan_attention.rs`.
+//! cases, in `tests/kernels/scan_attention.rs`.
 
 use std::sync::Arc;
 
