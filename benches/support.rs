@@ -70,7 +70,16 @@ fn cmanp(device: &Device, [d_model, dim_feedforward, n_latents, n_layers]: [usiz
 
 /// The memory of this process that is in RAM, where the system says.
 pub fn resident_bytes() -> Option<u64> {
+    of_status("VmRSS:")
+}
+
+/// The most that it has been.
+pub fn peak_resident_bytes() -> Option<u64> {
+    of_status("VmHWM:")
+}
+
+fn of_status(field: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     Some(1024 * line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?)
 }

@@ -20,6 +20,7 @@ use serde_json::Value;
 use shared::{
     args::{count, networks},
     lines::{Lines, cut},
+    normal::Z95,
     progress, say,
 };
 use wgpu_attention::{
@@ -145,6 +146,7 @@ impl Trained {
         };
         let classes =
             Classes { base: list("base_classes")?, base_ids: list("base_ids")?, novel: list("novel_classes")? };
+        ensure!(!classes.base.is_empty() && !classes.novel.is_empty(), "the metadata name no base or no novel classes");
         let scale = about["pixel_scale"].as_f64().with_context(|| lacks("pixel_scale"))?;
         let shots = about["shots"].as_u64().map(|shots| shots as usize);
         Ok(Self { path: path.into(), model, classes, scale, shots })
@@ -196,7 +198,7 @@ fn measure(network: &Trained, images: &Images, shots: usize, args: &Args) -> Res
     }
     let n = args.episodes as f64;
     let means = sums.map(|sum| sum / n);
-    Ok((means, 1.96 * ((squares / n - means[0] * means[0]).max(0.0) / n).sqrt()))
+    Ok((means, Z95 * ((squares / n - means[0] * means[0]).max(0.0) / n).sqrt()))
 }
 
 fn main() -> Result<()> {

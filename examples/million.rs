@@ -211,16 +211,8 @@ fn memory(device: &Device) -> String {
     if *device != Device::cpu() {
         return format!("{} on the device at most", HumanBytes(peak));
     }
-    match peak_resident() {
+    match support::peak_resident_bytes() {
         Some(bytes) => format!("{} of the process at most", HumanBytes(bytes)),
         None => "not known on this system".into(),
     }
-}
-
-/// The largest resident set of this process in bytes, where the system says.
-fn peak_resident() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(1024 * kibibytes)
 }

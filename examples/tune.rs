@@ -58,12 +58,19 @@ fn main() -> Result<()> {
     let named = |adapter: &Adapter| {
         args.adapter.as_ref().is_none_or(|name| adapter.name.to_lowercase().contains(&name.to_lowercase()))
     };
-    let adapter = Device::adapters().into_iter().find(named).context("no adapter of that name on this machine")?;
+    let adapters = Device::adapters();
+    let adapter = adapters.iter().find(|adapter| named(adapter)).with_context(|| {
+        let names: Vec<&str> = adapters.iter().map(|adapter| adapter.name.as_str()).collect();
+        format!(
+            "no adapter{} on this machine, which has {names:?}",
+            args.adapter.as_ref().map_or(String::new(), |name| format!(" named {name:?}"))
+        )
+    })?;
     say!("adapter    {adapter}")?;
     if !adapter.kind.is_hardware() {
         say!("           software: what is fast here says nothing about GPUs")?;
     }
-    let own = Device::on_adapter(&adapter, &GpuOptions::default())?;
+    let own = Device::on_adapter(adapter, &GpuOptions::default())?;
     let mut tuned = Tuned::new(own.capabilities().driver);
     let cases = cases(args.quick);
     for (operation, variants) in all {
@@ -71,7 +78,7 @@ fn main() -> Result<()> {
             continue;
         }
         let of_it: Vec<&Case> = cases.iter().filter(|case| case.operation == operation).collect();
-        if let Some(best) = fastest(&adapter, &own, operation, variants, &of_it, Effort::new(args.quick))? {
+        if let Some(best) = fastest(adapter, &own, operation, variants, &of_it, Effort::new(args.quick))? {
             tuned.variants.insert(operation.to_owned(), best.to_owned());
         }
     }

@@ -81,6 +81,14 @@ fn share(text: &str) -> Result<f64, String> {
 fn main() -> Result<()> {
     let args = Args::parse();
     out::folder(&args.out, &["predictions.csv", "satellite.svg"])?;
+    if let Some(path) = &args.known {
+        ensure!(
+            args.hold_out > 0.0,
+            "--known {} is what is left of a part that is held out, and --hold-out is 0",
+            path.display()
+        );
+        out::file(path)?;
+    }
     let Data { observed, asked } = match &args.input {
         Some(path) => field::read(path)?,
         None => field::draw(args.seed)?,

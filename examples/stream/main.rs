@@ -31,7 +31,7 @@ use shared::{lines::Lines, out, say, warn};
 use wgpu_attention::{Device, models::cmanp::Cmanp};
 
 use memory::{Forgetting, Memory};
-use meter::{Meter, resident_bytes};
+use meter::Meter;
 use rows::{Block, Rows};
 use saved::{Progress, Saved};
 use scaling::{Scaling, ScalingArgs};
@@ -260,7 +260,7 @@ impl Stream<'_> {
         }
         self.draw()?;
         // Last, so that the picture counts.
-        match (self.meter.resident_at_first(), resident_bytes()) {
+        match (self.meter.resident_at_first(), support::resident_bytes()) {
             (Some(first), Some(now)) => {
                 say!("resident  {:.1} MB after the first update, {:.1} MB now", first as f64 / 1e6, now as f64 / 1e6)
             }

@@ -24,7 +24,7 @@ impl Meter {
 
     pub fn add(&mut self, took: Duration, n_points: u64) {
         if self.n_updates == 0 {
-            self.resident_at_first = resident_bytes();
+            self.resident_at_first = support::resident_bytes();
         }
         let nanos = took.as_nanos().max(1) as f64;
         self.bins[((nanos.log2() * PER_OCTAVE) as usize).min(N_BINS - 1)] += 1;
@@ -51,11 +51,4 @@ impl Meter {
     pub fn resident_at_first(&self) -> Option<u64> {
         self.resident_at_first
     }
-}
-
-/// The memory of this process that is in RAM, where the system says.
-pub fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(1024 * line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?)
 }

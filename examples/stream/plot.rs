@@ -4,7 +4,10 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use plotters::{coord::Shift, prelude::*};
-use shared::axis::{Axis, widened};
+use shared::{
+    axis::{Axis, widened},
+    normal::Z95,
+};
 
 use crate::{rows::Drawn as Observed, targets::Stage};
 
@@ -75,8 +78,8 @@ fn panel(
         .label_style(text(11))
         .draw()?;
     let points = || stage.x.iter().zip(stage.mean.iter().zip(&stage.std));
-    let upper = points().map(|(&x, (mean, std))| place(x, mean - trend(x) + 1.96 * std));
-    let lower = points().rev().map(|(&x, (mean, std))| place(x, mean - trend(x) - 1.96 * std));
+    let upper = points().map(|(&x, (mean, std))| place(x, mean - trend(x) + Z95 * std));
+    let lower = points().rev().map(|(&x, (mean, std))| place(x, mean - trend(x) - Z95 * std));
     chart.draw_series([Polygon::new(upper.chain(lower).collect::<Vec<_>>(), BAND.filled())])?;
     let line = points().map(|(&x, (&mean, _))| place(x, mean - trend(x)));
     chart.draw_series(LineSeries::new(line, BLUE.stroke_width(SCALE)))?;

@@ -4,7 +4,7 @@ use std::{fs::File, path::PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
-use shared::{lines, out};
+use shared::{lines, normal::Z95, out};
 use wgpu_attention::{
     checkpoint::Checkpoint,
     models::{
@@ -86,7 +86,7 @@ impl Progress {
         for ((y, mean), std) in y.iter().zip(prediction.mean()).zip(prediction.std()) {
             let error = f64::from(y - mean);
             self.squares.0 += (error * unit).powi(2);
-            self.n_covered += u64::from(error.abs() <= 1.96 * f64::from(*std));
+            self.n_covered += u64::from(error.abs() <= Z95 * f64::from(*std));
         }
         // What the last observation before the block would have said.
         let differences = block.values.iter().zip(self.last.iter().cycle());

@@ -135,7 +135,7 @@ impl Checkpoint {
         self.parameters.remove(name).map(|parameter| (parameter.shape, parameter.data))
     }
 
-    /// Gives every parameter the name that `to` makes of its own.
+    /// Gives every parameter the name that `to` makes of its own, those that no model can use (integers, say) too.
     ///
     /// # Errors
     /// Two parameters would have one name; none has another then.
@@ -153,7 +153,7 @@ impl Checkpoint {
     /// ```
     pub fn rename(&mut self, to: impl Fn(&str) -> String) -> Result<()> {
         let mut names = BTreeMap::new();
-        for name in self.parameters.keys() {
+        for name in self.parameters.keys().chain(self.unusable.keys()) {
             if let Some(other) = names.insert(to(name), name) {
                 let found = format!("{:?} of both {other:?} and {name:?}", to(name));
                 return Err(Error::argument("Checkpoint::rename", "the new name", found, "a name for each"));

@@ -73,7 +73,7 @@ impl Device {
     /// [`Device::gpu`] with options.
     ///
     /// # Errors
-    /// As [`Device::gpu`].
+    /// As [`Device::gpu`] and [`Device::on_adapter`].
     #[cfg(not(target_arch = "wasm32"))]
     pub fn gpu_with(options: &GpuOptions) -> Result<Self> {
         pollster::block_on(Self::gpu_with_async(options))
@@ -82,7 +82,7 @@ impl Device {
     /// [`Device::gpu_with`] without blocking.
     ///
     /// # Errors
-    /// As [`Device::gpu`].
+    /// As [`Device::gpu_with`].
     pub async fn gpu_with_async(options: &GpuOptions) -> Result<Self> {
         match Self::adapters_async().await.first() {
             Some(adapter) => Self::on_adapter_async(adapter, options).await,
@@ -93,7 +93,8 @@ impl Device {
     /// A given adapter of [`Device::adapters`].
     ///
     /// # Errors
-    /// [`Error::DeviceRequest`] if it gives no device.
+    /// [`Error::DeviceRequest`] if it gives no device; [`Error::Argument`] for a variant that does not exist, or what was
+    /// tuned on another adapter; [`Error::LimitExceeded`] where buffers need a wider alignment than the kernels know.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn on_adapter(adapter: &Adapter, options: &GpuOptions) -> Result<Self> {
         pollster::block_on(Self::on_adapter_async(adapter, options))

@@ -40,9 +40,12 @@ impl<C: PartialEq> About<C> {
     /// Refuses to join posteriors of different models, devices or batches.
     pub fn check_same(&self, op: &'static str, other: &Self, batch: usize, other_batch: usize) -> Result<()> {
         let is_same = self.fingerprint == other.fingerprint && self.config == other.config;
-        let (found, allowed) = if !is_same || self.device != other.device {
-            let found = format!("one of another model or device, on {}", other.device);
-            (found, format!("one of the same model on {}", self.device))
+        let (found, allowed) = if !is_same {
+            ("one of another model".to_owned(), "one of the same model".to_owned())
+        } else if self.device != other.device {
+            let by_identity = [&other.device, &self.device].map(Device::identity);
+            let [found, allowed] = by_identity.map(|device| format!("one of the same model on {device}"));
+            (found, allowed)
         } else if batch != other_batch {
             (format!("one of batch {other_batch}"), format!("one of batch {batch}"))
         } else {

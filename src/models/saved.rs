@@ -93,11 +93,12 @@ pub(crate) fn check_frame(
     n_columns: usize,
 ) -> Result<()> {
     let is_framed = batch.checked_mul(n_columns).is_some_and(|n| frame.is_of(n));
-    if is_framed && summary.is_none_or(|summary| summary.fits(batch, n_columns)) {
-        return Ok(());
-    }
-    let message = format!("its origin is not one of {n_columns} columns in {batch} batch elements");
-    Err(refused(checkpoint, message))
+    let what = match summary {
+        _ if !is_framed => "origin",
+        Some(summary) if !summary.fits(batch, n_columns) => "summary of what was observed",
+        _ => return Ok(()),
+    };
+    Err(refused(checkpoint, format!("its {what} is not one of {n_columns} columns in {batch} batch elements")))
 }
 
 fn as_saved(checkpoint: &Checkpoint, what: &str, found: u64, saved: u64) -> Result<()> {

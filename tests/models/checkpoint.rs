@@ -59,6 +59,12 @@ fn parameters_are_seen_renamed_and_removed() {
     let before = checkpoint.fingerprint();
     refused(checkpoint.rename(|_| "x".into()), &["\"x\"", "\"a.x\"", "\"b.x\""]);
     assert_eq!(checkpoint.fingerprint(), before, "a refused renaming changes nothing");
+    // What no parameter can be has a name, too.
+    let counted = safetensors::tensor::TensorView::new(safetensors::Dtype::I64, vec![], &[0; 8]).unwrap();
+    let counted = safetensors::serialize([("n", counted)], None).unwrap();
+    let mut both = Checkpoint::from_bytes(&counted).unwrap();
+    both.insert("a.x", &[1], vec![1.0]).unwrap();
+    refused(both.rename(|_| "x".into()), &["\"x\"", "\"a.x\"", "\"n\""]);
     checkpoint.rename(|name| name.replace('.', "/")).unwrap();
     assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a/x", "b/x"]);
     assert_eq!(checkpoint.remove("a/x"), Some((vec![2, 1], vec![1.0, 2.0])));

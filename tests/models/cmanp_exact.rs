@@ -1,13 +1,10 @@
 //! Posteriors with exact sums, windows, and what is left out.
 
-use crate::support::{Random, devices, parameters, refused};
+use crate::support::{Random, assert_predicted, devices, parameters, refused};
 use wgpu_attention::{
     Device,
     checkpoint::Checkpoint,
-    models::{
-        Prediction,
-        cmanp::{Cmanp, Config, Context, Posterior, Window},
-    },
+    models::cmanp::{Cmanp, Config, Context, Posterior, Window},
     ops::leave_one_out,
 };
 
@@ -42,12 +39,6 @@ fn bytes(posterior: &Posterior) -> Vec<u8> {
     posterior.to_checkpoint().unwrap().to_bytes().unwrap()
 }
 
-fn assert_close(a: &Prediction, b: &Prediction, what: &str) {
-    for (a, b) in a.mean().iter().chain(a.std()).zip(b.mean().iter().chain(b.std())) {
-        assert!((a - b).abs() <= 2e-5 * (1.0 + b.abs()), "{what}: {a} and {b}");
-    }
-}
-
 #[test]
 fn any_cut_order_and_tree_gives_the_same_bytes() {
     let mut random = Random::new(1);
@@ -57,7 +48,7 @@ fn any_cut_order_and_tree_gives_the_same_bytes() {
     let whole = model.condition(&all.context()).unwrap();
     let expected = bytes(&whole);
     let prediction = whole.predict(&targets.x).unwrap();
-    assert_close(&prediction, &plain.condition(&all.context()).unwrap().predict(&targets.x).unwrap(), "plain");
+    assert_predicted(&prediction, &plain.condition(&all.context()).unwrap().predict(&targets.x).unwrap(), "plain");
     for block in [1, 7, 128, 129] {
         assert!(bytes(&model.condition_in_blocks(&all.context(), block).unwrap()) == expected, "blocks of {block}");
     }
@@ -101,7 +92,7 @@ fn whatever_came_alone_can_be_read() {
             for y in [-1e6, -3.0, 0.0, 0.4, 3.0, 1e6] {
                 let (x, y) = ([t, cos, sin], [y]);
                 let read = |model: &Cmanp| model.condition(&Context::new(&x, &y)).unwrap().predict(&at);
-                assert_close(&read(&model).unwrap(), &read(&plain).unwrap(), &format!("{x:?} {y:?}"));
+                assert_predicted(&read(&model).unwrap(), &read(&plain).unwrap(), &format!("{x:?} {y:?}"));
             }
         }
     }
@@ -126,7 +117,7 @@ fn batches_and_masks_are_exact_too() {
     let whole = model.condition(&context).unwrap();
     assert!(bytes(&whole) == bytes(&model.condition_in_blocks(&context, 7).unwrap()));
     let [a, b] = [whole.predict(&targets), plain.condition(&context).unwrap().predict(&targets)].map(Result::unwrap);
-    assert_close(&a, &b, "batch");
+    assert_predicted(&a, &b, "batch");
     let [a, b] =
         [whole.draws(&targets, 1, 3), plain.condition(&context).unwrap().draws(&targets, 1, 3)].map(Result::unwrap);
     assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-3 * (1.0 + b.abs())), "{a:?} and {b:?}");
@@ -152,7 +143,7 @@ fn a_window_is_its_last_points_from_scratch() {
                 assert_eq!(posterior.n_points(), [(at - first) as u64]);
                 let scratch = model.condition(&all.pick(&(first..at).collect::<Vec<_>>()).context()).unwrap();
                 let (a, b) = (posterior.predict(&targets.x).unwrap(), scratch.predict(&targets.x).unwrap());
-                assert_close(&a, &b, &format!("{name} after {at}"));
+                assert_predicted(&a, &b, &format!("{name} after {at}"));
                 assert_eq!(a.outside(), b.outside());
                 assert!(
                     model.device() != &Device::cpu()
@@ -210,7 +201,7 @@ fn leaving_out_blocks_is_conditioning_on_the_others() {
             let others: Vec<usize> = (0..120).filter(|point| point / 20 != i).collect();
             let scratch = model.condition(&all.pick(&others).context()).unwrap();
             let left = left.unwrap();
-            assert_close(&left.predict(&targets.x).unwrap(), &scratch.predict(&targets.x).unwrap(), "left out");
+            assert_predicted(&left.predict(&targets.x).unwrap(), &scratch.predict(&targets.x).unwrap(), "left out");
             assert!(!scratch.states().is_empty() || bytes(&left) == bytes(&scratch));
         }
     }

@@ -131,6 +131,24 @@ fn great_circles_cross_the_date_line_and_time_reads_nothing_later() {
     assert!(error.contains("before the first observation"), "{error}");
 }
 
+/// A network that sees the coordinates themselves is given what is left of them, near as far.
+#[test]
+fn an_origin_is_taken_off_in_every_neighbourhood() {
+    let places: Vec<f64> = (0..40).map(|i| f64::from(i) * 0.125).collect();
+    let values: Vec<f32> = places.iter().map(|x| x.sin() as f32).collect();
+    let (asked, origin) = ([0.5, 1.75, 4.0], 1e9);
+    let [far, far_asked] = [&places[..], &asked].map(|x| x.iter().map(|x| x + origin).collect::<Vec<f64>>());
+    let config = Config { n_blocks: 1, ..Config::deep_kernel(1, 1) };
+    for (name, device) in devices() {
+        let model = TnpKr::random(&device, &config, 3).unwrap();
+        let local = Local::nearest(7);
+        let near = Context::new(Locations::space(1, &places), &values);
+        let near = predicted(&model, &near, &Locations::space(1, &asked), 3, &local);
+        let far = Context::new(Locations::space(1, &far), &values).origin("s", &[origin]);
+        assert_eq!(predicted(&model, &far, &Locations::space(1, &far_asked), 3, &local), near, "{name}");
+    }
+}
+
 #[test]
 fn what_is_wrong_is_said() {
     let model = TnpKr::open(&Device::cpu(), CHECKPOINT).unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::{CHECKPOINT, Random, devices, parameters};
+use crate::support::{CHECKPOINT, Random, assert_predicted, devices, parameters};
 use wgpu_attention::{
     Device,
     checkpoint::Checkpoint,
@@ -84,14 +84,6 @@ impl Data {
     }
 }
 
-fn assert_close(a: &Prediction, b: &Prediction, what: &str) {
-    assert_eq!(a.shape(), b.shape(), "{what}");
-    for (a, b) in a.mean().iter().chain(a.std()).zip(b.mean().iter().chain(b.std())) {
-        // Other orders of summation, through four applications of a block.
-        assert!((a - b).abs() <= 2e-5 * (1.0 + b.abs()), "{what}: {a} and {b}");
-    }
-}
-
 #[test]
 fn translation_changes_nothing() {
     let (config, mut random) = (config(), Random::new(1));
@@ -110,7 +102,7 @@ fn translation_changes_nothing() {
         let model = TnpKr::new(&device, &config, &checkpoint).unwrap();
         let here = model.condition(&context.context()).unwrap().predict(&test.locations()).unwrap();
         let there = model.condition(&context_there.context()).unwrap().predict(&test_there.locations()).unwrap();
-        assert_close(&here, &there, &name);
+        assert_predicted(&here, &there, &name);
     }
 }
 
@@ -127,7 +119,7 @@ fn the_order_of_the_context_does_not_matter() {
         let model = TnpKr::new(&device, &config, &checkpoint).unwrap();
         let a = model.condition(&context.context()).unwrap().predict(&test.locations()).unwrap();
         let b = model.condition(&context.pick(&order).context()).unwrap().predict(&test.locations()).unwrap();
-        assert_close(&a, &b, &name);
+        assert_predicted(&a, &b, &name);
     }
 }
 
@@ -153,7 +145,7 @@ fn masked_points_and_tiles_of_any_size_change_nothing() {
             let alone = model.condition(&data.context()).unwrap().predict(&test.locations()).unwrap();
             let part = both.activations()[b * 120..][..120].to_vec();
             let of_both = Prediction::new(both.output(), alone.shape(), part).unwrap();
-            assert_close(&alone, &of_both, &format!("{name}, data set {b}"));
+            assert_predicted(&alone, &of_both, &format!("{name}, data set {b}"));
         }
         for tile in [1, 7, 30, 1000] {
             let mut seen = BTreeMap::new();

@@ -23,7 +23,8 @@
 //! Posteriors of disjoint data merge, so that a context can be split over devices or machines, with
 //! [`Cmanp::exact`] to the same bits; a [`Window`] forgets what is old.
 //! With a [`CovarianceConfig`] it is a CMANP-AND, whose targets vary together; without
-//! [`Config::n_latents_per_layer`] an LBANP (arXiv 2211.08458), which has to keep its context.
+//! [`Config::n_latents_per_layer`] an LBANP (arXiv 2211.08458), which reads a context
+//! once, whole, and takes in nothing later.
 //! Parameter names are those of the papers' PyTorch code.
 
 mod attention;

@@ -200,7 +200,7 @@ impl Posterior {
     /// read on two devices or machines, say (see [`Posterior::to_checkpoint`] for how to send one).
     ///
     /// # Errors
-    /// Posteriors of different models, devices or batches; an LBANP.
+    /// Posteriors of different models, devices, batches or origins; one of exact sums and one of rounded ones; an LBANP.
     pub fn merge(&self, other: &Self) -> Result<Self> {
         self.check_combined("Posterior::merge", other)?;
         let states = self.states.iter().zip(&other.states).map(|(a, b)| a.merge(b)).collect::<Result<_>>()?;

@@ -125,15 +125,10 @@ impl Window {
     /// # Errors
     /// No such coordinate; a moment that is no number; as [`Window::forget`].
     pub fn forget_before(&mut self, column: usize, moment: f64) -> Result<()> {
+        const OP: &str = "cmanp::Window::forget_before";
         let dim_x = self.model.config().dim_x;
-        check_argument(
-            column < dim_x,
-            FORGET,
-            "column",
-            column,
-            format_args!("below {dim_x}, the numbers of a point"),
-        )?;
-        check_argument(!moment.is_nan(), FORGET, "moment", moment, "a number")?;
+        check_argument(column < dim_x, OP, "column", column, format_args!("below {dim_x}, the numbers of a point"))?;
+        check_argument(!moment.is_nan(), OP, "moment", moment, "a number")?;
         let times = self.x.iter().skip(column).step_by(dim_x);
         self.forget(times.take_while(|time| **time < moment).count())
     }

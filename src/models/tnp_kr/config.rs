@@ -263,10 +263,15 @@ impl Config {
             ));
         }
         // Enough for any model that fits in a file, and no overflow anywhere.
-        let widths = self.mlps().flat_map(|mlp| &mlp.dims);
-        let is_wide = widths.chain([&self.n_values, &self.obs_dim]).any(|&width| width > 1 << 20);
-        if is_wide || self.n_blocks > 1 << 10 || self.n_repeats > 1 << 10 {
-            return refused("a width over 2^20, or more than 2^10 blocks or repeats".into());
+        let widths = self.mlps().flat_map(|mlp| &mlp.dims).map(|width| ("a width", *width, 1 << 20));
+        let sizes = [
+            ("n_values", self.n_values, 1 << 20),
+            ("obs_dim", self.obs_dim, 1 << 20),
+            ("n_blocks", self.n_blocks, 1 << 10),
+            ("n_repeats", self.n_repeats, 1 << 10),
+        ];
+        if let Some((name, found, most)) = widths.chain(sizes).find(|(_, found, most)| found > most) {
+            return refused(format!("{name} is {found}, allowed is at most {most}"));
         }
         let width = self.width()?;
         if self.ffn.n_out("ffn")? != width {

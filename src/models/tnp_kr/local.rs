@@ -228,6 +228,9 @@ impl TnpKr {
                 scales.push(scale);
             }
             let mut keys = Context::new(Locations::of(&keys, parts.len()), &values);
+            if !local.standardised {
+                keys.origins.clone_from(&context.origins);
+            }
             if keep.contains(&false) {
                 keys = keys.mask(&keep);
             }

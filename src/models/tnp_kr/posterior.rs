@@ -95,7 +95,7 @@ impl Posterior {
         Ok(Self { network: network.clone(), batch, n_context, memories, columns, frame: points.frame, summary })
     }
 
-    /// How many observations there are in each batch element.
+    /// How many observations each batch element was given, those that a mask leaves out among them.
     pub fn n_context(&self) -> usize {
         self.n_context
     }
