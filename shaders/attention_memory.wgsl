@@ -186,16 +186,14 @@ fn main(
 //# for i in range(vectors)
       m{{ i }} += x * k_tile[at + {{ parts * i }}u];
 //# endfor
-//# if has_query or has_erase
-      // An infinite x leaves NaN where a key has no number.
+//# if has_query
+      // An infinite x leaves NaN where a key has no number, and what this step reads would meet it.
       if (params.head_dim < {{ 4 * row_vectors }}u) {
 //# for i in range(vectors)
         let d{{ i }} = {{ 4 * parts * i }}u{{ " + 4u * part" if parts > 1 }} + vec4(0u, 1u, 2u, 3u);
         m{{ i }} = select(vec4(0.0), m{{ i }}, d{{ i }} < vec4(params.head_dim));
 //# endfor
       }
-//# endif
-//# if has_query
       var sum = vec4(0.0);
 //# for i in range(vectors)
       sum += m{{ i }} * q_tile[at + {{ parts * i }}u];

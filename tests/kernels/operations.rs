@@ -167,9 +167,10 @@ fn memories() -> Vec<Operation> {
         || [of("q", [1, 2, 7, 8]), hides("k", [1, 2, 40, 8], 21 * 8 + 3), hides("v", [1, 2, 40, 5], 61 * 5 + 2)];
     const LINEAR: &str = "linear_attention_write linear_attention_merge linear_attention_read";
     const MEMORY: &str = "attention_memory attention_memory_chunk attention_memory_state attention_memory_read";
+    let queries = |head_dim| [of("q", [1, 2, 40, head_dim]), of("k", [1, 2, 40, head_dim]), of("v", [1, 2, 40, 5])];
     let gated = |head_dim| {
-        let (q, k) = (of("q", [1, 2, 40, head_dim]), of("k", [1, 2, 40, head_dim]));
-        [q, k, of("v", [1, 2, 40, 5]), of("p_write", [1, 2, 40]), of("p_erase", [1, 2, 40])]
+        let [q, k, v] = queries(head_dim);
+        [q, k, v, of("p_write", [1, 2, 40]), of("p_erase", [1, 2, 40])]
     };
     let recall = |form| {
         move |_: &Device, [q, k, v, write, erase]: [&Tensor; 5]| {
@@ -199,6 +200,13 @@ fn memories() -> Vec<Operation> {
         operation("LinearAttention, mask", LINEAR, hidden(), linear(FeatureKind::Relu, sums, true)),
         operation("attention_memory, recurrent", MEMORY, gated(8), recall(Form::Recurrent)),
         operation("attention_memory, recurrent, no vectors", MEMORY, gated(6), recall(Form::Recurrent)),
+        // Rows that several threads share.
+        operation("attention_memory, recurrent, wide", MEMORY, gated(70), recall(Form::Recurrent)),
+        operation("attention_memory, recurrent, no gates", MEMORY, queries(6), |_, [q, k, v]| {
+            let options = AttentionMemory::new(layout(true, 2)).form(Form::Recurrent);
+            let recall = attention_memory(q, k, v, &options).unwrap();
+            vec![recall.values, recall.state.memory]
+        }),
         operation("attention_memory, chunked", MEMORY, gated(8), recall(Form::Chunked)),
         operation("attention_memory, chunked, no vectors", MEMORY, gated(6), recall(Form::Chunked)),
         operation("AttentionMemory::write, mask", MEMORY, hidden(), |device, [q, k, v]| {

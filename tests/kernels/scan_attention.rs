@@ -495,8 +495,10 @@ fn great_circles_of_whole_turns() {
             let options = ScanAttention::default().bias(Bias::new(&here_, &there_, &terms));
             let found = -scan_attention(&one, &one, &one, &options).unwrap().log_sum_exp.read().unwrap()[0];
             let expected = oracle::distance(Distance::GreatCircle, &here, &there).unwrap();
-            // Sines of a turn in f32, which are those of the angle to 1e-6 of a radian.
-            assert!((f64::from(found) - expected).abs() < 1e-4, "{name}: {here:?} {there:?}: {found}, {expected}");
+            // The angle of a turn in f32 is right to 1e-6 of a radian; of near points the difference is exact on a GPU.
+            let is_turned = here.iter().zip(&there).any(|(a, b)| (a - b).abs() > 180.0);
+            let allowed = if is_turned || device == Device::cpu() { 1e-4 } else { 1e-6 + 1e-4 * expected };
+            assert!((f64::from(found) - expected).abs() < allowed, "{name}: {here:?} {there:?}: {found}, {expected}");
         }
     }
 }

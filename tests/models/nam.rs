@@ -232,7 +232,7 @@ fn few_shot_oracle(config: &FewShotConfig, checkpoint: &Checkpoint, episode: &Ep
     weights
 }
 
-/// The widths of the authors' networks are 1,600 and 3,200: beyond the heads of attention, and of an attention memory.
+/// The widths of the authors' networks are 1,600 and 3,200, beyond the heads of attention.
 #[test]
 fn every_generator_at_every_width() {
     use Generator::*;
@@ -256,12 +256,13 @@ fn every_generator_at_every_width() {
                 let (model, checkpoint) = random(5, |c| FewShot::new(&device, &config, c));
                 let found = model.condition(&episode).unwrap().weights.read().unwrap();
                 let expected = few_shot_oracle(&config, &checkpoint, &episode);
-                let largest = expected.iter().fold(1.0f64, |most, x| most.max(x.abs()));
-                // Sums of up to 3,200 products in f32, which grow with the root of their number.
+                let largest = expected.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+                // Sums of as many products as there are features, whose errors grow with the root of their number.
+                let bound = 5e-7 * (1.0 + (width as f64).sqrt() / 8.0) * largest;
                 let off = found.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
                 assert!(
-                    found.len() == expected.len() && off <= 5e-6 * largest,
-                    "{name}: {generator:?} {width}: {off:e}"
+                    found.len() == expected.len() && off <= bound,
+                    "{name}: {generator:?} {width}: {off:e} of {bound:e}"
                 );
             }
         }

@@ -79,7 +79,8 @@ impl Classifier {
     /// probabilities `[batch, n, 1]`.
     ///
     /// # Errors
-    /// Labels that are not one-hot; shapes that do not fit.
+    /// Labels that are not one-hot; shapes that do not fit; on a GPU, more features than
+    /// [`MAX_HEAD_DIM`](crate::ops::attention_memory::MAX_HEAD_DIM) where something is erased.
     pub fn write(
         &self,
         features: &Tensor,

@@ -17,8 +17,8 @@ use crate::{
         open::{self, About},
     },
     ops::{
-        Activation, AttentionMemory, Bias, Linear, Probabilities, ScanAttention, add, attention_memory, columns,
-        concat, gate, linear, scale_columns, scan_attention, unit_norm,
+        Activation, AttentionMemory, Bias, Linear, Probabilities, ScanAttention, add, columns, concat, gate, linear,
+        scale_columns, scan_attention, unit_norm,
     },
     tensor::Tensor,
 };
@@ -279,38 +279,24 @@ impl FewShot {
 
 /// `sum_n v_n k_n^T` of `k [batch, n, a]` and `v [batch, n, b]`: `[batch, 1, b, a]`.
 fn sum(k: &Tensor, v: &Tensor) -> Result<Tensor> {
-    by_columns(k, attention_memory::MAX_HEAD_DIM, |k| {
-        Ok(AttentionMemory::new(ONE_HEAD).write(None, k, v, None)?.memory)
-    })
+    Ok(AttentionMemory::new(ONE_HEAD).write(None, k, v, None)?.memory)
 }
 
 /// The values `[batch, n_base, n_features]` by the softmax of logits `[batch, n, n_base]`: `[batch, n, n_features]`.
 fn attend(logits: &Tensor, values: &Tensor) -> Result<Tensor> {
-    let &[batch, n, n_base] = logits.shape() else {
+    const MOST: usize = scan_attention::MAX_HEAD_DIM;
+    let (&[batch, n, n_base], &[.., width]) = (logits.shape(), values.shape()) else {
         return Ok(logits.clone());
     };
-    // Features are wider than heads: the products are those of the logits already, and attention has none.
+    // Features are wider than heads, so their products are logits that exist already, and values come in parts.
     let none = |n| Tensor::zeros(&logits.device(), &[batch, n, 1]);
     let (q, k, matrix) = (none(n)?, none(n_base)?, logits.reshape(&[batch, 1, n, n_base])?);
     let options = ScanAttention::new(ONE_HEAD).bias(Bias::matrix(&matrix));
-    by_columns(
-        values,
-        scan_attention::MAX_HEAD_DIM,
-        |v| Ok(scan_attention::scan_attention(&q, &k, v, &options)?.values),
-    )
-}
-
-/// What `of` makes of at most so many columns, side by side.
-fn by_columns(x: &Tensor, most: usize, of: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
-    let width = x.shape().last().copied().unwrap_or(0);
-    if width <= most {
-        return of(x);
-    }
-    let mut all = of(&columns(x, 0..most)?)?;
-    for start in (most..width).step_by(most) {
-        all = concat(&all, 0..start, &of(&columns(x, start..width.min(start + most))?)?)?;
-    }
-    Ok(all)
+    let read = |start: usize| {
+        let part = columns(values, start..width.min(start + MOST))?;
+        Ok(scan_attention::scan_attention(&q, &k, &part, &options)?.values)
+    };
+    (MOST..width).step_by(MOST).try_fold(read(0)?, |all, start| concat(&all, 0..start, &read(start)?))
 }
 
 /// Erases keys `[batch, n, n_features]` from weights `[batch, classes, n_features]`, all at once

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{
     Context, Locations, TnpKr,
-    points::{Group, Points},
+    points::{Group, Points, sees_differences},
 };
 use crate::{
     error::{Error, Result, check_argument},
@@ -149,7 +149,7 @@ impl TnpKr {
     ///
     /// Each neighbourhood is a data set of its own, many at a time; `receive` gets it with what was
     /// predicted at its places, `[1, n_places, n_values]`. Stops at the first error, which may be the
-    /// receiver's.
+    /// receiver's. [Origins](Context::origin) are taken off coordinates that the network sees themselves.
     ///
     /// # Errors
     /// As [`TnpKr::condition`] and [`Posterior::predict`](super::Posterior::predict); a batch that is not
@@ -202,6 +202,11 @@ impl TnpKr {
             self.check_standardised(&observed)?;
         }
         let columns = observed.columns();
+        // Of differences there is a better one: the middle of each neighbourhood.
+        let of_differences = self.config().groups.iter().filter(|group| sees_differences(self.config(), group));
+        let of_differences: Vec<_> = of_differences.map(|group| &group.name).collect();
+        let mut origins = context.origins.clone();
+        origins.retain(|(name, _)| !of_differences.contains(&name));
         let all: Vec<usize> = observed.cloud().of_element(0).collect();
         let least = moments(&observed, &all).map(|[_, deviation]| LEAST_DEVIATION * deviation);
         let least: Vec<f64> = least.collect();
@@ -229,7 +234,7 @@ impl TnpKr {
             }
             let mut keys = Context::new(Locations::of(&keys, parts.len()), &values);
             if !local.standardised {
-                keys.origins.clone_from(&context.origins);
+                keys.origins.clone_from(&origins);
             }
             if keep.contains(&false) {
                 keys = keys.mask(&keep);

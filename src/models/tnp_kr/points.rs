@@ -389,7 +389,7 @@ impl<'a> Points<'a> {
 }
 
 /// Whether a network sees differences of a group's coordinates alone.
-fn sees_differences(config: &Config, group: &GroupConfig) -> bool {
+pub(super) fn sees_differences(config: &Config, group: &GroupConfig) -> bool {
     matches!(config.attention, AttentionConfig::Scan { .. }) && !group.embed
 }
 
