@@ -110,7 +110,7 @@ fn r10_empty_tensors_of_huge_dimensions() {
             }
         }
         // A tape is as large as it is, though there be none.
-        let (value, action) = (t(&[0, 1, 1]), t(&[0, 1, 6]));
+        let (value, action) = (t(&[0, 1, 1]), t(&[0, 1, 11]));
         let inputs = TapeInputs {
             n_tapes: 1,
             value: &value,
