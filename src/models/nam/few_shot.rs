@@ -288,8 +288,9 @@ fn attend(logits: &Tensor, values: &Tensor) -> Result<Tensor> {
     let (&[batch, n, n_base], &[.., width]) = (logits.shape(), values.shape()) else {
         return Ok(logits.clone());
     };
-    // Features are wider than heads, so their products are logits that exist already, and values come in parts.
-    let none = |n| Tensor::zeros(&logits.device(), &[batch, n, 1]);
+    // Features are wider than heads, so their products are logits that exist already, and values come in parts; keys
+    // as wide as they have the texts that others compile, too.
+    let none = |n| Tensor::zeros(&logits.device(), &[batch, n, width.min(MOST)]);
     let (q, k, matrix) = (none(n)?, none(n_base)?, logits.reshape(&[batch, 1, n, n_base])?);
     let options = ScanAttention::new(ONE_HEAD).bias(Bias::matrix(&matrix));
     let read = |start: usize| {
