@@ -202,7 +202,7 @@ impl TnpKr {
             self.check_standardised(&observed)?;
         }
         let columns = observed.columns();
-        // Of differences there is a better one: the middle of each neighbourhood.
+        // Of differences there is a better one: the middle of each neighbourhood. So none is left of what is standardised.
         let of_differences = self.config().groups.iter().filter(|group| sees_differences(self.config(), group));
         let of_differences: Vec<_> = of_differences.map(|group| &group.name).collect();
         let mut origins = context.origins.clone();
@@ -232,10 +232,8 @@ impl TnpKr {
                 scale.coordinates(&places, &filled(&part.places, n_places), &columns, &mut queries);
                 scales.push(scale);
             }
-            let mut keys = Context::new(Locations::of(&keys, parts.len()), &values);
-            if !local.standardised {
-                keys.origins.clone_from(&origins);
-            }
+            let keys = Context::new(Locations::of(&keys, parts.len()), &values);
+            let mut keys = Context { origins: origins.clone(), ..keys };
             if keep.contains(&false) {
                 keys = keys.mask(&keep);
             }
