@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     operations::{Operation, operations},
-    support::{Random, both, forced_scans, is_part, matrix_units},
+    support::{Random, both, every, forced_scans, is_checked, is_part, matrix_units},
 };
 use wgpu_attention::{
     Device, Tensor,
@@ -88,7 +88,7 @@ fn matrix_units_agree_on_what_is_not_finite() {
     differ(&units, &[], 2e-2, |operation| operation.kernels.contains("scan_attention"));
 }
 
-/// Holds devices, and those that run variants of `scan_attention`, to the CPU.
+/// Holds devices, unchecked and checked ones in turns, and those that run variants of `scan_attention`, to the CPU.
 fn differ(gpus: &[(String, Device)], scans: &[(String, Device)], rounding: f64, is_tried: impl Fn(&Operation) -> bool) {
     let recurrences = forced();
     let mut faults = Vec::new();
@@ -96,9 +96,11 @@ fn differ(gpus: &[(String, Device)], scans: &[(String, Device)], rounding: f64, 
         let scans: Vec<_> = scans
             .iter()
             .enumerate()
-            .filter(|(i, _)| is_part(turn + i) || operation.name.ends_with("one query"))
+            .filter(|(i, _)| is_part(turn + i, 6) || operation.name.ends_with("one query"))
             .map(|(_, scan)| scan)
             .collect();
+        let is_turn = |name: &str| every() || is_checked(name) == turn.is_multiple_of(2);
+        let gpus: Vec<_> = gpus.iter().filter(|(name, _)| is_turn(name)).collect();
         for (which, operand) in operation.operands.iter().enumerate() {
             let masked = operand.masked.map(|at| (at, true));
             let len: usize = operand.shape.iter().product();
@@ -118,7 +120,7 @@ fn differ(gpus: &[(String, Device)], scans: &[(String, Device)], rounding: f64, 
                         false if operation.kernels.contains("scan_attention") => scans.clone(),
                         false => Vec::new(),
                     };
-                    for (name, device) in gpus.iter().chain(more) {
+                    for (name, device) in gpus.iter().copied().chain(more) {
                         let gpu = run(&operation, device, Some((which, at, x)));
                         if let Some(difference) = difference(&cpu, &gpu, rounding) {
                             faults.push(format!("{line}: on {name}, {difference}"));

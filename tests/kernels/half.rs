@@ -118,7 +118,7 @@ fn keys_and_values_of_halves_agree_with_float64() {
     ];
     for (turn, (name, device)) in scan_devices().into_iter().enumerate() {
         let mut random = Random::new(2);
-        for [batch, n_heads, n_queries, n_keys, head_dim, v_dim] in part(turn, &device, sizes) {
+        for [batch, n_heads, n_queries, n_keys, head_dim, v_dim] in part(turn, 6, &device, sizes) {
             for is_head_major in [true, false] {
                 let q = random.scaled(batch * n_heads * n_queries * head_dim, 2.0);
                 let k = random.scaled(batch * n_heads * n_keys * head_dim, 2.0);

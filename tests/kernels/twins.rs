@@ -1,7 +1,7 @@
 //! Every kernel against its CPU twin, on random shapes and options.
 #![cfg(feature = "gpu")]
 
-use crate::support::{Random, both, every, few_bindings, is_checked, layout};
+use crate::support::{Random, both, every, few_bindings, is_checked, layout, twin_cases};
 use approx::relative_eq;
 use proptest::prelude::*;
 use wgpu_attention::{
@@ -163,7 +163,7 @@ fn linear_attention(device: &Device, sizes: [usize; 7], head_major: bool, kind: 
 
 proptest! {
     // A software adapter compiles a shader for each.
-    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: twin_cases(), ..ProptestConfig::default() })]
 
     #[test]
     fn scan_attention_twins(shape in shapes()) {

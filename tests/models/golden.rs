@@ -63,10 +63,12 @@ fn f16_golden_cases() {
     let forced: Vec<(String, Device)> = Vec::new();
     #[cfg(feature = "gpu")]
     devices.extend(own.clone());
+    #[allow(unused_mut)]
+    let mut few = Vec::new();
     #[cfg(feature = "gpu")]
     if only.is_none() {
-        let few = crate::support::few_bindings().into_iter();
-        devices.extend(few.filter(|(name, _)| crate::support::every() || crate::support::is_checked(name)));
+        few = crate::support::few_bindings();
+        few.retain(|(name, _)| crate::support::every() || crate::support::is_checked(name));
     }
     let shared = crate::support::all_devices();
     // What passed and failed of the cases of a thread, by device.
@@ -79,9 +81,10 @@ fn f16_golden_cases() {
             let mut line = format!("{:<52}", fixture.name);
             // The variants of scan attention where it is not one of many operations.
             let forced = if fixture.name.contains("scan_attention") { &forced[..] } else { &[] };
-            let forced = forced.iter().enumerate().filter(|(i, _)| is_part(turn + i)).map(|(_, forced)| forced);
+            let forced = forced.iter().enumerate().filter(|(i, _)| is_part(turn + i, 6)).map(|(_, forced)| forced);
+            let few = few.iter().filter(|_| !is_tiny(&fixture) && is_part(turn, 3));
             let devices = if only.is_none() && is_tiny(&fixture) { &shared[..] } else { &devices[..] };
-            for (name, device) in devices.iter().chain(forced) {
+            for (name, device) in devices.iter().chain(few).chain(forced) {
                 let before = failures.len();
                 if let Some(worst) = check((&fixture, path), &moved, name, device, &mut failures) {
                     line += &format!("  {name} {worst:.1e}");

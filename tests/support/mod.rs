@@ -17,32 +17,39 @@ use wgpu_attention::{Device, Error, Result, checkpoint::Checkpoint, models::Pred
 /// The committed network of the first README snippet.
 pub const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/checkpoints/gp_1d.safetensors");
 
-/// Whether each test runs with unchecked and with checked shaders, as `WGPU_ATTENTION_EVERY=1` asks. Without it a test
-/// takes one of the two, by its name, for a software driver compiles a text in a second or two, and there are thousands;
-/// that which tries every operation meets both, and golden cases do (checked with four bindings).
+/// Whether tests run whole, as `WGPU_ATTENTION_EVERY=1` asks: with unchecked and with checked shaders, and every case of
+/// a sweep with every variant. A software driver compiles a text in a second or two, and there are thousands: without it
+/// a module of tests takes one of the two, by its name, and a sweep what [`is_part`] says. What tries every operation
+/// takes them in turns, and so do golden cases (checked ones with four bindings).
 pub fn every() -> bool {
     std::env::var("WGPU_ATTENTION_EVERY").is_ok_and(|value| value == "1")
 }
 
 /// Whether a case of a sweep runs on a device, where cases and devices are numbered and `i` is the sum of the two: all
-/// with [`every`], else every third, so that each case meets some of the devices and each device some of the cases.
-pub fn is_part(i: usize) -> bool {
-    every() || i.is_multiple_of(3)
+/// with [`every`], else one of so many, so that with as many devices each case meets one of them.
+pub fn is_part(i: usize, of: usize) -> bool {
+    every() || i.is_multiple_of(of)
 }
 
 /// The cases of a sweep that run on a device: all on the CPU, which compiles nothing, and where a device chooses what it
 /// runs; see [`is_part`].
-pub fn part<T>(turn: usize, device: &Device, cases: impl IntoIterator<Item = T>) -> impl Iterator<Item = T> {
+pub fn part<T>(turn: usize, of: usize, device: &Device, cases: impl IntoIterator<Item = T>) -> impl Iterator<Item = T> {
     let is_whole = device.capabilities().forced.is_empty();
     let numbered = cases.into_iter().enumerate();
-    numbered.filter(move |(i, _)| is_whole || is_part(turn + i)).map(|(_, case)| case)
+    numbered.filter(move |(i, _)| is_whole || is_part(turn + i, of)).map(|(_, case)| case)
 }
 
-/// Whether the shaders of a test are checked: both, or one by the letters of its name, which is that of its thread, and
-/// of the variant that runs.
+/// How many random cases are compared with a CPU twin, each of which is a text or more. They are others in each run.
+pub fn twin_cases() -> u32 {
+    if every() { 16 } else { 8 }
+}
+
+/// Whether the shaders of a test are checked: both, or one by the letters of its module, for tests of one share texts,
+/// and of the variant that runs. A test's name is that of its thread.
 fn checks(variant: &str) -> &'static [bool] {
     let thread = std::thread::current();
-    let letters = thread.name().unwrap_or_default().bytes().chain(variant.bytes());
+    let module = thread.name().unwrap_or_default().rsplit_once("::").map_or("", |(module, _)| module);
+    let letters = module.bytes().chain(variant.bytes());
     match (every(), letters.map(usize::from).sum::<usize>() % 2) {
         (true, _) => &[false, true],
         (false, 0) => &[false],
