@@ -158,6 +158,13 @@ impl Model {
             Self::Cmanp(model) => model.config().dim_y,
         }
     }
+
+    fn output(&self) -> Output {
+        match self {
+            Self::TnpKr(model) => model.config().output,
+            Self::Cmanp(model) => model.config().output(),
+        }
+    }
 }
 
 pub fn predict(args: &Args) -> Result<()> {
@@ -169,6 +176,12 @@ pub fn predict(args: &Args) -> Result<()> {
     }
     let device = Device::by_name(&args.device)?;
     let model = Model::open(&device, &args.checkpoint)?;
+    ensure!(
+        !args.standardise || model.output().has_units(),
+        "--standardise: values of the {} output of {} have no units; those of Gaussian ones do",
+        model.output().name(),
+        args.checkpoint.display()
+    );
     let context = Table::read(&args.context, |header| match &args.columns {
         Some(names) => by_name(header, names),
         None => by_name(header, header),
@@ -264,7 +277,9 @@ impl Scale {
         let n = (values.len() / n_values.max(1)).max(1) as f64;
         let moments = |c: usize| {
             let column = || values.iter().skip(c).step_by(n_values);
-            let mean = column().sum::<f64>() / n;
+            // Of differences, for a sum of equal numbers is rounded, and they have no deviation.
+            let first = values.get(c).copied().unwrap_or_default();
+            let mean = first + column().map(|y| y - first).sum::<f64>() / n;
             let deviation = (column().map(|y| (y - mean).powi(2)).sum::<f64>() / n).sqrt();
             (mean, if deviation > 0.0 { deviation } else { 1.0 })
         };
@@ -307,10 +322,8 @@ fn write(path: &Path, names: &[String], n_coordinates: usize, at: &[Vec<f64>], r
         let parts = if per_value == 1 { &["probability"][..] } else { &parts[..] };
         header.extend(parts.iter().map(|part| format!("{value}_{part}")));
     }
-    let mut writer = csv::Writer::from_path(path).with_context(|| format!("cannot write {}", path.display()))?;
-    writer.write_record(&header)?;
-    for (at, row) in at.iter().zip(rows) {
-        writer.write_record(at.iter().map(|&x| plain(x)).chain(row))?;
-    }
-    Ok(writer.flush()?)
+    out::table(path, |csv| {
+        csv.write_record(&header)?;
+        at.iter().zip(rows).try_for_each(|(at, row)| csv.write_record(at.iter().map(|&x| plain(x)).chain(row)))
+    })
 }

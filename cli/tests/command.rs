@@ -53,6 +53,7 @@ fn table(path: &str) -> (String, Vec<Vec<f64>>) {
     (header, lines.map(|line| line.split(',').map(|cell| cell.parse().unwrap()).collect()).collect())
 }
 
+const EPIDEMIC: &str = "checkpoints/epidemic.safetensors";
 const GP: &str = "checkpoints/gp_1d.safetensors";
 const STREAM: &str = "checkpoints/cmanp_gp_1d.safetensors";
 const FIELD: &str = "checkpoints/field.safetensors";
@@ -196,6 +197,8 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
         predict(GP, &context, &targets, &["--interval", share], &["--interval"]);
     }
     predict(GP, &context, &targets, &["--nearest", "0"], &["--nearest"]);
+    let standardised = ["--standardise"];
+    predict(EPIDEMIC, &context, &targets, &standardised, &["--standardise", "categorical", "have no units"]);
     predict(GP, &context, &targets, &["--nearest", "-3"], &[]);
     // What is read is never written over.
     let same = ["predict", "--checkpoint", GP, "--context", &context, "--targets", &targets, "--out", &context];
@@ -205,6 +208,25 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     refused(&[&elsewhere[..], &["--device", "no such adapter"]].concat(), &["no such adapter"]);
     refused(&[&elsewhere[..], &["--out", &folder.path("no/such/folder.csv")]].concat(), &["folder.csv"]);
     refused(&["predict", "--checkpoint", GP], &["--context"]);
+}
+
+/// The mean of equal numbers is rounded, and they deviated from it by as much.
+#[test]
+fn equal_values_have_no_deviation_to_be_scaled_by() {
+    let folder = Folder::new("equal");
+    let predicted = |value: &str| {
+        let rows: String = (0..3).map(|x| format!("{x},{value}\n")).collect();
+        let context = folder.write("equal.csv", format!("x,y\n{rows}"));
+        let (targets, out) = (folder.write("targets.csv", "x\n0.5\n"), folder.path("out.csv"));
+        let args = ["predict", "--checkpoint", GP, "--context", &context, "--targets", &targets, "--out", &out];
+        succeeds(&[&args[..], &["--device", "cpu", "--standardise"]].concat());
+        assert!(!Path::new(&format!("{out}.part")).exists());
+        table(&out).1[0].clone()
+    };
+    let (one, tenth) = (predicted("1"), predicted("0.1"));
+    // The mean, less what was read, and the deviation.
+    assert!((one[1] - 1.0 - (tenth[1] - 0.1)).abs() < 1e-5 && (one[2] - tenth[2]).abs() < 1e-5, "{one:?} {tenth:?}");
+    assert!(tenth[2] > 1e-3, "{tenth:?}");
 }
 
 #[test]

@@ -174,15 +174,15 @@ fn score(model: &TnpKr, persistence: &Persistence, cases: &[Case], rng: &mut Std
 }
 
 fn write(path: &Path, epidemic: &Epidemic, spots: &[Spot], forecast: &[[f64; 3]]) -> Result<()> {
-    let mut writer = csv::Writer::from_path(path).with_context(|| format!("cannot write {}", path.display()))?;
-    writer.write_record(["row", "column", "day", "susceptible", "infected", "recovered", "came"])?;
-    for (&spot, p) in spots.iter().zip(forecast) {
-        let (row, column) = (spot.place / sir::SIDE, spot.place % sir::SIDE);
-        let numbers = [row.to_string(), column.to_string(), spot.day.to_string()];
-        let came = format!("{:?}", epidemic.state(spot)).to_lowercase();
-        writer.write_record(numbers.into_iter().chain(p.map(|p| format!("{p:.4}"))).chain([came]))?;
-    }
-    Ok(writer.flush()?)
+    out::table(path, |csv| {
+        csv.write_record(["row", "column", "day", "susceptible", "infected", "recovered", "came"])?;
+        spots.iter().zip(forecast).try_for_each(|(&spot, p)| {
+            let (row, column) = (spot.place / sir::SIDE, spot.place % sir::SIDE);
+            let numbers = [row.to_string(), column.to_string(), spot.day.to_string()];
+            let came = format!("{:?}", epidemic.state(spot)).to_lowercase();
+            csv.write_record(numbers.into_iter().chain(p.map(|p| format!("{p:.4}"))).chain([came]))
+        })
+    })
 }
 
 /// Above what was seen and what came, below what persistence and the network made of it.

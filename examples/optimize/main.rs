@@ -331,17 +331,18 @@ fn print(all: &[Outcome], n: usize) -> Result<()> {
 }
 
 fn write(path: &Path, all: &[Outcome]) -> Result<()> {
-    let mut writer = csv::Writer::from_path(path).with_context(|| format!("cannot write {}", path.display()))?;
-    writer.write_record(["function", "strategy", "run", "evaluation", "regret"])?;
-    for (function, strategy, runs, _) in all {
-        for (run, regrets) in runs.iter().enumerate() {
-            for (i, regret) in regrets.iter().enumerate() {
-                let numbers = [run.to_string(), (i + 1).to_string(), format!("{regret:.6}")];
-                writer.write_record(
-                    [function.name, strategy.name()].into_iter().chain(numbers.iter().map(String::as_str)),
-                )?;
+    out::table(path, |csv| {
+        csv.write_record(["function", "strategy", "run", "evaluation", "regret"])?;
+        for (function, strategy, runs, _) in all {
+            for (run, regrets) in runs.iter().enumerate() {
+                for (i, regret) in regrets.iter().enumerate() {
+                    let numbers = [run.to_string(), (i + 1).to_string(), format!("{regret:.6}")];
+                    csv.write_record(
+                        [function.name, strategy.name()].into_iter().chain(numbers.iter().map(String::as_str)),
+                    )?;
+                }
             }
         }
-    }
-    Ok(writer.flush()?)
+        Ok(())
+    })
 }

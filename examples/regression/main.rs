@@ -180,7 +180,7 @@ fn main() -> Result<()> {
 
     let csv = args.out.join("predictions.csv");
     let parts = [(context, &at_context, &gp_context, false), (targets, &at_targets, &gp_targets, true)];
-    write_csv(&csv, &parts, scaling.y_unit).with_context(|| format!("cannot write {}", csv.display()))?;
+    write_csv(&csv, &parts, scaling.y_unit)?;
     let svg = args.out.join("regression.svg");
     let (title, x_label, y_label) = match args.context {
         None => ("CO2 at Mauna Loa, monthly means", "year", "CO2 (ppm)"),
@@ -446,10 +446,8 @@ fn write_csv(path: &Path, parts: &[(&Series, &Vec<Normal>, &Vec<Normal>, bool)],
         }
     }
     rows.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let mut writer = csv::Writer::from_path(path)?;
-    writer.write_record(["x", "y", "held_out", "np_mean", "np_std", "gp_mean", "gp_std"])?;
-    for (_, row) in rows {
-        writer.write_record(row)?;
-    }
-    Ok(writer.flush()?)
+    out::table(path, |csv| {
+        csv.write_record(["x", "y", "held_out", "np_mean", "np_std", "gp_mean", "gp_std"])?;
+        rows.into_iter().try_for_each(|(_, row)| csv.write_record(row))
+    })
 }

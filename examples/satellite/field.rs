@@ -2,11 +2,12 @@
 
 use std::{f64::consts::TAU, path::Path};
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use shared::{
     lines::{Lines, cut},
     normal::{Normal, standard_normal},
+    out,
 };
 use wgpu_attention::models::tnp_kr::{Context, Locations};
 
@@ -189,25 +190,21 @@ impl Seen {
 
 /// Writes observations as [`read`] reads them.
 pub fn write_observed(path: &Path, field: &Field) -> Result<()> {
-    let mut writer = csv::Writer::from_path(path).with_context(|| format!("cannot write {}", path.display()))?;
-    writer.write_record(["lon", "lat", "temperature", "role"])?;
-    for ([lon, lat], value) in field.places.iter().zip(&field.values) {
-        writer.write_record([&lon.to_string(), &lat.to_string(), &value.to_string(), "train"])?;
-    }
-    Ok(writer.flush()?)
+    out::table(path, |csv| {
+        csv.write_record(["lon", "lat", "temperature", "role"])?;
+        let mut rows = field.places.iter().zip(&field.values);
+        rows.try_for_each(|([lon, lat], value)| {
+            csv.write_record([&lon.to_string(), &lat.to_string(), &value.to_string(), "train"])
+        })
+    })
 }
 
 /// Writes `lon,lat,mean,std` for each place.
 pub fn write(path: &Path, places: &[[f64; 2]], predictions: &[Normal]) -> Result<()> {
-    let mut writer = csv::Writer::from_path(path).with_context(|| format!("cannot write {}", path.display()))?;
-    writer.write_record(["lon", "lat", "mean", "std"])?;
-    for ([lon, lat], normal) in places.iter().zip(predictions) {
-        writer.write_record([
-            lon.to_string(),
-            lat.to_string(),
-            format!("{:.5}", normal.mean),
-            format!("{:.5}", normal.std),
-        ])?;
-    }
-    Ok(writer.flush()?)
+    out::table(path, |csv| {
+        csv.write_record(["lon", "lat", "mean", "std"])?;
+        places.iter().zip(predictions).try_for_each(|([lon, lat], Normal { mean, std, .. })| {
+            csv.write_record([lon.to_string(), lat.to_string(), format!("{mean:.5}"), format!("{std:.5}")])
+        })
+    })
 }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 /// Makes a folder and sees that these files can be written in it: what cannot be kept is noticed
 /// before the work, not after.
@@ -46,6 +46,35 @@ fn may_write(path: &Path) -> Result<()> {
     }
 }
 
+/// Writes a table. A file gets its name once all of it is on the disk: neither a full one nor a kill leaves a part, or
+/// loses what was there.
+///
+/// # Errors
+/// Names the file, and why.
+pub fn table(path: &Path, write: impl FnOnce(&mut csv::Writer<File>) -> csv::Result<()>) -> Result<()> {
+    // What is no file, as `/dev/stdout`, is written as it is.
+    let is_file = path.metadata().map_or(true, |found| found.is_file());
+    // Of a link, where it leads.
+    let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let beside = if is_file { PathBuf::from(format!("{}.part", path.display())) } else { path.clone() };
+    let written = csv::Writer::from_path(&beside).and_then(|mut csv| {
+        write(&mut csv)?;
+        csv.flush()?;
+        if is_file {
+            csv.get_ref().sync_all()?;
+            fs::rename(&beside, path)?;
+        }
+        Ok(())
+    });
+    written.map_err(|error| {
+        if is_file {
+            // What is half written is of no use, and the first error says why.
+            let _ = fs::remove_file(&beside);
+        }
+        anyhow!(error).context(format!("cannot write {}", path.display()))
+    })
+}
+
 /// Keeps other runs away from a file as long as the result lives, by a lock on a file beside it
 /// that ends with the process, however that ends. `what` is said to the second run.
 ///
@@ -61,5 +90,28 @@ pub fn lock(path: &Path, what: &str) -> Result<File> {
         // Some file systems have no locks: as good as can be had there.
         Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(file),
         Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", beside.display())),
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_fails_leaves_the_one_before() {
+        let path = std::env::temp_dir().join(format!("wgpu-attention-table-{}.csv", std::process::id()));
+        table(&path, |csv| csv.write_record(["a", "b"])).unwrap();
+        let failed = table(&path, |csv| {
+            csv.write_record(["c", "d"])?;
+            // Of another length.
+            csv.write_record(["e"])
+        });
+        let message = format!("{:#}", failed.unwrap_err());
+        assert!(message.contains("cannot write") && message.contains("table"), "{message}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "a,b\n");
+        assert!(!Path::new(&format!("{}.part", path.display())).exists());
+        fs::remove_file(&path).unwrap();
+        // What is no file takes it as it comes.
+        table(Path::new("/dev/null"), |csv| csv.write_record(["a"])).unwrap();
     }
 }

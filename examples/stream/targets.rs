@@ -1,9 +1,12 @@
 //! Where predictions are made, and the files that they go to.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
-use shared::lines::{Lines, cut};
+use anyhow::{Result, ensure};
+use shared::{
+    lines::{Lines, cut},
+    out,
+};
 use wgpu_attention::models::cmanp::Posterior;
 
 use crate::{rows::Rows, scaling::Scaling};
@@ -68,25 +71,21 @@ impl Targets {
         let std = prediction.std().iter().map(|&std| f64::from(std) * scaling.unit).collect();
         let stage = Stage { n_points, x: self.x.clone(), mean, std };
         let path = folder.join(format!("predictions_{}.csv", stage.n_points));
-        self.write(&stage, &path).with_context(|| format!("cannot write {}", path.display()))?;
+        self.write(&stage, &path)?;
         Ok(stage)
     }
 
-    /// Under another name first: a kill leaves no half of a file.
     fn write(&self, stage: &Stage, path: &Path) -> Result<()> {
-        let beside = path.with_extension("csv.tmp");
-        let mut csv = csv::Writer::from_path(&beside)?;
         let of = |what: &str| match &self.values[..] {
             [_] => vec![what.to_owned()],
             names => names.iter().map(|name| format!("{what}_{name}")).collect(),
         };
-        csv.write_record([self.names.clone(), of("mean"), of("std")].concat())?;
         let n_values = self.values.len();
         let values = stage.mean.chunks(n_values).zip(stage.std.chunks(n_values));
-        for (x, (mean, std)) in stage.x.chunks(self.names.len()).zip(values) {
-            csv.write_record(x.iter().chain(mean).chain(std).map(f64::to_string))?;
-        }
-        csv.into_inner().map_err(|error| error.into_error())?.sync_all()?;
-        Ok(fs::rename(&beside, path)?)
+        let mut rows = stage.x.chunks(self.names.len()).zip(values);
+        out::table(path, |csv| {
+            csv.write_record([self.names.clone(), of("mean"), of("std")].concat())?;
+            rows.try_for_each(|(x, (mean, std))| csv.write_record(x.iter().chain(mean).chain(std).map(f64::to_string)))
+        })
     }
 }

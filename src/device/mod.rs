@@ -270,7 +270,7 @@ impl Device {
     /// tenth of a second of work), and so is one that a read comes into: those parts run before the
     /// encoder. Where that matters, or other threads use the device meanwhile, take
     /// [`Device::record`] and [`Recording::encode_into`], which move what one closure recorded and
-    /// nothing else.
+    /// nothing else: an operation that another thread is in may be refused as [`Error::NotComputed`].
     ///
     /// # Errors
     /// The CPU device has nothing to encode; a GPU device refuses a buffer.

@@ -105,6 +105,12 @@ impl Outside {
     pub fn is_empty(&self) -> bool {
         self.departures.is_empty()
     }
+
+    /// What a batch element has of it, as the only one.
+    pub(crate) fn of_element(&self, element: usize) -> Self {
+        let own = self.departures.iter().filter(|departure| departure.element == element);
+        Self { departures: own.map(|departure| Departure { element: 0, ..departure.clone() }).collect() }
+    }
 }
 
 impl fmt::Display for Outside {

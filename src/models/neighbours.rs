@@ -74,7 +74,7 @@ pub struct Neighbourhood {
 /// Neighbourhoods of all places. Places are halved, at the median of the dimension in which they spread
 /// most, until at most `together` are left that lie within half of the reach of their observations: the
 /// `nearest` ones to the middle of those places. Only observations in `seen` are taken, and of those only
-/// the ones that may count for all of the places.
+/// the ones that may count for all of the places, which are parted where so there are too few.
 pub(crate) fn neighbourhoods(
     observed: &Positions,
     seen: impl Iterator<Item = usize>,
@@ -87,6 +87,7 @@ pub(crate) fn neighbourhoods(
     for i in seen {
         tree.add(observed.at(i), i).expect("coordinates are finite and as many as the tree has");
     }
+    let all = nearest.min(tree.size());
     let mut found = Vec::new();
     let mut waiting: Vec<Vec<usize>> = vec![(0..n_places).collect()];
     while let Some(mut group) = waiting.pop() {
@@ -96,7 +97,7 @@ pub(crate) fn neighbourhoods(
             let near: Vec<_> = by_distance.filter(|(_, i)| counts(**i, &group)).take(nearest).collect();
             let reach = near.last().map_or(f64::INFINITY, |(squared, _)| *squared);
             let radius = group.iter().map(|&i| squared_euclidean(places.at(i), &middle)).fold(0.0, f64::max);
-            if group.len() == 1 || radius <= 0.25 * reach {
+            if group.len() == 1 || radius <= 0.25 * reach && near.len() == all {
                 found.push(Neighbourhood { places: group, observations: near.iter().map(|(_, i)| **i).collect() });
                 continue;
             }

@@ -43,6 +43,21 @@ fn f4_a_result_that_does_not_fit_is_an_error() {
     }
 }
 
+/// An operation tried for ever to submit what was recorded before it, where there is no room for its parameters.
+#[cfg(feature = "gpu")]
+#[test]
+fn work_that_cannot_be_submitted_is_an_error_and_no_hang() {
+    use wgpu_attention::{Device, device::GpuOptions, wgpu::Limits};
+    let limits = Limits { max_buffer_size: 512 << 10, max_storage_buffer_binding_size: 512 << 10, ..Limits::default() };
+    for adapter in Device::adapters() {
+        let device = Device::on_adapter(&adapter, &GpuOptions::default().limits(limits.clone())).unwrap();
+        let x = Tensor::new(&device, &[4], &[1.0; 4]).unwrap();
+        let refused = (0..10_000).find_map(|_| relu(&x).err());
+        assert!(matches!(refused, Some(Error::Validation { .. })), "{refused:?}");
+        assert!(x.read().is_err());
+    }
+}
+
 /// Hangs on the adapter, aborts and `capacity overflow` panics on the CPU, by the table.
 #[test]
 fn r10_empty_tensors_of_huge_dimensions() {

@@ -370,7 +370,8 @@ fn f15_small_circles_keep_their_digits() {
 fn coordinates_that_are_not_finite_mask_their_pairs() {
     let mut random = Random::new(4);
     for (name, device) in every_variant() {
-        let mut case = case(&mut random, [1, 1, 20, 30, 8, 8]);
+        // Texts of the test below.
+        let mut case = case(&mut random, [1, 2, 20, 30, 16, 16]);
         add_terms(&mut random, &mut case, 2, &[(0..2, Distance::Euclidean, BiasKernel::Rbf, 2)]);
         case.k_coords[7] = f32::NAN;
         case.k_coords[20] = f32::INFINITY;
@@ -384,7 +385,7 @@ fn splits_agree_and_the_same_input_gives_the_same_bits() {
     let mut random = Random::new(5);
     for (name, device) in every_variant() {
         let mut case = case(&mut random, [1, 2, 5, 700, 16, 16]);
-        add_terms(&mut random, &mut case, 1, &[(0..1, Distance::Euclidean, BiasKernel::Rbf, 2)]);
+        add_terms(&mut random, &mut case, 2, &[(0..2, Distance::Euclidean, BiasKernel::Rbf, 2)]);
         for n_splits in [1, 2, 3, 64, 699, 700] {
             let how = Run { n_splits: Some(n_splits), ..PLAIN };
             check(&format!("{n_splits} splits"), &name, &device, &case, &how);

@@ -131,6 +131,69 @@ fn great_circles_cross_the_date_line_and_time_reads_nothing_later() {
     assert!(error.contains("before the first observation"), "{error}");
 }
 
+/// Places that come together are not kept from what only one of them may see.
+#[test]
+fn places_that_come_together_see_all_that_was_before_each() {
+    let mut config = Config { n_blocks: 1, ..Config::scan(1) };
+    config.groups = vec![group("s", Distance::Euclidean), group("t", Distance::CausalTime)];
+    let model = TnpKr::random(&Device::cpu(), &config, 5).unwrap();
+    let t: Vec<f32> = [0.0].into_iter().chain((0..15).map(|i| 1.5 + 0.1 * i as f32)).collect();
+    let context = Context::new(Locations::space(1, &[0.0f32; 16]).time(&t), &[0.5; 16]);
+    for weight in [1.0, 0.0] {
+        let local = Local::nearest(8).together(16).weight("t", weight);
+        let asked = |t: &[f32]| {
+            let s = vec![0.0f32; t.len()];
+            model.neighbourhoods(&context, &Locations::space(1, &s).time(t), &local).map_err(|error| error.to_string())
+        };
+        let seen = |parts: &[wgpu_attention::models::Neighbourhood], place: usize| {
+            parts.iter().find(|part| part.places.contains(&place)).unwrap().observations.len()
+        };
+        let parts = asked(&[1.0, 2.0, 3.0]).unwrap();
+        assert_eq!([0, 1, 2].map(|place| seen(&parts, place)), [1, 7, 8], "weight {weight}");
+        // The place that is too early is named, not the one beside it.
+        let refused = asked(&[3.0, -1.0]).unwrap_err();
+        assert!(refused.contains("place 1, before all observations"), "{refused}");
+    }
+}
+
+/// Whether a neighbourhood is like the training is said of it alone.
+#[test]
+fn what_lies_outside_is_that_of_the_neighbourhood() {
+    let model = TnpKr::open(&Device::cpu(), CHECKPOINT).unwrap();
+    let near: Vec<f64> = (0..40).map(|i| 0.1 * f64::from(i)).collect();
+    let x: Vec<f64> = near.iter().copied().chain(near.iter().map(|x| x + 100.0)).collect();
+    let y: Vec<f32> = x.iter().map(|&x| (2.0 * x).sin() as f32 + if x < 50.0 { 0.0 } else { 1013.0 }).collect();
+    let at = Locations::space(1, &[101.55, 1.55]);
+    let mut found = [None, None];
+    let context = Context::new(Locations::space(1, &x), &y);
+    model
+        .predict_local(&context, &at, &Local::nearest(40), |part, prediction| {
+            found[part.places[0]] = Some(prediction.outside().clone());
+            Ok(())
+        })
+        .unwrap();
+    let [far, near] = found.map(Option::unwrap);
+    assert!(near.is_empty(), "{near}");
+    assert!(far.to_string().contains("the mean of the values is 101"), "{far}");
+    assert!(far.departures.iter().all(|departure| departure.element == 0));
+}
+
+/// A sum of equal numbers is rounded: stations with more observations than are asked for had the size of a rounding.
+#[test]
+fn observations_at_one_place_have_no_size() {
+    let model = TnpKr::open(&Device::cpu(), CHECKPOINT).unwrap();
+    let local = Local::nearest(64).standardise();
+    let y: Vec<f32> = (0..80).map(|i| (i as f32).sin()).collect();
+    let predict = |station: f64| {
+        let x = vec![station; 80];
+        predicted(&model, &Context::new(Locations::space(1, &x), &y), &Locations::space(1, &[station + 0.5]), 1, &local)
+    };
+    let [exact, rounded] = [13.0, 13.37].map(|station| predict(station)[0]);
+    for (a, b) in exact.iter().zip(rounded) {
+        assert!((a - b).abs() < 1e-4, "{exact:?} {rounded:?}");
+    }
+}
+
 /// A network that sees the coordinates themselves is given what is left of them, near as far.
 #[test]
 fn an_origin_is_taken_off_in_every_neighbourhood() {

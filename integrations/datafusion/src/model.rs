@@ -154,7 +154,14 @@ impl Model {
             file: checkpoint.file().to_owned(),
             message: format!("the number of skipped rows: {error}"),
         })?;
-        Ok((self.cmanp.restore(&checkpoint)?, skipped))
+        let posterior = self.cmanp.restore(&checkpoint)?;
+        match posterior.batch() {
+            1 => Ok((posterior, skipped)),
+            batch => Err(wgpu_attention::Error::Checkpoint {
+                file: checkpoint.file().to_owned(),
+                message: format!("it is of {batch} data sets, allowed is one: a group of rows is one"),
+            }),
+        }
     }
 
     /// The posterior of these bytes, which stays ready for the next batch of rows.

@@ -384,6 +384,14 @@ async fn mistakes_name_the_function_the_argument_and_what_is_allowed() {
         flip.into_iter().for_each(|i: usize| damaged[i] ^= 1);
         refused(&context, &format!("SELECT cmanp_predict(X'{}', 1, 1, 1)", hex(&damaged)), &["cmanp_predict"]).await;
     }
+    // Two data sets side by side are no group of rows: their points would be taken for those of one.
+    let model = Cmanp::open(&Device::cpu(), CHECKPOINT).unwrap().exact().unwrap();
+    let both = model.condition(&Context::new(&[0.1, 1.0, 0.0, 0.2, 1.0, 0.0], &[0.5, 0.7]).batch(2)).unwrap();
+    let both = hex(&both.to_checkpoint().unwrap().to_bytes().unwrap());
+    for call in [format!("cmanp_predict(X'{both}', 1, 1, 1)"), format!("cmanp_points(X'{both}')")] {
+        refused(&context, &format!("SELECT {call}"), &["argument 1", "2 data sets, allowed is one"]).await;
+    }
+    refused(&context, &format!("SELECT cmanp_merge(X'{both}') {all}"), &["argument 1", "2 data sets"]).await;
     let rounded = session(&functions.rounded(), &rows, 10, 2);
     refused(&rounded, &format!("SELECT cmanp_predict(X'{}', 1, 1, 1)", hex(&bytes)), &["cmanp_predict", "exact"]).await;
     let mut other = wgpu_attention::checkpoint::Checkpoint::open(CHECKPOINT).unwrap();

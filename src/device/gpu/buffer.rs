@@ -124,6 +124,8 @@ struct Block {
     pool: Option<(Arc<Pool>, u64)>,
     /// The recording that computes it, until that is submitted.
     promise: Mutex<Option<Arc<Promise>>>,
+    /// The device's own recording in which it was taken from the pool: earlier commands of that may use it.
+    reused_in: Option<Arc<Promise>>,
 }
 
 /// A part of a buffer, in bytes; the offset is aligned as bindings must be.
@@ -161,7 +163,21 @@ impl Buffer {
         pool: Option<(Arc<Pool>, u64)>,
         promise: Option<Arc<Promise>>,
     ) -> Self {
-        Self(Arc::new(Block { raw, len, pool, promise: Mutex::new(promise) }))
+        Self(Arc::new(Block { raw, len, pool, promise: Mutex::new(promise), reused_in: None }))
+    }
+
+    /// The same of a buffer that nobody shares yet, taken from the pool while this is the device's own recording.
+    pub(super) fn reused_in(mut self, recording: Arc<Promise>) -> Self {
+        if let Some(block) = Arc::get_mut(&mut self.0) {
+            block.reused_in = Some(recording);
+        }
+        self
+    }
+
+    /// The recording that has gone into an encoder of the application's since then: what is written now may be
+    /// overwritten whenever that runs.
+    pub(super) fn encoded_since(&self) -> Option<&Arc<Promise>> {
+        self.0.reused_in.as_ref().filter(|recording| recording.state() == State::Encoded)
     }
 
     pub(crate) fn len(&self) -> usize {

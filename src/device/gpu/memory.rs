@@ -12,6 +12,9 @@ use crate::{
 /// error, no room for the one that the queue makes loses the device.
 const LARGE_UPLOAD: usize = 1 << 20;
 
+/// Bytes that are uploaded without a submit.
+const MAX_UPLOADED: u64 = 32 << 20;
+
 /// Rounds up so that buffers of similar size can stand in for each other: four sizes an
 /// octave, at least 256 bytes.
 fn size_class(bytes: u64) -> u64 {
@@ -24,13 +27,16 @@ impl Gpu {
     /// A buffer for `len` numbers, holding anything.
     pub(crate) fn allocate(&self, len: usize) -> Result<Buffer> {
         let size = self.size_of(len)?;
-        let promise = scope::promise(self);
-        let reused = match &promise {
-            None => self.pool.reuse(size, false),
-            // It runs whenever the application pleases, so nothing else may use its buffers.
-            Some(recording) => self.pool.reuse_within(recording, size).or_else(|| self.pool.reuse(size, true)),
+        let Some(recording) = scope::promise(self) else {
+            // Commands that are recorded already may use it.
+            let own = lock(&self.own);
+            let (reused, promise) = (self.pool.reuse(size, false), own.promise.clone());
+            drop(own);
+            return Ok(self.buffer(reused, size, len, None)?.reused_in(promise));
         };
-        self.buffer(reused, size, len, promise)
+        // It runs whenever the application pleases, so nothing else may use its buffers.
+        let reused = self.pool.reuse_within(&recording, size).or_else(|| self.pool.reuse(size, true));
+        self.buffer(reused, size, len, Some(recording))
     }
 
     /// A buffer with these numbers. They are there at once, whatever is being recorded.
@@ -55,6 +61,11 @@ impl Gpu {
             self.guarded("an upload", || self.queue.write_buffer(buffer.raw(), 0, bytes))?;
         } else {
             self.upload_staged(&buffer, bytes)?;
+        }
+        // A program that uploads on and on, and computes nothing, is made to wait as well.
+        if self.uploaded.load(Ordering::Relaxed) > MAX_UPLOADED {
+            // Those hear of a refusal who need the work.
+            let _ = self.submit();
         }
         Ok(buffer)
     }
@@ -145,7 +156,51 @@ impl Gpu {
 
 #[cfg(test)]
 mod tests {
-    use super::size_class;
+    use super::*;
+    use crate::device::{Backend, Device, GpuOptions};
+
+    fn gpus() -> Vec<Arc<Gpu>> {
+        let open = |adapter| match Device::on_adapter(&adapter, &GpuOptions::default()).unwrap().0 {
+            Backend::Gpu(gpu) => Some(gpu),
+            Backend::Cpu(_) => None,
+        };
+        Device::adapters().into_iter().filter_map(open).collect()
+    }
+
+    /// A thread was in an operation while another encoded what was recorded: its result was overwritten when that ran.
+    #[test]
+    fn memory_that_encoded_commands_use_is_not_written() {
+        for gpu in gpus() {
+            let first = gpu.allocate(100).unwrap();
+            gpu.zero(&first, 0, 100).unwrap();
+            let raw = first.raw().clone();
+            drop(first);
+            let second = gpu.allocate(100).unwrap();
+            assert_eq!(second.raw(), &raw);
+            // What another thread may do before this one goes on.
+            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            gpu.encode_into(&mut encoder).unwrap();
+            assert!(matches!(gpu.zero(&second, 0, 100), Err(Error::NotComputed { .. })));
+            gpu.queue.submit([encoder.finish()]);
+            gpu.zero(&second, 0, 100).unwrap();
+        }
+    }
+
+    /// The queue kept what it copied of each until something was computed.
+    #[test]
+    fn uploads_alone_do_not_pile_up() {
+        const BYTES: u64 = 4 * 200_000;
+        let numbers = vec![1.0; 200_000];
+        for gpu in gpus() {
+            for _ in 0..100 {
+                gpu.upload(&numbers).unwrap();
+                assert!(gpu.uploaded.load(Ordering::Relaxed) <= MAX_UPLOADED + BYTES);
+            }
+            gpu.upload(&numbers).unwrap();
+            gpu.submit().unwrap();
+            assert_eq!(gpu.uploaded.load(Ordering::Relaxed), 0);
+        }
+    }
 
     #[test]
     fn size_classes_waste_at_most_a_quarter() {

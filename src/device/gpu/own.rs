@@ -30,8 +30,8 @@ impl Own {
 }
 
 /// Host memory that submitted work may hold until it has run. Large enough that code which awaits
-/// its results never comes near it: only a program that records on and on, without asking for
-/// anything, is made to wait.
+/// its results never comes near it: only a program that records or uploads on and on, without
+/// asking for anything, is made to wait.
 const MAX_IN_FLIGHT: u64 = 256 << 20;
 
 /// What was submitted and may not have run.

@@ -29,19 +29,29 @@ impl Gpu {
         if let Some(scope) = scope::open(self) {
             return scope.borrow_mut().append(request, operands);
         }
+        let mut refused = None;
         let mut own = loop {
             let own = lock(&self.own);
             if own.segment.has_room(&self.limits, self.capabilities.submit_budget, &request) {
                 break own;
             }
             drop(own);
-            // Those hear of a refusal who need the work.
-            let _ = self.submit();
+            // Those hear of a refusal who need the work, and who would add to it where it could not even begin.
+            if let Some(refused) = refused {
+                return Err(refused);
+            }
+            refused = self.submit().err();
         };
         for (buffer, is_written) in operands {
             match buffer.standing(&own.promise) {
                 Standing::Theirs(promise) => return Err(promise.unmet()),
-                Standing::Ready if is_written => buffer.promised_by(&own.promise),
+                Standing::Ready if is_written => {
+                    // By another thread, while this one was in an operation.
+                    if let Some(promise) = buffer.encoded_since() {
+                        return Err(promise.unmet());
+                    }
+                    buffer.promised_by(&own.promise);
+                }
                 Standing::Ready | Standing::Ours => {}
             }
         }
@@ -69,7 +79,8 @@ impl Gpu {
 
     /// Submits the device's own recording.
     pub(super) fn flush(&self, own: &mut Own) -> Result<()> {
-        if own.segment.is_empty() {
+        // The queue keeps what it copied of uploads until something is submitted.
+        if own.segment.is_empty() && self.uploaded.load(Ordering::Relaxed) == 0 {
             self.pool.next_recording();
             return Ok(());
         }

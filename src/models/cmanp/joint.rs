@@ -218,7 +218,7 @@ impl Posterior {
         let one = |b| {
             let numbers = [&mean, &projections, &diagonal].map(|numbers| &numbers[of(numbers, b)]);
             let joint = JointPrediction::new(config, covariance.kind, b, numbers)?;
-            Ok(JointPrediction { outside: outside.clone(), ..joint })
+            Ok(JointPrediction { outside: outside.of_element(b), ..joint })
         };
         (0..self.batch).map(one).collect()
     }

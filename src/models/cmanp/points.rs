@@ -127,7 +127,7 @@ impl<'a> Points<'a> {
             // What is taken in later is not there to be compared with.
             None => Arc::new(Frame { resolution: Vec::new(), ..points.cloud.frame(|_, c| origin.map(|o| o[c]))? }),
         };
-        if frame.is_some() && points.frame.origin.len() == batch * config.dim_x {
+        if frame.is_some() && points.frame.origin.len() == batch.saturating_mul(config.dim_x) {
             // As new observations would be: their differences survive. One alone has none.
             points.cloud.frame(|b, c| Some(points.frame.origin[b * config.dim_x + c]))?;
         }

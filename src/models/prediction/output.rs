@@ -103,7 +103,7 @@ impl Output {
     }
 
     /// Whether values are numbers that may be shifted and scaled.
-    pub(crate) fn has_units(self) -> bool {
+    pub fn has_units(self) -> bool {
         matches!(self, Self::Gaussian { .. } | Self::GaussianLogStd)
     }
 

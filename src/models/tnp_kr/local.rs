@@ -54,7 +54,8 @@ impl Local {
     }
 
     /// Places that lie close together share their observations, at most so many, which takes that much
-    /// less time: they must lie within half of the distance that the observations reach.
+    /// less time: they must lie within half of the distance that the observations reach. Of observations in causal
+    /// time they share those before all of them, if there are enough.
     pub fn together(self, together: usize) -> Self {
         Self { together, ..self }
     }
@@ -240,10 +241,10 @@ impl TnpKr {
             let prediction = self.condition(&keys)?.predict_async(&Locations::of(&queries, parts.len())).await?;
             let n_values = prediction.shape()[2];
             let rows = prediction.activations().chunks(prediction.activations().len() / parts.len());
-            for ((part, scale), rows) in parts.iter().zip(&scales).zip(rows) {
+            for (element, ((part, scale), rows)) in parts.iter().zip(&scales).zip(rows).enumerate() {
                 let rows = rows[..rows.len() / n_places * part.places.len()].to_vec();
                 let own = Prediction::new(prediction.output(), [1, part.places.len(), n_values], rows)?;
-                let own = own.with_outside(prediction.outside().clone());
+                let own = own.with_outside(prediction.outside().of_element(element));
                 receive(part, if local.standardised { own.in_units(&scale.units, &scale.levels)? } else { own })?;
             }
         }
@@ -273,12 +274,17 @@ fn filled(indices: &[usize], len: usize) -> Vec<usize> {
 
 /// The mean of each value of some observations, and its deviation.
 fn moments<'a>(observed: &'a Points<'_>, indices: &'a [usize]) -> impl Iterator<Item = [f64; 2]> + 'a {
-    let n = indices.len() as f64;
-    (0..observed.n_values()).map(move |c| {
-        let value = |i: &usize| f64::from(observed.value(*i, c));
-        let mean = indices.iter().map(value).sum::<f64>() / n;
-        [mean, (indices.iter().map(|i| (value(i) - mean).powi(2)).sum::<f64>() / n).sqrt()]
-    })
+    (0..observed.n_values())
+        .map(move |c| mean_and_deviation(indices.iter().map(move |i| f64::from(observed.value(*i, c)))))
+}
+
+/// The mean of some numbers and their deviation, which is 0 where all are the same: so differences from the first are
+/// summed, for a sum of equal numbers is rounded.
+fn mean_and_deviation(numbers: impl ExactSizeIterator<Item = f64> + Clone) -> [f64; 2] {
+    let n = numbers.len() as f64;
+    let first = numbers.clone().next().unwrap_or(0.0);
+    let mean = first + numbers.clone().map(|x| x - first).sum::<f64>() / n;
+    [mean, (numbers.map(|x| (x - mean).powi(2)).sum::<f64>() / n).sqrt()]
 }
 
 /// What a neighbourhood is scaled by.
@@ -299,18 +305,16 @@ impl Scale {
 
     fn of(observed: &Points<'_>, part: &Neighbourhood, columns: &[Range<usize>], least: &[f64]) -> Self {
         let cloud = observed.cloud();
-        let n = part.observations.len() as f64;
         let mut scale = Self::none(observed, columns);
         for group in columns {
-            let mut squares = 0.0;
+            let mut size = 0f64;
             for c in group.clone() {
-                let at = |i: &usize| cloud.columns[c].at(*i);
-                let middle = part.observations.iter().map(at).sum::<f64>() / n;
-                squares += part.observations.iter().map(|i| (at(i) - middle).powi(2)).sum::<f64>() / n;
+                let [middle, spread] = mean_and_deviation(part.observations.iter().map(|i| cloud.columns[c].at(*i)));
                 scale.columns[c][0] = middle;
+                size = size.hypot(spread);
             }
             // Observations that are all at one place have no size.
-            let unit = if squares > 0.0 { squares.sqrt() } else { 1.0 };
+            let unit = if size > 0.0 { size } else { 1.0 };
             group.clone().for_each(|c| scale.columns[c][1] = unit);
         }
         for (c, [mean, deviation]) in moments(observed, &part.observations).enumerate() {
