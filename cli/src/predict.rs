@@ -12,7 +12,7 @@ use wgpu_attention::{
     Device,
     checkpoint::Checkpoint,
     models::{
-        Output, Prediction,
+        Output, Outside, Prediction,
         cmanp::{self, Cmanp},
         tnp_kr::{self, Local, Locations, TnpKr},
     },
@@ -221,13 +221,16 @@ pub fn predict(args: &Args) -> Result<()> {
         first = range.end;
     }
     let mut rows: Vec<Vec<String>> = vec![Vec::new(); targets.rows.len()];
-    let mut outside = String::new();
+    let (mut outside, mut n_parts) = (Outside::default(), 0);
     let mut place = |places: &[usize], prediction: &Prediction| -> Result<()> {
         let numbers = numbers(prediction, args.interval)?;
         places.iter().zip(numbers).for_each(|(&place, numbers)| rows[place] = numbers);
-        if outside.is_empty() && !prediction.outside().is_empty() {
-            outside = prediction.outside().to_string();
-        }
+        // Each part is a data set of its own.
+        outside.departures.extend(prediction.outside().departures.iter().cloned().map(|mut departure| {
+            departure.element = n_parts;
+            departure
+        }));
+        n_parts += 1;
         Ok(())
     };
     let all: Vec<usize> = (0..targets.rows.len()).collect();

@@ -47,32 +47,41 @@ fn may_write(path: &Path) -> Result<()> {
 }
 
 /// Writes a table. A file gets its name once all of it is on the disk: neither a full one nor a kill leaves a part, or
-/// loses what was there.
+/// loses what was there. What is no file, as `/dev/stdout`, or stands where no other can be made, is written as it is.
 ///
 /// # Errors
 /// Names the file, and why.
 pub fn table(path: &Path, write: impl FnOnce(&mut csv::Writer<File>) -> csv::Result<()>) -> Result<()> {
-    // What is no file, as `/dev/stdout`, is written as it is.
-    let is_file = path.metadata().map_or(true, |found| found.is_file());
+    let name = path.display().to_string();
     // Of a link, where it leads.
-    let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let beside = if is_file { PathBuf::from(format!("{}.part", path.display())) } else { path.clone() };
-    let written = csv::Writer::from_path(&beside).and_then(|mut csv| {
+    let found = path.canonicalize().ok();
+    let is_new = path.symlink_metadata().is_err();
+    let is_file = is_new || !path.starts_with("/dev") && found.as_ref().is_some_and(|found| found.is_file());
+    let path = found.unwrap_or_else(|| path.to_owned());
+    let mut beside = path.clone().into_os_string();
+    beside.push(format!(".{}.part", std::process::id()));
+    let beside = PathBuf::from(beside);
+    let made = is_file.then(|| File::create(&beside).ok()).flatten();
+    let is_beside = made.is_some();
+    let written = made.map_or_else(|| File::create(&path), Ok).map_err(csv::Error::from).and_then(|file| {
+        let mut csv = csv::Writer::from_writer(file);
         write(&mut csv)?;
         csv.flush()?;
-        if is_file {
+        if is_beside {
             csv.get_ref().sync_all()?;
-            fs::rename(&beside, path)?;
+            if let Ok(before) = path.metadata() {
+                fs::set_permissions(&beside, before.permissions())?;
+            }
+            // What is mounted keeps its place.
+            fs::rename(&beside, &path).or_else(|_| fs::copy(&beside, &path).map(drop))?;
         }
         Ok(())
     });
-    written.map_err(|error| {
-        if is_file {
-            // What is half written is of no use, and the first error says why.
-            let _ = fs::remove_file(&beside);
-        }
-        anyhow!(error).context(format!("cannot write {}", path.display()))
-    })
+    if is_beside {
+        // Gone where it has its name; half of one is of no use, and the first error says why.
+        let _ = fs::remove_file(&beside);
+    }
+    written.map_err(|error| anyhow!(error).context(format!("cannot write {name}")))
 }
 
 /// Keeps other runs away from a file as long as the result lives, by a lock on a file beside it
@@ -107,9 +116,19 @@ mod tests {
             csv.write_record(["e"])
         });
         let message = format!("{:#}", failed.unwrap_err());
-        assert!(message.contains("cannot write") && message.contains("table"), "{message}");
+        assert!(message.contains("cannot write") && message.contains(&path.display().to_string()), "{message}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "a,b\n");
-        assert!(!Path::new(&format!("{}.part", path.display())).exists());
+        assert!(!Path::new(&format!("{}.{}.part", path.display(), std::process::id())).exists());
+        // A link stays one, also one that leads nowhere yet.
+        let link = path.with_extension("link");
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        for names in [["c", "d"], ["e", "f"]] {
+            table(&link, |csv| csv.write_record(names)).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), names.join(",") + "\n");
+            assert!(link.symlink_metadata().unwrap().is_symlink());
+        }
+        fs::remove_file(&link).unwrap();
         fs::remove_file(&path).unwrap();
         // What is no file takes it as it comes.
         table(Path::new("/dev/null"), |csv| csv.write_record(["a"])).unwrap();

@@ -270,7 +270,8 @@ impl Device {
     /// tenth of a second of work), and so is one that a read comes into: those parts run before the
     /// encoder. Where that matters, or other threads use the device meanwhile, take
     /// [`Device::record`] and [`Recording::encode_into`], which move what one closure recorded and
-    /// nothing else: an operation that another thread is in may be refused as [`Error::NotComputed`].
+    /// nothing else. Here an operation that another thread has begun may be refused as
+    /// [`Error::NotComputed`], for its memory may be what the encoder writes.
     ///
     /// # Errors
     /// The CPU device has nothing to encode; a GPU device refuses a buffer.

@@ -74,7 +74,8 @@ pub struct Neighbourhood {
 /// Neighbourhoods of all places. Places are halved, at the median of the dimension in which they spread
 /// most, until at most `together` are left that lie within half of the reach of their observations: the
 /// `nearest` ones to the middle of those places. Only observations in `seen` are taken, and of those only
-/// the ones that may count for all of the places, which are parted where so there are too few.
+/// the ones that may count for all of the places, which are parted where so there are too few and one of them may have
+/// more.
 pub(crate) fn neighbourhoods(
     observed: &Positions,
     seen: impl Iterator<Item = usize>,
@@ -84,10 +85,12 @@ pub(crate) fn neighbourhoods(
     counts: impl Fn(usize, &[usize]) -> bool,
 ) -> Vec<Neighbourhood> {
     let mut tree = KdTree::new(observed.dim);
-    for i in seen {
+    let seen: Vec<usize> = seen.collect();
+    for &i in &seen {
         tree.add(observed.at(i), i).expect("coordinates are finite and as many as the tree has");
     }
-    let all = nearest.min(tree.size());
+    let misses =
+        |group: &[usize]| seen.iter().any(|&i| !counts(i, group) && group.iter().any(|&one| counts(i, &[one])));
     let mut found = Vec::new();
     let mut waiting: Vec<Vec<usize>> = vec![(0..n_places).collect()];
     while let Some(mut group) = waiting.pop() {
@@ -97,7 +100,7 @@ pub(crate) fn neighbourhoods(
             let near: Vec<_> = by_distance.filter(|(_, i)| counts(**i, &group)).take(nearest).collect();
             let reach = near.last().map_or(f64::INFINITY, |(squared, _)| *squared);
             let radius = group.iter().map(|&i| squared_euclidean(places.at(i), &middle)).fold(0.0, f64::max);
-            if group.len() == 1 || radius <= 0.25 * reach && near.len() == all {
+            if group.len() == 1 || radius <= 0.25 * reach && (near.len() == nearest || !misses(&group)) {
                 found.push(Neighbourhood { places: group, observations: near.iter().map(|(_, i)| **i).collect() });
                 continue;
             }

@@ -96,7 +96,7 @@ fn differ(gpus: &[(String, Device)], scans: &[(String, Device)], rounding: f64, 
         let scans: Vec<_> = scans
             .iter()
             .enumerate()
-            .filter(|(i, _)| is_part(turn + i, 6) || operation.name.ends_with("one query"))
+            .filter(|(i, _)| is_part(*i, turn, 6) || operation.name.ends_with("one query"))
             .map(|(_, scan)| scan)
             .collect();
         let is_turn = |name: &str| every() || is_checked(name) == turn.is_multiple_of(2);

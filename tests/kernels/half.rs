@@ -118,7 +118,11 @@ fn keys_and_values_of_halves_agree_with_float64() {
     ];
     for (turn, (name, device)) in scan_devices().into_iter().enumerate() {
         let mut random = Random::new(2);
-        for [batch, n_heads, n_queries, n_keys, head_dim, v_dim] in part(turn, 6, &device, sizes) {
+        // What is no multiple of 4 a variant leaves to `portable`, which all devices run.
+        let of_variant = |[.., head_dim, v_dim]: &[usize; 6]| head_dim % 4 == 0 && v_dim % 4 == 0;
+        let is_forced = !device.capabilities().forced.is_empty();
+        let sizes = sizes.into_iter().filter(|sizes| !is_forced || of_variant(sizes));
+        for [batch, n_heads, n_queries, n_keys, head_dim, v_dim] in part(turn, 3, &device, sizes) {
             for is_head_major in [true, false] {
                 let q = random.scaled(batch * n_heads * n_queries * head_dim, 2.0);
                 let k = random.scaled(batch * n_heads * n_keys * head_dim, 2.0);

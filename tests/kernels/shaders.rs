@@ -52,7 +52,7 @@ fn every_variant_is_valid_in_every_language_and_portable() {
         if !shader.needs.matrix_units {
             no_loop_of_one_round(shader);
         }
-        if !is_part(i, 3) {
+        if !is_part(0, i, 3) {
             continue;
         }
 

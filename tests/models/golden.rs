@@ -81,8 +81,8 @@ fn f16_golden_cases() {
             let mut line = format!("{:<52}", fixture.name);
             // The variants of scan attention where it is not one of many operations.
             let forced = if fixture.name.contains("scan_attention") { &forced[..] } else { &[] };
-            let forced = forced.iter().enumerate().filter(|(i, _)| is_part(turn + i, 6)).map(|(_, forced)| forced);
-            let few = few.iter().filter(|_| !is_tiny(&fixture) && is_part(turn, 3));
+            let forced = forced.iter().enumerate().filter(|(i, _)| is_part(*i, turn, 6)).map(|(_, forced)| forced);
+            let few = few.iter().filter(|_| !is_tiny(&fixture) && is_part(0, turn, 3));
             let devices = if only.is_none() && is_tiny(&fixture) { &shared[..] } else { &devices[..] };
             for (name, device) in devices.iter().chain(few).chain(forced) {
                 let before = failures.len();

@@ -150,6 +150,8 @@ fn places_that_come_together_see_all_that_was_before_each() {
         };
         let parts = asked(&[1.0, 2.0, 3.0]).unwrap();
         assert_eq!([0, 1, 2].map(|place| seen(&parts, place)), [1, 7, 8], "weight {weight}");
+        // Those that see the same stay together.
+        assert_eq!(asked(&[1.0; 3]).unwrap().len(), 1);
         // The place that is too early is named, not the one beside it.
         let refused = asked(&[3.0, -1.0]).unwrap_err();
         assert!(refused.contains("place 1, before all observations"), "{refused}");

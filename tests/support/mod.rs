@@ -20,15 +20,21 @@ pub const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/checkpoints/g
 /// Whether tests run whole, as `WGPU_ATTENTION_EVERY=1` asks: with unchecked and with checked shaders, and every case of
 /// a sweep with every variant. A software driver compiles a text in a second or two, and there are thousands: without it
 /// a module of tests takes one of the two, by its name, and a sweep what [`is_part`] says. What tries every operation
-/// takes them in turns, and so do golden cases (checked ones with four bindings).
+/// takes them in turns, and some golden cases meet both.
 pub fn every() -> bool {
     std::env::var("WGPU_ATTENTION_EVERY").is_ok_and(|value| value == "1")
 }
 
-/// Whether a case of a sweep runs on a device, where cases and devices are numbered and `i` is the sum of the two: all
-/// with [`every`], else one of so many, so that with as many devices each case meets one of them.
-pub fn is_part(i: usize, of: usize) -> bool {
-    every() || i.is_multiple_of(of)
+/// Whether a case of a sweep runs on a device: all with [`every`], else one of so many, so that with as many devices
+/// each case meets one of them. The digits of a case are summed, for its bits may be what it tries.
+pub fn is_part(turn: usize, case: usize, of: usize) -> bool {
+    let mut digits = case;
+    let mut sum = turn;
+    while digits > 0 {
+        sum += digits % of;
+        digits /= of;
+    }
+    every() || sum.is_multiple_of(of)
 }
 
 /// The cases of a sweep that run on a device: all on the CPU, which compiles nothing, and where a device chooses what it
@@ -36,7 +42,7 @@ pub fn is_part(i: usize, of: usize) -> bool {
 pub fn part<T>(turn: usize, of: usize, device: &Device, cases: impl IntoIterator<Item = T>) -> impl Iterator<Item = T> {
     let is_whole = device.capabilities().forced.is_empty();
     let numbered = cases.into_iter().enumerate();
-    numbered.filter(move |(i, _)| is_whole || is_part(turn + i, of)).map(|(_, case)| case)
+    numbered.filter(move |(i, _)| is_whole || is_part(turn, *i, of)).map(|(_, case)| case)
 }
 
 /// How many random cases are compared with a CPU twin, each of which is a text or more. They are others in each run.

@@ -12,8 +12,8 @@ use crate::{
 /// error, no room for the one that the queue makes loses the device.
 const LARGE_UPLOAD: usize = 1 << 20;
 
-/// Bytes that are uploaded without a submit.
-const MAX_UPLOADED: u64 = 32 << 20;
+/// Bytes that are uploaded without a submit, at most.
+pub(super) const MAX_UPLOADED: u64 = 32 << 20;
 
 /// Rounds up so that buffers of similar size can stand in for each other: four sizes an
 /// octave, at least 256 bytes.
@@ -32,7 +32,9 @@ impl Gpu {
             let own = lock(&self.own);
             let (reused, promise) = (self.pool.reuse(size, false), own.promise.clone());
             drop(own);
-            return Ok(self.buffer(reused, size, len, None)?.reused_in(promise));
+            let is_reused = reused.is_some();
+            let buffer = self.buffer(reused, size, len, None)?;
+            return Ok(if is_reused { buffer.reused_in(promise) } else { buffer });
         };
         // It runs whenever the application pleases, so nothing else may use its buffers.
         let reused = self.pool.reuse_within(&recording, size).or_else(|| self.pool.reuse(size, true));
@@ -124,7 +126,8 @@ impl Gpu {
     pub(super) fn create_buffer(&self, descriptor: &wgpu::BufferDescriptor<'_>) -> Result<wgpu::Buffer> {
         match self.try_create_buffer(descriptor) {
             Err(Error::OutOfMemory { .. }) => {
-                self.submit()?;
+                // Those hear of a refusal who need the work.
+                let _ = self.submit();
                 self.trim();
                 #[cfg(not(target_arch = "wasm32"))]
                 self.wait()?;
@@ -189,16 +192,14 @@ mod tests {
     /// The queue kept what it copied of each until something was computed.
     #[test]
     fn uploads_alone_do_not_pile_up() {
-        const BYTES: u64 = 4 * 200_000;
         let numbers = vec![1.0; 200_000];
         for gpu in gpus() {
+            // Kept: one that is freed makes room for the next by a submit.
+            let mut kept = Vec::new();
             for _ in 0..100 {
-                gpu.upload(&numbers).unwrap();
-                assert!(gpu.uploaded.load(Ordering::Relaxed) <= MAX_UPLOADED + BYTES);
+                kept.push(gpu.upload(&numbers).unwrap());
+                assert!(gpu.uploaded.load(Ordering::Relaxed) <= MAX_UPLOADED);
             }
-            gpu.upload(&numbers).unwrap();
-            gpu.submit().unwrap();
-            assert_eq!(gpu.uploaded.load(Ordering::Relaxed), 0);
         }
     }
 

@@ -11,6 +11,7 @@ use super::{
     buffer::{Buffer, Standing},
     commands::{MAX_PARAMS, PARAMS_BUFFER, Request, Segment},
     lock::lock,
+    memory::MAX_UPLOADED,
     open::Gpu,
     own::Own,
     promise::State,
@@ -80,7 +81,7 @@ impl Gpu {
     /// Submits the device's own recording.
     pub(super) fn flush(&self, own: &mut Own) -> Result<()> {
         // The queue keeps what it copied of uploads until something is submitted.
-        if own.segment.is_empty() && self.uploaded.load(Ordering::Relaxed) == 0 {
+        if own.segment.is_empty() && self.uploaded.load(Ordering::Relaxed) <= MAX_UPLOADED {
             self.pool.next_recording();
             return Ok(());
         }
