@@ -59,7 +59,8 @@ pub fn table(path: &Path, write: impl FnOnce(&mut csv::Writer<File>) -> csv::Res
     let is_file = is_new || !path.starts_with("/dev") && found.as_ref().is_some_and(|found| found.is_file());
     let path = found.unwrap_or_else(|| path.to_owned());
     let mut beside = path.clone().into_os_string();
-    beside.push(format!(".{}.part", std::process::id()));
+    // Of one name, so that the next run writes over what a kill has left.
+    beside.push(".part");
     let beside = PathBuf::from(beside);
     let made = is_file.then(|| File::create(&beside).ok()).flatten();
     let is_beside = made.is_some();
@@ -118,7 +119,7 @@ mod tests {
         let message = format!("{:#}", failed.unwrap_err());
         assert!(message.contains("cannot write") && message.contains(&path.display().to_string()), "{message}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "a,b\n");
-        assert!(!Path::new(&format!("{}.{}.part", path.display(), std::process::id())).exists());
+        assert!(!Path::new(&format!("{}.part", path.display())).exists());
         // A link stays one, also one that leads nowhere yet.
         let link = path.with_extension("link");
         fs::remove_file(&path).unwrap();
