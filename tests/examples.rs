@@ -48,6 +48,15 @@ fn regression_says_what_is_wrong_with_a_file() {
     let good = folder.write("good.csv", lines(40, |x| (x / 3.0).sin().to_string()));
     refused(run(&good, "bad").args(["--gap", "18446744073709551615"]), &["too few", "18446744073709551615"]);
     refused(run(&good, "bad").args(["--checkpoint", &good]), &["cannot load the model", "good.csv"]);
+    // What would be ignored.
+    for option in ["--hold-out", "--gap"] {
+        refused(run(&good, "bad").args(["--targets", &good, option, "0"]), &["--targets", option]);
+    }
+    refused(run(&good, "bad").args(["--harmonics", "3"]), &["--harmonics 3", "--cycle LENGTH"]);
+    std::fs::create_dir_all(folder.path("own")).unwrap();
+    let own = folder.write("own/predictions.csv", lines(40, |x| x.sin().to_string()));
+    refused(&mut run(&own, "own"), &["own/predictions.csv", "would be lost"]);
+    assert_eq!(std::fs::read_to_string(&own).unwrap().lines().count(), 41);
     // Before the work: nothing was read.
     refused(&mut run("none.csv", "good.csv"), &["good.csv"]);
     refused(&mut run("none.csv", "good.csv/out"), &["good.csv/out"]);
@@ -189,6 +198,8 @@ fn satellite_fills_the_holes_of_a_map_and_scores_itself() {
         assert!(row[3] > 0.0 && (row[2] - truth).abs() < 5.0 * row[3] + 0.2, "{row:?}, truth {truth}");
     }
     assert!(Path::new(&folder.path("out/satellite.svg")).exists());
+    refused(&mut run(&scene(), &["--known", &folder.path("scene.csv")]), &["scene.csv", "would be lost"]);
+    assert_eq!(std::fs::read_to_string(folder.path("scene.csv")).unwrap(), scene());
     refused(&mut run("lon,lat,role\n1,2,train\n", &[]), &["temperature"]);
     refused(&mut run("lon,lat,temperature,role\n1,2,warm,train\n", &[]), &["warm"]);
     refused(&mut run("lon,lat,temperature,role\n1,134,3,train\n", &[]), &["line 2", "134", "-90 to 90"]);
@@ -255,8 +266,9 @@ fn epidemic_knows_more_than_persistence() {
     let output = text(&succeeds(&mut run(&["--epidemics", "8"])).stdout);
     let scores = |who: &str| -> Vec<f64> {
         let line = output.lines().find(|line| line.starts_with("all") && line.contains(who)).unwrap();
-        line[29..].split_whitespace().take(2).map(|number| number.parse().unwrap()).collect()
+        line[29..].split_whitespace().step_by(3).take(2).map(|number| number.parse().unwrap()).collect()
     };
+    assert!(output.contains("means over the epidemics ± their standard errors"), "{output}");
     let (network, persistence) = (scores("network"), scores("persistence"));
     assert!(network[0] > persistence[0] && network[1] < persistence[1], "{output}");
     let forecast = std::fs::read_to_string(folder.path("out/forecast.csv")).unwrap();

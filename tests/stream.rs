@@ -341,6 +341,38 @@ fn a_window_predicts_as_if_it_had_seen_nothing_before() {
     }
 }
 
+/// A network that is told the cycle stood beside the last value alone, which is not.
+#[test]
+fn forecasts_stand_beside_what_the_cycle_before_says() {
+    let folder = Folder::new("cycle", 3);
+    let rows: Vec<f64> = (0..60).map(f64::from).collect();
+    let text = |rows: &[f64]| {
+        let y = |x: f64| 0.1 * x + 3.0 * (std::f64::consts::TAU * x / 12.0).sin();
+        rows.iter().fold("x,y\n".to_owned(), |text, &x| text + &format!("{x},{}\n", y(x)))
+    };
+    let stream = |name: &str, rows: &[f64]| {
+        let input = folder.write(&format!("{name}.csv"), &text(rows));
+        let mut command = Command::new(&*STREAM);
+        command.args(["--device", "cpu", "--checkpoint", &folder.path("model.safetensors"), "--input", &input]);
+        command.args(["--cycle", "12", "--x-range", "0,60", "--level", "0", "--unit", "1", "--score"]);
+        command.args(["--out", &folder.path(name), "--state", &folder.path(&format!("{name}.state"))]);
+        String::from_utf8(succeeds(&mut command).stdout).unwrap()
+    };
+    // A line and a cycle: what changed a cycle ago changes again. 13 observations come before the first such forecast.
+    let whole = stream("whole", &rows);
+    assert!(whole.contains("of 47 of them with a whole cycle before"), "{whole}");
+    assert!(whole.contains("one cycle ago: 0.000)"), "{whole}");
+    // It goes on with a state, and between observations where some are missing.
+    stream("parts", &rows[..20]);
+    stream("parts", &rows);
+    assert!(results(&folder, "parts", 60) == results(&folder, "whole", 60));
+    let gaps: Vec<f64> = rows.iter().copied().filter(|x| x % 7.0 != 3.0).collect();
+    let output = stream("gaps", &gaps);
+    let error = output.split("one cycle ago: ").nth(1).unwrap().split(')').next().unwrap().parse::<f64>().unwrap();
+    assert!(error > 0.0 && error < 0.5, "{output}");
+    refused(folder.piped("none").args(["--input", "none.csv", "--save-every", "5"]), &["--save-every", "--state"]);
+}
+
 #[test]
 fn a_long_record_is_drawn_with_few_points() {
     let folder = Folder::new("picture", 1);

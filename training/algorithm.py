@@ -10,6 +10,7 @@ Checkpoint and training state (OUT.state.npz) are replaced atomically while it r
 
 import argparse
 import json
+import sys
 import time
 
 import jax
@@ -190,11 +191,11 @@ def accuracy(run, params, task, lengths, n_problems, seed, multiple, n_batch=100
     table = {}
     for n in lengths:
         rng, right = np.random.default_rng([seed, n]), []
-        for _ in range(n_problems // n_batch):
-            tokens, targets = pad(*task.draw(rng, n_batch, n), multiple)
+        for first in range(0, n_problems, n_batch):
+            tokens, targets = pad(*task.draw(rng, min(n_batch, n_problems - first), n), multiple)
             best = np.asarray(run(params, tokens)).argmax(-1)
             right.append(((best == targets) | (targets == NOT_SCORED)).all(1))
-        table[n] = float(np.mean(right))
+        table[n] = float(np.concatenate(right).mean())
     return table
 
 
@@ -319,6 +320,8 @@ def main():
     args.add_argument("--evaluate", metavar="CHECKPOINT", help="accuracy by length and exit")
     args.add_argument("--problems", type=int, default=1000, help="for --evaluate, of each length")
     args = args.parse_args()
+    if args.problems < 1:
+        sys.exit(f"--problems {args.problems}: at least 1 is needed")
     if args.evaluate:
         evaluate(args.evaluate, args.problems, args.seed + 2_000_003)
     else:

@@ -459,6 +459,14 @@ def main():
     args.add_argument("--evaluate", metavar="CHECKPOINT", help="compare with the exact GP and exit")
     args.add_argument("--batches", type=int, default=60, help="for --evaluate, 16 tasks each")
     args = args.parse_args()
+    if args.decay is not None and not 0 < args.decay <= 1:
+        sys.exit(f"--decay {args.decay}: a share of the budget is needed, above 0 and at most 1")
+    if not 0 <= args.short_first <= 1:
+        sys.exit(f"--short-first {args.short_first}: a share of the budget is needed, from 0 to 1")
+    if args.config and args.start:
+        sys.exit("--config and --start each say what the network is: give one of them")
+    if (args.config or args.start) and (args.width or args.blocks or args.basis):
+        sys.exit("--width, --blocks and --basis are for a network that --config or --start does not describe")
     if args.evaluate:
         evaluate(args.evaluate, args.seed + 2_000_003, args.batches, args.data)
     elif not (args.steps or args.minutes):

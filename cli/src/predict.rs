@@ -169,11 +169,7 @@ impl Model {
 
 pub fn predict(args: &Args) -> Result<()> {
     out::file(&args.out)?;
-    for input in [&args.checkpoint, &args.context, &args.targets] {
-        let is_same = |(a, b): (PathBuf, PathBuf)| a == b;
-        let both = args.out.canonicalize().ok().zip(input.canonicalize().ok());
-        ensure!(!both.is_some_and(is_same), "--out {} is read from, and would be lost", args.out.display());
-    }
+    out::unless_read(&args.out, [&*args.checkpoint, &*args.context, &*args.targets])?;
     let device = Device::by_name(&args.device)?;
     let model = Model::open(&device, &args.checkpoint)?;
     ensure!(

@@ -45,7 +45,7 @@ struct Args {
     #[arg(long, value_name = "DIR", default_value = "out")]
     out: PathBuf,
     /// How many epidemics are scored.
-    #[arg(long, value_name = "N", default_value = "50", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value = "50", value_parser = clap::value_parser!(u16).range(2..=1000))]
     epidemics: u16,
     /// Observations of each: a place on a day; the network was trained on 16 to 256.
     #[arg(long, value_name = "N", default_value = "256", value_parser = clap::value_parser!(u16).range(1..=2048))]
@@ -60,6 +60,8 @@ struct Args {
 
 /// Places and days of each epidemic that are scored.
 const SCORED: usize = 1024;
+/// Epidemics that the network forecasts at once.
+const BATCH: usize = 50;
 /// Days ahead that are drawn.
 const DRAWN: [i32; 4] = [1, 3, 6, 10];
 
@@ -124,50 +126,54 @@ fn predict(model: &TnpKr, cases: &[Case], at: &[Vec<Spot>]) -> Result<Vec<Vec<[f
     Ok(rows.chunks(at[0].len()).map(<[_]>::to_vec).collect())
 }
 
-/// Sums over forecasts.
-#[derive(Clone, Copy, Default)]
-struct Score {
-    n: f64,
-    log_likelihood: f64,
-    brier: f64,
-    right: f64,
+/// Of a forecast: log-likelihood, Brier score, and whether the most likely state came, in %.
+fn scores(p: [f64; 3], came: State) -> [f64; 3] {
+    let most_likely = (0..3).max_by(|a, b| p[*a].total_cmp(&p[*b]));
+    let brier = p.iter().zip(came.one_hot()).map(|(p, is)| (p - f64::from(is)).powi(2)).sum();
+    let is_right = most_likely == Some(came as usize);
+    [p[came as usize].max(f64::MIN_POSITIVE).ln(), brier, 100.0 * f64::from(u8::from(is_right))]
 }
 
-impl Score {
-    fn add(&mut self, p: [f64; 3], came: State) {
-        let most_likely = (0..3).max_by(|a, b| p[*a].total_cmp(&p[*b]));
-        self.n += 1.0;
-        self.log_likelihood += p[came as usize].max(f64::MIN_POSITIVE).ln();
-        self.brier += p.iter().zip(came.one_hot()).map(|(p, is)| (p - f64::from(is)).powi(2)).sum::<f64>();
-        self.right += f64::from(u8::from(most_likely == Some(came as usize)));
-    }
+fn mean(numbers: impl Iterator<Item = f64>) -> f64 {
+    let (n, sum) = numbers.fold((0.0, 0.0), |(n, sum), number| (n + 1.0, sum + number));
+    sum / n
 }
 
-/// Prints how good the forecasts are, by how far they look ahead.
+/// The mean over epidemics, and its standard error: forecasts of one epidemic go together, epidemics do not.
+fn mean_and_error(of_each: &[f64]) -> [f64; 2] {
+    let (n, middle) = (of_each.len() as f64, mean(of_each.iter().copied()));
+    let variance = of_each.iter().map(|number| (number - middle).powi(2)).sum::<f64>() / (n - 1.0);
+    [middle, (variance / n).sqrt()]
+}
+
+/// Prints how good forecasts are, by how far they look ahead.
 fn score(model: &TnpKr, persistence: &Persistence, cases: &[Case], rng: &mut StdRng) -> Result<()> {
     const HORIZONS: [(&str, std::ops::RangeInclusive<i32>); 4] =
         [("1 to 3 days", 1..=3), ("4 to 6 days", 4..=6), ("7 to 10 days", 7..=10), ("all", 1..=10)];
     let mut spot = |_| Spot { place: rng.random_range(0..PLACES), day: rng.random_range(1..=AHEAD as i32) };
     let at: Vec<Vec<Spot>> = cases.iter().map(|_| (0..SCORED).map(&mut spot).collect()).collect();
-    let forecasts = predict(model, cases, &at)?;
-    let mut scores = [[Score::default(); 2]; HORIZONS.len()];
-    for ((case, spots), forecasts) in cases.iter().zip(&at).zip(forecasts) {
-        for (&spot, network) in spots.iter().zip(forecasts) {
-            let came = case.epidemic.state(spot);
-            let both = [network, persistence.forecast(&case.epidemic, &case.observed, spot)];
-            for (scores, (_, days)) in scores.iter_mut().zip(&HORIZONS) {
-                if days.contains(&spot.day) {
-                    scores.iter_mut().zip(both).for_each(|(score, p)| score.add(p, came));
-                }
-            }
-        }
-    }
-    say!("{:<14} {:<14} {:>15} {:>8} {:>18}", "", "", "log-likelihood", "Brier", "most likely right")?;
-    for (scores, (name, _)) in scores.iter().zip(&HORIZONS) {
-        for (score, who) in scores.iter().zip(["network", "persistence"]) {
-            let Score { n, log_likelihood, brier, right } = *score;
-            let (ll, brier, right) = (log_likelihood / n, brier / n, 100.0 * right / n);
-            say!("{name:<14} {who:<14} {ll:>15.3} {brier:>8.3} {right:>16.1} %")?;
+    // Batches of some, so that memory does not grow with the number of epidemics.
+    let batches = cases.chunks(BATCH).zip(at.chunks(BATCH));
+    let networks: Vec<_> = batches.map(|(cases, at)| predict(model, cases, at)).collect::<Result<_>>()?;
+    let goes_on = |case: &Case, &spot: &Spot| persistence.forecast(&case.epidemic, &case.observed, spot);
+    let persistences: Vec<_> =
+        cases.iter().zip(&at).map(|(case, at)| at.iter().map(|spot| goes_on(case, spot)).collect()).collect();
+    let both = [("network", networks.concat()), ("persistence", persistences)];
+    say!("means over the epidemics ± their standard errors\n")?;
+    say!("{:<14} {:<14} {:>16} {:>16} {:>18}", "", "", "log-likelihood", "Brier", "most likely right")?;
+    for (name, days) in HORIZONS {
+        for (who, forecasts) in &both {
+            let of_case = |((case, at), forecasts): ((&Case, &Vec<Spot>), &Vec<[f64; 3]>)| -> [f64; 3] {
+                let each = at.iter().zip(forecasts).filter(|(spot, _)| days.contains(&spot.day));
+                let each: Vec<_> = each.map(|(&spot, &p)| scores(p, case.epidemic.state(spot))).collect();
+                std::array::from_fn(|i| mean(each.iter().map(|scores| scores[i])))
+            };
+            let of_each: Vec<_> = cases.iter().zip(&at).zip(forecasts).map(of_case).collect();
+            let [ll, brier, right] =
+                [0, 1, 2].map(|i| mean_and_error(&of_each.iter().map(|scores| scores[i]).collect::<Vec<_>>()));
+            let three = |[mean, error]: [f64; 2]| format!("{mean:.3} ± {error:.3}");
+            let right = format!("{:.1} ± {:.1}", right[0], right[1]);
+            say!("{name:<14} {who:<14} {:>16} {:>16} {right:>16} %", three(ll), three(brier))?;
         }
     }
     Ok(())

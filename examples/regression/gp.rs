@@ -3,7 +3,7 @@
 
 use std::f64::consts::PI;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use argmin::{
     core::{CostFunction, Executor, State},
     solver::neldermead::NelderMead,
@@ -12,11 +12,15 @@ use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
 
 use shared::normal::Normal;
 
+use crate::data::Series;
+
 /// An exact process takes memory n^2 and time n^3.
 pub const MAX_POINTS: usize = 3000;
 
-/// The marginal likelihood is evaluated some thousand times, so it sees at most this many points.
+/// The marginal likelihood is evaluated some thousand times, so it sees at most this many points, chosen at random:
+/// every second of a regular record may lie at the same phases of its cycle.
 const MAX_FIT_POINTS: usize = 300;
+const FIT_SEED: u64 = 0;
 
 /// What stands for the negative log-likelihood where there is none.
 const REFUSED: f64 = 1e10;
@@ -24,7 +28,7 @@ const REFUSED: f64 = 1e10;
 /// Logarithms of the hyper-parameters, in the units of the coordinate and of the values.
 type LogHyper = Vec<f64>;
 
-/// Each hyper-parameter: its name and its allowed range.
+/// Each hyper-parameter: its name and its allowed range; a period that is told may be any.
 const HYPER: [(&str, f64, f64); 7] = [
     ("smooth std", 1e-3, 30.0),
     ("smooth length", 0.02, 100.0),
@@ -50,16 +54,13 @@ pub struct GaussianProcess {
 
 impl GaussianProcess {
     /// Fits the hyper-parameters, all but a period that is known, and conditions on all points.
-    pub fn fit(x: &[f64], y: &[f64], period: Option<f64>) -> Result<Self> {
-        let step = x.len().div_ceil(MAX_FIT_POINTS);
-        let likelihood = MarginalLikelihood {
-            x: x.iter().copied().step_by(step).collect(),
-            y: DVector::from_iterator(x.len().div_ceil(step), y.iter().copied().step_by(step)),
-        };
-        let (hyper, cost) = likelihood.maximise(period.map(f64::ln))?;
-        let y = DVector::from_column_slice(y);
-        let factor = factor(&hyper, x).context("the covariance of the Gaussian process is not positive definite")?;
-        Ok(Self { weights: factor.solve(&y), factor, x: x.to_vec(), hyper, log_likelihood: -cost })
+    pub fn fit(series: &Series, period: Option<f64>) -> Result<Self> {
+        let seen = thinned(series);
+        let likelihood = MarginalLikelihood { x: seen.x, y: seen.y.into(), period: period.map(f64::ln) };
+        let (hyper, cost) = likelihood.maximise()?;
+        let Series { x, y } = series.clone();
+        let factor = factor(&hyper, &x).context("the covariance of the Gaussian process is not positive definite")?;
+        Ok(Self { weights: factor.solve(&y.into()), factor, x, hyper, log_likelihood: -cost })
     }
 
     /// Mean and standard deviation of observations, noise included.
@@ -79,6 +80,11 @@ impl GaussianProcess {
     pub fn hyper(&self) -> impl Iterator<Item = (&'static str, f64)> {
         HYPER.iter().zip(&self.hyper).map(|(&(name, ..), log)| (name, log.exp()))
     }
+}
+
+/// The points that the fit sees.
+fn thinned(series: &Series) -> Series {
+    series.some(MAX_FIT_POINTS, FIT_SEED).0
 }
 
 fn kernel(hyper: &[f64], d: f64) -> f64 {
@@ -107,13 +113,16 @@ fn factor(hyper: &[f64], x: &[f64]) -> Option<Cholesky<f64, Dyn>> {
 struct MarginalLikelihood {
     x: Vec<f64>,
     y: DVector<f64>,
+    /// The logarithm of the period, where it is told.
+    period: Option<f64>,
 }
 
 impl MarginalLikelihood {
     /// The negative log marginal likelihood.
     fn cost(&self, hyper: &[f64]) -> f64 {
-        let allowed = |(log, &(_, low, high)): (&f64, &(&str, f64, f64))| (low.ln()..=high.ln()).contains(log);
-        if !hyper.iter().zip(&HYPER).all(allowed) {
+        let is_free = |i: usize| i != PERIOD || self.period.is_none();
+        let is_allowed = |i: usize| (HYPER[i].1.ln()..=HYPER[i].2.ln()).contains(&hyper[i]);
+        if !(0..HYPER.len()).filter(|&i| is_free(i)).all(is_allowed) {
             return REFUSED;
         }
         let Some(factor) = factor(hyper, &self.x) else { return REFUSED };
@@ -122,13 +131,13 @@ impl MarginalLikelihood {
         0.5 * self.y.dot(&factor.solve(&self.y)) + half_log_det + 0.5 * n * (2.0 * PI).ln()
     }
 
-    /// The best hyper-parameters of several searches. Where the (logarithm of the) period is not known
-    /// the likelihood has many local maxima in it, so the searches begin at the best ones of a grid.
-    fn maximise(&self, period: Option<f64>) -> Result<(LogHyper, f64)> {
+    /// The best hyper-parameters of several searches. Where the period is not known the likelihood has many
+    /// local maxima in it, so the searches begin at the best ones of a grid.
+    fn maximise(&self) -> Result<(LogHyper, f64)> {
         let start = |length: f64, period: f64, drift: f64| -> LogHyper {
             [0.5, length, 0.7, period, 1.0, drift, 0.2].iter().map(|value: &f64| value.ln()).collect()
         };
-        let starts = if let Some(period) = period {
+        let starts = if let Some(period) = self.period {
             [(1.0, 4.0), (0.3, 4.0), (1.0, 30.0), (0.3, 30.0)]
                 .map(|(length, drift)| start(length, period.exp(), drift))
                 .to_vec()
@@ -143,19 +152,20 @@ impl MarginalLikelihood {
         let mut best = (starts[0].clone(), REFUSED);
         for start in starts {
             // A simplex may collapse before the maximum, so the search begins anew from its end.
-            let mut found = self.search(start, period.is_some())?;
-            found = self.search(found.0, period.is_some())?;
+            let mut found = self.search(start)?;
+            found = self.search(found.0)?;
             if found.1 < best.1 {
                 best = found;
             }
         }
+        ensure!(best.1 < REFUSED, "the Gaussian process has no likelihood wherever a search began");
         Ok(best)
     }
 
     /// A period that is known is the same in all corners of the simplex, and so stays.
-    fn search(&self, start: LogHyper, keep_period: bool) -> Result<(LogHyper, f64)> {
+    fn search(&self, start: LogHyper) -> Result<(LogHyper, f64)> {
         let mut simplex = vec![start.clone()];
-        for i in (0..HYPER.len()).filter(|&i| !(keep_period && i == PERIOD)) {
+        for i in (0..HYPER.len()).filter(|&i| i != PERIOD || self.period.is_none()) {
             simplex.push(start.clone());
             simplex.last_mut().expect("just pushed")[i] += if i == PERIOD { 0.05 } else { 0.5 };
         }
@@ -172,5 +182,43 @@ impl CostFunction for &MarginalLikelihood {
 
     fn cost(&self, hyper: &LogHyper) -> Result<f64, argmin::core::Error> {
         Ok(MarginalLikelihood::cost(self, hyper))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::f64::consts::TAU;
+
+    use super::*;
+
+    /// So many cycles over a length of 4, at regular places.
+    fn record(n: usize, n_cycles: f64) -> Series {
+        let x: Vec<f64> = (0..n).map(|i| 4.0 * i as f64 / n as f64 - 2.0).collect();
+        let y = x.iter().map(|x| 1.4 * (TAU * n_cycles * x / 4.0).sin() + 0.05 * (97.0 * x).cos()).collect();
+        Series { x, y }
+    }
+
+    /// The old code checked a period that it was told against those that it searches: every cost was refused, the
+    /// hyper-parameters stayed those of the start and the likelihood was said to be -1e10.
+    #[test]
+    fn a_period_that_is_told_may_be_any() {
+        for n_cycles in [100.0, 0.5] {
+            let (seen, asked) = record(90, n_cycles).some(60, 1);
+            let process = GaussianProcess::fit(&seen, Some(4.0 / n_cycles)).unwrap();
+            assert!(process.log_likelihood > 0.0, "{n_cycles}: {}", process.log_likelihood);
+            for (normal, y) in process.predict(&asked.x).iter().zip(&asked.y) {
+                assert!((normal.mean - y).abs() < 0.3 && normal.std < 0.3, "{n_cycles}: {normal:?}, {y}");
+            }
+        }
+    }
+
+    /// Every second of four points a cycle always lies at the same two phases.
+    #[test]
+    fn points_of_every_phase_are_kept() {
+        let seen = thinned(&record(480, 120.0));
+        for phase in 0..4 {
+            let is_there = |x: &&f64| (((**x + 2.0) * 120.0).round() as usize) % 4 == phase;
+            assert!(seen.x.iter().filter(is_there).count() > 40, "phase {phase}");
+        }
     }
 }

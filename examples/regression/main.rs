@@ -5,8 +5,9 @@
 //!
 //! The series is the CO2 record of Mauna Loa, see `data/README.md`. The network was trained on
 //! draws from Gaussian processes and has seen neither this series nor its kernel; the Gaussian
-//! process is fitted to the very points that it predicts from. Both get the same preprocessing
-//! and the same split. Writes `predictions.csv`, `regression.svg` and
+//! process is fitted to the very points that it predicts from. Both get the same split, and each the
+//! preprocessing that is best for it: harmonics of a known cycle are taken out for the network alone, because
+//! the process knows the cycle by its covariance. Writes `predictions.csv`, `regression.svg` and
 //! `regression_steps.svg`, predictions from 10, 30 and all observations. With `--seeds 20` it draws
 //! 20 splits, and prints the medians of their scores alone.
 
@@ -21,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 use shared::{
     args::positive,
@@ -60,7 +61,7 @@ struct Args {
     context: Option<PathBuf>,
     /// Where to predict: a CSV file with the columns x or x,y. Without it, a part of the
     /// context is held out.
-    #[arg(long, value_name = "FILE", requires = "context")]
+    #[arg(long, value_name = "FILE", requires = "context", conflicts_with_all = ["hold_out", "gap"])]
     targets: Option<PathBuf>,
     /// The trained network [default: checkpoints/record.safetensors, which is told the phase of a
     /// known cycle, else checkpoints/gp_1d.safetensors].
@@ -80,10 +81,10 @@ struct Args {
     /// [default: 1 for the CO2 record, else 0].
     #[arg(long, value_name = "LENGTH", allow_negative_numbers = true, value_parser = cycle)]
     cycle: Option<f64>,
-    /// Harmonics of that cycle that are fitted to the context and taken out, at most one for 16
-    /// points.
-    #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u8).range(0..=3))]
-    harmonics: u8,
+    /// Harmonics of that cycle that are fitted to the context and taken out for the network, at most one for
+    /// 16 points [default: 2].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=3))]
+    harmonics: Option<u8>,
     /// How long the record is in units of the model, which was trained on 3 to 5. Without --cycle set
     /// it so that a cycle has a length of 0.25 to 1.5.
     #[arg(long, default_value = "4", allow_negative_numbers = true, value_parser = length)]
@@ -119,7 +120,12 @@ impl Args {
     }
 
     fn trend(&self) -> Trend {
-        Trend { degree: self.trend.into(), cycle: self.cycle(), harmonics: self.harmonics.into() }
+        Trend { degree: self.trend.into(), cycle: self.cycle(), harmonics: self.harmonics.unwrap_or(2).into() }
+    }
+
+    /// What is taken out for the Gaussian process: it models the cycle by itself, and is better so.
+    fn plain_trend(&self) -> Trend {
+        Trend { harmonics: 0, ..self.trend() }
     }
 }
 
@@ -147,8 +153,13 @@ fn fraction(text: &str) -> Result<f64, String> {
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    if let (Some(n @ 1..), None) = (args.harmonics, args.cycle()) {
+        bail!("--harmonics {n}: there is no cycle that they could be of; give its length, --cycle LENGTH");
+    }
     if args.seeds.is_none() {
         out::folder(&args.out, &["predictions.csv", "regression.svg", "regression_steps.svg"])?;
+        let read = [args.context.as_deref(), args.targets.as_deref()];
+        out::unless_read(&args.out.join("predictions.csv"), read.into_iter().flatten())?;
     }
     let series = series(&args)?;
     let device = Device::by_name(&args.device)?;
@@ -161,9 +172,10 @@ fn main() -> Result<()> {
     let split = split(&args, &series, args.seed)?;
     let Split { context, targets, gap } = &split;
     let scaling = Scaling::fit(context, targets, args.trend(), args.length)?;
+    let plain = Scaling::fit(context, targets, args.plain_trend(), args.length)?;
     say!("context   {} points, targets {}, of which {} in a gap", context.len(), targets.len(), gap.len())?;
     say!(
-        "scaling   minus {} fitted to the context, divided by {}; 1 model unit = {} of x",
+        "network   minus {} fitted to the context, divided by {}; 1 model unit = {} of x",
         scaling.removed(),
         number(scaling.y_unit),
         number(scaling.x_unit)
@@ -171,7 +183,7 @@ fn main() -> Result<()> {
     let curve_x = curve_coordinates(context, targets);
     let places = [&context.x[..], &targets.x, &curve_x];
     let [at_context, at_targets, curve] = neural_process(&device, &model, &scaling, context, places)?;
-    let [gp_context, gp_targets, gp_curve] = gaussian_process(&scaling, context, places)?;
+    let [gp_context, gp_targets, gp_curve] = gaussian_process(&plain, context, places)?;
     if targets.is_observed() {
         let trend = trend_alone(&scaling, targets);
         let models = [("neural process", &at_targets), ("Gaussian process", &gp_targets), ("trend alone", &trend)];
@@ -240,9 +252,9 @@ fn many_splits(args: &Args, device: &Device, model: &TnpKr, series: &Series, n: 
         let posterior = model.condition(&observed.context())?;
         device.wait()?;
         let ours = predict(&posterior, &scaling, &targets.x, &mut String::new(), &|_| {})?;
-        let process = (context.len() <= gp::MAX_POINTS)
-            .then(|| GaussianProcess::fit(&scaling.coords(&context.x), &scaling.values(&context), scaling.period()));
-        let theirs = process.transpose()?.map_or(Vec::new(), |process| restored(&process, &scaling, &targets.x));
+        let plain = Scaling::fit(&context, &targets, args.plain_trend(), args.length)?;
+        let process = (context.len() <= gp::MAX_POINTS).then(|| fitted(&plain, &context)).transpose()?;
+        let theirs = process.map_or(Vec::new(), |process| restored(&process, &plain, &targets.x));
         let trend = trend_alone(&scaling, &targets);
         let models = [("neural process", &ours), ("Gaussian process", &theirs), ("trend alone", &trend)];
         all.push(scores::of_split(&targets.y, &gap, &models));
@@ -398,6 +410,11 @@ fn neural_process(
     Ok(predictions)
 }
 
+fn fitted(scaling: &Scaling, context: &Series) -> Result<GaussianProcess> {
+    let scaled = Series { x: scaling.coords(&context.x), y: scaling.values(context) };
+    GaussianProcess::fit(&scaled, scaling.period())
+}
+
 /// Predictions of a fitted process, in the data's units.
 fn restored(process: &GaussianProcess, scaling: &Scaling, x: &[f64]) -> Vec<Normal> {
     let normals = process.predict(&scaling.coords(x));
@@ -413,7 +430,7 @@ fn gaussian_process(scaling: &Scaling, context: &Series, places: [&[f64]; 3]) ->
     }
     let spinner = progress::spinner("Gaussian process: fits its hyper-parameters");
     let start = Instant::now();
-    let process = GaussianProcess::fit(&scaling.coords(&context.x), &scaling.values(context), scaling.period())?;
+    let process = fitted(scaling, context)?;
     let fit = start.elapsed();
     let start = Instant::now();
     let predictions = places.map(|x| restored(&process, scaling, x));
@@ -425,7 +442,8 @@ fn gaussian_process(scaling: &Scaling, context: &Series, places: [&[f64]; 3]) ->
         process.log_likelihood
     )?;
     let hyper: Vec<_> = process.hyper().map(|(name, value)| format!("{name} {value:.3}")).collect();
-    say!("  in model units: {}", hyper.join(", "))?;
+    let (removed, unit) = (scaling.removed(), number(scaling.y_unit));
+    say!("  minus {removed}, divided by {unit}; in model units: {}", hyper.join(", "))?;
     Ok(predictions)
 }
 

@@ -3,7 +3,11 @@
 use std::ops::Range;
 
 use anyhow::Result;
-use shared::{axis::number, normal::Normal, say};
+use shared::{
+    axis::number,
+    normal::{Normal, quantile},
+    say,
+};
 
 /// The scores of a model on a group of points.
 #[derive(Clone)]
@@ -54,11 +58,7 @@ pub fn medians(splits: &[Vec<Scores>]) -> Vec<Scores> {
     let n = splits.len() as f64;
     let Some(first) = splits.first() else { return Vec::new() };
     let mean = |i: usize, of: fn(&Scores) -> f64| splits.iter().map(|split| of(&split[i]) / n).sum();
-    let median = |i: usize, of: fn(&Scores) -> f64| {
-        let mut all: Vec<_> = splits.iter().map(|split| of(&split[i])).collect();
-        all.sort_by(f64::total_cmp);
-        0.5 * (all[(all.len() - 1) / 2] + all[all.len() / 2])
-    };
+    let median = |i: usize, of: fn(&Scores) -> f64| quantile(splits.iter().map(|split| of(&split[i])), 0.5);
     let scores = first.iter().enumerate().map(|(i, scores)| Scores {
         n: mean(i, |scores| scores.n),
         rmse: median(i, |scores| scores.rmse),

@@ -81,6 +81,7 @@ fn share(text: &str) -> Result<f64, String> {
 fn main() -> Result<()> {
     let args = Args::parse();
     out::folder(&args.out, &["predictions.csv", "satellite.svg"])?;
+    let read = || [Some(&*args.checkpoint), args.input.as_deref()].into_iter().flatten();
     if let Some(path) = &args.known {
         ensure!(
             args.hold_out > 0.0,
@@ -88,7 +89,9 @@ fn main() -> Result<()> {
             path.display()
         );
         out::file(path)?;
+        out::unless_read(path, read())?;
     }
+    out::unless_read(&args.out.join("predictions.csv"), read())?;
     let Data { observed, asked } = match &args.input {
         Some(path) => field::read(path)?,
         None => field::draw(args.seed)?,

@@ -48,16 +48,29 @@ pub fn standard_normal(rng: &mut impl Rng) -> f64 {
     (-2.0 * (1.0 - u).ln()).sqrt() * (TAU * v).cos()
 }
 
-/// The number below which a share of all lies, one of them.
+/// The number below which a share of all lies, between its two neighbours as far as the share says.
 pub fn quantile(numbers: impl Iterator<Item = f64>, share: f64) -> f64 {
     let mut sorted: Vec<_> = numbers.collect();
     sorted.sort_by(f64::total_cmp);
-    sorted[(share * (sorted.len() - 1) as f64).round() as usize]
+    let at = share * (sorted.len() - 1) as f64;
+    let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
+    // The same where both are, also where they are infinite.
+    if low == high { low } else { low + at.fract() * (high - low) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The old code took one of the numbers: of an even count the upper one in the middle.
+    #[test]
+    fn the_median_of_an_even_count_lies_in_the_middle() {
+        let of = |numbers: &[f64], share| quantile(numbers.iter().copied(), share);
+        assert_eq!((of(&[4.0, 1.0, 2.0, 3.0], 0.5), of(&[3.0, 1.0, 2.0], 0.5)), (2.5, 2.0));
+        let ends = [0.0, 0.25, 0.75, 1.0].map(|share| of(&[5.0, 1.0, 2.0, 3.0, 4.0], share));
+        assert_eq!((ends, of(&[7.0], 0.3)), ([1.0, 2.0, 4.0, 5.0], 7.0));
+        assert!((of(&[0.0, 1.0], 0.75) - 0.75).abs() < 1e-15);
+    }
 
     /// By numerical integration of their definitions.
     #[test]

@@ -21,20 +21,36 @@ pub fn folder(folder: &Path, files: &[&str]) -> Result<()> {
     files.iter().try_for_each(|file| may_write(&folder.join(file)))
 }
 
-/// Sees that a file can be written, in a folder that is there. Leaves one that is there as it is.
+/// Sees that a file can be written, in a folder that is there. Leaves one that is there as it is, and a link, too.
 ///
 /// # Errors
 /// Names the file, and why.
 pub fn file(path: &Path) -> Result<()> {
+    let context = || format!("cannot write {}", path.display());
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !parent.is_dir() {
-        bail!("cannot write {}: there is no folder {}", path.display(), parent.display());
+        bail!("{}: there is no folder {}", context(), parent.display());
     }
-    if path.exists() {
+    if path.try_exists().with_context(context)? {
         return may_write(path);
     }
-    let made = File::create(path).and_then(|_| fs::remove_file(path));
-    made.with_context(|| format!("cannot write {}", path.display()))
+    // A link that leads nowhere yet: what is made goes where it leads.
+    if let Ok(target) = path.read_link() {
+        return file(&parent.join(target)).with_context(context);
+    }
+    File::create_new(path).and_then(|_| fs::remove_file(path)).with_context(context)
+}
+
+/// Sees that a file that will be written is none of those that are read, which would be lost.
+///
+/// # Errors
+/// It is one of them.
+pub fn unless_read<'a>(path: &Path, read: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+    let Ok(written) = path.canonicalize() else { return Ok(()) };
+    if read.into_iter().any(|read| read.canonicalize().is_ok_and(|read| read == written)) {
+        bail!("{} is read from, and would be lost if results were written there", path.display());
+    }
+    Ok(())
 }
 
 fn may_write(path: &Path) -> Result<()> {
@@ -107,9 +123,47 @@ pub fn lock(path: &Path, what: &str) -> Result<File> {
 mod tests {
     use super::*;
 
+    fn path(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("wgpu-attention-{name}-{}", std::process::id()))
+    }
+
+    /// The old code made the file that a link led to, and removed the link.
+    #[test]
+    fn looking_whether_a_file_can_be_written_changes_nothing() {
+        let [link, target] = ["link", "target"].map(path);
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        file(&link).unwrap();
+        assert!(link.symlink_metadata().unwrap().is_symlink() && !target.exists());
+        fs::write(&target, "kept").unwrap();
+        file(&link).unwrap();
+        assert_eq!(fs::read_to_string(&link).unwrap(), "kept");
+        fs::remove_file(&target).unwrap();
+        file(&target).unwrap();
+        assert!(!target.exists());
+        fs::remove_file(&link).unwrap();
+        // Into a folder that is not there, and in a circle.
+        for to in [target.join("file"), link.clone()] {
+            std::os::unix::fs::symlink(to, &link).unwrap();
+            let message = format!("{:#}", file(&link).unwrap_err());
+            assert!(message.contains(&link.display().to_string()), "{message}");
+            fs::remove_file(&link).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_read_is_not_written_over_whatever_it_is_called() {
+        let [read, link] = ["read", "alias"].map(path);
+        fs::write(&read, "").unwrap();
+        std::os::unix::fs::symlink(&read, &link).unwrap();
+        assert!(unless_read(&link, [&*read]).is_err() && unless_read(&read, [&*read]).is_err());
+        assert!(unless_read(&path("none"), [&*read]).is_ok() && unless_read(&read, [&*path("none")]).is_ok());
+        fs::remove_file(&read).unwrap();
+        fs::remove_file(&link).unwrap();
+    }
+
     #[test]
     fn a_table_that_fails_leaves_the_one_before() {
-        let path = std::env::temp_dir().join(format!("wgpu-attention-table-{}.csv", std::process::id()));
+        let path = path("table.csv");
         table(&path, |csv| csv.write_record(["a", "b"])).unwrap();
         let failed = table(&path, |csv| {
             csv.write_record(["c", "d"])?;

@@ -11,6 +11,7 @@
 //! without losing or repeating a line. Without `--input` lines come from standard input, and
 //! after a kill they are to come again from the first one (or use `--continues`).
 
+mod cycle;
 mod memory;
 mod meter;
 mod plot;
@@ -69,7 +70,7 @@ struct Args {
     #[arg(long, value_name = "POINTS", default_value = "1", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     block: u64,
     /// Save the state after so many observations, and at the end.
-    #[arg(long, value_name = "POINTS", default_value = "1000", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "POINTS", default_value = "1000", requires = "state", value_parser = clap::value_parser!(u64).range(1..))]
     save_every: u64,
     /// Predict after every so many observations, and at the end.
     #[arg(long, value_name = "POINTS", value_parser = clap::value_parser!(u64).range(1..))]
@@ -78,7 +79,8 @@ struct Args {
     /// --x-range, for a model of one coordinate and one value, and a picture].
     #[arg(long, value_name = "FILE")]
     at: Option<PathBuf>,
-    /// Predict each block before it is taken in, and score the predictions.
+    /// Predict each block before it is taken in, and score the predictions, beside the last value and, with a
+    /// cycle, beside the last value and what changed then one cycle ago.
     #[arg(long)]
     score: bool,
     #[command(flatten)]
@@ -200,9 +202,9 @@ impl Stream<'_> {
         if self.args.score
             && let Some(posterior) = self.memory.posterior()?
         {
-            self.progress.score(&posterior.predict(&block.x)?, block, self.scaling.unit)?;
+            self.progress.score(&posterior.predict(&block.x)?, block, self.scaling)?;
         }
-        self.progress.remember(block, self.model.config().dim_y);
+        self.progress.remember(block, self.model.config().dim_y, self.scaling);
         let before = self.n_points;
         let started = Instant::now();
         self.memory.take_in(self.model, self.scaling, block)?;

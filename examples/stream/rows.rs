@@ -19,7 +19,8 @@ const MAX_WARNED: u64 = 10;
 pub struct Block {
     pub x: Vec<f32>,
     pub y: Vec<f32>,
-    /// `y` in the units of the data.
+    /// The first coordinate and `y` in the units of the data.
+    pub times: Vec<f64>,
     pub values: Vec<f64>,
     n: u64,
     /// How the input ended, if it did: at its end, or at a line that cannot be read.
@@ -137,6 +138,7 @@ impl<'a> Rows<'a> {
                 Ok(Some(row)) => {
                     block.x.extend(row.x);
                     block.y.extend(row.y);
+                    block.times.push(row.numbers[0]);
                     block.values.extend(&row.numbers[self.n_coordinates..]);
                     block.n += 1;
                 }

@@ -13,7 +13,7 @@ use wgpu_attention::{
     },
 };
 
-use crate::rows::Block;
+use crate::{cycle::LastCycle, rows::Block, scaling::Scaling};
 
 /// Under which key the metadata of the state file hold the progress.
 const KEY: &str = "stream";
@@ -23,7 +23,7 @@ const CHECK: &str = "stream_check";
 /// A number that JSON must not round.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(from = "u64", into = "u64")]
-struct Exact(f64);
+pub struct Exact(pub f64);
 
 impl From<u64> for Exact {
     fn from(bits: u64) -> Self {
@@ -54,6 +54,16 @@ pub struct Progress {
     /// The values of the last observation, and how far each was from the one before.
     last: Vec<Exact>,
     squares_of_last: Exact,
+    /// The last observations of a known cycle; numbers that they could forecast, how far those were from what
+    /// came, and how far the predictions were from the same ones. States from before this have none.
+    #[serde(default)]
+    cycle: LastCycle,
+    #[serde(default)]
+    n_of_cycle: u64,
+    #[serde(default)]
+    squares_of_cycle: Exact,
+    #[serde(default)]
+    squares_beside_cycle: Exact,
     /// What must not change between runs.
     settings: String,
     /// The names of the columns.
@@ -77,34 +87,53 @@ impl Progress {
         }
     }
 
-    /// Scores a prediction of values that had not been seen; `unit` is that of the data.
-    pub fn score(&mut self, prediction: &Prediction, block: &Block, unit: f64) -> Result<()> {
-        let y = &block.y;
+    /// Scores a prediction of values that had not been seen.
+    pub fn score(&mut self, prediction: &Prediction, block: &Block, scaling: &Scaling) -> Result<()> {
+        let (y, unit) = (&block.y, scaling.unit);
         let n = y.len();
         self.n_scored += n as u64;
         self.log_density.0 += prediction.log_density(y)?.iter().sum::<f64>() - n as f64 * unit.ln();
-        for ((y, mean), std) in y.iter().zip(prediction.mean()).zip(prediction.std()) {
-            let error = f64::from(y - mean);
-            self.squares.0 += (error * unit).powi(2);
-            self.n_covered += u64::from(error.abs() <= Z95 * f64::from(*std));
-        }
+        let errors: Vec<f64> = y.iter().zip(prediction.mean()).map(|(y, mean)| f64::from(y - mean) * unit).collect();
+        let stds = prediction.std().iter().map(|&std| f64::from(std) * unit);
+        self.n_covered += errors.iter().zip(stds).filter(|(error, std)| error.abs() <= Z95 * std).count() as u64;
+        self.squares.0 += squares(errors.iter().copied());
         // What the last observation before the block would have said.
         let differences = block.values.iter().zip(self.last.iter().cycle());
-        self.squares_of_last.0 += differences.map(|(y, last)| (y - last.0).powi(2)).sum::<f64>();
+        self.squares_of_last.0 += squares(differences.map(|(y, last)| y - last.0));
+        let dim_y = n / block.times.len();
+        for ((&time, values), errors) in block.times.iter().zip(block.values.chunks(dim_y)).zip(errors.chunks(dim_y)) {
+            let Some(forecast) = self.cycle.forecast(scaling.cycle, time) else { continue };
+            self.n_of_cycle += dim_y as u64;
+            self.squares_of_cycle.0 += squares(values.iter().zip(forecast).map(|(y, forecast)| y - forecast));
+            self.squares_beside_cycle.0 += squares(errors.iter().copied());
+        }
         Ok(())
     }
 
-    /// Remembers the last observation of a block that was taken in.
-    pub fn remember(&mut self, block: &Block, dim_y: usize) {
+    /// Remembers of a block that was taken in its last observation and, of a known cycle, the last ones.
+    pub fn remember(&mut self, block: &Block, dim_y: usize, scaling: &Scaling) {
         self.last = block.values[block.values.len() - dim_y..].iter().map(|&y| Exact(y)).collect();
+        if scaling.cycle > 0.0 {
+            let rows = block.times.iter().zip(block.values.chunks(dim_y));
+            rows.for_each(|(&time, values)| self.cycle.add(scaling.cycle, time, values));
+        }
     }
 
     pub fn scores(&self) -> Option<String> {
         let n = self.n_scored as f64;
+        let of_cycle = match self.n_of_cycle {
+            0 => String::new(),
+            n => format!(
+                "\n          of {n} of them with a whole cycle before: RMSE {:.3} (the last value and what changed then one \
+                 cycle ago: {:.3})",
+                (self.squares_beside_cycle.0 / n as f64).sqrt(),
+                (self.squares_of_cycle.0 / n as f64).sqrt()
+            ),
+        };
         (self.n_scored > 0).then(|| {
             format!(
                 "of the next block: RMSE {:.3} (repeating the last value: {:.3}), log-likelihood {:.3}, {:.1}% in the \
-                 95% band, {} values",
+                 95% band, {} values{of_cycle}",
                 (self.squares.0 / n).sqrt(),
                 (self.squares_of_last.0 / n).sqrt(),
                 self.log_density.0 / n,
@@ -113,6 +142,10 @@ impl Progress {
             )
         })
     }
+}
+
+fn squares(errors: impl Iterator<Item = f64>) -> f64 {
+    errors.map(|error| error.powi(2)).sum()
 }
 
 pub struct Saved {

@@ -54,7 +54,8 @@ enum Known {
 /// What the numbers stand for.
 #[derive(Clone, Debug)]
 pub struct Scaling {
-    cycle: f64,
+    /// The length of the cycle; 0 for none.
+    pub cycle: f64,
     x_range: (f64, f64),
     level: f64,
     slope: f64,
