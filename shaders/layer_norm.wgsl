@@ -94,10 +94,10 @@ fn main(
   }
   let sum = row_sum(0u, thread, vec3(total(deviations), total(of_shrunk), total(sizes)));
   let is_large = sum.z > params.large;
-  let is_small = sum.z < params.small;
+  let n = f32({{ "4u * " if vectors }}params.width);
+  let is_small = sum.z < params.small * n;
   let shrink = select(1.0, params.shrink, is_large);
   let grow = select(1.0, params.grow, is_small);
-  let n = f32({{ "4u * " if vectors }}params.width);
   let mean = first * shrink + select(sum.x, sum.y, is_large) / n;
   // The mean is rounded: what is left has one, too.
   var rest = {{ number }}();

@@ -48,6 +48,16 @@ pub(crate) fn filled<T: Copy>(value: T, sizes: &[usize]) -> Result<Vec<T>> {
     collect(n, std::iter::repeat_n(value, n))
 }
 
+/// The same numbers `n` times, one after the other.
+///
+/// # Errors
+/// There is no room.
+pub(crate) fn repeated<T: Copy>(numbers: &[T], n: usize) -> Result<Vec<T>> {
+    let mut all = collect(count(&[numbers.len(), n])?, std::iter::empty())?;
+    (0..n).for_each(|_| all.extend_from_slice(numbers));
+    Ok(all)
+}
+
 /// The same numbers in a vector of their own.
 ///
 /// # Errors
@@ -181,7 +191,7 @@ fn no_room(requested: u64, message: impl ToString) -> Error {
 }
 
 /// Bytes that the machine can give without taking them from anyone, and that the control group of
-/// this process may still take.
+/// this process may still take where it sees that group as the whole, as in a container.
 fn available() -> Option<u64> {
     if !cfg!(target_os = "linux") {
         return None;

@@ -63,15 +63,18 @@ mod tests {
         let mut all: BTreeMap<String, Needs> = BTreeMap::new();
         let runs_everywhere =
             |needs: &Needs| !needs.matrix_units && !needs.subgroups && needs.workgroup_bytes <= 16 << 10;
-        for shader in SHADERS.iter().filter(|shader| runs_everywhere(&shader.needs)) {
+        let interfaces: Vec<_> = SHADERS.par_iter().map(|shader| shader.interface().unwrap()).collect();
+        for (shader, interface) in SHADERS.iter().zip(&interfaces).filter(|(_, found)| runs_everywhere(&found.needs)) {
+            let needs = interface.needs;
             let kernel = shader.name.split(' ').next().unwrap().to_owned();
             let most = all.entry(kernel).or_default();
-            most.storage_buffers = most.storage_buffers.max(shader.needs.storage_buffers);
-            if !shader.reads_vectors {
-                most.shared_storage_buffers = most.shared_storage_buffers.max(shader.needs.shared_storage_buffers);
+            most.storage_buffers = most.storage_buffers.max(needs.storage_buffers);
+            // Vectors share no bindings: where a device binds few, another text runs.
+            if interface.operands.iter().all(|operand| operand.words == 1) {
+                most.shared_storage_buffers = most.shared_storage_buffers.max(needs.shared_storage_buffers);
             }
-            most.workgroup_bytes = most.workgroup_bytes.max(shader.needs.workgroup_bytes);
-            most.threads = most.threads.max(shader.needs.threads);
+            most.workgroup_bytes = most.workgroup_bytes.max(needs.workgroup_bytes);
+            most.threads = most.threads.max(needs.threads);
         }
         let row = |(kernel, needs): (&String, &Needs)| {
             let (buffers, shared) = (needs.storage_buffers, needs.shared_storage_buffers);

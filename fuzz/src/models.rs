@@ -9,7 +9,7 @@ use wgpu_attention::{
 };
 
 /// Configurations as small as they can be, with the `model` of the metadata.
-const CONFIGS: [(&str, &str, &str); 8] = [
+const CONFIGS: [(&str, &str, &str); 9] = [
     (
         "scan",
         "tnp_kr",
@@ -56,6 +56,12 @@ const CONFIGS: [(&str, &str, &str); 8] = [
         "nam_transformer",
         r#"{"vocab": 5, "max_len": 8, "emb": 8, "qkv": 8, "mlp": 8, "heads": 2, "layers": 1, "classes": 3,
             "learn_pos": true}"#,
+    ),
+    (
+        "transformer_of_sinusoids",
+        "nam_transformer",
+        r#"{"vocab": 5, "max_len": 8, "emb": 8, "qkv": 8, "mlp": 8, "heads": 2, "layers": 1, "classes": 3,
+            "learn_pos": false}"#,
     ),
 ];
 

@@ -1,9 +1,9 @@
 //! Attention memory: read, write and erase, step by step and in chunks, against a float64 oracle
 //! that writes the paper's equations out.
 
-use crate::support::{Random, bound, devices, error, layout, poison};
+use crate::support::{Random, bound, devices, error, is_part, layout, poison};
 #[cfg(feature = "gpu")]
-use crate::support::{every, forced, is_part, part};
+use crate::support::{every, forced, part};
 use proptest::prelude::*;
 use wgpu_attention::{
     Device, Tensor,
@@ -219,13 +219,16 @@ fn rows_of_one_thread_and_of_several_agree_with_float64() {
     }
 }
 
+/// On a GPU each in one of the forms, for the variants above meet them all.
 #[test]
 fn every_gate_agrees_with_float64() {
     for (name, device) in devices() {
         for gates in 0..16 {
             let case = Case::new(gates as u64, [2, 70, 2, 16, 12], gates);
-            for form in FORMS {
-                case.check(&device, form, &format!("{name}: gates {gates:03b}"));
+            for (turn, form) in FORMS.into_iter().enumerate() {
+                if device == Device::cpu() || is_part(turn, gates, 2) {
+                    case.check(&device, form, &format!("{name}: gates {gates:04b}"));
+                }
             }
         }
     }

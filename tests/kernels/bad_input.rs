@@ -135,11 +135,11 @@ fn linear_attention() {
         refused(attention.write(None, &k, &v, Some(&mask(&[1, 4], 4))), &["mask", "[1, 4]", "[1, 5]"]);
         refused(attention.write(None, &k, &v, Some(&mask(&[5], 5))), &["mask", "[5]"]);
         refused(favor(0).write(None, &k, &v, None), &["0 heads"]);
-        for floor in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        for floor in [0.0, -1.0, 1e-40, f32::NAN, f32::INFINITY] {
             let normalizer = Normalizer::FeatureSum { floor };
             let mut attention = attention.clone();
             attention.normalizer = normalizer;
-            refused(attention.write(None, &k, &v, None), &["floor", "above zero"]);
+            refused(attention.write(None, &k, &v, None), &["floor", "1.1754944e-38 or more"]);
         }
         let state = attention.write(None, &k, &v, None).unwrap();
         refused(attention.read(&t(&[2, 3, 8]), &state), &["state", "[1, 2, 6, 4]", "[2, 2, 6, 4]"]);

@@ -76,6 +76,11 @@ fn r11_rows_of_any_size_are_normalised() {
                 close(&name, &normalised(&device, &x, width, epsilon), &truth, allowed(width));
             }
         }
+        // A sum of many small numbers is not small.
+        for (width, scale) in [(160_000, 7e-20f32), (160_001, 1e-19)] {
+            let x: Vec<f32> = (0..width).map(|i| if i % 2 == 0 { scale } else { -scale }).collect();
+            close(&name, &normalised(&device, &x, width, 0.0), &layer_norm_64(&x, width, 0.0), allowed(width));
+        }
     }
 }
 

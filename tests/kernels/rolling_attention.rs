@@ -7,7 +7,7 @@ mod window;
 use crate::support::{Random, devices, error, layout, oracle, poison};
 use wgpu_attention::{
     Device, Mask, Tensor,
-    ops::{Attention, RollingAttention, RollingState, scan_attention::MASKED},
+    ops::{Attention, Layout, RollingAttention, RollingState, scan_attention::MASKED},
 };
 
 /// What one write costs in f32, as for scan attention; a stream is to cost no more.
@@ -234,6 +234,23 @@ fn masked_keys_are_not_read() {
             assert!(error <= bound(&device), "{name} by {step}: off by {error:.1e}");
             let merged = state.merge(&cut.write(None, &[0])).unwrap();
             assert!(merged.rows.read().unwrap().iter().all(|x| x.is_finite()), "{name}");
+        }
+    }
+}
+
+/// A state from outside may be relative to infinity: the CPU read a number.
+#[test]
+fn what_is_relative_to_infinity_is_not_a_number() {
+    for (name, device) in devices() {
+        let state = |numbers: &[f32]| RollingState {
+            rows: Tensor::new(&device, &[1, 1, 1, 5], numbers).unwrap(),
+            layout: Layout::HeadMajor,
+        };
+        let (lost, good) = (state(&[f32::INFINITY, 2.0, 0.0, 10.0, 0.0]), state(&[0.0, 2.0, 0.0, 10.0, 0.0]));
+        for state in [good.merge(&lost).unwrap(), lost.merge(&good).unwrap(), lost] {
+            let read = state.read().unwrap();
+            let numbers = [read.values.read().unwrap(), read.log_sum_exp.read().unwrap()].concat();
+            assert!(numbers.iter().all(|x| x.is_nan()), "{name}: {numbers:?}");
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use crate::support::is_part;
 use naga::{back, front, valid};
-use wgpu_attention::shaders::{Shader, variants};
+use wgpu_attention::shaders::{Needs, Shader, variants};
 
 /// All texts, for it takes half a minute to make them.
 static SHADERS: LazyLock<Vec<Shader>> = LazyLock::new(|| variants().unwrap());
@@ -47,7 +47,8 @@ fn every_variant_is_valid_in_every_language_and_portable() {
     for (i, shader) in SHADERS.iter().enumerate() {
         let name = &shader.name;
         let (module, info) = validated(name, &shader.wgsl);
-        within_the_portable_limits(shader, &module);
+        let needs = shader.needs().unwrap();
+        within_the_portable_limits(shader, needs, &module);
         not_dropped_by_fast_mathematics(shader, &module, &info);
 
         let options = back::spv::Options { lang_version: (1, 3), ..Default::default() };
@@ -56,20 +57,20 @@ fn every_variant_is_valid_in_every_language_and_portable() {
         let spirv = back::spv::write_vec(&module, &info, &options, Some(&pipeline))
             .unwrap_or_else(|error| panic!("{name}: SPIR-V: {error}"));
         // HLSL has no such matrices, and `spirv-val` not everywhere.
-        let of_metal = match shader.needs {
+        let of_metal = match needs {
             needs if needs.matrix_units => (2, 4),
             needs if needs.subgroups => (2, 1),
             _ => (1, 2),
         };
         msl(name, &module, &info, of_metal);
-        if shader.needs.matrix_units {
+        if needs.matrix_units {
             continue;
         }
         no_loop_of_one_round(shader);
 
         let mut hlsl = String::new();
         let options = back::hlsl::Options {
-            shader_model: match shader.needs.subgroups {
+            shader_model: match needs.subgroups {
                 true => back::hlsl::ShaderModel::V6_0,
                 false => back::hlsl::ShaderModel::V5_1,
             },
@@ -106,7 +107,11 @@ fn hlsl_of_every_variant() {
         ("6.2", ShaderModel::V6_2, false),
         ("checked 5.1", ShaderModel::V5_1, true),
     ];
-    for shader in SHADERS.iter().filter(|shader| !shader.needs.matrix_units) {
+    for shader in SHADERS.iter() {
+        let needs = shader.needs().unwrap();
+        if needs.matrix_units {
+            continue;
+        }
         let (module, info) = validated(&shader.name, &shader.wgsl);
         // Registers in the order of the bindings: of what is read, what is written, and uniforms.
         let mut next = [0u32; 3];
@@ -127,7 +132,7 @@ fn hlsl_of_every_variant() {
                 continue;
             }
             // FXC has no subgroups.
-            if shader_model == ShaderModel::V5_1 && shader.needs.subgroups {
+            if shader_model == ShaderModel::V5_1 && needs.subgroups {
                 continue;
             }
             let options = Options {
@@ -260,7 +265,7 @@ fn no_loop_of_one_round(shader: &Shader) {
     }
 }
 
-fn within_the_portable_limits(shader: &Shader, module: &naga::Module) {
+fn within_the_portable_limits(shader: &Shader, needs: Needs, module: &naga::Module) {
     let mut layouter = naga::proc::Layouter::default();
     layouter.update(module.to_ctx()).unwrap();
     let in_space = |space: naga::AddressSpace| {
@@ -274,7 +279,7 @@ fn within_the_portable_limits(shader: &Shader, module: &naga::Module) {
     let is_large = [" wide 16", " rolled 16", " rolled 32", "_decode decode 2 by 16", "_rows"]
         .iter()
         .any(|name| shader.name.starts_with(&format!("scan_attention{name}")));
-    let most = match (shader.needs.matrix_units, is_large) {
+    let most = match (needs.matrix_units, is_large) {
         (true, _) => 64 << 10,
         (_, true) => 32 << 10,
         _ => 16 << 10,
@@ -290,7 +295,6 @@ fn within_the_portable_limits(shader: &Shader, module: &naga::Module) {
     let size = module.entry_points[0].workgroup_size;
     assert!(size.iter().product::<u32>() <= 256, "{}: {size:?} threads", shader.name);
     // What is published is what naga finds here.
-    let needs = shader.needs;
     let found = [storage as u32, workgroup, size.iter().product()];
     assert_eq!([needs.storage_buffers, needs.workgroup_bytes, needs.threads], found, "{}", shader.name);
     // Vectors share no bindings: where there are few, another text runs.

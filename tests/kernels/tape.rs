@@ -68,3 +68,27 @@ fn tapes_agree_with_float64() {
         }
     }
 }
+
+/// A state without batch elements was refused by its own operation, and sizes that no memory holds overflowed.
+#[test]
+fn an_empty_batch_goes_on_and_vast_sizes_are_refused() {
+    for (name, device) in devices() {
+        for heads in [HeadMoves::NoJump, HeadMoves::All, HeadMoves::OnlyJump] {
+            let options = TapeOptions { heads, ..TapeOptions::default() };
+            let empty = |dim: usize| Tensor::zeros(&device, &[0, 3, dim]).unwrap();
+            let (value, action) = (empty(1), empty(options.heads.n_actions()));
+            let jumps = heads.jumps().then_some(&value);
+            let inputs =
+                TapeInputs { value: &value, key: jumps, query: jumps, action: &action, n_tapes: 1, tape_length: 2 };
+            let first = tape(&inputs, options, None).unwrap();
+            let then = tape(&inputs, options, Some(&first.state)).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(then.values.shape(), [0, 3, 1]);
+        }
+        let vast = (1 << 61) - 1;
+        let value = Tensor::zeros(&device, &[0, 1, vast]).unwrap();
+        let inputs =
+            TapeInputs { value: &value, key: None, query: None, action: &value, n_tapes: vast, tape_length: 1 };
+        let options = TapeOptions { heads: HeadMoves::NoJump, ..TapeOptions::default() };
+        assert!(tape(&inputs, options, None).is_err());
+    }
+}

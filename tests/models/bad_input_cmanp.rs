@@ -53,9 +53,10 @@ fn cmanp_contexts_and_predictions() {
         refused(posterior.merge(&other.condition(&Context::new(&x, &y)).unwrap()), &["another model"]);
 
         // A base model keeps no state.
-        let (whole, _) = cmanp_model(&device, &cmanp::Config { n_latents_per_layer: None, ..config.clone() });
-        let whole = whole.condition(&Context::new(&x, &y)).unwrap();
+        let (base, _) = cmanp_model(&device, &cmanp::Config { n_latents_per_layer: None, ..config.clone() });
+        let whole = base.condition(&Context::new(&x, &y)).unwrap();
         refused(whole.update(&Context::new(&x, &y)), &["LBANP", "condition on all"]);
+        refused(base.condition_in_blocks(&Context::new(&x, &y), 0), &["block", "1 or more"]);
         refused(whole.merge(&whole), &["LBANP"]);
         refused(whole.to_checkpoint(), &["LBANP"]);
 

@@ -2,7 +2,7 @@
 
 use crate::support::{devices, parameters, refused, zeros};
 use wgpu_attention::{
-    Error,
+    Device, Error,
     checkpoint::Checkpoint,
     models::nam::{
         Accuracy, AttentionGates, ClassifierType, EmbeddingConfig, Episode, FewShot, FewShotConfig, Generator,
@@ -59,6 +59,11 @@ fn memory_networks() {
         let transformer = TransformerConfig { qkv: 8, ..transformer };
         let model = zero(|c| wgpu_attention::models::nam::NamTransformer::new(&device, &transformer, c));
         refused(model.forward(1, &[0, 1, 2, 3]), &["max_len", "4", "3"]);
+        // Its sinusoids had 4 TiB.
+        let vast = r#"{"vocab":1,"max_len":1048576,"emb":1048576,"qkv":1,"mlp":1,"heads":1,"layers":1,"classes":1,
+            "learn_pos":false}"#;
+        let vast = serde_json::from_str(vast).unwrap();
+        refused(wgpu_attention::models::nam::NamTransformer::new(&device, &vast, &empty), &["missing"]);
     }
     for text in ["{}", r#"{"dim":8,"vocab_size":5,"n_heads":2,"mem_size":4,"tape_length":3,"option":"fly"}"#] {
         assert!(serde_json::from_str::<NamTmConfig>(text).is_err());
@@ -95,6 +100,19 @@ fn episodes() {
             &["n_base"],
         );
     }
+    // A logit for each support and base class: 4 TiB, by which the process ended.
+    let n = 1 << 20;
+    let config = FewShotConfig {
+        generator: Generator::Nam,
+        classifier_type: ClassifierType::Cosine,
+        n_base: n,
+        n_novel: 1,
+        embedding: EmbeddingConfig { n_in: 1, dims: vec![], activation: Activation::Relu },
+    };
+    let model = zero(|checkpoint| FewShot::new(&Device::cpu(), &config, checkpoint));
+    let (ones, base_ids) = (vec![1.0; n], (0..n).collect::<Vec<_>>());
+    let vast = Episode { batch: 1, n_novel: 1, supports: &ones, labels: &ones, base_ids: &base_ids };
+    refused(model.condition(&vast), &["memory"]);
     refused(Accuracy::new(&[0.0; 6], &[0, 4], 2), &["class", "4", "0 to 2"]);
     refused(Accuracy::new(&[0.0; 6], &[0, 1], 3), &["scores", "more than 3"]);
     let found = Accuracy::new(&[3.0, 1.0, 2.0, 0.0, 1.0, 2.0, 1.0, 0.0, 2.0], &[0, 2, 0], 2).unwrap();

@@ -113,6 +113,10 @@ fn parameters_that_do_not_fit() {
     other = config.clone();
     other.groups.push(other.groups[0].clone());
     refused(TnpKr::new(&device, &other, &checkpoint), &["\"s\"", "twice"]);
+    // Sums of them overflowed.
+    other = config.clone();
+    other.groups[0].dim = Some(usize::MAX);
+    refused(other.check(), &["dim of a group", "1024"]);
     let linear = Config::performer(2, 1);
     assert!(linear.check().is_ok());
     other = linear.clone();

@@ -161,6 +161,16 @@ fn a_window_is_its_last_points_from_scratch() {
             assert_eq!(window.posterior().unwrap().n_points(), [1]);
         }
     }
+    // What overflows in the network is refused, in the first block or in a later one, and the window goes on.
+    let exact = Cmanp::open(&Device::cpu(), TRAINED).unwrap().exact().unwrap();
+    let mut window = Window::new(&exact, 1).unwrap();
+    let x = [0.0, 1.0, 0.0, 0.1, 1.0, 0.0];
+    for had in 0..2 {
+        refused(window.push(&Context::new(&x, &[0.5, 3e38])), &["finite"]);
+        assert_eq!(window.n_points(), had);
+        window.push(&Context::new(&x[..3], &[0.2])).unwrap();
+        assert_eq!(window.posterior().unwrap().n_points(), [had as u64 + 1]);
+    }
     // By time, the first coordinate.
     let model = Cmanp::open(&Device::cpu(), TRAINED).unwrap();
     let mut window = Window::new(&model, 4).unwrap().origin(&[100.0, 0.0, 0.0]);

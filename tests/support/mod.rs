@@ -47,7 +47,7 @@ pub fn part<T>(turn: usize, of: usize, device: &Device, cases: impl IntoIterator
 
 /// How many random cases are compared with a CPU twin, each of which is a text or more. They are others in each run.
 pub fn twin_cases() -> u32 {
-    if every() { 16 } else { 8 }
+    if every() { 16 } else { 6 }
 }
 
 /// Whether the shaders of a test are checked: both, or one by the letters of its module, for tests of one share texts,

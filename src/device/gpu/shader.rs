@@ -59,11 +59,6 @@ pub struct Shader {
     pub name: String,
     /// The text, with one entry point `main`.
     pub wgsl: String,
-    /// What a device must offer to run it.
-    pub needs: Needs,
-    /// Whether operands are vectors, which share no bindings: where a device binds few another text runs.
-    #[cfg_attr(not(test), allow(dead_code))]
-    pub(crate) reads_vectors: bool,
     /// The fields of the uniform as the host lays them out; a test holds them against the text.
     #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) params: &'static [Field],
@@ -178,16 +173,28 @@ impl<C: Serialize, P: Params> Kernel<C, P> {
 
     /// A text of this kernel, for those who read or check it.
     pub(crate) fn shader(&self, label: &str, constants: &C) -> Result<Shader> {
-        let wgsl = self.text(constants)?;
-        let Interface { needs, operands, .. } = reflect(self.name, &parse(self.name, &wgsl)?)?;
         let name = [self.name, label].join(" ").trim().to_owned();
-        let reads_vectors = operands.iter().any(|operand| operand.words > 1);
-        Ok(Shader { name, wgsl, needs, reads_vectors, params: P::FIELDS })
+        Ok(Shader { name, wgsl: self.text(constants)?, params: P::FIELDS })
     }
 
     /// The texts of all these constants, each with a label.
     pub(crate) fn shaders(&self, all: impl IntoIterator<Item = (String, C)>) -> Result<Vec<Shader>> {
         all.into_iter().map(|(label, constants)| self.shader(&label, &constants)).collect()
+    }
+}
+
+impl Shader {
+    /// What a device must offer to run it; the text is parsed for that.
+    ///
+    /// # Errors
+    /// As [`shaders::variants`](crate::shaders::variants).
+    pub fn needs(&self) -> Result<Needs> {
+        Ok(self.interface()?.needs)
+    }
+
+    /// What the text declares.
+    pub(crate) fn interface(&self) -> Result<Interface> {
+        reflect(&self.name, &parse(&self.name, &self.wgsl)?)
     }
 }
 

@@ -14,11 +14,12 @@ impl Shader {
     /// # Errors
     /// As [`shaders::variants`](crate::shaders::variants).
     pub fn shared(&self) -> Result<Option<String>> {
-        if self.needs.shared_storage_buffers == 0 || self.needs.shared_storage_buffers == self.needs.storage_buffers {
-            return Ok(None);
-        }
         let module = parse(&self.name, &self.wgsl)?;
         let interface = reflect(&self.name, &module)?;
+        let needs = interface.needs;
+        if needs.shared_storage_buffers == 0 || needs.shared_storage_buffers == needs.storage_buffers {
+            return Ok(None);
+        }
         share(&self.name, module, &interface).map(Some)
     }
 }

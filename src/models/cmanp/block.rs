@@ -10,6 +10,7 @@ use crate::{
     checkpoint::Parameters,
     device::Device,
     error::Result,
+    host::repeated,
     models::layers::check_positive,
     ops::{ExactRolling, ExactState, RollingAttention, RollingState},
     tensor::{Mask, Tensor},
@@ -33,7 +34,7 @@ impl Latents {
     /// `[batch, n, width]`.
     pub(super) fn repeat(&self, batch: usize) -> Result<Tensor> {
         let shape = [batch, self.n, self.numbers.len() / self.n];
-        Tensor::new(&self.device, &shape, &self.numbers.repeat(batch))
+        Tensor::new(&self.device, &shape, &repeated(&self.numbers, batch)?)
     }
 }
 
@@ -142,7 +143,7 @@ impl Cmab {
         // Parameters are read on the CPU only.
         rolling.exact_on()?;
         let (scores, value) = self.layer_cross_attn.limits(rolling)?;
-        rolling.exact(&scores.repeat(rolling.queries.shape()[0]), value)
+        rolling.exact(&repeated(&scores, rolling.queries.shape()[0])?, value)
     }
 
     /// [`Cmab::write`] with exact sums.

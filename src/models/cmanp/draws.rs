@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result, check_argument},
-    host::zeros,
+    host::{repeated, zeros},
     models::{
         Prediction,
         evaluation::{Evaluation, Seen, pick},
@@ -168,7 +168,7 @@ impl Posterior {
         let mut posterior: Option<Self> = None;
         for start in (0..n).step_by(course.block) {
             let points = start..n.min(start + course.block);
-            let here = pick(x, n, dim_x, &points).repeat(draws.len());
+            let here = repeated(&pick(x, n, dim_x, &points), draws.len())?;
             let next = match &posterior {
                 None => None,
                 Some(posterior) => Some(posterior.block(&here).await?),
@@ -204,7 +204,7 @@ impl Posterior {
         for RollingState { rows, layout } in &self.states {
             let mut shape = rows.shape().to_vec();
             shape[0] = batch;
-            let numbers = rows.read_async().await?.repeat(n);
+            let numbers = repeated(&rows.read_async().await?, n)?;
             states.push(RollingState {
                 rows: Tensor::new(&self.network.about.device, &shape, &numbers)?,
                 layout: *layout,

@@ -92,6 +92,7 @@ impl Posterior {
         let points = &Points::observed(&network.about.config, context, None)?;
         points.check_not_empty()?;
         let device = &network.about.device;
+        check_argument(block > 0, "condition_in_blocks", "block", block, "1 or more")?;
         let batch = points.batch;
         let empty = Self {
             network: network.clone(),
@@ -319,7 +320,6 @@ impl Posterior {
 
     /// Writes points, `block` of all the batch at a time.
     fn write(&self, points: &Points<'_>, block: usize) -> Result<Self> {
-        check_argument(block > 0, "condition_in_blocks", "block", block, "1 or more")?;
         let Network { about, embedder, encoder, .. } = &*self.network;
         let device = &about.device;
         let Encoder::Rolling(layers) = encoder else { return Ok(self.clone()) };

@@ -72,7 +72,7 @@ impl Window {
     /// Takes in the newest points, any number of them.
     ///
     /// # Errors
-    /// As [`Cmanp::condition`], before any was taken in; a batch of several data sets, a mask, or an origin,
+    /// As [`Cmanp::condition`], before any was taken in, also where the network's own numbers overflow; a batch of several data sets, a mask, or an origin,
     /// which the window has.
     pub fn push(&mut self, context: &Context<'_>) -> Result<()> {
         check_argument(context.batch == 1, PUSH, "batch", context.batch, "1")?;
@@ -81,14 +81,16 @@ impl Window {
         let origin = self.origin.as_deref();
         let points = Points::observed(self.model.config(), &Context { origin, ..*context }, None)?;
         let n_coordinates = points.n * self.model.config().dim_x;
+        let had = [self.x.len(), self.y.len()];
         self.x.extend((0..n_coordinates).map(|i| context.x.get(i)));
         self.y.extend(context.y);
-        while self.n_left() >= self.step {
-            let first = self.n_points() - self.n_left();
-            let block = self.condition(first, self.step)?;
-            self.blocks.push(block)?;
-        }
-        Ok(())
+        let (first, n_blocks) = (self.n_points() - self.n_left(), self.n_left() / self.step);
+        let blocks = (0..n_blocks).map(|i| self.condition(first + i * self.step, self.step));
+        let blocks = blocks.collect::<Result<Vec<_>>>().inspect_err(|_| {
+            self.x.truncate(had[0]);
+            self.y.truncate(had[1]);
+        })?;
+        blocks.into_iter().try_for_each(|block| self.blocks.push(block))
     }
 
     /// Forgets the oldest `n` points.

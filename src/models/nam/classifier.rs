@@ -3,6 +3,7 @@
 use super::config::ClassifierType;
 use crate::{
     error::{Error, Result},
+    host::filled,
     models::tiles::read_predicted,
     ops::{AttentionMemory, Layout, MemoryState, Probabilities, add, unit_norm},
     tensor::Tensor,
@@ -119,7 +120,7 @@ pub(super) fn products(features: &Tensor, weights: &Tensor) -> Result<Tensor> {
 
 /// `scale (bias + x)`.
 pub(super) fn scaled(x: &Tensor, bias: f32, scale: f32) -> Result<Tensor> {
-    add(&Tensor::new(&x.device(), x.shape(), &vec![scale * bias; x.len()])?, x, scale)
+    add(&Tensor::new(&x.device(), x.shape(), &filled(scale * bias, x.shape())?)?, x, scale)
 }
 
 pub(super) fn is_one_hot(label: &[f32]) -> bool {

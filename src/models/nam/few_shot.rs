@@ -12,6 +12,7 @@ use crate::{
     Device,
     checkpoint::{Checkpoint, Parameters},
     error::{Error, Result, check_argument},
+    host::{collect, count, repeated},
     models::{
         layers::{Mlp, torch_linear},
         open::{self, About},
@@ -227,7 +228,7 @@ impl FewShot {
         let mut mean = of_class(&features, &means)?;
         let mut new_base = base.clone();
         if let Some(logits) = &self.erase_logits {
-            let logits = logits[..n_base].repeat(batch * n);
+            let logits = repeated(&logits[..n_base], batch * n)?;
             let p = Probabilities::sigmoid(&Tensor::new(self.device(), &[batch, n, n_base], &logits)?)?;
             new_base = erase(&base, &keys, &p)?;
         }
@@ -271,8 +272,8 @@ impl FewShot {
         if let Some(id) = ids.iter().find(|id| **id >= n_base) {
             return Err(Error::argument(OP, "base_ids", id, format!("0 to {}", n_base - 1)));
         }
-        let rows: Vec<f32> =
-            ids.iter().flat_map(|id| &table[id * self.n_features..][..self.n_features]).copied().collect();
+        let rows = ids.iter().flat_map(|id| &table[id * self.n_features..][..self.n_features]).copied();
+        let rows = collect(count(&[ids.len(), self.n_features])?, rows)?;
         Tensor::new(self.device(), &[batch, n, self.n_features], &rows)
     }
 }

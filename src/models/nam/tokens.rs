@@ -3,6 +3,7 @@
 use crate::{
     checkpoint::Parameters,
     error::{Error, Result, check_argument},
+    host::zeros,
 };
 
 /// An embedding: a vector for each token, on the host.
@@ -39,9 +40,9 @@ impl Embedding {
 
     /// The vectors of all tokens, one after the other.
     pub fn rows(&self, tokens: &[usize]) -> Result<Vec<f32>> {
-        let mut rows = Vec::with_capacity(tokens.len() * self.dim);
-        for &token in tokens {
-            rows.extend_from_slice(self.row(token)?);
+        let mut rows = zeros(&[tokens.len(), self.dim])?;
+        for (row, &token) in rows.chunks_exact_mut(self.dim).zip(tokens) {
+            row.copy_from_slice(self.row(token)?);
         }
         Ok(rows)
     }

@@ -8,6 +8,7 @@ use crate::{
     Device,
     checkpoint::{Checkpoint, Parameters},
     error::{Error, Result, check_limit},
+    host::zeros,
     models::{
         layers::{EPSILON, LayerNorm, torch_linear},
         open::{self, About},
@@ -42,7 +43,8 @@ pub struct NamTransformer {
     about: About<TransformerConfig>,
     embedding: Embedding,
     cls: Vec<f32>,
-    positions: Vec<f32>,
+    /// Learned ones; else they are [`sinusoids`].
+    positions: Option<Vec<f32>>,
     blocks: Vec<Block>,
     norm: LayerNorm,
     mlp: Linear,
@@ -145,10 +147,8 @@ impl NamTransformer {
         let TransformerConfig { vocab, max_len, emb, mlp, layers, classes, .. } = *config;
         checkpoint.load(device, |parameters| {
             let blocks = (0..layers).map(|i| Block::load(&parameters.scope(format!("blocks.{i}")), config));
-            let positions = match config.learn_pos {
-                true => parameters.numbers("pos_embedding", &[1, max_len + 1, emb])?.to_vec(),
-                false => sinusoids(max_len + 1, emb),
-            };
+            let learned = || Ok::<_, Error>(parameters.numbers("pos_embedding", &[1, max_len + 1, emb])?.to_vec());
+            let positions = config.learn_pos.then(learned).transpose()?;
             Ok(Self {
                 embedding: Embedding::load(&parameters.scope("embed"), vocab, emb)?,
                 cls: parameters.numbers("cls", &[1, 1, emb])?.to_vec(),
@@ -181,12 +181,17 @@ impl NamTransformer {
         let n = self.embedding.length(batch, tokens)?;
         let emb = self.config().emb;
         check_limit("tokens of a sequence (max_len)", n as u64, self.config().max_len as u64)?;
-        let mut rows = Vec::with_capacity((n + 1) * batch * emb);
-        for tokens in tokens.chunks_exact(n) {
-            rows.extend_from_slice(&self.cls);
-            rows.extend(self.embedding.rows(tokens)?);
+        let mut rows = zeros(&[batch, n + 1, emb])?;
+        for (rows, tokens) in rows.chunks_exact_mut((n + 1) * emb).zip(tokens.chunks_exact(n)) {
+            let (cls, rows) = rows.split_at_mut(emb);
+            cls.copy_from_slice(&self.cls);
+            rows.copy_from_slice(&self.embedding.rows(tokens)?);
         }
-        let positions = Tensor::new(self.device(), &[n + 1, emb], &self.positions[..(n + 1) * emb])?;
+        let shape = [n + 1, emb];
+        let positions = match &self.positions {
+            Some(learned) => Tensor::new(self.device(), &shape, &learned[..(n + 1) * emb])?,
+            None => Tensor::new(self.device(), &shape, &sinusoids(n + 1, emb)?)?,
+        };
         let mut x = add(&Tensor::new(self.device(), &[batch, n + 1, emb], &rows)?, &positions, 1.0)?;
         for block in &self.blocks {
             x = block.forward(&x)?;
@@ -217,11 +222,16 @@ impl NamTransformer {
 
 /// Positions `[n, emb]`: sines in even channels, cosines in odd ones, wavelengths from 2 pi to
 /// 20 000 pi (Vaswani et al. 2017, section 3.5).
-fn sinusoids(n: usize, emb: usize) -> Vec<f32> {
+fn sinusoids(n: usize, emb: usize) -> Result<Vec<f32>> {
+    let rates: Vec<f64> =
+        (0..emb).map(|channel| (-((channel / 2 * 2) as f64) * 10_000f64.ln() / emb as f64).exp()).collect();
     let number = |position: usize, channel: usize| {
-        let rate = (-((channel / 2 * 2) as f64) * 10_000f64.ln() / emb as f64).exp();
-        let angle = position as f64 * rate;
+        let angle = position as f64 * rates[channel];
         (if channel.is_multiple_of(2) { angle.sin() } else { angle.cos() }) as f32
     };
-    (0..n).flat_map(|position| (0..emb).map(move |channel| number(position, channel))).collect()
+    let mut all = zeros(&[n, emb])?;
+    for (position, row) in all.chunks_exact_mut(emb).enumerate() {
+        row.iter_mut().enumerate().for_each(|(channel, x)| *x = number(position, channel));
+    }
+    Ok(all)
 }

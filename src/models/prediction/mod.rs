@@ -70,10 +70,11 @@ impl Prediction {
     /// `shape` is `[batch, n_points, n_values]`.
     ///
     /// # Errors
-    /// Numbers that do not fill that shape, or that are not finite; a mean or a standard deviation that
+    /// No values; numbers that do not fill that shape, or that are not finite; a mean or a standard deviation that
     /// overflows f32.
     pub fn new(output: Output, shape: [usize; 3], activations: Vec<f32>) -> Result<Self> {
         output.check()?;
+        check_argument(shape[2] > 0, OP, "n_values", 0, "1 or more")?;
         let expected = shape[0].saturating_mul(shape[1]).saturating_mul(output.n_parameters(shape[2]));
         if activations.len() != expected {
             let shape = vec![shape[0], shape[1], output.n_parameters(shape[2])];

@@ -264,13 +264,15 @@ impl Config {
         }
         // Enough for any model that fits in a file, and no overflow anywhere.
         let widths = self.mlps().flat_map(|mlp| &mlp.dims).map(|width| ("a width", *width, 1 << 20));
+        let dims = self.groups.iter().map(|group| ("dim of a group", group.dim.unwrap_or(0), 1 << 10));
         let sizes = [
+            ("groups", self.groups.len(), 1 << 10),
             ("n_values", self.n_values, 1 << 20),
             ("obs_dim", self.obs_dim, 1 << 20),
             ("n_blocks", self.n_blocks, 1 << 10),
             ("n_repeats", self.n_repeats, 1 << 10),
         ];
-        if let Some((name, found, most)) = widths.chain(sizes).find(|(_, found, most)| found > most) {
+        if let Some((name, found, most)) = widths.chain(dims).chain(sizes).find(|(_, found, most)| found > most) {
             return refused(format!("{name} is {found}, allowed is at most {most}"));
         }
         let width = self.width()?;

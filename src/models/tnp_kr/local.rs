@@ -212,7 +212,10 @@ impl TnpKr {
         let least = moments(&observed, &all).map(|[_, deviation]| LEAST_DEVIATION * deviation);
         let least: Vec<f64> = least.collect();
         let n_observations = parts.iter().map(|part| part.observations.len()).max().unwrap_or(1);
-        for parts in parts.chunks((AT_ONCE / n_observations).max(1)) {
+        let mut left = &parts[..];
+        while !left.is_empty() {
+            let (parts, later) = left.split_at(batch(left, n_observations));
+            left = later;
             let n_places = parts.iter().map(|part| part.places.len()).max().unwrap_or(0);
             let empty = self.config().groups.iter().zip(&columns);
             let empty: Vec<_> =
@@ -265,6 +268,16 @@ impl TnpKr {
         let allowed = "a Gaussian output: classes, counts and shares have no units";
         check_argument(output.has_units(), OP, "standardise", format_args!("with a {} output", output.name()), allowed)
     }
+}
+
+/// How many parts are one batch, at least one: there each has as many observations and places as the one with most.
+fn batch(parts: &[Neighbourhood], n_observations: usize) -> usize {
+    let mut most = n_observations;
+    let fits = |(i, part): &(usize, &Neighbourhood)| {
+        most = most.max(part.places.len());
+        (i + 1).saturating_mul(most) <= AT_ONCE
+    };
+    parts.iter().enumerate().take_while(fits).count().max(1)
 }
 
 /// As many indices as asked for, the first again where there are fewer.
@@ -341,5 +354,31 @@ impl Scale {
                 to.extend(group.clone().map(scaled));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One part with many places made all of its batch as long.
+    #[test]
+    fn batches_are_small_with_the_places_that_fill_them_up() {
+        let part = |n: usize| Neighbourhood { observations: vec![0], places: vec![0; n] };
+        let lengths = |parts: &[Neighbourhood], n_observations: usize| {
+            let (mut left, mut lengths) = (parts, Vec::new());
+            while !left.is_empty() {
+                lengths.push(batch(left, n_observations));
+                left = &left[*lengths.last().unwrap()..];
+            }
+            lengths
+        };
+        let one: Vec<_> = (0..AT_ONCE + 1).map(|_| part(1)).collect();
+        assert_eq!(lengths(&one, 1), [AT_ONCE, 1]);
+        assert_eq!(lengths(&one[..5], AT_ONCE / 2), [2, 2, 1]);
+        assert_eq!(
+            lengths(&[part(1), part(2), part(AT_ONCE), part(3), part(2 * AT_ONCE), part(1)], 1),
+            [2, 1, 1, 1, 1]
+        );
     }
 }

@@ -29,12 +29,13 @@ pub enum Normalizer {
     /// the floor*, for which [`Normalizer::Stable`] is right. Features that may be negative (gelu, elu) can
     /// bring the sum below the floor, and then what is read is large.
     FeatureSum {
-        /// The least divisor, above zero; the papers' is 1e-6.
+        /// The least divisor, [`f32::MIN_POSITIVE`] or more; the papers' is 1e-6.
         floor: f32,
     },
     /// `phi(q) . sum_j phi(k_j)` of softmax features, and of no others, all taken relative to the
     /// largest before any exponential: what is read is an average of the values however long
-    /// queries and keys are. Only no keys read as zeros. The width of a head is then at most 255,
+    /// queries and keys are, up to lengths of 1e14, beyond which the logarithms of features are those of what is
+    /// masked. Only no keys read as zeros. The width of a head is then at most 255,
     /// that of its values 256.
     Stable,
 }
@@ -171,7 +172,9 @@ impl LinearAttention {
 
     pub(super) fn problem(&self, op: &'static str, sizes: Sizes, v_dim: usize) -> Result<Problem> {
         if let Normalizer::FeatureSum { floor } = self.normalizer {
-            check_argument(floor > 0.0 && floor.is_finite(), op, "floor", floor, "a number above zero")?;
+            // A device may take what is less for zero.
+            let is_normal = floor > 0.0 && floor.is_normal();
+            check_argument(is_normal, op, "floor", floor, format_args!("a number, {:e} or more", f32::MIN_POSITIVE))?;
         }
         if self.normalizer == Normalizer::Stable {
             let kind = self.features.kind;

@@ -102,6 +102,10 @@ impl Inputs<'_> {
         let largest = if self.n_parts == 0 { MASKED } else { parts().fold(MASKED, larger) };
         let moves = largest.is_nan() || largest > reference + HEADROOM;
         sum.reference = if moves { largest } else { reference };
+        if sum.reference == f32::INFINITY {
+            // A state may come from outside: nothing is relative to infinity.
+            sum.reference = f32::NAN;
+        }
         sum.weights = 0.0;
         sum.sums.fill(0.0);
         if sum.is_empty() {

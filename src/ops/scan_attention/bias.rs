@@ -228,20 +228,26 @@ impl BiasTerm {
         }
     }
 
-    /// Loop iterations of the shader for one query and one key, no fewer.
+    /// Of the shader for one query and one key: loop iterations, no fewer, and floating-point operations, roughly.
     ///
     /// # Errors
     /// A snippet that is not one.
-    pub(crate) fn iterations(&self, n_heads: usize) -> Result<usize> {
+    pub(crate) fn work(&self, n_heads: usize) -> Result<(usize, usize)> {
         match &self.kind {
             // One function after the other, for four queries at once, and the test that ends the loop.
             // Distances take no loops.
-            TermKind::Distance { .. } => Ok((self.n_basis(n_heads) + 1).div_ceil(4)),
+            TermKind::Distance { .. } => {
+                let n_basis = self.n_basis(n_heads);
+                Ok(((n_basis + 1).div_ceil(4), 10 * n_basis))
+            }
             // The loop over queries, and the test that ends it.
             #[cfg(feature = "gpu")]
-            TermKind::Custom(custom) => Ok(2 + super::snippet::check(custom, self.columns.len())?),
+            TermKind::Custom(custom) => {
+                let work = super::snippet::check(custom, self.columns.len())?;
+                Ok((2 + work.iterations, 20 + work.operations))
+            }
             #[cfg(not(feature = "gpu"))]
-            TermKind::Custom(_) => Ok(0),
+            TermKind::Custom(_) => Ok((0, 0)),
         }
     }
 

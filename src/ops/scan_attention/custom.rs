@@ -17,11 +17,14 @@ pub const MAX_SNIPPET_NESTING: usize = 10;
 /// Brackets in each other in the snippet of a [`CustomBias`].
 pub const MAX_SNIPPET_BRACKETS: usize = 16;
 
-/// Bytes of an array in the snippet of a [`CustomBias`].
+/// Bytes of all variables and arrays in the snippet of a [`CustomBias`].
 pub const MAX_SNIPPET_ARRAY: u32 = 1024;
 
 /// Loop iterations of the snippet of a [`CustomBias`] for one pair.
 pub const MAX_SNIPPET_ITERATIONS: usize = 1 << 16;
+
+/// Floating-point operations of the snippet of a [`CustomBias`] for one pair, roughly; a function counts as ten.
+pub const MAX_SNIPPET_OPERATIONS: usize = 1 << 22;
 
 /// The bias of one pair on the CPU: `(q_coord, k_coord, head, params) -> bias`.
 pub type BiasFn = dyn Fn(&[f32], &[f32], usize, &[f32]) -> f32 + Send + Sync;
@@ -43,13 +46,13 @@ pub type BiasFn = dyn Fn(&[f32], &[f32], usize, &[f32]) -> f32 + Send + Sync;
 ///   textures or derivatives;
 /// * its loops count from one literal to another, as `for (var i = 0u; i < 8u; i++)` does, and
 ///   nothing else changes the counter; nested and one after the other they turn at most
-///   [`MAX_SNIPPET_ITERATIONS`] times for a pair. A software adapter ends an invocation after
+///   [`MAX_SNIPPET_ITERATIONS`] times for a pair, and compute [`MAX_SNIPPET_OPERATIONS`]. A software adapter ends an invocation after
 ///   32,767: there the keys are cut into shorter launches, and what does not fit for 64 keys
 ///   (about 1,000 turns a pair) is [`Error::LimitExceeded`](crate::Error::LimitExceeded);
 /// * it is at most [`MAX_SNIPPET_BYTES`] long, with [`MAX_SNIPPET_OPERATORS`] operators and brackets
 ///   in a statement, [`MAX_SNIPPET_BLOCKS`] blocks, at most [`MAX_SNIPPET_NESTING`] of them and
-///   [`MAX_SNIPPET_BRACKETS`] brackets in each other, and arrays of [`MAX_SNIPPET_ARRAY`] bytes,
-///   whose lengths are literals.
+///   [`MAX_SNIPPET_BRACKETS`] brackets in each other, and [`MAX_SNIPPET_ARRAY`] bytes of variables and
+///   arrays, whose lengths are literals.
 ///
 /// A device keeps the pipelines of a few such texts, see [`Device::trim`](crate::Device::trim);
 /// numbers that change belong into [`CustomBias::params`] and not into the text.

@@ -370,6 +370,7 @@ fn texts() -> Vec<(Rung, String, Constants)> {
             n_columns,
             n_basis: 0,
             iterations: 0,
+            operations: 0,
             on_sphere: false,
             has_matrix,
             bias: BiasStrides::default(),
@@ -509,7 +510,7 @@ mod tests {
     #[test]
     fn no_text_needs_more_workgroup_memory_than_its_plan_says() {
         for (rung, label, constants) in texts().into_iter().filter(|(rung, ..)| *rung != Rung::Matrix) {
-            let needs = kernel(rung).shader(&label, &constants).unwrap().needs;
+            let needs = kernel(rung).shader(&label, &constants).unwrap().needs().unwrap();
             let counted = rung.bytes();
             assert!(needs.workgroup_bytes as usize <= counted, "{label}: {needs:?}, counted {counted}");
         }

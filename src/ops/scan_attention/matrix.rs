@@ -114,6 +114,7 @@ mod tests {
             n_columns: 0,
             n_basis: 0,
             iterations: 0,
+            operations: 0,
             on_sphere: false,
             has_matrix: false,
             bias: BiasStrides::default(),

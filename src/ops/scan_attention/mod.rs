@@ -21,7 +21,7 @@ pub use super::softmax::{Attention, MASKED};
 pub use bias::{Bias, BiasKernel, BiasTerm, Distance, MAX_COORDINATES};
 pub use custom::{
     BiasFn, CustomBias, MAX_SNIPPET_ARRAY, MAX_SNIPPET_BLOCKS, MAX_SNIPPET_BRACKETS, MAX_SNIPPET_BYTES,
-    MAX_SNIPPET_ITERATIONS, MAX_SNIPPET_NESTING, MAX_SNIPPET_OPERATORS,
+    MAX_SNIPPET_ITERATIONS, MAX_SNIPPET_NESTING, MAX_SNIPPET_OPERATIONS, MAX_SNIPPET_OPERATORS,
 };
 pub use memory::{Placed, ScanMemory, ScanState};
 pub(crate) use problem::Problem;

@@ -279,7 +279,7 @@ fn queries_of_group(rung: Rung, matrix: Option<MatrixTile>) -> usize {
 /// Floating-point operations, roughly; an exponential counts as ten.
 pub(crate) fn cost(problem: &Problem) -> f64 {
     let pairs = problem.batch as f64 * problem.n_heads as f64 * problem.n_queries as f64 * problem.n_keys as f64;
-    pairs * (2 * (problem.head_dim + problem.v_dim) + 10 + 10 * problem.n_basis.max(problem.iterations)) as f64
+    pairs * (2 * (problem.head_dim + problem.v_dim) + 10).saturating_add(problem.operations) as f64
 }
 
 /// Loop iterations of an invocation for a tile of keys, no fewer; with each loop the test that ends it
@@ -531,6 +531,7 @@ mod tests {
             n_columns: 2,
             n_basis: 5,
             iterations: 2,
+            operations: 50,
             on_sphere: false,
             has_matrix: false,
             bias: BiasStrides { q_coords: n_queries, k_coords: n_keys, matrix: [0; 3] },

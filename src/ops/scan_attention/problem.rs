@@ -111,6 +111,8 @@ pub(crate) struct Problem {
     pub n_basis: usize,
     /// Loop iterations of all bias terms for one query and one key on a GPU, no fewer.
     pub iterations: usize,
+    /// Floating-point operations of all bias terms for one query and one key, roughly.
+    pub operations: usize,
     /// Whether a term takes distances on a sphere, which need many registers on a GPU.
     pub on_sphere: bool,
     /// Whether the bias has a matrix.
@@ -174,7 +176,8 @@ impl Problem {
             return Err(Error::NonFinite { name: "scale".into(), index: 0, value: scale });
         }
         check_mask(OP, options.key_mask, batch, keys.n)?;
-        let (mut n_columns, mut n_basis, mut iterations, mut has_matrix) = (0, 0, 0usize, false);
+        let (mut n_columns, mut n_basis, mut has_matrix) = (0, 0, false);
+        let (mut iterations, mut operations) = (0usize, 0usize);
         let mut on_sphere = false;
         let mut strides = BiasStrides::default();
         let mut n_operands = 5 + usize::from(options.key_mask.is_some());
@@ -182,7 +185,9 @@ impl Problem {
             (n_columns, strides) = bias.check(batch, n_heads, n_queries, keys.n)?;
             n_basis = bias.terms.iter().map(|term| term.n_basis(n_heads).max(1)).sum();
             for term in bias.terms {
-                iterations = iterations.saturating_add(term.iterations(n_heads)?);
+                let (more_iterations, more_operations) = term.work(n_heads)?;
+                iterations = iterations.saturating_add(more_iterations);
+                operations = operations.saturating_add(more_operations);
             }
             on_sphere = bias.terms.iter().any(BiasTerm::on_sphere);
             has_matrix = bias.matrix.is_some();
@@ -208,6 +213,7 @@ impl Problem {
             n_columns,
             n_basis,
             iterations,
+            operations,
             on_sphere,
             has_matrix,
             bias: strides,

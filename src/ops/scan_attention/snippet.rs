@@ -14,9 +14,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use naga::{Block, Expression, Function, Module, Statement, proc::Layouter, valid};
+use naga::{Block, Expression, Function, Module, Statement, TypeInner, valid};
 
-use super::custom::{CustomBias, MAX_SNIPPET_ARRAY, MAX_SNIPPET_ITERATIONS};
+use super::custom::{CustomBias, MAX_SNIPPET_ARRAY, MAX_SNIPPET_ITERATIONS, MAX_SNIPPET_OPERATIONS};
 use crate::{
     error::{Error, Result},
     ops::softmax::MASKED,
@@ -25,29 +25,57 @@ use crate::{
 /// What is wrong, and where in the snippet, in bytes.
 type Refusal = (String, Option<Range<usize>>);
 
+/// What a call of a snippet takes at the most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Work {
+    /// Turns of its loops.
+    pub iterations: usize,
+    /// What it computes, see [`operations`].
+    pub operations: usize,
+}
+
+impl Work {
+    fn then(self, next: Self) -> Self {
+        Self {
+            iterations: self.iterations.saturating_add(next.iterations),
+            operations: self.operations.saturating_add(next.operations),
+        }
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self { iterations: self.iterations.max(other.iterations), operations: self.operations.max(other.operations) }
+    }
+
+    fn times(self, turns: usize) -> Self {
+        Self {
+            iterations: turns.saturating_mul(self.iterations.saturating_add(1)),
+            operations: turns.saturating_mul(self.operations.saturating_add(1)),
+        }
+    }
+}
+
 /// Snippets that need not be read again.
 const REMEMBERED: usize = 64;
 
-/// Refuses a snippet that is not a harmless function over so many columns; returns the loop
-/// iterations that a call of it takes at the most.
-pub(super) fn check(custom: &CustomBias, width: usize) -> Result<usize> {
-    static KNOWN: Mutex<VecDeque<(String, usize, usize)>> = Mutex::new(VecDeque::new());
+/// Refuses a snippet that is not a harmless function over so many columns; returns what a call of it takes at the most.
+pub(super) fn check(custom: &CustomBias, width: usize) -> Result<Work> {
+    static KNOWN: Mutex<VecDeque<(String, usize, Work)>> = Mutex::new(VecDeque::new());
     let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     let found = known().iter().find(|(text, its, _)| *its == width && *text == custom.wgsl).map(|known| known.2);
-    if let Some(iterations) = found {
-        return Ok(iterations);
+    if let Some(work) = found {
+        return Ok(work);
     }
-    let iterations = read(&custom.wgsl, width).map_err(|(message, at)| Error::BiasShader {
+    let work = read(&custom.wgsl, width).map_err(|(message, at)| Error::BiasShader {
         name: custom.name.clone(),
         message: message + &at.map(|at| place(&custom.wgsl, at)).unwrap_or_default(),
     })?;
     let mut known = known();
     known.truncate(REMEMBERED - 1);
-    known.push_front((custom.wgsl.clone(), width, iterations));
-    Ok(iterations)
+    known.push_front((custom.wgsl.clone(), width, work));
+    Ok(work)
 }
 
-fn read(snippet: &str, width: usize) -> std::result::Result<usize, Refusal> {
+fn read(snippet: &str, width: usize) -> std::result::Result<Work, Refusal> {
     words::check(snippet)?;
     let before = format!(
         "const MASKED: f32 = {MASKED:e}; fn params(i: u32) -> f32 {{ return f32(i); }} \
@@ -67,7 +95,7 @@ fn read(snippet: &str, width: usize) -> std::result::Result<usize, Refusal> {
         (message.trim_end_matches([':', ' ']).to_owned(), error.labels().next().and_then(|(span, _)| within(span)))
     })?;
     let mut validator = valid::Validator::new(valid::ValidationFlags::all(), valid::Capabilities::empty());
-    validator.validate(&module).map_err(|error| {
+    let info = validator.validate(&module).map_err(|error| {
         let mut message = error.as_inner().to_string();
         let mut cause = std::error::Error::source(error.as_inner());
         while let Some(error) = cause {
@@ -78,8 +106,9 @@ fn read(snippet: &str, width: usize) -> std::result::Result<usize, Refusal> {
         (message, at)
     })?;
     check_module(&module)?;
-    let function = module.functions.iter().map(|(_, function)| function).next_back();
-    function.map_or(Ok(0), |function| Checker { module: &module, function, within: &within }.block(&function.body))
+    let Some((at, function)) = module.functions.iter().next_back() else { return Ok(Work::default()) };
+    check_memory(&module, function, &info[at])?;
+    Checker { module: &module, function, within: &within }.block(&function.body)
 }
 
 /// The line and the column of what was refused, and the line itself.
@@ -102,11 +131,21 @@ fn check_module(module: &Module) -> std::result::Result<(), Refusal> {
     if !alone {
         return Err(("the snippet is the body of one function and may not declare anything beside it".into(), None));
     }
-    let mut layouter = Layouter::default();
-    layouter.update(module.to_ctx()).map_err(|error| (error.to_string(), None))?;
-    match module.types.iter().map(|(ty, _)| layouter[ty].size).max() {
-        Some(largest) if largest > MAX_SNIPPET_ARRAY => {
-            Err((format!("an array of {largest} bytes, allowed are {MAX_SNIPPET_ARRAY}"), None))
+    Ok(())
+}
+
+/// Refuses more memory than a thread should have of its own: variables, and arrays that are computed, which compilers
+/// keep beside them.
+fn check_memory(module: &Module, function: &Function, info: &valid::FunctionInfo) -> std::result::Result<(), Refusal> {
+    let size = |of: &TypeInner| u64::from(of.size(module.to_ctx()));
+    let variables = function.local_variables.iter().map(|(_, variable)| size(&module.types[variable.ty].inner));
+    let is_argument = |of: &Expression| matches!(of, Expression::FunctionArgument(_));
+    let computed = function.expressions.iter().filter(|(_, expression)| !is_argument(expression));
+    let computed = computed.map(|(at, _)| info[at].ty.inner_with(&module.types));
+    let arrays = computed.filter(|of| matches!(of, TypeInner::Array { .. })).map(size);
+    match variables.chain(arrays).fold(0, u64::saturating_add) {
+        bytes if bytes > MAX_SNIPPET_ARRAY.into() => {
+            Err((format!("{bytes} bytes of variables and arrays, allowed are {MAX_SNIPPET_ARRAY}"), None))
         }
         _ => Ok(()),
     }
@@ -119,27 +158,29 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    /// Checks statements; returns the loop iterations that they take at the most.
-    fn block(&self, block: &Block) -> std::result::Result<usize, Refusal> {
-        let mut iterations: usize = 0;
+    /// Checks statements; returns what they take at the most.
+    fn block(&self, block: &Block) -> std::result::Result<Work, Refusal> {
+        let mut work = Work::default();
         let statements: Vec<_> = block.span_iter().collect();
         for (i, &(statement, span)) in statements.iter().enumerate() {
             let refused = |what: &str| Err((what.to_owned(), (self.within)(*span)));
             let within = match statement {
                 Statement::Emit(range) => {
+                    let mut operations = 0;
                     for at in range.clone() {
+                        operations += self::operations(&self.function.expressions[at]);
                         if !is_harmless(&self.function.expressions[at]) {
                             let span = self.function.expressions.get_span(at);
                             let what = "a snippet computes with numbers, vectors and arrays alone";
                             return Err((what.into(), (self.within)(span)));
                         }
                     }
-                    0
+                    Work { operations, ..Work::default() }
                 }
                 Statement::Block(block) => self.block(block)?,
-                Statement::If { accept, reject, .. } => self.block(accept)?.max(self.block(reject)?),
+                Statement::If { accept, reject, .. } => self.block(accept)?.or(self.block(reject)?),
                 Statement::Switch { cases, .. } => {
-                    cases.iter().map(|case| self.block(&case.body)).sum::<std::result::Result<usize, _>>()?
+                    cases.iter().try_fold(Work::default(), |sum, case| Ok(sum.then(self.block(&case.body)?)))?
                 }
                 Statement::Loop { body, continuing, break_if } => {
                     let before = statements[..i].iter().rev().map(|(statement, _)| *statement);
@@ -154,28 +195,35 @@ impl Checker<'_> {
                              with literals, whose counter nothing else changes",
                         );
                     };
-                    let of_turn = self.block(body)?.saturating_add(self.block(continuing)?).saturating_add(1);
-                    turns.saturating_mul(of_turn)
+                    self.block(body)?.then(self.block(continuing)?).times(turns)
                 }
                 Statement::Call { .. }
                 | Statement::Break
                 | Statement::Continue
                 | Statement::Return { .. }
-                | Statement::Store { .. } => 0,
+                | Statement::Store { .. } => Work::default(),
                 Statement::ControlBarrier(_) | Statement::MemoryBarrier(_) | Statement::WorkGroupUniformLoad { .. } => {
                     return refused("the snippet may not wait at barriers");
                 }
                 _ => return refused("a snippet computes one number and does nothing else"),
             };
-            iterations = iterations.saturating_add(within);
-            if iterations > MAX_SNIPPET_ITERATIONS {
-                return refused(&format!(
-                    "{iterations} loop iterations for one pair, allowed are {MAX_SNIPPET_ITERATIONS}"
-                ));
+            work = work.then(within);
+            for (requested, allowed, what) in [
+                (work.iterations, MAX_SNIPPET_ITERATIONS, "loop iterations"),
+                (work.operations, MAX_SNIPPET_OPERATIONS, "operations"),
+            ] {
+                if requested > allowed {
+                    return refused(&format!("{requested} {what} for one pair, allowed are {allowed}"));
+                }
             }
         }
-        Ok(iterations)
+        Ok(work)
     }
+}
+
+/// Floating-point operations of an expression, roughly; a function counts as ten.
+fn operations(expression: &Expression) -> usize {
+    if matches!(expression, Expression::Math { .. }) { 10 } else { 1 }
 }
 
 fn is_harmless(expression: &Expression) -> bool {
@@ -208,6 +256,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn operations_are_counted() {
+        let of = |text: &str| read(text, 1).unwrap().operations;
+        assert_eq!(of("return 0.0;"), 0);
+        // An access and a function; what a loop counts and compares comes with each turn.
+        let (once, more) =
+            ("return sin(q_coord[0]);", "var s = 0.0; for (var i = 0; i < 50; i++) { s = sin(s); } return s;");
+        assert_eq!(of(once), 11);
+        assert!((50 * 11..50 * 20).contains(&of(more)), "{}", of(more));
+    }
+
+    #[test]
     fn iterations_are_counted() {
         for (text, wanted) in [
             ("return 0.0;", 0),
@@ -223,7 +282,7 @@ mod tests {
             ),
             ("const n = 7u; var s = 0.0; for (var i = 0u; i < n; i++) { s += 1.0; } return s;", 7),
         ] {
-            assert_eq!(read(text, 1), Ok(wanted), "{text}");
+            assert_eq!(read(text, 1).map(|work| work.iterations), Ok(wanted), "{text}");
         }
     }
 }

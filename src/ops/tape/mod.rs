@@ -96,16 +96,16 @@ fn begin(problem: &Problem, value: &Tensor, state: Option<&TapeState>) -> Result
         Tensor::new(&device, &[batch, n_tapes, len], &numbers)
     };
     let Some(TapeState { tape, keys, heads }) = state else { return fresh(problem.n_cells()) };
-    let row = |x: &Tensor| x.reshape(&[batch, n_tapes, if x.is_empty() { 0 } else { x.len() / (batch * n_tapes) }]);
+    let row = |x: &Tensor, len: usize| x.reshape(&[batch, n_tapes, len]);
     let of_keys = if options.heads.jumps() { slots * mem } else { 0 };
     let rest = match (keys, heads) {
         (None, None) => fresh(of_keys)?,
         (keys, heads) => {
-            let heads = heads.as_ref().map_or_else(|| fresh(0), row)?;
+            let heads = heads.as_ref().map_or_else(|| fresh(0), |heads| row(heads, 2 * slots))?;
             let zeros = || Tensor::zeros(&device, &[batch, n_tapes, of_keys]);
-            let keys = keys.as_ref().map_or_else(zeros, row)?;
+            let keys = keys.as_ref().map_or_else(zeros, |keys| row(keys, of_keys))?;
             concat(&keys, 0..of_keys, &heads)?
         }
     };
-    concat(&row(tape)?, 0..slots * mem, &rest)
+    concat(&row(tape, slots * mem)?, 0..slots * mem, &rest)
 }

@@ -131,7 +131,7 @@ pub(super) fn check(inputs: &TapeInputs<'_>, options: TapeOptions, state: Option
             None => check_argument(!jumps, OP, name, "none", "one, for heads that jump")?,
         }
     }
-    let n_actions = n_tapes * options.heads.n_actions();
+    let n_actions = n_tapes.saturating_mul(options.heads.n_actions());
     let expected = format_args!("[batch, n, n_tapes * n_actions] = [{batch}, {n}, {n_actions}]");
     let action = inputs.action.shape();
     check_shape(*action == [batch, n, n_actions], OP, "action", action, expected)?;

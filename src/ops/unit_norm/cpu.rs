@@ -2,12 +2,7 @@
 
 use fearless_simd::{Level, dispatch, prelude::*};
 
-use crate::{
-    error::Result,
-    host::any,
-    parallel::*,
-    simd::{load_some, packed::dot, store_some},
-};
+use crate::{error::Result, host::any, parallel::*, simd::packed::dot};
 
 /// Below this length a vector is divided by it instead: PyTorch's `F.normalize`.
 const EPSILON: f32 = 1e-12;
@@ -26,38 +21,14 @@ pub(super) fn unit_norm(level: Level, x: &[f32], width: usize) -> Result<Vec<f32
         y.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(y, x)| {
             simd.vectorize(
                 #[inline(always)]
-                || y.chunks_exact_mut(width).zip(x.chunks_exact(width)).for_each(|(y, x)| row(simd, x, y)),
+                || y.chunks_exact_mut(width).zip(x.chunks_exact(width)).for_each(|(y, x)| unit(simd, x, y)),
             );
         });
     });
     Ok(y)
 }
 
-/// One vector.
-#[inline(always)]
-fn row<S: Simd>(simd: S, x: &[f32], y: &mut [f32]) {
-    let lanes = S::f32s::LEN;
-    let mut largest = S::f32s::splat(simd, 0.0);
-    for x in x.chunks(lanes) {
-        largest = largest.max(load_some(simd, x).abs());
-    }
-    // Divided by the largest number first, so that no square overflows or vanishes.
-    let largest = largest.as_slice().iter().copied().fold(1e-20f32, f32::max);
-    let mut squares = S::f32s::splat(simd, 0.0);
-    for x in x.chunks(lanes) {
-        let x = load_some(simd, x) / largest;
-        squares = x.mul_add(x, squares);
-    }
-    let length = squares.as_slice().iter().sum::<f32>().sqrt();
-    // The other way round NaN would come out as a number.
-    let is_short = length < EPSILON / largest;
-    for (y, x) in y.chunks_mut(lanes).zip(x.chunks(lanes)) {
-        let x = load_some(simd, x);
-        store_some::<S>(if is_short { x * (1.0 / EPSILON) } else { x / largest / length }, y);
-    }
-}
-
-/// A vector that is short, where dividing costs: into `y`.
+/// One vector, into `y`.
 #[inline(always)]
 pub(crate) fn unit<S: Simd>(simd: S, x: &[f32], y: &mut [f32]) {
     let [shrink, inverse] = inverse_length(simd, x);
@@ -74,5 +45,23 @@ pub(crate) fn inverse_length<S: Simd>(simd: S, x: &[f32]) -> [f32; 2] {
     }
     // Too large, or not a number.
     let shrunk: Vec<f32> = x.iter().map(|x| x * SHRINK).collect();
-    [SHRINK, 1.0 / dot(simd, &shrunk, &shrunk).sqrt()]
+    let square = dot(simd, &shrunk, &shrunk);
+    // Of a vector with an infinity the finite numbers would be zeros.
+    [SHRINK, if square.is_finite() { 1.0 / square.sqrt() } else { f32::NAN }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The finite numbers of a vector with an infinity were zeros, and on a GPU NaN.
+    #[test]
+    fn what_is_not_finite_has_no_direction() {
+        let level = Level::new();
+        for bad in [f32::INFINITY, f32::NAN] {
+            let mut y = [0.0; 2];
+            dispatch!(level, simd => unit(simd, &[bad, 1.0], &mut y));
+            assert!(y.iter().all(|y| y.is_nan()), "{y:?}");
+        }
+    }
 }

@@ -246,6 +246,16 @@ fn what_is_beyond_the_limits_or_not_finite_is_refused() {
     let unknown = exact.write(None, &tensor(&[4.0]), &tensor(&[1.0]), None).unwrap();
     let message = two.without(&unknown).unwrap().read().unwrap_err().to_string();
     assert!(message.contains("taken out") && !message.contains("NaN"), "{message}");
+    // Sums of more keys than 256 bits hold wrapped around.
+    let mut many = exact.write(None, &tensor(&[0.0]), &tensor(&[1.5]), None).unwrap();
+    for _ in 0..41 {
+        many = many.merge(&many).unwrap();
+    }
+    assert_eq!(many.read().unwrap().values.read().unwrap(), [1.5, 1.5]);
+    for found in [many.merge(&state), exact.write(Some(&many), &tensor(&[0.0]), &tensor(&[1.0]), None)] {
+        let message = found.unwrap_err().to_string();
+        assert!(message.contains("keys") && message.contains("2199023255552"), "{message}");
+    }
     // States of other queries, of the same sizes and limits.
     let others =
         RollingAttention::new(layout(true, 1), tensor(&[1.0, 2.0])).scale(1.0).exact(&[5.0, 5.0], 2.0).unwrap();

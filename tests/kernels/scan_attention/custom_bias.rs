@@ -155,6 +155,10 @@ fn r5_a_snippet_is_small_and_ends() {
     let minus = |n: usize| format!("return {}1.0;", "- ".repeat(n));
     let blocks = |n: usize| format!("{}{} return 0.0;", "{".repeat(n), "}".repeat(n));
     let chain = |n: usize| format!("if head == 0u {{ return 1.0; }} {} return 0.0;", "else if head == 1u {}".repeat(n));
+    let arrays = |n: usize| {
+        let one = |i| format!("var a{i}: array<f32, 100>; a{i}[head] = 1.0; s += a{i}[head + 1u];");
+        format!("var s = 0.0; {} return s;", (0..n).map(one).collect::<String>())
+    };
     // The stack of a thread, in a build without optimisation too.
     let small = std::thread::Builder::new().stack_size(2 << 20);
     let run = move || {
@@ -178,7 +182,31 @@ fn r5_a_snippet_is_small_and_ends() {
             ("var s = 0.0; for (var i = 0u; i < 8u; i--) { s += 1.0; } return s;".into(), "constant bound"),
             ("var s = 0.0; for (var x = 0.0; x < 8.0; x += 1.0) { s += 1.0; } return s;".into(), "constant bound"),
             ("var s = 0.0; for (var i = 0u; i != 7u; i += 2u) { s += 1.0; } return s;".into(), "constant bound"),
+            // Computed once, in front of the loop.
+            (
+                "var s = 0.0; var i = 0u; let x = i < 8u; for (; x; i++) { s += 1.0; } return s;".into(),
+                "constant bound",
+            ),
+            (
+                "var s = 0.0; var i = 0u; let x = i; for (; x < 8u; i++) { s += 1.0; } return s;".into(),
+                "constant bound",
+            ),
+            (
+                "var s = 0.0; var i = 0u; let x = i; for (; i < 8u; i = x + 1u) { s += 1.0; } return s;".into(),
+                "constant bound",
+            ),
+            (
+                "var s = 0.0; var i = 0u; let x = i + 1u; for (; i < 8u; i = x) { s += 1.0; } return s;".into(),
+                "constant bound",
+            ),
             ("var s = 0.0; for (var i = 0; i < 100000; i++) { s += 1.0; } return s;".into(), "iterations"),
+            (
+                format!(
+                    "var s = 2.0; for (var i = 0; i < 60000; i++) {{ {} }} return s;",
+                    "s = pow(s, s);".repeat(100)
+                ),
+                "operations",
+            ),
             (
                 "var s = 0.0; for (var i = 0; i < 300; i++) { for (var j = 0; j < 300; j++) { s += 1.0; } } return s;"
                     .into(),
@@ -187,13 +215,19 @@ fn r5_a_snippet_is_small_and_ends() {
             ("var a: array<f32, 300>; return a[head];".into(), "length of an array"),
             ("var a: array<array<f32, 200>, 200>; return a[head][0];".into(), "bytes"),
             ("return array<f32, 1000000000>()[3];".into(), "length of an array"),
+            // Each is within what one may have.
+            (arrays(4), "bytes"),
+            // Arrays that are values lie in memory of their own, too.
+            ("var a: array<f32, 100>; let b = a; let c = a; return b[head] + c[head + 1u];".into(), "bytes"),
         ] {
             is_refused(&text, wanted);
         }
         // At the limits.
         let zero = |_: &[f32], _: &[f32], _: usize, _: &[f32]| 0.0;
         for (name, device) in devices() {
-            for text in [sum(80), deep(15), minus(75), blocks(10), chain(9), "{}".repeat(60) + "return 0.0;"] {
+            let texts =
+                [sum(80), deep(15), minus(75), blocks(10), chain(9), "{}".repeat(60) + "return 0.0;", arrays(2)];
+            for text in texts {
                 with_snippet(&device, &text, zero).unwrap_or_else(|error| panic!("{name}: {text}: {error}"));
             }
         }

@@ -25,7 +25,7 @@ pub(super) fn run(level: Level, inputs: &Inputs<'_>, form: Form) -> Result<(Vec<
     let Problem { n, n_heads, head_dim, v_dim, .. } = *problem;
     // Small tokens can ask for a large memory, which is there in panels, of each head, and of all.
     let len = count(&[problem.heads(), head_dim, v_dim])?;
-    check_room(3 * size_of::<f32>() as u64 * len as u64)?;
+    check_room((3 * size_of::<f32>() as u64).saturating_mul(len as u64))?;
     let of_head = |i: usize| {
         let head = Head { inputs, batch: i / n_heads, head: i % n_heads };
         let len = head_dim * v_dim;

@@ -88,7 +88,7 @@ pub(super) fn add(level: Level, inputs: &Inputs<'_>, sums: &mut [Wide]) -> Resul
             tasks.push(Task { head, first: head * rows + i * TASK_ROWS, sums });
         }
     }
-    let work = TASK_ROWS * inputs.n_keys * (inputs.sizes.dim + 2 * width);
+    let work = (TASK_ROWS * (inputs.sizes.dim + 2 * width)).saturating_mul(inputs.n_keys);
     let tasks = tasks.par_iter_mut().with_min_len(THREAD_WORK.div_ceil(work.max(1)));
     let found: Vec<Option<Beyond>> = tasks
         .map(|task| dispatch!(level, simd => simd.vectorize(#[inline(always)] || Scratch::new(simd, inputs)?.run(simd, task))))

@@ -57,7 +57,7 @@ use self::{
 use super::RollingAttention;
 use crate::{
     device::Cpu,
-    error::{Error, Result, check_argument, check_shape, check_shapes},
+    error::{Error, Result, check_argument, check_limit, check_shape, check_shapes},
     host::{collect, copy, filled, zeros},
     ops::{
         Attention, Layout,
@@ -67,6 +67,9 @@ use crate::{
     tensor::{Mask, Storage, Tensor, check_operands},
     wide,
 };
+
+/// Keys of which sums have room in 256 bits.
+const MOST_KEYS: u64 = 1 << 41;
 
 const EXACT: &str = "RollingAttention::exact";
 const WRITE: &str = "ExactRolling::write";
@@ -256,7 +259,7 @@ impl ExactRolling {
             Some(mask) if keys.n > 0 => collect(sizes.batch, mask.counts().iter().copied())?,
             _ => filled(keys.n as u64, &[sizes.batch])?,
         };
-        let n_keys = before.iter().zip(&counts).map(|(a, b)| a.saturating_add(*b)).collect();
+        let n_keys = before.iter().zip(&counts).map(|(a, b)| together(*a, *b)).collect::<Result<_>>()?;
         let sizes = Sizes { dim: v_dim, ..sizes };
         let (queries, limits) = (self.queries.clone(), self.limits.clone());
         Ok(ExactState { layout, cpu, sizes, queries, limits, n_keys, sums })
@@ -282,7 +285,10 @@ impl ExactRolling {
         let Self { layout, cpu, sizes, .. } = *self;
         let n = sizes.batch * sizes.n_heads * sizes.n * (1 + v_dim);
         let n_pieces = if pieces.len().is_multiple_of(n.max(1)) { pieces.len() / n.max(1) } else { 0 };
-        if !(1..=MOST_PIECES).contains(&n_pieces) || n_keys.len() != sizes.batch {
+        if !(1..=MOST_PIECES).contains(&n_pieces)
+            || n_keys.len() != sizes.batch
+            || n_keys.iter().any(|n| *n > MOST_KEYS)
+        {
             return None;
         }
         let sums = pieces.chunks_exact(n_pieces).map(pieces::of_pieces).collect::<Option<_>>()?;
@@ -292,12 +298,19 @@ impl ExactRolling {
     }
 }
 
+/// Keys of two parts.
+fn together(a: u64, b: u64) -> Result<u64> {
+    let n = a.saturating_add(b);
+    check_limit("keys of an exact state", n, MOST_KEYS)?;
+    Ok(n)
+}
+
 impl ExactState {
     /// What the queries would have read from the keys of both, which must not overlap: associative and
     /// commutative to the bit.
     ///
     /// # Errors
-    /// States of other queries, sizes or limits.
+    /// States of other queries, sizes or limits; more than `2^41` keys.
     pub fn merge(&self, other: &Self) -> Result<Self> {
         self.combine(MERGE, other, false)
     }
@@ -329,7 +342,7 @@ impl ExactState {
                     check_argument(other <= *n, op, "keys to forget", other, allowed)?;
                     *n - other
                 }
-                false => n.saturating_add(other),
+                false => together(*n, other)?,
             };
         }
         Ok(Self { n_keys, sums, ..self.clone() })

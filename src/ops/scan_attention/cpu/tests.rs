@@ -66,6 +66,7 @@ impl Case {
                 n_columns,
                 n_basis: 0,
                 iterations: 0,
+                operations: 0,
                 on_sphere: false,
                 has_matrix: false,
                 bias: BiasStrides {

@@ -3,7 +3,7 @@
 use naga::{BinaryOperator, Block, Expression, Function, Handle, Literal, LocalVariable, Module, Statement};
 
 /// How often a loop turns at the most, where it counts from one literal to another and nothing
-/// else changes its counter; `before` are the statements in front of it, the nearest first.
+/// else changes its counter; what it compares and adds is computed in each turn. `before` are the statements in front of it, the nearest first.
 pub(super) fn turns<'a>(
     module: &Module,
     function: &'a Function,
@@ -20,12 +20,13 @@ pub(super) fn turns<'a>(
         },
         _ => None,
     };
-    let loaded = |at: Handle<Expression>| match &expressions[at] {
-        Expression::Load { pointer } => local(function, *pointer),
+    // Of a `let` in front of the loop the expression would be the same.
+    let loaded = |block, at: Handle<Expression>| match &expressions[at] {
+        Expression::Load { pointer } if computes(block, at) => local(function, *pointer),
         _ => None,
     };
-    let binary = |at: Handle<Expression>| match expressions[at] {
-        Expression::Binary { op, left, right } => Some((op, left, right)),
+    let binary = |block, at: Handle<Expression>| match expressions[at] {
+        Expression::Binary { op, left, right } if computes(block, at) => Some((op, left, right)),
         _ => None,
     };
 
@@ -34,12 +35,12 @@ pub(super) fn turns<'a>(
     if !accept.is_empty() || !matches!(&reject[..], [Statement::Break]) {
         return None;
     }
-    let (compare, left, right) = binary(*condition)?;
-    let (counter, (end, most)) = (loaded(left)?, number(right)?);
+    let (compare, left, right) = binary(body, *condition)?;
+    let (counter, (end, most)) = (loaded(body, left)?, number(right)?);
     // `i += step`
     let Statement::Store { pointer, value } = first(continuing)? else { return None };
-    let (change, left, right) = binary(*value)?;
-    if local(function, *pointer)? != counter || loaded(left)? != counter {
+    let (change, left, right) = binary(continuing, *value)?;
+    if local(function, *pointer)? != counter || loaded(continuing, left)? != counter {
         return None;
     }
     let (step, _) = number(right)?;
@@ -81,6 +82,15 @@ fn whole(literal: &Literal) -> Option<(i64, std::ops::RangeInclusive<i64>)> {
 
 fn first(block: &Block) -> Option<&Statement> {
     block.iter().find(|statement| !matches!(statement, Statement::Emit(_)))
+}
+
+/// Whether a block computes an expression before it does anything else.
+fn computes(block: &Block, expression: Handle<Expression>) -> bool {
+    let emitted = block.iter().map_while(|statement| match statement {
+        Statement::Emit(range) => Some(range.clone()),
+        _ => None,
+    });
+    emitted.flatten().any(|at| at == expression)
 }
 
 fn local(function: &Function, pointer: Handle<Expression>) -> Option<Handle<LocalVariable>> {
