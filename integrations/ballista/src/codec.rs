@@ -31,28 +31,50 @@ impl Known {
         Self { aggregates: functions.aggregates(), scalars: functions.scalars(), identity: functions.identity() }
     }
 
-    /// Of functions that are not ours nothing is written: they are looked up by name.
-    fn write_aggregate(&self, function: &AggregateUDF, buffer: &mut Vec<u8>) {
-        if self.aggregates.iter().any(|own| **own == *function) {
-            buffer.extend_from_slice(self.identity.as_bytes());
-        }
+    fn write_aggregate(&self, function: &AggregateUDF, buffer: &mut Vec<u8>) -> Result<()> {
+        self.write(&self.aggregates, AggregateUDF::name, function, buffer)
     }
 
-    fn write_scalar(&self, function: &ScalarUDF, buffer: &mut Vec<u8>) {
-        if self.scalars.iter().any(|own| **own == *function) {
-            buffer.extend_from_slice(self.identity.as_bytes());
+    fn write_scalar(&self, function: &ScalarUDF, buffer: &mut Vec<u8>) -> Result<()> {
+        self.write(&self.scalars, ScalarUDF::name, function, buffer)
+    }
+
+    /// Of functions that are not ours nothing is written: they are looked up by name. So none that has a name of ours
+    /// may pass, for a machine would run its own in its place.
+    fn write<F: PartialEq>(
+        &self,
+        own: &[Arc<F>],
+        name: fn(&F) -> &str,
+        function: &F,
+        buffer: &mut Vec<u8>,
+    ) -> Result<()> {
+        match own.iter().find(|own| name(own) == name(function)) {
+            Some(own) if **own == *function => buffer.extend_from_slice(self.identity.as_bytes()),
+            Some(_) => {
+                let message = format!(
+                    "{}: the session has a function of this name that is of another model, other sums or another origin; \
+                     allowed is {}",
+                    name(function),
+                    self.identity
+                );
+                return Err(DataFusionError::Plan(message));
+            }
+            None => {}
         }
+        Ok(())
     }
 
     fn aggregate(&self, name: &str, written: &[u8]) -> Result<Arc<AggregateUDF>> {
-        let own = self.aggregates.iter().find(|own| own.name() == name).ok_or_else(|| self.unknown(name))?;
-        self.check(name, written)?;
-        Ok(own.clone())
+        self.read(&self.aggregates, AggregateUDF::name, name, written)
     }
 
     fn scalar(&self, name: &str, written: &[u8]) -> Result<Arc<ScalarUDF>> {
-        let own = self.scalars.iter().find(|own| own.name() == name).ok_or_else(|| self.unknown(name))?;
-        self.check(name, written)?;
+        self.read(&self.scalars, ScalarUDF::name, name, written)
+    }
+
+    fn read<F>(&self, own: &[Arc<F>], name: fn(&F) -> &str, wanted: &str, written: &[u8]) -> Result<Arc<F>> {
+        let own = own.iter().find(|own| name(own) == wanted).ok_or_else(|| self.unknown(wanted))?;
+        self.check(wanted, written)?;
         Ok(own.clone())
     }
 
@@ -129,8 +151,7 @@ impl LogicalExtensionCodec for Logical {
     }
 
     fn try_encode_udf(&self, node: &ScalarUDF, buf: &mut Vec<u8>) -> Result<()> {
-        self.known.write_scalar(node, buf);
-        Ok(())
+        self.known.write_scalar(node, buf)
     }
 
     fn try_decode_udaf(&self, name: &str, buf: &[u8]) -> Result<Arc<AggregateUDF>> {
@@ -138,8 +159,7 @@ impl LogicalExtensionCodec for Logical {
     }
 
     fn try_encode_udaf(&self, node: &AggregateUDF, buf: &mut Vec<u8>) -> Result<()> {
-        self.known.write_aggregate(node, buf);
-        Ok(())
+        self.known.write_aggregate(node, buf)
     }
 }
 
@@ -182,8 +202,7 @@ impl PhysicalExtensionCodec for Physical {
     }
 
     fn try_encode_udf(&self, node: &ScalarUDF, buf: &mut Vec<u8>) -> Result<()> {
-        self.known.write_scalar(node, buf);
-        Ok(())
+        self.known.write_scalar(node, buf)
     }
 
     fn try_decode_udaf(&self, name: &str, buf: &[u8]) -> Result<Arc<AggregateUDF>> {
@@ -191,7 +210,6 @@ impl PhysicalExtensionCodec for Physical {
     }
 
     fn try_encode_udaf(&self, node: &AggregateUDF, buf: &mut Vec<u8>) -> Result<()> {
-        self.known.write_aggregate(node, buf);
-        Ok(())
+        self.known.write_aggregate(node, buf)
     }
 }

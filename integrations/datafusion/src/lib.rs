@@ -88,7 +88,7 @@ impl Functions {
         Ok(Self { model: Arc::new(Model::new(exact, plain, &bytes)) })
     }
 
-    /// Sums that are rounded, for posteriors of a third of the size that are written in less time: their last
+    /// Sums that are rounded, for posteriors of a quarter of the size that are written in less time: their last
     /// digits depend on how the engine cuts the rows, and windows cannot slide over them.
     pub fn rounded(&self) -> Self {
         Self { model: Arc::new(self.model.rounded()) }
