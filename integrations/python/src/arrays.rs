@@ -3,12 +3,15 @@
 use numpy::{
     Element, IntoPyArray, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods,
 };
-use pyo3::prelude::*;
+use pyo3::{
+    prelude::*,
+    types::{PyList, PyTuple},
+};
 use wgpu_attention::{Mask, Tensor, ops::Probabilities};
 
 use crate::{
     device::Device,
-    errors::{ArrayTypeError, exception, refused},
+    errors::{ArrayTypeError, refused},
 };
 
 /// An array of NumPy.
@@ -61,13 +64,22 @@ fn untyped<'py>(name: &str, given: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Py
     Err(ArrayTypeError::new_err(format!("{name} is of type {found}, allowed is a NumPy array")))
 }
 
-/// Refuses an array some of whose numbers do not count, which nothing here would know.
+/// Refuses an array some of whose numbers do not count, which nothing here would know: a `numpy.ma.MaskedArray`, or
+/// whatever else is an array with a mask.
 fn check_not_masked(name: &str, given: &Bound<'_, PyAny>) -> PyResult<()> {
-    if given.get_type().name()? == "MaskedArray" {
+    if given.cast::<PyUntypedArray>().is_ok() && given.hasattr("mask")? {
         let allowed = "allowed is one without a mask: give mask= beside its .filled() numbers";
         return Err(ArrayTypeError::new_err(format!("{name} is a masked array, {allowed}")));
     }
     Ok(())
+}
+
+/// The same of all that lists and tuples hold.
+fn check_none_masked(name: &str, given: &Bound<'_, PyAny>) -> PyResult<()> {
+    if given.is_instance_of::<PyList>() || given.is_instance_of::<PyTuple>() {
+        return given.try_iter()?.try_for_each(|item| check_none_masked(name, &item?));
+    }
+    check_not_masked(name, given)
 }
 
 fn typed<'py, T: Element>(name: &str, given: &Bound<'py, PyAny>, wanted: &str) -> PyResult<Array<'py, T>> {
@@ -108,13 +120,16 @@ pub fn own_tensor(device: &Device, name: &str, given: &Bound<'_, PyAny>) -> PyRe
     device.run(given.py(), move |device| Tensor::new(device, &shape, lent.as_ref()))
 }
 
-/// Which keys exist: `[n]`, the same for all the batch, or `[batch, n]`.
-pub fn mask(device: &Device, given: Option<&Bound<'_, PyAny>>, batch: usize) -> PyResult<Option<Mask>> {
+/// Which keys exist: `[n]`, the same for all the batch, or `[batch, n]`, as many as those that are there.
+pub fn mask(device: &Device, given: Option<&Bound<'_, PyAny>>, [batch, n]: [usize; 2]) -> PyResult<Option<Mask>> {
     let Some(given) = given else { return Ok(None) };
-    let (mut shape, mut keep) = booleans("mask", given)?;
-    if let [n] = shape[..] {
+    let (found, mut keep) = booleans("mask", given)?;
+    let shape = [batch, n];
+    if found == [n] {
         keep = keep.repeat(batch);
-        shape = vec![batch, n];
+    } else if found != shape {
+        let allowed = format_args!("[{n}] or {shape:?}, as the keys");
+        return Err(refused("mask", format_args!("an array of shape {found:?}"), allowed));
     }
     device.run(given.py(), move |device| Mask::new(device, &shape, &keep)).map(Some)
 }
@@ -148,16 +163,24 @@ macro_rules! with_coordinates {
 }
 pub(crate) use with_coordinates;
 
+/// From here on f64 does not tell all whole numbers apart.
+const LARGEST: f64 = (1u64 << 53) as f64;
+
 /// Numbers of anything that NumPy makes an array of, of which there are few, or that are copied anyway.
 pub fn coordinates(name: &str, given: &Bound<'_, PyAny>) -> PyResult<(Vec<usize>, Coordinates)> {
-    check_not_masked(name, given)?;
     let numpy = given.py().import("numpy")?;
-    let array = numpy.call_method1("asarray", (given,)).map_err(|error| refused(name, error, "an array of numbers"))?;
+    // What makes an array of itself may make a masked one.
+    let array =
+        numpy.call_method1("asanyarray", (given,)).map_err(|error| refused(name, error, "an array of numbers"))?;
+    check_not_masked(name, &array)?;
+    // It is an array now, and so not nested without end.
+    check_none_masked(name, given)?;
     let array = array.cast_into::<PyUntypedArray>()?;
     let (dtype, shape) = (array.dtype(), array.shape().to_vec());
     if !b"fiub".contains(&dtype.kind()) {
         return Err(ArrayTypeError::new_err(format!("{name} is an array of {dtype}, allowed are numbers")));
     }
+    let is_whole = b"iu".contains(&dtype.kind());
     let is_f32 = array.cast::<PyArrayDyn<f32>>().is_ok();
     let dtype = if is_f32 { "float32" } else { "float64" };
     let array = numpy.call_method1("ascontiguousarray", (&array, dtype))?;
@@ -166,6 +189,14 @@ pub fn coordinates(name: &str, given: &Bound<'_, PyAny>) -> PyResult<(Vec<usize>
         Ok(array) => Coordinates::F32(array.to_vec().map_err(wrong)?),
         Err(other) => Coordinates::F64(other.into_inner().cast_into::<PyArrayDyn<f64>>()?.to_vec().map_err(wrong)?),
     };
+    if is_whole
+        && let Coordinates::F64(numbers) = &numbers
+        && let Some(i) = numbers.iter().position(|x| x.abs() >= LARGEST)
+    {
+        let allowed = "a whole number that float64 tells from its neighbours, below 2^53: take an origin off before, \
+                       or give larger units, seconds say";
+        return Err(refused(&format!("{name}[{i}]"), numbers[i] as i128, allowed));
+    }
     Ok((shape, numbers))
 }
 
@@ -185,7 +216,7 @@ pub fn narrow(numbers: &[f64]) -> Vec<f32> {
 /// Whole numbers, such as tokens.
 pub fn whole_numbers(name: &str, given: &Bound<'_, PyAny>) -> PyResult<(Vec<usize>, Vec<usize>)> {
     let (shape, numbers) = numbers(name, given)?;
-    match numbers.iter().position(|x| !(*x >= 0.0 && x.fract() == 0.0 && *x < (1u64 << 53) as f64)) {
+    match numbers.iter().position(|x| !(*x >= 0.0 && x.fract() == 0.0 && *x < LARGEST)) {
         Some(i) => Err(refused(&format!("{name}[{i}]"), numbers[i], "a whole number from 0")),
         None => Ok((shape, numbers.into_iter().map(|x| x as usize).collect())),
     }
@@ -197,7 +228,7 @@ pub fn array<'py, T: Element>(py: Python<'py>, shape: &[usize], numbers: Vec<T>)
 }
 
 /// An array of what an operation returned.
-pub fn of_tensor<'py>(py: Python<'py>, tensor: Tensor) -> PyResult<Array<'py, f32>> {
+pub fn of_tensor<'py>(py: Python<'py>, device: &Device, tensor: Tensor) -> PyResult<Array<'py, f32>> {
     let shape = tensor.shape().to_vec();
-    array(py, &shape, py.detach(|| tensor.into_vec()).map_err(exception)?)
+    array(py, &shape, device.run(py, |_| tensor.into_vec())?)
 }

@@ -1,12 +1,15 @@
 //! Where operations run.
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    process,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use pyo3::prelude::*;
-use wgpu_attention::Result;
+use wgpu_attention::{Error, Result};
 
 use crate::errors::{DeviceError, exception};
 
@@ -18,6 +21,21 @@ use crate::errors::{DeviceError, exception};
 pub struct Device {
     device: wgpu_attention::Device,
     is_closed: Arc<AtomicBool>,
+    /// Something that ran here said so.
+    is_lost: Arc<AtomicBool>,
+}
+
+/// Refuses to go on in a fork of a process that went this way: the threads of the library and of drivers are not in
+/// the fork, where what waits for them waits for ever.
+fn check_not_forked() -> PyResult<()> {
+    static FIRST: OnceLock<u32> = OnceLock::new();
+    match *FIRST.get_or_init(process::id) == process::id() {
+        true => Ok(()),
+        false => Err(DeviceError::new_err(
+            "wgpu_attention is used after a fork of a process that had used it, whose threads are not here: start \
+             processes with spawn or forkserver",
+        )),
+    }
 }
 
 impl PartialEq for Device {
@@ -28,24 +46,30 @@ impl PartialEq for Device {
 
 impl Device {
     fn of(device: wgpu_attention::Device) -> Self {
-        Self { device, is_closed: Arc::default() }
+        Self { device, is_closed: Arc::default(), is_lost: Arc::default() }
     }
 
-    /// The device, unless it is closed.
+    /// The device, unless it is closed, or another process's.
     pub fn get(&self) -> PyResult<&wgpu_attention::Device> {
+        check_not_forked()?;
         match self.is_closed.load(Ordering::Acquire) {
             false => Ok(&self.device),
             true => Err(DeviceError::new_err(format!("{}: the device is closed; open another", self.device))),
         }
     }
 
-    /// The one that was given, or the best, which is opened once.
-    pub fn or_best(py: Python<'_>, device: Option<&Self>) -> Self {
-        static BEST: OnceLock<Device> = OnceLock::new();
-        match device {
-            Some(device) => device.clone(),
-            None => py.detach(|| BEST.get_or_init(|| Self::of(wgpu_attention::Device::best())).clone()),
+    /// The one that was given, or the best, which is opened once, and again when it is closed or lost.
+    pub fn or_best(py: Python<'_>, device: Option<&Self>) -> PyResult<Self> {
+        static BEST: Mutex<Option<Device>> = Mutex::new(None);
+        if let Some(device) = device {
+            return Ok(device.clone());
         }
+        check_not_forked()?;
+        Ok(py.detach(|| {
+            let mut best = BEST.lock().unwrap_or_else(PoisonError::into_inner);
+            best.take_if(|best| best.is_closed() || best.is_lost.load(Ordering::Acquire));
+            best.get_or_insert_with(|| Self::of(wgpu_attention::Device::best())).clone()
+        }))
     }
 
     /// Runs what needs nothing of Python, while other threads may.
@@ -55,7 +79,12 @@ impl Device {
         work: impl FnOnce(&wgpu_attention::Device) -> Result<T> + Send,
     ) -> PyResult<T> {
         let device = self.get()?;
-        py.detach(|| work(device)).map_err(exception)
+        py.detach(|| work(device)).map_err(|error| {
+            if let Error::DeviceLost { .. } = error {
+                self.is_lost.store(true, Ordering::Release);
+            }
+            exception(error)
+        })
     }
 }
 
@@ -63,19 +92,21 @@ impl Device {
 impl Device {
     /// A hardware GPU if there is one that opens, else the CPU.
     #[staticmethod]
-    fn best(py: Python<'_>) -> Self {
-        Self::of(py.detach(wgpu_attention::Device::best))
+    fn best(py: Python<'_>) -> PyResult<Self> {
+        check_not_forked()?;
+        Ok(Self::of(py.detach(wgpu_attention::Device::best)))
     }
 
     /// The CPU, on all its cores.
     #[staticmethod]
-    fn cpu() -> Self {
+    pub fn cpu() -> Self {
         Self::of(wgpu_attention::Device::cpu())
     }
 
     /// `cpu`, `gpu`, `best`, or a part of an adapter's name, in any case.
     #[staticmethod]
     fn by_name(py: Python<'_>, name: &str) -> PyResult<Self> {
+        check_not_forked()?;
         py.detach(|| wgpu_attention::Device::by_name(name)).map(Self::of).map_err(exception)
     }
 
@@ -150,7 +181,8 @@ impl Adapter {
 
 /// What kernels can run on here, the best GPU first, the CPU last.
 #[pyfunction]
-pub fn devices(py: Python<'_>) -> Vec<Adapter> {
+pub fn devices(py: Python<'_>) -> PyResult<Vec<Adapter>> {
+    check_not_forked()?;
     let adapters = py.detach(wgpu_attention::Device::adapters);
     let gpus = adapters.into_iter().map(|adapter| Adapter {
         name: adapter.name,
@@ -164,5 +196,5 @@ pub fn devices(py: Python<'_>) -> Vec<Adapter> {
         backend: wgpu_attention::Device::cpu_instructions().first().copied().unwrap_or_default().into(),
         driver: String::new(),
     };
-    gpus.chain([cpu]).collect()
+    Ok(gpus.chain([cpu]).collect())
 }

@@ -25,7 +25,9 @@ pub fn exception(error: Error) -> PyErr {
         | Error::MissingParameter { .. }
         | Error::ParameterShape { .. }
         | Error::ExtraParameters { .. }
-        | Error::Posterior { .. } => CheckpointError::new_err(text),
+        | Error::Posterior { .. }
+        // Of a file: models are made of nothing else.
+        | Error::Config { .. } => CheckpointError::new_err(text),
         Error::Io { .. } => FileError::new_err(text),
         _ => InputError::new_err(text),
     }

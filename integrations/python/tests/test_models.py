@@ -1,8 +1,10 @@
 """Models of the repository's own checkpoints."""
 
+import json
+
 import numpy as np
 import pytest
-from conftest import CHECKPOINTS
+from conftest import CHECKPOINTS, FIXTURES, read_arrays, write_checkpoint
 
 import wgpu_attention as wa
 
@@ -28,7 +30,7 @@ def cmanp(device):
 
 def test_every_checkpoint_opens():
     kinds = {type(wa.open(path, device=wa.Device.cpu())).__name__ for path in CHECKPOINTS.glob("*.safetensors")}
-    assert kinds == {"TnpKr", "Cmanp", "NamTm", "FewShot"}
+    assert kinds == {"TnpKr", "Cmanp", "NamTm", "LsamAe", "FewShot"}
 
 
 def test_tnp_kr(tnp, tmp_path):
@@ -137,6 +139,34 @@ def test_cmanp(cmanp, tmp_path):
         cmanp.restore(more.to_bytes()).predict_joint(at)
 
 
+def test_targets_that_vary_together(device, tmp_path):
+    metadata, arrays = read_arrays(FIXTURES / "cmanpand_cholesky.safetensors")
+    upstream = json.dumps({"yaml": json.loads(metadata["config"])})
+    parameters = {name[6:]: array for name, array in arrays.items() if name.startswith("param.")}
+    write_checkpoint(tmp_path / "and.safetensors", {"model": "cmanp", "upstream": upstream}, parameters)
+    model = wa.Cmanp.open(tmp_path / "and.safetensors", device=device)
+    xc, yc, xt, yt = (arrays[f"in.{name}"] for name in ("xc", "yc", "xt", "yt"))
+    for b, joint in enumerate(model.condition(xc, yc).predict_joint(xt)):
+        assert len(joint) == 13 and joint.sample(3).shape == (3, 13)
+        np.testing.assert_allclose(joint.mean, arrays["out64.joint.mean"][b].ravel(), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(joint.covariance, arrays["out64.joint.covariance"][b], rtol=1e-4, atol=1e-4)
+        for y in (yt[b], yt[b].ravel()):
+            np.testing.assert_allclose(joint.log_density(y), arrays["out64.joint.log_prob"][b], rtol=1e-3)
+        for y in (yt[b].T, yt[b][None], yt[b][:12]):
+            with pytest.raises(wa.errors.InputError, match=r"y is an array of shape .*, allowed is \[13\] or \[13, 1\]"):
+                joint.log_density(y)
+
+
+def test_whole_numbers_as_coordinates(tnp):
+    nanoseconds = np.array([0, 1, 2**53 - 1])
+    far = tnp.condition(nanoseconds[:2], [0.3, 0.1]).predict([0])
+    np.testing.assert_array_equal(far.mean, tnp.condition([0.0, 1.0], [0.3, 0.1]).predict([0.0]).mean)
+    origin = [2**53 - 1]
+    there = tnp.condition(nanoseconds[2:] - [[1], [0]], [0.3, 0.1], origin=origin).predict(origin)
+    here = tnp.condition([-1.0, 0.0], [0.3, 0.1], origin=[0.0]).predict([0.0])
+    np.testing.assert_array_equal(there.mean, here.mean)
+
+
 def test_a_turing_machine_adds():
     model = wa.NamTm.open(CHECKPOINTS / "nam_tm_addition.safetensors", device=wa.Device.cpu())
     # 12 + 93, a digit of each in turn, the last first; then room for the sum.
@@ -157,5 +187,7 @@ def test_few_shots(rng):
     assert classifier.n_classes == 5
     assert classifier.predict(centres).argmax(1).tolist() == [3, 4]
     assert model.base().n_classes == model.config["n_base"]
+    with pytest.raises(wa.errors.InputError, match=r"base_ids is an array of shape \[1, 2\], allowed is \[n\]"):
+        model.base([[0, 1]])
     with pytest.raises(wa.errors.InputError, match=r"\[n, 64\]"):
         classifier.predict(np.zeros((1, 3)))

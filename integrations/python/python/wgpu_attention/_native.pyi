@@ -82,7 +82,8 @@ def devices() -> list[Adapter]:
 @final
 class Bias:
     """One summand of an attention bias, or with `+` several: a function of some columns `(first, end)` of the
-    coordinates of a query and of a key. Parameters are `[n_heads, n_basis]`."""
+    coordinates of a query and of a key. Parameters are `[n_heads, n_basis]`, all of a term of one shape; `[n_heads]`
+    is one basis function."""
 
     @staticmethod
     def scalar(a: ArrayLike, *, columns: tuple[int, int] | None = None, distance: _Distance = "euclidean") -> Bias: ...
@@ -121,7 +122,8 @@ class Bias:
         the head and the parameters it returns `[n_queries, n_keys]`, a matrix that a GPU does without."""
 
     def __add__(self, value: Bias, /) -> Bias: ...
-    def __radd__(self, value: object, /) -> Bias: ...
+    # Of 0 alone, with which `sum` begins; its own types ask for any `int`.
+    def __radd__(self, value: int, /) -> Bias: ...
 
 @overload
 def scan_attention(
@@ -317,7 +319,9 @@ class JointPrediction:
     def std(self) -> _F64: ...
     @property
     def covariance(self) -> _F64: ...
-    def log_density(self, y: ArrayLike) -> float: ...
+    def log_density(self, y: ArrayLike) -> float:
+        """Of all numbers together, `[n]` or `[n_points, dim_y]`."""
+
     def sample(self, n: int, *, seed: int = 0) -> _F64: ...
     def __len__(self) -> int: ...
 
@@ -352,7 +356,8 @@ class TnpKr:
         self, x: _Places, y: ArrayLike, *, mask: _Bool | None = None, origin: _Places | None = None
     ) -> TnpKrPosterior:
         """Reads observations `y [n, n_values]` at `x [n, dim]` (or with a batch first). `mask` is true where a point
-        exists; `origin` is taken off the coordinates in f64, before they are rounded."""
+        exists; `origin` is taken off the coordinates in f64, before they are rounded. Whole numbers from 2^53 on,
+        nanoseconds say, are refused: f64 does not tell them apart."""
 
     def draws(
         self,

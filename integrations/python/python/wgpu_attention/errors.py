@@ -22,7 +22,7 @@ class FileError(Error, OSError):
 
 
 class DeviceError(Error, RuntimeError):
-    """A device that is not there, was lost, or is closed."""
+    """A device that is not there, was lost, is closed, or is of the process that this one was forked from."""
 
 
 class MemoryExhausted(Error, MemoryError):

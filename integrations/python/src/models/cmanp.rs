@@ -37,6 +37,7 @@ pub struct CmanpPosterior {
 #[pyclass(frozen, module = "wgpu_attention")]
 pub struct JointPrediction {
     joint: cmanp::JointPrediction,
+    dim_y: usize,
 }
 
 /// Observations that Python gave, as a context borrows them.
@@ -97,7 +98,7 @@ impl Cmanp {
     #[staticmethod]
     #[pyo3(signature = (path, *, device=None))]
     fn open(py: Python<'_>, path: PathBuf, device: Option<PyRef<'_, Device>>) -> PyResult<Self> {
-        let device = Device::or_best(py, device.as_deref());
+        let device = Device::or_best(py, device.as_deref())?;
         let model = device.run(py, |device| cmanp::Cmanp::open(device, path))?;
         Ok(Self { model, device })
     }
@@ -193,8 +194,9 @@ impl CmanpPosterior {
     /// Predicts all points together (CMANP-AND): one distribution for each element of the batch.
     fn predict_joint(&self, py: Python<'_>, at: &Bound<'_, PyAny>) -> PyResult<Vec<JointPrediction>> {
         let (_, x) = self.places("at", at)?;
+        let dim_y = self.posterior.config().dim_y;
         let all = self.device.run(py, |_| with_coordinates!(&x, |x| self.posterior.predict_joint(x)))?;
-        Ok(all.into_iter().map(|joint| JointPrediction { joint }).collect())
+        Ok(all.into_iter().map(|joint| JointPrediction { joint, dim_y }).collect())
     }
 
     /// Draws `n` whole functions, whose points go together: `[n, .., n_points, dim_y]`.
@@ -280,9 +282,14 @@ impl JointPrediction {
         array(py, &[n, n], py.detach(|| self.joint.covariance()))
     }
 
-    /// The logarithm of the density of all numbers together.
+    /// The logarithm of the density of all numbers together, `[n]` or `[n_points, dim_y]`.
     fn log_density(&self, py: Python<'_>, y: &Bound<'_, PyAny>) -> PyResult<f64> {
-        let y = narrow(&numbers("y", y)?.1);
+        let (found, y) = numbers("y", y)?;
+        let (n, shape) = (self.joint.len(), [self.joint.len() / self.dim_y, self.dim_y]);
+        if found != [n] && found != shape {
+            return Err(refused("y", format_args!("an array of shape {found:?}"), format_args!("[{n}] or {shape:?}")));
+        }
+        let y = narrow(&y);
         py.detach(|| self.joint.log_density(&y)).map_err(exception)
     }
 

@@ -45,9 +45,10 @@ impl FewShot {
     }
 
     fn base_ids(&self, given: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<usize>> {
-        match given {
-            Some(given) => whole_numbers("base_ids", given).map(|(_, ids)| ids),
-            None => Ok((0..self.model.config().n_base).collect()),
+        let Some(given) = given else { return Ok((0..self.model.config().n_base).collect()) };
+        match whole_numbers("base_ids", given)? {
+            (shape, ids) if shape.len() == 1 => Ok(ids),
+            (shape, _) => Err(refused("base_ids", format_args!("an array of shape {shape:?}"), "[n]")),
         }
     }
 
@@ -62,7 +63,7 @@ impl FewShot {
     #[staticmethod]
     #[pyo3(signature = (path, *, device=None))]
     fn open(py: Python<'_>, path: PathBuf, device: Option<PyRef<'_, Device>>) -> PyResult<Self> {
-        let device = Device::or_best(py, device.as_deref());
+        let device = Device::or_best(py, device.as_deref())?;
         let model = device.run(py, |device| nam::FewShot::open(device, path))?;
         Ok(Self { model, device })
     }

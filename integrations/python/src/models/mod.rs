@@ -10,7 +10,7 @@ pub mod tnp_kr;
 use std::path::PathBuf;
 
 use pyo3::{prelude::*, types::PyBytes};
-use wgpu_attention::{checkpoint::Checkpoint, models, serde_json};
+use wgpu_attention::{Error, checkpoint::Checkpoint, models, serde_json};
 
 use crate::{
     device::Device,
@@ -51,7 +51,7 @@ fn saved_batch(checkpoint: &Checkpoint, batch: usize) -> Option<usize> {
 #[pyfunction]
 #[pyo3(signature = (path, *, device=None))]
 pub fn open<'py>(py: Python<'py>, path: PathBuf, device: Option<PyRef<'py, Device>>) -> PyResult<Bound<'py, PyAny>> {
-    let device = Device::or_best(py, device.as_deref());
+    let device = Device::or_best(py, device.as_deref())?;
     let checkpoint = &py.detach(|| Checkpoint::open(path)).map_err(exception)?;
     macro_rules! model {
         ($class:path, $of:path) => {{
@@ -68,7 +68,8 @@ pub fn open<'py>(py: Python<'py>, path: PathBuf, device: Option<PyRef<'py, Devic
         "nam_few_shot" => model!(few_shot::FewShot, models::nam::FewShot),
         other => {
             let allowed = "tnp_kr, cmanp, nam_tm, nam_lsam, nam_transformer or nam_few_shot";
-            return Err(refused("the model of the metadata", format_args!("{other:?}"), allowed));
+            let message = format!("checkpoint {}: it is of model {other:?}, allowed is {allowed}", checkpoint.file());
+            return Err(exception(Error::Config { message }));
         }
     })
 }

@@ -44,7 +44,7 @@ macro_rules! of_tokens {
             #[staticmethod]
             #[pyo3(signature = (path, *, device=None))]
             fn open(py: Python<'_>, path: PathBuf, device: Option<PyRef<'_, Device>>) -> PyResult<Self> {
-                let device = Device::or_best(py, device.as_deref());
+                let device = Device::or_best(py, device.as_deref())?;
                 let model = device.run(py, |device| <$of>::open(device, path))?;
                 Ok(Self { model, device })
             }

@@ -51,10 +51,11 @@ impl Points {
     fn of(name: &str, shape: &[usize]) -> PyResult<(Self, usize)> {
         match *shape {
             [n] => Ok((Self { batch: None, n }, 1)),
-            [n, dim] => Ok((Self { batch: None, n }, dim)),
-            [batch, n, dim] => Ok((Self { batch: Some(batch), n }, dim)),
+            // Of points without numbers there are any number.
+            [n, dim] if dim > 0 => Ok((Self { batch: None, n }, dim)),
+            [batch, n, dim] if dim > 0 => Ok((Self { batch: Some(batch), n }, dim)),
             _ => {
-                let allowed = "[n], [n, dim] or [batch, n, dim]";
+                let allowed = "[n], [n, dim] or [batch, n, dim], of a dim of 1 or more";
                 Err(refused(name, format_args!("an array of shape {shape:?}"), allowed))
             }
         }

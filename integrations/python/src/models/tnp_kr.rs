@@ -121,7 +121,7 @@ impl TnpKr {
     #[staticmethod]
     #[pyo3(signature = (path, *, device=None))]
     fn open(py: Python<'_>, path: PathBuf, device: Option<PyRef<'_, Device>>) -> PyResult<Self> {
-        let device = Device::or_best(py, device.as_deref());
+        let device = Device::or_best(py, device.as_deref())?;
         let model = device.run(py, |device| tnp_kr::TnpKr::open(device, path))?;
         Ok(Self { model, device })
     }

@@ -7,7 +7,7 @@ use super::layout;
 use crate::{
     arrays::{Array, of_tensor, own_tensor, probabilities, tensor},
     device::Device,
-    errors::{exception, refused},
+    errors::refused,
 };
 
 /// The matrix of every head.
@@ -28,7 +28,7 @@ impl MemoryState {
         erased: bool,
         device: Option<PyRef<'_, Device>>,
     ) -> PyResult<Self> {
-        let device = Device::or_best(py, device.as_deref());
+        let device = Device::or_best(py, device.as_deref())?;
         let mut state = ops::MemoryState::new(own_tensor(&device, "memory", memory)?);
         state.erased = erased;
         Ok(Self { state, device })
@@ -37,8 +37,7 @@ impl MemoryState {
     /// `[batch, n_heads, v_dim, head_dim]`, a copy.
     #[getter]
     fn memory<'py>(&self, py: Python<'py>) -> PyResult<Array<'py, f32>> {
-        self.device.get()?;
-        of_tensor(py, self.state.memory.clone())
+        of_tensor(py, &self.device, self.state.memory.clone())
     }
 
     /// Whether anything was erased or decayed: such states do not merge.
@@ -88,7 +87,7 @@ pub fn attention_memory<'py>(
     // A state says where to go on.
     let device = match (&device, &state) {
         (None, Some(state)) => state.device.clone(),
-        _ => Device::or_best(py, device.as_deref()),
+        _ => Device::or_best(py, device.as_deref())?,
     };
     let (q, k, v) = (tensor(&device, "q", q)?, tensor(&device, "k", k)?, tensor(&device, "v", v)?);
     let of = |name, given| probabilities(&device, name, given);
@@ -96,7 +95,7 @@ pub fn attention_memory<'py>(
     let (p_erase, decay) = (of("p_erase", p_erase)?, of("decay", decay)?);
     let (layout, form) = (layout(n_heads, None)?, self::form(form)?);
     let before = state.as_ref().map(|state| &state.state);
-    let recall = py.detach(|| {
+    let recall = device.run(py, |_| {
         let mut options = AttentionMemory::new(layout);
         options.state = before;
         options.p_read = p_read.as_ref();
@@ -105,7 +104,6 @@ pub fn attention_memory<'py>(
         options.decay = decay.as_ref();
         options.form = form;
         ops::attention_memory(&q, &k, &v, &options)
-    });
-    let recall = recall.map_err(exception)?;
-    Ok((of_tensor(py, recall.values)?, MemoryState { state: recall.state, device }))
+    })?;
+    Ok((of_tensor(py, &device, recall.values)?, MemoryState { state: recall.state, device }))
 }

@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use pyo3::prelude::*;
+use pyo3::{prelude::*, types::PyInt};
 use wgpu_attention::ops::{BiasKernel, BiasTerm, CustomBias, Distance};
 
 use crate::{
@@ -25,8 +25,19 @@ pub struct Term {
 }
 
 enum Kind {
-    BuiltIn { distance: Distance, kernel: BiasKernel, parameters: Vec<Vec<f32>> },
-    Wgsl { name: String, text: String, parameters: Vec<f32>, numpy: Option<Py<PyAny>> },
+    /// The parameters are all of one shape, `[n_heads]` or `[n_heads, n_basis]`.
+    BuiltIn {
+        distance: Distance,
+        kernel: BiasKernel,
+        parameters: Vec<Vec<f32>>,
+        shape: Vec<usize>,
+    },
+    Wgsl {
+        name: String,
+        text: String,
+        parameters: Vec<f32>,
+        numpy: Option<Py<PyAny>>,
+    },
 }
 
 /// A function that stands for a text of WGSL on the CPU, as `_twins.py` takes it: the name, the first and the end of
@@ -34,11 +45,15 @@ enum Kind {
 pub type Twin<'a> = (&'a str, usize, usize, &'a [f32], &'a Py<PyAny>);
 
 impl Term {
-    /// For an operation over so many columns.
-    pub fn of(&self, n_columns: usize) -> BiasTerm {
+    /// For an operation over so many columns, of so many heads.
+    pub fn of(&self, n_columns: usize, n_heads: usize) -> PyResult<BiasTerm> {
         let columns = self.columns.clone().unwrap_or(0..n_columns);
-        match &*self.kind {
-            Kind::BuiltIn { distance, kernel, parameters } => {
+        Ok(match &*self.kind {
+            Kind::BuiltIn { shape, .. } if shape[0] != n_heads => {
+                let allowed = format_args!("[{n_heads}] or [{n_heads}, n_basis]: q has {n_heads} heads");
+                return Err(refused("bias parameter a", format_args!("an array of shape {shape:?}"), allowed));
+            }
+            Kind::BuiltIn { distance, kernel, parameters, .. } => {
                 let parameters: Vec<&[f32]> = parameters.iter().map(Vec::as_slice).collect();
                 BiasTerm::built_in(columns, *distance, *kernel, &parameters)
             }
@@ -52,7 +67,7 @@ impl Term {
                     params: parameters.clone(),
                 },
             ),
-        }
+        })
     }
 
     /// What runs on the CPU instead of a text of WGSL.
@@ -93,8 +108,21 @@ fn built_in(
     columns_of: Option<(usize, usize)>,
     distance_of: &str,
 ) -> PyResult<Bias> {
-    let parameters = of.iter().map(|(name, given)| Ok(narrow(&numbers(name, given)?.1))).collect::<PyResult<_>>()?;
-    let kind = Kind::BuiltIn { distance: distance(distance_of)?, kernel, parameters };
+    let (mut shape, mut parameters) = (Vec::new(), Vec::new());
+    for (name, given) in of {
+        let (found, numbers) = numbers(name, given)?;
+        let (fits, allowed) = match parameters.is_empty() {
+            true => (matches!(found.len(), 1 | 2), "[n_heads] or [n_heads, n_basis]".into()),
+            false => (found == shape, format!("{shape:?}, as a")),
+        };
+        if !fits {
+            let name = format!("bias parameter {name}");
+            return Err(refused(&name, format_args!("an array of shape {found:?}"), allowed));
+        }
+        shape = found;
+        parameters.push(narrow(&numbers));
+    }
+    let kind = Kind::BuiltIn { distance: distance(distance_of)?, kernel, parameters, shape };
     Ok(Bias { terms: vec![Term { columns: columns(columns_of)?, kind: Arc::new(kind) }] })
 }
 
@@ -188,8 +216,11 @@ impl Bias {
         format!("<Bias {}>", self.terms.iter().map(one).collect::<Vec<_>>().join(" + "))
     }
 
-    /// For `sum` of several.
-    fn __radd__<'py>(slf: Bound<'py, Self>, _zero: &Bound<'py, PyAny>) -> Bound<'py, Self> {
-        slf
+    /// For `sum` of several, which begins with 0; anything else would be lost.
+    fn __radd__<'py>(slf: Bound<'py, Self>, zero: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        match zero.is_exact_instance_of::<PyInt>() && zero.eq(0)? {
+            true => Ok(slf.into_any()),
+            false => Ok(slf.py().NotImplemented().into_bound(slf.py())),
+        }
     }
 }

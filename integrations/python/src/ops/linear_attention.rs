@@ -7,7 +7,7 @@ use super::{keys_values, layout, read};
 use crate::{
     arrays::{Array, of_tensor, own_tensor, tensor},
     device::Device,
-    errors::{exception, refused},
+    errors::refused,
 };
 
 /// How keys are written and queries read: features of them, and what a read is divided by.
@@ -65,7 +65,7 @@ impl LinearAttention {
         n_kv_heads: Option<usize>,
         device: Option<PyRef<'_, Device>>,
     ) -> PyResult<Self> {
-        let device = Device::or_best(py, device.as_deref());
+        let device = Device::or_best(py, device.as_deref())?;
         let projection = projection.map(|given| own_tensor(&device, "projection", given)).transpose()?;
         let features = FeatureMap { kind: kind(features)?, projection, scale };
         let memory =
@@ -83,7 +83,7 @@ impl LinearAttention {
         n_kv_heads: Option<usize>,
         device: Option<PyRef<'_, Device>>,
     ) -> PyResult<Self> {
-        let device = Device::or_best(py, device.as_deref());
+        let device = Device::or_best(py, device.as_deref())?;
         let projection = own_tensor(&device, "projection", projection)?;
         Ok(Self { memory: ops::LinearAttention::favor(layout(n_heads, n_kv_heads)?, projection), device })
     }
@@ -98,7 +98,7 @@ impl LinearAttention {
         state: Option<PyRef<'_, LinearState>>,
         mask: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<LinearState> {
-        let (k, v, mask) = keys_values(&self.device, k, v, mask)?;
+        let (k, v, mask) = keys_values(&self.device, self.memory.layout, k, v, mask)?;
         let before = state.as_ref().map(|state| &state.state);
         let state = self.device.run(py, |_| self.memory.write(before, &k, &v, mask.as_ref()))?;
         Ok(LinearState { state, device: self.device.clone() })
@@ -112,7 +112,7 @@ impl LinearAttention {
         state: PyRef<'py, LinearState>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (q, state) = (tensor(&self.device, "q", q)?, &state.state);
-        read(py, self.device.run(py, |_| self.memory.read(&q, state))?, false)
+        read(py, &self.device, self.device.run(py, |_| self.memory.read(&q, state))?, false)
     }
 }
 
@@ -129,7 +129,7 @@ impl LinearState {
         is_stable: bool,
         device: Option<PyRef<'_, Device>>,
     ) -> PyResult<Self> {
-        let device = Device::or_best(py, device.as_deref());
+        let device = Device::or_best(py, device.as_deref())?;
         let sums = own_tensor(&device, "sums", sums)?;
         Ok(Self { state: ops::LinearState { sums, v_dim, is_stable, n_keys }, device })
     }
@@ -137,8 +137,7 @@ impl LinearState {
     /// The sums, a copy.
     #[getter]
     fn sums<'py>(&self, py: Python<'py>) -> PyResult<Array<'py, f32>> {
-        self.device.get()?;
-        of_tensor(py, self.state.sums.clone())
+        of_tensor(py, &self.device, self.state.sums.clone())
     }
 
     #[getter]
@@ -182,7 +181,7 @@ pub fn random_features<'py>(
         "orthogonal_unit" => ProjectionRows::OrthogonalUnit,
         other => return Err(refused("rows", format_args!("{other:?}"), "orthogonal, independent or orthogonal_unit")),
     };
-    let cpu = wgpu_attention::Device::cpu();
-    let drawn = py.detach(|| ops::random_features(&cpu, seed, n_features, head_dim, rows)).map_err(exception)?;
-    of_tensor(py, drawn)
+    let cpu = Device::cpu();
+    let drawn = cpu.run(py, |cpu| ops::random_features(cpu, seed, n_features, head_dim, rows))?;
+    of_tensor(py, &cpu, drawn)
 }

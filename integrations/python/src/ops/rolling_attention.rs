@@ -35,7 +35,7 @@ impl RollingAttention {
         n_kv_heads: Option<usize>,
         device: Option<PyRef<'_, Device>>,
     ) -> PyResult<Self> {
-        let device = Device::or_best(py, device.as_deref());
+        let device = Device::or_best(py, device.as_deref())?;
         let queries = own_tensor(&device, "queries", queries)?;
         let mut memory = ops::RollingAttention::new(layout(n_heads, n_kv_heads)?, queries);
         memory.scale = scale;
@@ -52,7 +52,7 @@ impl RollingAttention {
         state: Option<PyRef<'_, RollingState>>,
         mask: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<RollingState> {
-        let (k, v, mask) = keys_values(&self.device, k, v, mask)?;
+        let (k, v, mask) = keys_values(&self.device, self.memory.layout, k, v, mask)?;
         let before = state.as_ref().map(|state| &state.state);
         let state = self.device.run(py, |_| self.memory.write(before, &k, &v, mask.as_ref()))?;
         Ok(RollingState { state, device: self.device.clone() })
@@ -67,7 +67,7 @@ impl RollingAttention {
         return_log_sum_exp: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let state = &state.state;
-        read(py, self.device.run(py, |_| self.memory.read(state))?, return_log_sum_exp)
+        read(py, &self.device, self.device.run(py, |_| self.memory.read(state))?, return_log_sum_exp)
     }
 }
 
@@ -83,7 +83,7 @@ impl RollingState {
         n_kv_heads: Option<usize>,
         device: Option<PyRef<'_, Device>>,
     ) -> PyResult<Self> {
-        let device = Device::or_best(py, device.as_deref());
+        let device = Device::or_best(py, device.as_deref())?;
         let (rows, layout) = (own_tensor(&device, "rows", rows)?, layout(n_heads, n_kv_heads)?);
         Ok(Self { state: ops::RollingState { rows, layout }, device })
     }
@@ -91,8 +91,7 @@ impl RollingState {
     /// The sums of every query, a copy.
     #[getter]
     fn rows<'py>(&self, py: Python<'py>) -> PyResult<Array<'py, f32>> {
-        self.device.get()?;
-        of_tensor(py, self.state.rows.clone())
+        of_tensor(py, &self.device, self.state.rows.clone())
     }
 
     #[getter]

@@ -3,18 +3,17 @@
 use pyo3::{prelude::*, types::PyList};
 use wgpu_attention::{
     Tensor,
-    ops::{self, BiasKernel, BiasTerm, Distance, Layout, ScanAttention, scan_attention as attend},
+    ops::{self, BiasKernel, BiasTerm, Distance, ScanAttention, scan_attention as attend},
 };
 
 use super::{
-    batch,
     bias::{Bias, Twin},
-    layout, read,
+    layout, read, sizes,
 };
 use crate::{
     arrays::{mask as mask_of, numbers, optional_tensor, tensor},
     device::Device,
-    errors::{exception, refused},
+    errors::refused,
 };
 
 /// The parts of `bias=`.
@@ -43,36 +42,26 @@ impl<'py> Parts<'py> {
     }
 }
 
-/// Batch, heads, queries and keys.
-fn sizes(layout: Layout, q: &Tensor, k: &Tensor) -> Option<[usize; 4]> {
-    match (layout, q.shape(), k.shape()) {
-        (Layout::HeadMajor, &[batch, n_heads, n_queries, _], &[_, _, n_keys, _]) => {
-            Some([batch, n_heads, n_queries, n_keys])
-        }
-        (Layout::Projected { n_heads } | Layout::Grouped { n_heads, .. }, &[batch, n_queries, _], &[_, n_keys, _]) => {
-            Some([batch, n_heads, n_queries, n_keys])
-        }
-        _ => None,
-    }
-}
-
 /// Coordinates with one column more, that of the places in the sequence: `[n, n_columns + 1]`, or with a batch.
 fn with_places(
     device: &Device,
     name: &str,
     coords: Option<&Bound<'_, PyAny>>,
-    n: usize,
+    [batch, n]: [usize; 2],
     py: Python<'_>,
 ) -> PyResult<Tensor> {
     let (mut shape, numbers) = match coords {
         Some(coords) => numbers(name, coords)?,
         None => (vec![n, 0], Vec::new()),
     };
-    let width = shape.last().copied().unwrap_or(0);
-    if !matches!(shape.len(), 2 | 3) || shape[shape.len() - 2] != n {
-        return Err(refused(name, format_args!("of shape {shape:?}"), format_args!("[.., {n}, n_columns]")));
-    }
-    let rows: usize = shape[..shape.len() - 1].iter().product();
+    let (rows, width) = match shape[..] {
+        [rows, width] if rows == n => (n, width),
+        [of, rows, width] if rows == n && (of == 1 || of == batch) => (of * n, width),
+        _ => {
+            let allowed = format_args!("[{n}, n_columns] or [{batch}, {n}, n_columns]");
+            return Err(refused(name, format_args!("of shape {shape:?}"), allowed));
+        }
+    };
     let mut all = Vec::with_capacity(rows * (width + 1));
     for row in 0..rows {
         all.extend(numbers[row * width..(row + 1) * width].iter().map(|&x| x as f32));
@@ -107,15 +96,14 @@ pub fn scan_attention<'py>(
     return_log_sum_exp: bool,
     device: Option<PyRef<'py, Device>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let device = &Device::or_best(py, device.as_deref());
+    let device = &Device::or_best(py, device.as_deref())?;
     let layout = layout(n_heads, n_kv_heads)?;
     let (q, k, v) = (tensor(device, "q", q)?, tensor(device, "k", k)?, tensor(device, "v", v)?);
-    let mask = mask_of(device, mask, batch(&q))?;
+    let ([batch, n_heads, n_queries], [of_keys, _, n_keys]) =
+        (sizes("q", &q, n_heads)?, sizes("k", &k, n_kv_heads.or(n_heads))?);
+    let mask = mask_of(device, mask, [of_keys, n_keys])?;
     let Parts { terms, matrix: given_matrix } = Parts::of(bias)?;
     let mut of_matrix = optional_tensor(device, "bias", given_matrix.as_ref())?;
-    // Shapes that are none are refused by the operation itself.
-    let sizes = sizes(layout, &q, &k).unwrap_or_default();
-    let [_, n_heads, n_queries, n_keys] = sizes;
     let q_places = optional_tensor(device, "q_coords", q_coords)?;
     let k_places = optional_tensor(device, "k_coords", k_coords)?;
     let n_columns = q_places.as_ref().and_then(|places| places.shape().last().copied()).unwrap_or(0);
@@ -124,22 +112,24 @@ pub fn scan_attention<'py>(
     for term in terms.iter().flat_map(|bias| &bias.terms) {
         match if is_gpu { None } else { term.twin(n_columns)? } {
             Some(twin) => twins.push(twin),
-            None => built_in.push(term.of(n_columns)),
+            None => built_in.push(term.of(n_columns, n_heads)?),
         }
     }
     if !twins.is_empty() {
         let (Some(q), Some(k)) = (q_coords, k_coords) else {
             return Err(refused("bias coordinates", "none", "q_coords and k_coords where the bias has terms"));
         };
+        let sizes = [batch, n_heads, n_queries, n_keys];
         let found = py.import("wgpu_attention._twins")?.getattr("matrix")?;
         of_matrix = Some(tensor(device, "bias", &found.call1((twins, q, k, sizes, given_matrix))?)?);
     }
-    let coords = if causal {
-        if n_queries != n_keys {
-            let found = format_args!("true for {n_queries} queries and {n_keys} keys");
-            let allowed = "as many of both; a term over moments, distance=\"causal_time\", is for others";
-            return Err(refused("causal", found, allowed));
-        }
+    if causal && n_queries != n_keys {
+        let found = format_args!("true for {n_queries} queries and {n_keys} keys");
+        let allowed = "as many of both; a term over moments, distance=\"causal_time\", is for others";
+        return Err(refused("causal", found, allowed));
+    }
+    // Where there is no query, there may be more heads than any memory has.
+    let coords = if causal && !q.is_empty() {
         // A later key is masked, and what is not later counts as it is.
         built_in.push(BiasTerm::built_in(
             n_columns..n_columns + 1,
@@ -147,13 +137,13 @@ pub fn scan_attention<'py>(
             BiasKernel::Scalar,
             &[&vec![0.0; n_heads]],
         ));
-        let q = with_places(device, "q_coords", q_coords, n_queries, py)?;
-        Some((q, with_places(device, "k_coords", k_coords, n_keys, py)?))
+        let q = with_places(device, "q_coords", q_coords, [batch, n_queries], py)?;
+        Some((q, with_places(device, "k_coords", k_coords, [batch, n_keys], py)?))
     } else {
         // Coordinates without terms say nothing.
         q_places.zip(k_places).filter(|_| !built_in.is_empty())
     };
-    let read_back = py.detach(|| {
+    let read_back = device.run(py, |_| {
         let mut bias = ops::Bias::default();
         bias.terms = &built_in;
         bias.matrix = of_matrix.as_ref();
@@ -163,6 +153,6 @@ pub fn scan_attention<'py>(
         options.scale = scale;
         options.key_mask = mask.as_ref();
         attend(&q, &k, &v, &options)
-    });
-    read(py, read_back.map_err(exception)?.into(), return_log_sum_exp)
+    })?;
+    read(py, device, read_back.into(), return_log_sum_exp)
 }
