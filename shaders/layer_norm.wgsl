@@ -21,7 +21,7 @@ struct Params {
   residual_base: u32,
   y_base: u32,
   // A row is multiplied by `shrink` if the magnitudes of its deviations sum to more than `large`, for squares, or
-  // even their sum, may be beyond f32. If they sum to less than `small`, squares may vanish, and the
+  // even their sum, may be beyond f32. If they sum to less than `small` a number, squares may vanish, and the
   // deviations are multiplied by `grow`. `smallest` is the
   // least variance of such rows, so that one and the same number does not divide by zero.
   large: f32,

@@ -18,7 +18,8 @@ wasm_opt=examples/browser/node_modules/.bin/wasm-opt
 if command -v npm >/dev/null && [ ! -x "$wasm_opt" ]; then (cd examples/browser && npm ci --no-audit --no-fund); fi
 if [ -x "$wasm_opt" ]; then
   features=(simd bulk-memory reference-types sign-ext mutable-globals nontrapping-float-to-int multivalue)
-  "$wasm_opt" -Oz --converge "${features[@]/#/--enable-}" -o "$program.small" "$program"
+  # Loops are put together anew, which leaves 1% less than what the compiler makes of them.
+  "$wasm_opt" -Oz --flatten --rereloop -Oz -Oz "${features[@]/#/--enable-}" -o "$program.small" "$program"
   mv "$program.small" "$program"
 fi
 cp examples/browser/page/* "$out"

@@ -140,6 +140,7 @@ async function withGpu(url) {
     }
 
   await stream(page);
+  await interrupted(page);
   await bias(page);
   await files(page);
   await destroyed(page);
@@ -182,6 +183,52 @@ async function stream(page) {
   await page.click('#clear');
 }
 
+/** What is waited for is freed meanwhile. */
+async function interrupted(page) {
+  const during = (method, selector, event) =>
+    page.evaluate(([method, selector, event]) => new Promise((done) => {
+      const { prototype } = window.live.state.base.posterior.constructor;
+      const whole = prototype[method];
+      prototype[method] = function (...rest) {
+        prototype[method] = whole;
+        queueMicrotask(() => done(document.querySelector(selector).dispatchEvent(new Event(event))));
+        return whole.apply(this, rest);
+      };
+    }), [method, selector, event]);
+  const streams = async (isOn) => (await live(page, 'live.state.stream !== null')) === isOn || page.click('#stream');
+  await choose(page, 'network', 'cmanp');
+  for (const [selector, event] of [['#clear', 'click'], ['#example', 'click'], ['#cycle', 'input']]) {
+    await choose(page, 'device', 'gpu');
+    await streams(true);
+    await page.waitForFunction(() => window.live.state.base);
+    await during('predict', selector, event);
+    await streams(false);
+    await settled(page);
+    const [device, said] = [await live(page, 'live.state.device'), await text(page, '#message')];
+    check(`${selector} while the GPU takes in a stream is no failure of it`, device === 'gpu' && !said, `${device}: ${said}`);
+  }
+  await page.click('#clear');
+  await choose(page, 'device', 'gpu');
+  await streams(true);
+  await page.waitForFunction(() => window.live.state.base);
+  await streams(false);
+  await settled(page);
+  await page.evaluate(() => delete window.live.state.base.file);
+  const cleared = during('save', '#clear', 'click');
+  await choose(page, 'device', 'cpu');
+  await cleared;
+  check('what is cleared while it moves to the other device stays so', await live(page, 'live.state.base === null'), await live(page, 'live.facts'));
+}
+
+/** Texts of which the CPU knows all, or says that it does not. */
+const TEXTS = [
+  ['the length of a vector', true, 'let d = vec2<f32>(q_coord[0] - k_coord[0], 0.0);\nif (length(d) > 0.5) { return MASKED; }\nreturn 0.0;'],
+  ['a vector of a vector', true, 'let v = vec3<f32>(vec2<f32>(q_coord[0], k_coord[0]), 7.0);\nreturn v[1];'],
+  ['an index beyond the end', true, 'let a = array<f32, 3>(1.0, 0.0, 2.0);\nreturn a[i32(4.0 * (q_coord[0] - k_coord[0]))];'],
+  ['a product of matrices', false, 'let m = mat2x2<f32>(1.0, q_coord[0], k_coord[0], 1.0);\nreturn (m * m)[0][0];'],
+  ['a shift that few places come to', false, 'if (q_coord[0] > 1.0) { return f32(i32(k_coord[0]) >> 1u); }\nreturn 0.0;'],
+];
+
 async function bias(page) {
   await page.click('#example');
   await page.click('#tab-bias');
@@ -198,6 +245,19 @@ async function bias(page) {
       const apart = Math.max(...means.map((x, i) => Math.abs(x - bias.cpu[i]) / (1 + Math.abs(x))));
       check(`both devices read the same, to ${apart.toExponential(1)}`, apart < 1e-5, apart);
     } else bias.cpu = means;
+    for (const [what, isKnown, wgsl] of TEXTS) {
+      await page.fill('#wgsl', wgsl);
+      await settled(page);
+      const [said, isBad] = [await text(page, '#compiler'), (await page.locator('#compiler.bad').count()) > 0];
+      if (device === 'cpu' && !isKnown) {
+        check(`${what} on the cpu is refused in words`, isBad && /does not know all/.test(said), said);
+        continue;
+      }
+      const means = await live(page, '[...live.prediction.mean]');
+      const known = (bias[what] ??= means);
+      const apart = Math.max(...means.map((x, i) => Math.abs(x - known[i]) / (1 + Math.abs(x))));
+      check(`${what} on the ${device}`, !isBad && apart < 1e-5, isBad ? said : apart);
+    }
     await page.fill('#wgsl', 'return -abs(q_coord[0] - k_coord[0]) / paramz(0);');
     await settled(page);
     check('a text that is wrong is refused under it', /paramz[^]*line 1/.test(await text(page, '#compiler')), await text(page, '#compiler'));
@@ -223,9 +283,12 @@ async function bias(page) {
 async function files(page) {
   await choose(page, 'network', 'scan');
   const facts = await live(page, 'live.facts');
-  const waiting = page.waitForEvent('download');
-  await page.click('#save');
-  const saved = fs.readFileSync(await (await waiting).path());
+  const save = async () => {
+    const waiting = page.waitForEvent('download');
+    await page.click('#save');
+    return fs.readFileSync(await (await waiting).path());
+  };
+  const saved = await save();
   const mean = await live(page, '[...live.prediction.mean]');
   const give = async (name, buffer) => {
     await page.setInputFiles('#file', { name, mimeType: 'application/octet-stream', buffer });
@@ -245,6 +308,21 @@ async function files(page) {
   check('and the page goes on', await live(page, 'live.prediction !== null && live.points.length > 3'));
   await give('mine.safetensors', checkpoint);
   check('a whole one takes its place', /in the place of/.test(await text(page, '#message')), await text(page, '#message'));
+
+  const slide = async (cycle) => (await page.fill('#cycle', cycle), settled(page));
+  await choose(page, 'network', 'cmanp');
+  await slide('0.7');
+  const ofCycle = await live(page, '[...live.prediction.mean]');
+  const cycled = await save();
+  await slide('1.5');
+  await give('cycle.safetensors', cycled);
+  const shown = [await page.inputValue('#cycle'), await text(page, '#cycle-value'), (await live(page, 'live.state.cycle')).toFixed(2)];
+  check('a file brings its cycle along', shown.join() === '0.7,0.70,0.70', shown);
+  const restored = await live(page, '[...live.prediction.mean]');
+  check('and is read with it, to the same bits', ofCycle.every((x, i) => x === restored[i]));
+  await slide('1');
+  await page.click('#example');
+  await settled(page);
 }
 
 async function destroyed(page) {

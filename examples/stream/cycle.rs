@@ -40,7 +40,11 @@ impl LastCycle {
     /// Values on the straight line between the two observations around a time.
     fn at(&self, time: f64) -> Option<Vec<f64>> {
         let after = self.seen.partition_point(|(other, _)| other.0 <= time);
-        let ((start, from), (end, to)) = (self.seen.get(after.checked_sub(1)?)?, self.seen.get(after)?);
+        let (start, from) = self.seen.get(after.checked_sub(1)?)?;
+        if start.0 == time {
+            return Some(from.iter().map(|value| value.0).collect());
+        }
+        let (end, to) = self.seen.get(after)?;
         let share = (time - start.0) / (end.0 - start.0);
         Some(from.iter().zip(to).map(|(from, to)| from.0 + share * (to.0 - from.0)).collect())
     }

@@ -227,7 +227,8 @@ impl Stream<'_> {
         if let Some(targets) = &self.targets
             && let Some(posterior) = self.memory.posterior()?
         {
-            let stage = targets.predict(self.scaling, &posterior, self.n_points, &self.args.out)?;
+            let read = [self.args.input.as_deref(), self.args.at.as_deref()].into_iter().flatten();
+            let stage = targets.predict(self.scaling, &posterior, self.n_points, &self.args.out, read)?;
             self.stages.retain(|before| before.n_points != stage.n_points);
             self.stages.push(stage);
             // Memory stays constant; the picture shows the last ones.

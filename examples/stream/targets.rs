@@ -61,8 +61,16 @@ impl Targets {
         self.x.len() / self.names.len()
     }
 
-    /// Predicts all points after so many observations, and writes them to a file of their own in a folder.
-    pub fn predict(&self, scaling: &Scaling, posterior: &Posterior, n_points: u64, folder: &Path) -> Result<Stage> {
+    /// Predicts all points after so many observations, and writes them to a file of their own in a folder,
+    /// that is none of those that are read.
+    pub fn predict<'a>(
+        &self,
+        scaling: &Scaling,
+        posterior: &Posterior,
+        n_points: u64,
+        folder: &Path,
+        read: impl IntoIterator<Item = &'a Path>,
+    ) -> Result<Stage> {
         let prediction = posterior.predict(&self.points)?;
         let firsts = self.x.iter().step_by(self.names.len());
         // The trend is that of the first coordinate for each value.
@@ -71,6 +79,7 @@ impl Targets {
         let std = prediction.std().iter().map(|&std| f64::from(std) * scaling.unit).collect();
         let stage = Stage { n_points, x: self.x.clone(), mean, std };
         let path = folder.join(format!("predictions_{}.csv", stage.n_points));
+        out::unless_read(&path, read)?;
         self.write(&stage, &path)?;
         Ok(stage)
     }

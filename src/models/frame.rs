@@ -191,7 +191,7 @@ impl Cloud<'_> {
             return low / 2.0 + high / 2.0;
         }
         let mut numbers: Vec<f64> = self.of_element(b).map(|i| column.at(i)).collect();
-        numbers.sort_by(f64::total_cmp);
+        numbers.sort_unstable_by(f64::total_cmp);
         let median = |of: usize| numbers.get(of / 2).copied().unwrap_or(0.0);
         // Of two in the middle the one that is no fill value.
         let (a, b) = (median(numbers.len().saturating_sub(1)), median(numbers.len()));
@@ -201,7 +201,7 @@ impl Cloud<'_> {
     /// A column in order, each number once.
     fn moments(&self, b: usize, column: &Column<'_>) -> impl Iterator<Item = f64> {
         let mut moments: Vec<f64> = self.of_element(b).map(|i| column.at(i)).collect();
-        moments.sort_by(f64::total_cmp);
+        moments.sort_unstable_by(f64::total_cmp);
         moments.dedup();
         moments.into_iter()
     }

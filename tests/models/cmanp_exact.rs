@@ -171,6 +171,15 @@ fn a_window_is_its_last_points_from_scratch() {
         window.push(&Context::new(&x[..3], &[0.2])).unwrap();
         assert_eq!(window.posterior().unwrap().n_points(), [had as u64 + 1]);
     }
+    // One that was taken in before its block was full is forgotten as any other.
+    let mut window = Window::new(&exact, 3).unwrap();
+    for (i, y) in [0.1, 0.2, 0.3, 3e38, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0].into_iter().enumerate() {
+        let pushed = window.push(&Context::new(&[0.1 * i as f32, 1.0, 0.0], &[y]));
+        assert!(pushed.is_ok() || i >= 5, "point {i}: {pushed:?}");
+        window.keep(5).unwrap();
+    }
+    assert_eq!(window.n_points(), 5);
+    assert_eq!(window.posterior().unwrap().n_points(), [5]);
     // By time, the first coordinate.
     let model = Cmanp::open(&Device::cpu(), TRAINED).unwrap();
     let mut window = Window::new(&model, 4).unwrap().origin(&[100.0, 0.0, 0.0]);

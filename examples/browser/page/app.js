@@ -68,6 +68,9 @@ async function answer() {
   }
 }
 
+/** What was read before by this network. */
+const baseOf = (network) => (state.base?.network === network ? state.base : null);
+
 function observed() {
   const kept = points.filter((point) => !point.off);
   return [Float32Array.from(kept, (p) => p.x), Float32Array.from(kept, (p) => p.y)];
@@ -86,10 +89,11 @@ async function answerPosterior(device, network) {
     await ask(model, base);
     warm.add(key);
   }
+  // What was read before may be another by now, or gone: each wait lets the visitor do something.
   if (state.stream && model.isStream()) await takeIn(model, device, network);
-  else if (base && !state.base.file) await keep();
+  else await keep(baseOf(network));
   const start = performance.now();
-  const found = await ask(model, state.base?.network === network ? state.base.posterior : null);
+  const found = await ask(model, baseOf(network)?.posterior);
   if (!found) return nothing();
   note(device, performance.now() - start);
   plot.prediction = found.prediction;
@@ -105,8 +109,10 @@ async function ask(model, base) {
   if (!base && !x.length) return null;
   const posterior = !base ? model.condition(x, y, state.cycle) : x.length ? base.update(x, y) : base;
   try {
+    // Of what may be freed while it predicts.
+    const [n, bytes] = [posterior.nPoints(), posterior.nBytes()];
     const { mean, std, outside } = await posterior.predict(GRID);
-    return { prediction: { mean, std, outside }, n: posterior.nPoints(), bytes: posterior.nBytes() };
+    return { prediction: { mean, std, outside }, n, bytes };
   } finally {
     if (posterior !== base) posterior.free();
   }
@@ -114,8 +120,8 @@ async function ask(model, base) {
 
 /** What was read before, on this device: it moves as the bytes that it is saved as. */
 async function baseOn(device, network, model) {
-  const { base } = state;
-  if (base?.network !== network) return null;
+  const base = baseOf(network);
+  if (!base) return null;
   if (!model.isStream() && observed()[0].length) {
     forget();
     say('This network reads its observations at once: the restored ones made room for yours.', false);
@@ -123,8 +129,10 @@ async function baseOn(device, network, model) {
   }
   if (base.device !== device) {
     const file = base.file ?? (await base.posterior.save());
+    if (state.base !== base) return baseOn(device, network, model);
+    const posterior = model.restore(file, state.cycle);
     base.posterior.free();
-    state.base = { posterior: model.restore(file, state.cycle), device, network, file };
+    state.base = { posterior, device, network, file };
   }
   return state.base.posterior;
 }
@@ -135,7 +143,7 @@ async function takeIn(model, device, network) {
   plot.dust = [...plot.dust, ...points, ...news].slice(-3000);
   const all = [...points.splice(0), ...news];
   const [x, y] = [Float32Array.from(all, (p) => p.x), Float32Array.from(all, (p) => p.y)];
-  const before = state.base?.network === network ? state.base : null;
+  const before = baseOf(network);
   const posterior = before ? before.posterior.update(x, y) : model.condition(x, y, state.cycle);
   before?.posterior.free();
   state.base = { posterior, device, network, older: before?.file ?? before?.older };
@@ -144,12 +152,12 @@ async function takeIn(model, device, network) {
   rate.n += all.length;
   if (now - rate.kept < 2000) return;
   rate.kept = now;
-  await keep();
+  await keep(state.base);
 }
 
 /** What a lost device does not take with it. */
-async function keep() {
-  state.base.file = await state.base.posterior.save();
+async function keep(base) {
+  if (base && !base.file) base.file = await base.posterior.save();
 }
 
 function forget() {
@@ -203,15 +211,20 @@ async function failed(error, device, network) {
   if (device !== 'gpu') return say(inWords(error));
   const { base } = state;
   if (error.name === 'DeviceLost') engine.lose('gpu');
-  if (error.name === 'DeviceLost' && base?.device === 'gpu') {
-    // What was on it is lost, too, but for what was kept.
-    const file = base.file ?? base.older;
-    const posterior = file && (await engine.model('cpu', base.network)).restore(file, state.cycle);
-    state.base = posterior ? { ...base, posterior, device: 'cpu' } : null;
-  }
+  if (error.name === 'DeviceLost' && base?.device === 'gpu') await rescue(base);
   for (const key of warm) if (key.startsWith('gpu')) warm.delete(key);
   choose('device', 'cpu');
   say(`${inWords(error)}. The page goes on with the CPU; choose GPU to try it again.`);
+}
+
+/** What was on a lost device is lost, too, but for what was kept. */
+async function rescue(base) {
+  const model = await engine.model('cpu', base.network);
+  if (state.base !== base) return;
+  const file = base.file ?? base.older;
+  const posterior = file && model.restore(file, state.cycle);
+  base.posterior.free();
+  state.base = posterior ? { ...base, posterior, device: 'cpu' } : null;
 }
 
 // --- what is said
@@ -289,6 +302,14 @@ function play(isOn) {
   refresh();
 }
 
+/** The cycle of the slider, or of a file. */
+function turn(cycle) {
+  state.cycle = cycle;
+  $('#cycle').value = cycle;
+  $('#cycle-value').textContent = cycle.toFixed(2);
+  if (state.stream) state.stream = new Stream(cycle);
+}
+
 function show(tab) {
   state.tab = tab;
   for (const name of ['posterior', 'bias']) {
@@ -341,11 +362,9 @@ $('#clear').addEventListener('click', () => {
 });
 $('#stream').addEventListener('click', () => play(!state.stream));
 $('#cycle').addEventListener('input', (event) => {
-  state.cycle = Number(event.target.value);
-  $('#cycle-value').textContent = state.cycle.toFixed(2);
+  turn(Number(event.target.value));
   // A state has read the phases of the cycle before.
   forget();
-  if (state.stream) state.stream = new Stream(state.cycle);
   refresh();
 });
 $('#param').addEventListener('input', (event) => {
@@ -365,9 +384,10 @@ for (const [name, text] of Object.entries(PRESETS)) {
 // --- files
 
 $('#save').addEventListener('click', async () => {
+  const { device, network } = state;
   try {
-    const model = await engine.model(state.device, state.network);
-    const base = state.base?.network === state.network ? state.base.posterior : null;
+    const model = await engine.model(device, network);
+    const base = baseOf(network)?.posterior;
     const [x, y] = observed();
     if (!base && !x.length) return say('There is nothing to save yet: observe something first.', false);
     const posterior = !base ? model.condition(x, y, state.cycle) : x.length ? base.update(x, y) : base;
@@ -375,11 +395,11 @@ $('#save').addEventListener('click', async () => {
     if (posterior !== base) posterior.free();
     const link = document.createElement('a');
     link.href = URL.createObjectURL(new Blob([file]));
-    link.download = `posterior_${state.network}.safetensors`;
+    link.download = `posterior_${network}.safetensors`;
     link.click();
     URL.revokeObjectURL(link.href);
   } catch (error) {
-    await failed(error, state.device, state.network);
+    await failed(error, device, network);
   }
 });
 
@@ -395,18 +415,20 @@ $('#file').addEventListener('change', async (event) => {
 });
 
 async function open(file, name) {
+  const { device, network } = state;
   if (!isPosterior(file)) {
-    const network = await engine.replace(state.network, file);
-    for (const key of warm) if (key.endsWith(network)) warm.delete(key);
+    const replaced = await engine.replace(network, file);
+    for (const key of warm) if (key.endsWith(replaced)) warm.delete(key);
     forget();
-    choose('network', network);
+    choose('network', replaced);
     return say(`${name} is drawn in the place of the page's own network.`, false);
   }
-  const model = await engine.model(state.device, state.network);
+  const model = await engine.model(device, network);
   const posterior = model.restore(file, state.cycle);
   forget();
   points.length = 0;
-  state.base = { posterior, device: state.device, network: state.network, file };
+  state.base = { posterior, device, network, file };
+  if (model.isStream()) turn(posterior.cycle);
   say(`${name} goes on with ${posterior.nPoints().toLocaleString('en')} observations.`, false);
   refresh();
 }

@@ -19,6 +19,9 @@ use super::{
     prediction::Prediction,
 };
 
+/// Under which key a file says what cycle a CMANP was told the phase of; the library keeps the phases alone.
+const CYCLE: &str = "cycle";
+
 /// A trained network on a device.
 #[wasm_bindgen]
 pub struct Model(Network);
@@ -87,9 +90,14 @@ impl Model {
         Ok(Posterior { read: read.map_err(told)?, cycle })
     }
 
-    /// The posterior of a file that [`Posterior::save`] made.
+    /// The posterior of a file that [`Posterior::save`] made, with its own cycle; `cycle` is that of a file
+    /// which says nothing of one.
     pub fn restore(&self, file: &[u8], cycle: f32) -> Result<Posterior> {
         let checkpoint = Checkpoint::from_bytes(file).map_err(told)?;
+        let cycle = match checkpoint.metadata(CYCLE) {
+            Ok(saved) => read_cycle(saved)?,
+            Err(_) => cycle,
+        };
         let read = match &self.0 {
             Network::TnpKr(model) => model.restore(&checkpoint).map(Read::TnpKr),
             Network::Cmanp(model) => model.restore(&checkpoint).map(Read::Cmanp),
@@ -98,8 +106,19 @@ impl Model {
     }
 }
 
+fn read_cycle(saved: &str) -> Result<f32> {
+    let length = saved.parse().ok().filter(|length: &f32| length.is_finite() && *length > 0.0);
+    length.ok_or_else(|| refused("Posterior", &format!("its cycle is {saved:?}, allowed is a number above 0")))
+}
+
 #[wasm_bindgen]
 impl Posterior {
+    /// The length of its cycle.
+    #[wasm_bindgen(getter)]
+    pub fn cycle(&self) -> f32 {
+        self.cycle
+    }
+
     /// Takes in more observations.
     pub fn update(&self, x: &[f32], y: &[f32]) -> Result<Self> {
         match &self.read {
@@ -146,11 +165,14 @@ impl Posterior {
 
     /// A promise of a safetensors file of it. This may be freed meanwhile.
     pub fn save(&self) -> Promise {
-        let read = self.read.clone();
+        let (read, cycle) = (self.read.clone(), self.cycle);
         future_to_promise(async move {
             let checkpoint = match read {
                 Read::TnpKr(read) => read.to_checkpoint_async().await,
-                Read::Cmanp(read) => read.to_checkpoint_async().await,
+                Read::Cmanp(read) => read.to_checkpoint_async().await.map(|mut checkpoint| {
+                    checkpoint.set_metadata(CYCLE, cycle.to_string());
+                    checkpoint
+                }),
             };
             let file = checkpoint.and_then(|checkpoint| checkpoint.to_bytes()).map_err(told)?;
             Ok(Uint8Array::from(&file[..]).into())

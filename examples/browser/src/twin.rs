@@ -24,30 +24,18 @@ pub fn twin(snippet: &str) -> Result<Arc<BiasFn>, String> {
     let Some((handle, _)) = module.functions.iter().find(|(_, f)| f.name.as_deref() == Some("bias")) else {
         return Ok(Arc::new(|_, _, _, _| 0.0));
     };
-    let call = move |q: f32, k: f32, head: usize, params: &[f32]| {
-        let one = |x| Value::Many(vec![Value::F(x)]);
-        let arguments = [one(q), one(k), Value::U(head as u32)];
-        let function = &module.functions[handle];
-        let locals = function.local_variables.iter();
-        let locals = locals.map(|(_, local)| match local.init {
-            // Of a constant; what is computed is stored by a statement.
-            Some(init) => Walk::constant(&module, &function.expressions, init),
-            None => zero(&module, local.ty),
-        });
-        let locals = locals.collect::<Option<Vec<_>>>()?;
-        let values = vec![None; function.expressions.len()];
-        let mut walk = Walk { module: &module, function, arguments: &arguments, params, locals, values };
-        match walk.block(&function.body)? {
-            Flow::Return(Value::F(bias)) => Some(bias),
-            _ => None,
-        }
-    };
-    // Whether it knows all of it shows where it is tried.
-    let tried = [(0.0, 0.0), (0.4, -0.3), (-0.3, 0.4)].map(|(q, k)| call(q, k, 0, &[0.25]));
-    if tried.contains(&None) {
+    let body = &module.functions[handle].body;
+    if !Walk::new(&module, handle, [0.0; 2], 0, &[]).is_some_and(|mut walk| walk.knows(body)) {
         return Err("the CPU of this page does not know all of this text; choose GPU to compile it".into());
     }
-    Ok(Arc::new(move |q, k, head, params| call(q[0], k[0], head, params).unwrap_or(MASKED)))
+    Ok(Arc::new(move |q, k, head, params| {
+        let walk = Walk::new(&module, handle, [q[0], k[0]], head, params);
+        match walk.and_then(|mut walk| walk.block(&walk.function.body)) {
+            Some(Flow::Return(Value::F(bias))) => bias,
+            // A bias of its own making would be a wrong curve that nobody hears of.
+            _ => unreachable!("all of the text is known"),
+        }
+    }))
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -72,7 +60,7 @@ enum Flow {
 struct Walk<'a> {
     module: &'a Module,
     function: &'a Function,
-    arguments: &'a [Value],
+    arguments: [Value; 3],
     params: &'a [f32],
     locals: Vec<Value>,
     /// What was computed, by its place in the function.
@@ -96,7 +84,32 @@ fn zero(module: &Module, ty: Handle<Type>) -> Option<Value> {
     }
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    /// At the beginning of a call; `None` where a variable begins as what this does not know.
+    fn new(
+        module: &'a Module,
+        handle: Handle<Function>,
+        coords: [f32; 2],
+        head: usize,
+        params: &'a [f32],
+    ) -> Option<Self> {
+        let function = &module.functions[handle];
+        let [q, k] = coords.map(|x| Value::Many(vec![Value::F(x)]));
+        let locals = function.local_variables.iter().map(|(_, local)| match local.init {
+            // Of a constant; what is computed is stored by a statement.
+            Some(init) => Self::constant(module, &function.expressions, init),
+            None => zero(module, local.ty),
+        });
+        Some(Self {
+            module,
+            function,
+            arguments: [q, k, Value::U(head as u32)],
+            params,
+            locals: locals.collect::<Option<_>>()?,
+            values: vec![None; function.expressions.len()],
+        })
+    }
+
     /// What needs nothing of a call.
     fn constant(module: &Module, all: &naga::Arena<Expression>, handle: Handle<Expression>) -> Option<Value> {
         let part = |handle: &Handle<Expression>| Self::constant(module, all, *handle);
@@ -114,52 +127,68 @@ impl Walk<'_> {
                 Self::constant(module, &module.global_expressions, module.constants[*constant].init)
             }
             Expression::ZeroValue(ty) => zero(module, *ty),
-            Expression::Compose { components, .. } => {
-                components.iter().map(part).collect::<Option<Vec<_>>>().map(Value::Many)
-            }
+            Expression::Compose { ty, components } => compose(module, *ty, components.iter().map(part).collect()),
             Expression::Splat { size, value } => Some(Value::Many(vec![part(value)?; *size as usize])),
             _ => None,
         }
     }
 
+    /// Whether all of it is known: each statement is taken once, also where a call would not come along. What
+    /// is known depends on kinds alone, which are those of every call.
+    fn knows(&mut self, block: &Block) -> bool {
+        block.iter().all(|statement| match statement {
+            Statement::Block(block) => self.knows(block),
+            Statement::If { condition, accept, reject } => {
+                self.is_so(*condition).is_some() && self.knows(accept) && self.knows(reject)
+            }
+            Statement::Loop { body, continuing, break_if } => {
+                self.knows(body) && self.knows(continuing) && break_if.is_none_or(|end| self.is_so(end).is_some())
+            }
+            other => self.statement(other).is_some(),
+        })
+    }
+
     fn block(&mut self, block: &Block) -> Option<Flow> {
         for statement in block {
-            let flow = match statement {
-                Statement::Emit(range) => {
-                    for handle in range.clone() {
-                        let value = self.compute(handle)?;
-                        self.values[handle.index()] = Some(value);
-                    }
-                    Flow::On
-                }
-                Statement::Block(block) => self.block(block)?,
-                Statement::If { condition, accept, reject } => {
-                    let is_so = self.value(*condition)? == Value::B(true);
-                    self.block(if is_so { accept } else { reject })?
-                }
-                Statement::Loop { body, continuing, break_if } => self.turn(body, continuing, *break_if)?,
-                Statement::Break => Flow::Break,
-                Statement::Continue => Flow::Continue,
-                Statement::Return { value } => Flow::Return(self.value((*value)?)?),
-                Statement::Store { pointer, value } => {
-                    let (to, value) = (self.value(*pointer)?, self.value(*value)?);
-                    *self.place(&to)? = value;
-                    Flow::On
-                }
-                // The one function that there is to call: a parameter.
-                Statement::Call { arguments, result, .. } => {
-                    let Value::U(index) = self.value(*arguments.first()?)? else { return None };
-                    let read = self.params.get(index as usize).copied().unwrap_or(MASKED);
-                    self.values[(*result)?.index()] = Some(Value::F(read));
-                    Flow::On
-                }
-                _ => return None,
-            };
+            let flow = self.statement(statement)?;
             if !matches!(flow, Flow::On) {
                 return Some(flow);
             }
         }
         Some(Flow::On)
+    }
+
+    fn statement(&mut self, statement: &Statement) -> Option<Flow> {
+        Some(match statement {
+            Statement::Emit(range) => {
+                for handle in range.clone() {
+                    let value = self.compute(handle)?;
+                    self.values[handle.index()] = Some(value);
+                }
+                Flow::On
+            }
+            Statement::Block(block) => self.block(block)?,
+            Statement::If { condition, accept, reject } => {
+                self.block(if self.is_so(*condition)? { accept } else { reject })?
+            }
+            Statement::Loop { body, continuing, break_if } => self.turn(body, continuing, *break_if)?,
+            Statement::Break => Flow::Break,
+            Statement::Continue => Flow::Continue,
+            Statement::Return { value } => Flow::Return(self.value((*value)?)?),
+            Statement::Store { pointer, value } => {
+                let (to, value) = (self.value(*pointer)?, self.value(*value)?);
+                *self.place(&to)? = value;
+                Flow::On
+            }
+            // The one function that there is to call: a parameter.
+            Statement::Call { arguments, result, .. } => {
+                let Value::U(index) = self.value(*arguments.first()?)? else { return None };
+                let read = self.params.get(index as usize).copied().unwrap_or(MASKED);
+                self.values[(*result)?.index()] = Some(Value::F(read));
+                Flow::On
+            }
+            _ => return None,
+        })
     }
 
     fn turn(&mut self, body: &Block, continuing: &Block, break_if: Option<Handle<Expression>>) -> Option<Flow> {
@@ -171,7 +200,7 @@ impl Walk<'_> {
             }
             self.block(continuing)?;
             if let Some(handle) = break_if
-                && self.value(handle)? == Value::B(true)
+                && self.is_so(handle)?
             {
                 return Some(Flow::On);
             }
@@ -185,10 +214,20 @@ impl Walk<'_> {
         }
     }
 
+    fn is_so(&self, condition: Handle<Expression>) -> Option<bool> {
+        match self.value(condition)? {
+            Value::B(is_so) => Some(is_so),
+            _ => None,
+        }
+    }
+
     fn place(&mut self, at: &Value) -> Option<&mut Value> {
         let Value::At(local, way) = at else { return None };
         way.iter().try_fold(self.locals.get_mut(*local)?, |value, &i| match value {
-            Value::Many(parts) => parts.get_mut(i),
+            Value::Many(parts) => {
+                let i = within(parts, i);
+                parts.get_mut(i)
+            }
             _ => None,
         })
     }
@@ -206,14 +245,12 @@ impl Walk<'_> {
             Expression::Access { base, index } => {
                 let index = match value(index)? {
                     Value::U(i) => i as usize,
-                    Value::I(i) => usize::try_from(i).ok()?,
+                    Value::I(i) => i as u32 as usize,
                     _ => return None,
                 };
                 part(value(base)?, &index)
             }
-            Expression::Compose { components, .. } => {
-                components.iter().map(value).collect::<Option<Vec<_>>>().map(Value::Many)
-            }
+            Expression::Compose { ty, components } => compose(self.module, *ty, components.iter().map(value).collect()),
             Expression::Splat { size, value: one } => Some(Value::Many(vec![value(one)?; *size as usize])),
             Expression::Unary { op, expr } => each(&value(expr)?, &|x| match (op, x) {
                 (UnaryOperator::Negate, Value::F(x)) => Some(Value::F(-x)),
@@ -250,9 +287,30 @@ impl Walk<'_> {
     }
 }
 
+/// An index, or as a GPU has it for one beyond the end, the last.
+fn within(parts: &[Value], index: usize) -> usize {
+    index.min(parts.len().saturating_sub(1))
+}
+
+/// A vector is composed of numbers and of vectors, an array of its elements. Matrices are not known.
+fn compose(module: &Module, ty: Handle<Type>, parts: Option<Vec<Value>>) -> Option<Value> {
+    let numbers = |part| match part {
+        Value::Many(numbers) => numbers,
+        number => vec![number],
+    };
+    match module.types[ty].inner {
+        TypeInner::Vector { .. } => Some(Value::Many(parts?.into_iter().flat_map(numbers).collect())),
+        TypeInner::Array { .. } => parts.map(Value::Many),
+        _ => None,
+    }
+}
+
 fn part(value: Value, index: &usize) -> Option<Value> {
     match value {
-        Value::Many(parts) => parts.into_iter().nth(*index),
+        Value::Many(mut parts) => {
+            let index = within(&parts, *index);
+            (index < parts.len()).then(|| parts.swap_remove(index))
+        }
         Value::At(local, mut way) => {
             way.push(*index);
             Some(Value::At(local, way))
@@ -349,27 +407,28 @@ fn convert(kind: ScalarKind, x: &Value) -> Option<Value> {
 }
 
 fn math(fun: Math, all: &[Value]) -> Option<Value> {
-    if let [one] = all {
-        return each(one, &|x| single(fun, x));
-    }
-    if let (Math::Dot | Math::Distance, [a, b]) = (fun, all) {
-        let op = if fun == Math::Dot { Op::Multiply } else { Op::Subtract };
-        let terms = pairs(a, b, &|a, b| binary(op, a, b))?;
-        let numbers = match terms {
-            Value::Many(numbers) => numbers,
-            number => vec![number],
-        };
-        let square = |x: f32| if fun == Math::Dot { x } else { x * x };
-        let sum = numbers.iter().try_fold(0.0, |sum, x| match x {
-            Value::F(x) => Some(sum + square(*x)),
-            _ => None,
-        })?;
-        return Some(Value::F(if fun == Math::Dot { sum } else { sum.sqrt() }));
-    }
-    match all {
-        [a, b] => pairs(a, b, &|a, b| double(fun, a, b)),
-        [a, b, c] => triple(fun, a, b, c),
+    match (fun, all) {
+        (Math::Dot, [a, b]) => dot(a, b),
+        (Math::Length, [a]) => length(a),
+        (Math::Distance, [a, b]) => length(&pairs(a, b, &|a, b| binary(Op::Subtract, a, b))?),
+        (_, [a]) => each(a, &|x| single(fun, x)),
+        (_, [a, b]) => pairs(a, b, &|a, b| double(fun, a, b)),
+        (_, [a, b, c]) => triple(fun, a, b, c),
         _ => None,
+    }
+}
+
+fn dot(a: &Value, b: &Value) -> Option<Value> {
+    let Value::Many(products) = pairs(a, b, &|a, b| binary(Op::Multiply, a, b))? else { return None };
+    let (first, others) = products.split_first()?;
+    others.iter().try_fold(first.clone(), |sum, product| binary(Op::Add, &sum, product))
+}
+
+/// Of a vector or a number.
+fn length(x: &Value) -> Option<Value> {
+    match x {
+        Value::Many(_) => single(Math::Sqrt, &dot(x, x)?),
+        number => single(Math::Abs, number),
     }
 }
 
@@ -382,7 +441,7 @@ fn single(fun: Math, x: &Value) -> Option<Value> {
     }
     let Value::F(x) = *x else { return None };
     Some(Value::F(match fun {
-        Math::Abs | Math::Length => x.abs(),
+        Math::Abs => x.abs(),
         Math::Saturate => x.clamp(0.0, 1.0),
         Math::Cos => x.cos(),
         Math::Cosh => x.cosh(),

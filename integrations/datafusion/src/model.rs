@@ -48,7 +48,7 @@ impl fmt::Debug for Model {
 impl PartialEq for Model {
     fn eq(&self, other: &Self) -> bool {
         let same = (self.hash, self.is_exact, &self.prefix) == (other.hash, other.is_exact, &other.prefix);
-        same && self.origin == other.origin
+        same && self.origin == other.origin && self.cmanp.device() == other.cmanp.device()
     }
 }
 

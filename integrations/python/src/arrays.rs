@@ -5,7 +5,7 @@ use numpy::{
 };
 use pyo3::{
     prelude::*,
-    types::{PyList, PyTuple},
+    types::{PySequence, PyString},
 };
 use wgpu_attention::{Mask, Tensor, ops::Probabilities};
 
@@ -74,9 +74,10 @@ fn check_not_masked(name: &str, given: &Bound<'_, PyAny>) -> PyResult<()> {
     Ok(())
 }
 
-/// The same of all that lists and tuples hold.
+/// The same of all that lists and other sequences hold.
 fn check_none_masked(name: &str, given: &Bound<'_, PyAny>) -> PyResult<()> {
-    if given.is_instance_of::<PyList>() || given.is_instance_of::<PyTuple>() {
+    // A string is a sequence of strings.
+    if given.cast::<PySequence>().is_ok() && !given.is_instance_of::<PyString>() {
         return given.try_iter()?.try_for_each(|item| check_none_masked(name, &item?));
     }
     check_not_masked(name, given)

@@ -1,5 +1,6 @@
 """What is wrong is an exception that says what was given and what is allowed; nothing ends the interpreter."""
 
+import collections
 import os
 import subprocess
 import sys
@@ -354,6 +355,7 @@ def test_points():
         ([0.0, 1.0], np.array([0.3, -1.0]).view(Bits), ArrayTypeError, "y is a masked array"),
         ([0.0, 1.0], Lends(), ArrayTypeError, "y is a masked array"),
         ([0.0, 1.0], [[0.3], np.ma.masked_less([-1.0], 0)], ArrayTypeError, "y is a masked array"),
+        ([0.0, 1.0], collections.deque([np.ma.masked_less([0.3], 0), np.ma.masked_less([-1.0], 0)]), ArrayTypeError, "y is a masked array"),
         ([[[0.0]]], ([(np.ma.masked_less([0.3], 1),)],), ArrayTypeError, "y is a masked array"),
         ({"s": [np.ma.masked_less([-1.0], 0)]}, [0.3], ArrayTypeError, "is a masked array"),
         (endless, [0.3], wa.Error, None),

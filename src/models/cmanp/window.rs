@@ -72,7 +72,9 @@ impl Window {
     /// Takes in the newest points, any number of them.
     ///
     /// # Errors
-    /// As [`Cmanp::condition`], before any was taken in, also where the network's own numbers overflow; a batch of several data sets, a mask, or an origin,
+    /// As [`Cmanp::condition`], before any was taken in; where the network's own numbers overflow, too, unless it is
+    /// for points of an earlier call, which are read when their block is full: these are forgotten as others are. A
+    /// batch of several data sets, a mask, or an origin,
     /// which the window has.
     pub fn push(&mut self, context: &Context<'_>) -> Result<()> {
         check_argument(context.batch == 1, PUSH, "batch", context.batch, "1")?;
@@ -81,14 +83,17 @@ impl Window {
         let origin = self.origin.as_deref();
         let points = Points::observed(self.model.config(), &Context { origin, ..*context }, None)?;
         let n_coordinates = points.n * self.model.config().dim_x;
-        let had = [self.x.len(), self.y.len()];
+        let (had, left) = ([self.x.len(), self.y.len()], self.n_left());
         self.x.extend((0..n_coordinates).map(|i| context.x.get(i)));
         self.y.extend(context.y);
         let (first, n_blocks) = (self.n_points() - self.n_left(), self.n_left() / self.step);
         let blocks = (0..n_blocks).map(|i| self.condition(first + i * self.step, self.step));
         let blocks = blocks.collect::<Result<Vec<_>>>().inspect_err(|_| {
-            self.x.truncate(had[0]);
-            self.y.truncate(had[1]);
+            // Those that were there before may be what fails.
+            if left == 0 || self.condition(first, left).is_ok() {
+                self.x.truncate(had[0]);
+                self.y.truncate(had[1]);
+            }
         })?;
         blocks.into_iter().try_for_each(|block| self.blocks.push(block))
     }

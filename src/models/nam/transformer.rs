@@ -1,7 +1,11 @@
 //! The NAM Transformer of the long-range table (arXiv 2302.09422, table 1): softmax attention
 //! replaced by an ungated memory.
 
-use std::{fmt, path::Path};
+use std::{
+    fmt,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use super::{attention::unit_heads, config::TransformerConfig, tokens::Embedding};
 use crate::{
@@ -43,8 +47,8 @@ pub struct NamTransformer {
     about: About<TransformerConfig>,
     embedding: Embedding,
     cls: Vec<f32>,
-    /// Learned ones; else they are [`sinusoids`].
-    positions: Option<Vec<f32>>,
+    /// Learned ones, or as many sinusoids as were needed so far.
+    positions: Arc<Mutex<Vec<f32>>>,
     blocks: Vec<Block>,
     norm: LayerNorm,
     mlp: Linear,
@@ -147,12 +151,14 @@ impl NamTransformer {
         let TransformerConfig { vocab, max_len, emb, mlp, layers, classes, .. } = *config;
         checkpoint.load(device, |parameters| {
             let blocks = (0..layers).map(|i| Block::load(&parameters.scope(format!("blocks.{i}")), config));
-            let learned = || Ok::<_, Error>(parameters.numbers("pos_embedding", &[1, max_len + 1, emb])?.to_vec());
-            let positions = config.learn_pos.then(learned).transpose()?;
+            let positions = match config.learn_pos {
+                true => parameters.numbers("pos_embedding", &[1, max_len + 1, emb])?.to_vec(),
+                false => Vec::new(),
+            };
             Ok(Self {
                 embedding: Embedding::load(&parameters.scope("embed"), vocab, emb)?,
                 cls: parameters.numbers("cls", &[1, 1, emb])?.to_vec(),
-                positions,
+                positions: Arc::new(Mutex::new(positions)),
                 blocks: blocks.collect::<Result<_>>()?,
                 norm: LayerNorm::load_torch(&parameters.scope("encoder_norm"), emb)?.with_epsilon(EPSILON),
                 mlp: torch_linear(&parameters.scope("mlp"), emb, mlp, true)?,
@@ -187,11 +193,7 @@ impl NamTransformer {
             cls.copy_from_slice(&self.cls);
             rows.copy_from_slice(&self.embedding.rows(tokens)?);
         }
-        let shape = [n + 1, emb];
-        let positions = match &self.positions {
-            Some(learned) => Tensor::new(self.device(), &shape, &learned[..(n + 1) * emb])?,
-            None => Tensor::new(self.device(), &shape, &sinusoids(n + 1, emb)?)?,
-        };
+        let positions = self.positions(n + 1)?;
         let mut x = add(&Tensor::new(self.device(), &[batch, n + 1, emb], &rows)?, &positions, 1.0)?;
         for block in &self.blocks {
             x = block.forward(&x)?;
@@ -200,6 +202,16 @@ impl NamTransformer {
         let cls = columns(&encoded.reshape(&[batch, (n + 1) * emb])?, 0..emb)?;
         let hidden = linear(&cls, &self.mlp, Activation::Relu, None)?;
         Ok(TransformerOutput { logits: linear(&hidden, &self.logits, Activation::None, None)?, encoded })
+    }
+
+    /// Those of the first `n` tokens, `[n, emb]`.
+    fn positions(&self, n: usize) -> Result<Tensor> {
+        let emb = self.config().emb;
+        let mut known = self.positions.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < n * emb {
+            *known = sinusoids(n, emb)?;
+        }
+        Tensor::new(self.device(), &[n, emb], &known[..n * emb])
     }
 
     /// Logits `[batch, classes]` on the host.

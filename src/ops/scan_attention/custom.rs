@@ -46,7 +46,7 @@ pub type BiasFn = dyn Fn(&[f32], &[f32], usize, &[f32]) -> f32 + Send + Sync;
 ///   textures or derivatives;
 /// * its loops count from one literal to another, as `for (var i = 0u; i < 8u; i++)` does, and
 ///   nothing else changes the counter; nested and one after the other they turn at most
-///   [`MAX_SNIPPET_ITERATIONS`] times for a pair, and compute [`MAX_SNIPPET_OPERATIONS`]. A software adapter ends an invocation after
+///   [`MAX_SNIPPET_ITERATIONS`] times for a pair, with [`MAX_SNIPPET_OPERATIONS`] at most. A software adapter ends an invocation after
 ///   32,767: there the keys are cut into shorter launches, and what does not fit for 64 keys
 ///   (about 1,000 turns a pair) is [`Error::LimitExceeded`](crate::Error::LimitExceeded);
 /// * it is at most [`MAX_SNIPPET_BYTES`] long, with [`MAX_SNIPPET_OPERATORS`] operators and brackets

@@ -14,7 +14,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use naga::{Block, Expression, Function, Module, Statement, TypeInner, valid};
+use naga::{BinaryOperator, Block, Expression, Function, Handle, Module, Statement, TypeInner, valid};
 
 use super::custom::{CustomBias, MAX_SNIPPET_ARRAY, MAX_SNIPPET_ITERATIONS, MAX_SNIPPET_OPERATIONS};
 use crate::{
@@ -108,7 +108,7 @@ fn read(snippet: &str, width: usize) -> std::result::Result<Work, Refusal> {
     check_module(&module)?;
     let Some((at, function)) = module.functions.iter().next_back() else { return Ok(Work::default()) };
     check_memory(&module, function, &info[at])?;
-    Checker { module: &module, function, within: &within }.block(&function.body)
+    Checker { module: &module, function, info: &info[at], within: &within }.block(&function.body)
 }
 
 /// The line and the column of what was refused, and the line itself.
@@ -139,8 +139,10 @@ fn check_module(module: &Module) -> std::result::Result<(), Refusal> {
 fn check_memory(module: &Module, function: &Function, info: &valid::FunctionInfo) -> std::result::Result<(), Refusal> {
     let size = |of: &TypeInner| u64::from(of.size(module.to_ctx()));
     let variables = function.local_variables.iter().map(|(_, variable)| size(&module.types[variable.ty].inner));
-    let is_argument = |of: &Expression| matches!(of, Expression::FunctionArgument(_));
-    let computed = function.expressions.iter().filter(|(_, expression)| !is_argument(expression));
+    // What a variable begins with lies in it.
+    let begins = |at| function.local_variables.iter().any(|(_, variable)| variable.init == Some(at));
+    let is_there = |at, of: &Expression| matches!(of, Expression::FunctionArgument(_)) || begins(at);
+    let computed = function.expressions.iter().filter(|(at, expression)| !is_there(*at, expression));
     let computed = computed.map(|(at, _)| info[at].ty.inner_with(&module.types));
     let arrays = computed.filter(|of| matches!(of, TypeInner::Array { .. })).map(size);
     match variables.chain(arrays).fold(0, u64::saturating_add) {
@@ -154,6 +156,7 @@ fn check_memory(module: &Module, function: &Function, info: &valid::FunctionInfo
 struct Checker<'a> {
     module: &'a Module,
     function: &'a Function,
+    info: &'a valid::FunctionInfo,
     within: &'a dyn Fn(naga::Span) -> Option<Range<usize>>,
 }
 
@@ -168,7 +171,7 @@ impl Checker<'_> {
                 Statement::Emit(range) => {
                     let mut operations = 0;
                     for at in range.clone() {
-                        operations += self::operations(&self.function.expressions[at]);
+                        operations += self.operations(at);
                         if !is_harmless(&self.function.expressions[at]) {
                             let span = self.function.expressions.get_span(at);
                             let what = "a snippet computes with numbers, vectors and arrays alone";
@@ -197,11 +200,10 @@ impl Checker<'_> {
                     };
                     self.block(body)?.then(self.block(continuing)?).times(turns)
                 }
-                Statement::Call { .. }
-                | Statement::Break
-                | Statement::Continue
-                | Statement::Return { .. }
-                | Statement::Store { .. } => Work::default(),
+                Statement::Call { .. } => Work { operations: 1, ..Work::default() },
+                Statement::Break | Statement::Continue | Statement::Return { .. } | Statement::Store { .. } => {
+                    Work::default()
+                }
                 Statement::ControlBarrier(_) | Statement::MemoryBarrier(_) | Statement::WorkGroupUniformLoad { .. } => {
                     return refused("the snippet may not wait at barriers");
                 }
@@ -219,11 +221,21 @@ impl Checker<'_> {
         }
         Ok(work)
     }
-}
 
-/// Floating-point operations of an expression, roughly; a function counts as ten.
-fn operations(expression: &Expression) -> usize {
-    if matches!(expression, Expression::Math { .. }) { 10 } else { 1 }
+    /// Floating-point operations of an expression, roughly; a function counts as ten, for each number.
+    fn operations(&self, at: Handle<Expression>) -> usize {
+        let of = |at: Handle<Expression>| self.info[at].ty.inner_with(&self.module.types);
+        let is_matrix = |at| matches!(of(at), TypeInner::Matrix { .. });
+        let of_number = match self.function.expressions[at] {
+            Expression::Math { .. } => 10,
+            // Each number of a product is a sum of up to four.
+            Expression::Binary { op: BinaryOperator::Multiply, left, right } if is_matrix(left) || is_matrix(right) => {
+                8
+            }
+            _ => 1,
+        };
+        of_number * (of(at).size(self.module.to_ctx()) as usize).div_ceil(4).max(1)
+    }
 }
 
 fn is_harmless(expression: &Expression) -> bool {
@@ -263,6 +275,8 @@ mod tests {
         let (once, more) =
             ("return sin(q_coord[0]);", "var s = 0.0; for (var i = 0; i < 50; i++) { s = sin(s); } return s;");
         assert_eq!(of(once), 11);
+        // An access, a vector, and functions of four numbers.
+        assert_eq!(of("return sin(vec4(q_coord[0])).x;"), 1 + 4 + 40 + 1);
         assert!((50 * 11..50 * 20).contains(&of(more)), "{}", of(more));
     }
 

@@ -225,8 +225,9 @@ fn r5_a_snippet_is_small_and_ends() {
         // At the limits.
         let zero = |_: &[f32], _: &[f32], _: usize, _: &[f32]| 0.0;
         for (name, device) in devices() {
+            let begun = "var a = array<f32, 200>(); a[head] = 1.0; return a[head + 1u];".to_owned();
             let texts =
-                [sum(80), deep(15), minus(75), blocks(10), chain(9), "{}".repeat(60) + "return 0.0;", arrays(2)];
+                [begun, sum(80), deep(15), minus(75), blocks(10), chain(9), "{}".repeat(60) + "return 0.0;", arrays(2)];
             for text in texts {
                 with_snippet(&device, &text, zero).unwrap_or_else(|error| panic!("{name}: {text}: {error}"));
             }

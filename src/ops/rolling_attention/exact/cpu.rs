@@ -79,6 +79,10 @@ struct Task<'a> {
 
 /// Adds all keys to `sums [batch, n_heads, n_queries, 1 + v_dim]`, which are of no use after an error.
 pub(super) fn add(level: Level, inputs: &Inputs<'_>, sums: &mut [Wide]) -> Result<Option<Beyond>> {
+    if sums.is_empty() {
+        // Widths of nothing may be any.
+        return Ok(None);
+    }
     let Sizes { n_heads, n, .. } = inputs.sizes;
     let width = 1 + inputs.v_dim;
     let rows = (n_heads / inputs.kv_heads * n).max(1);
@@ -88,7 +92,7 @@ pub(super) fn add(level: Level, inputs: &Inputs<'_>, sums: &mut [Wide]) -> Resul
             tasks.push(Task { head, first: head * rows + i * TASK_ROWS, sums });
         }
     }
-    let work = (TASK_ROWS * (inputs.sizes.dim + 2 * width)).saturating_mul(inputs.n_keys);
+    let work = TASK_ROWS * inputs.n_keys * (inputs.sizes.dim + 2 * width);
     let tasks = tasks.par_iter_mut().with_min_len(THREAD_WORK.div_ceil(work.max(1)));
     let found: Vec<Option<Beyond>> = tasks
         .map(|task| dispatch!(level, simd => simd.vectorize(#[inline(always)] || Scratch::new(simd, inputs)?.run(simd, task))))
