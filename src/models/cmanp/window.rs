@@ -83,14 +83,15 @@ impl Window {
         let origin = self.origin.as_deref();
         let points = Points::observed(self.model.config(), &Context { origin, ..*context }, None)?;
         let n_coordinates = points.n * self.model.config().dim_x;
-        let (had, left) = ([self.x.len(), self.y.len()], self.n_left());
+        let (had, earlier) = ([self.x.len(), self.y.len()], self.n_left());
         self.x.extend((0..n_coordinates).map(|i| context.x.get(i)));
         self.y.extend(context.y);
-        let (first, n_blocks) = (self.n_points() - self.n_left(), self.n_left() / self.step);
+        let n_left = self.n_left();
+        let (first, n_blocks) = (self.n_points() - n_left, n_left / self.step);
         let blocks = (0..n_blocks).map(|i| self.condition(first + i * self.step, self.step));
         let blocks = blocks.collect::<Result<Vec<_>>>().inspect_err(|_| {
             // Those that were there before may be what fails.
-            if left == 0 || self.condition(first, left).is_ok() {
+            if earlier == 0 || self.condition(first, earlier).is_ok() {
                 self.x.truncate(had[0]);
                 self.y.truncate(had[1]);
             }

@@ -212,10 +212,7 @@ impl TnpKr {
         let least = moments(&observed, &all).map(|[_, deviation]| LEAST_DEVIATION * deviation);
         let least: Vec<f64> = least.collect();
         let n_observations = parts.iter().map(|part| part.observations.len()).max().unwrap_or(1);
-        let mut left = &parts[..];
-        while !left.is_empty() {
-            let (parts, later) = left.split_at(batch(left, n_observations));
-            left = later;
+        for parts in batches(&parts, n_observations) {
             let n_places = parts.iter().map(|part| part.places.len()).max().unwrap_or(0);
             let empty = self.config().groups.iter().zip(&columns);
             let empty: Vec<_> =
@@ -270,14 +267,20 @@ impl TnpKr {
     }
 }
 
-/// How many parts are one batch, at least one: there each has as many observations and places as the one with most.
-fn batch(parts: &[Neighbourhood], n_observations: usize) -> usize {
-    let mut most = n_observations;
-    let fits = |(i, part): &(usize, &Neighbourhood)| {
-        most = most.max(part.places.len());
-        (i + 1).saturating_mul(most) <= AT_ONCE
-    };
-    parts.iter().enumerate().take_while(fits).count().max(1)
+/// Parts that pass through the network together, one at least: there each has as many observations and places as the
+/// one with most.
+fn batches(mut parts: &[Neighbourhood], n_observations: usize) -> impl Iterator<Item = &[Neighbourhood]> {
+    std::iter::from_fn(move || {
+        let mut most = n_observations;
+        let fits = |(i, part): &(usize, &Neighbourhood)| {
+            most = most.max(part.places.len());
+            (i + 1).saturating_mul(most) <= AT_ONCE
+        };
+        let n = parts.iter().enumerate().take_while(fits).count().max(1);
+        let (batch, later) = parts.split_at_checked(n)?;
+        parts = later;
+        Some(batch)
+    })
 }
 
 /// As many indices as asked for, the first again where there are fewer.
@@ -365,13 +368,8 @@ mod tests {
     #[test]
     fn batches_are_small_with_the_places_that_fill_them_up() {
         let part = |n: usize| Neighbourhood { observations: vec![0], places: vec![0; n] };
-        let lengths = |parts: &[Neighbourhood], n_observations: usize| {
-            let (mut left, mut lengths) = (parts, Vec::new());
-            while !left.is_empty() {
-                lengths.push(batch(left, n_observations));
-                left = &left[*lengths.last().unwrap()..];
-            }
-            lengths
+        let lengths = |parts: &[Neighbourhood], n_observations: usize| -> Vec<usize> {
+            batches(parts, n_observations).map(<[_]>::len).collect()
         };
         let one: Vec<_> = (0..AT_ONCE + 1).map(|_| part(1)).collect();
         assert_eq!(lengths(&one, 1), [AT_ONCE, 1]);

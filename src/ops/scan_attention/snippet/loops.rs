@@ -3,7 +3,8 @@
 use naga::{BinaryOperator, Block, Expression, Function, Handle, Literal, LocalVariable, Module, Statement};
 
 /// How often a loop turns at the most, where it counts from one literal to another and nothing
-/// else changes its counter; what it compares and adds is computed in each turn. `before` are the statements in front of it, the nearest first.
+/// else changes its counter; what it compares and adds is computed in each turn. `before` are the statements in front of
+/// it, the nearest first.
 pub(super) fn turns<'a>(
     module: &Module,
     function: &'a Function,
