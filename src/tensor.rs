@@ -299,7 +299,8 @@ pub(crate) fn check_size(shape: &[usize]) -> Result<()> {
     host::count(&sizes.copied().collect::<Vec<_>>()).map(drop)
 }
 
-fn check_length(shape: &[usize], found: usize) -> Result<()> {
+/// Refuses numbers that do not fill a shape.
+pub(crate) fn check_length(shape: &[usize], found: usize) -> Result<()> {
     check_size(shape)?;
     let expected = n_elements(shape);
     if expected == found { Ok(()) } else { Err(Error::Length { shape: shape.to_vec(), expected, found }) }

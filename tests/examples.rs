@@ -352,3 +352,34 @@ fn c8_the_shaders_that_are_written_are_those_that_there_are() {
     assert!(text(&output.stdout).starts_with(&format!("{} variants", expected.len())));
     refused(Command::new(build("shaders")).args(["--out", "/dev/null/out"]), &["/dev/null/out"]);
 }
+
+/// A choice of one operation, as a device takes it.
+#[test]
+#[cfg(feature = "gpu")]
+fn what_tune_writes_is_what_devices_read() {
+    use wgpu_attention::{
+        Device,
+        device::{GpuOptions, Tuned},
+    };
+    let (tune, folder) = (build("tune"), Folder::new("tune"));
+    refused(Command::new(&tune).args(["--operation", "nothing"]), &["no operation nothing", "linear"]);
+    let Some(adapter) = Device::adapters().into_iter().next() else { return };
+    let out = folder.path("tuned.json");
+    let output = succeeds(Command::new(&tune).args([
+        "--quick",
+        "--operation",
+        "linear",
+        "--adapter",
+        &adapter.name,
+        "--out",
+        &out,
+    ]));
+    let table = text(&output.stdout);
+    let tuned = Tuned::open(&out).unwrap();
+    for variant in wgpu_attention::device::variants()["linear"] {
+        assert!(table.contains(variant), "{variant}:\n{table}");
+    }
+    let options = GpuOptions::default().tuned(tuned.clone());
+    let device = Device::on_adapter(&adapter, &options).unwrap();
+    assert_eq!(device.capabilities().forced.get("linear"), tuned.variants.get("linear"));
+}

@@ -1,7 +1,7 @@
 """What `cargo run --example regression` does, in Python: the CO2 record's last twelve years,
 the same held-out months for the same seeds, a network beside an exact Gaussian process.
 
-    python evaluate_co2.py ../checkpoints/series.safetensors
+    python evaluate_co2.py ../checkpoints/record.safetensors
 
 A network whose configuration has the group `phase` is told the year's phase, and then the
 Gaussian process is told the period; it fits the rest. Harmonics of the year are taken out for the

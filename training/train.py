@@ -2,7 +2,7 @@
 
     python train.py --minutes 85 --out ../checkpoints/gp_1d.safetensors
     python train.py --minutes 120 --out ../checkpoints/gp_1d.safetensors --resume
-    python train.py --tasks record --minutes 75 --out ../checkpoints/series.safetensors
+    python train.py --tasks record --minutes 75 --out ../checkpoints/record.safetensors
     python train.py --model cmanp --minutes 50 --out ../checkpoints/cmanp_gp_1d.safetensors
     python train.py --evaluate ../checkpoints/gp_1d.safetensors
 

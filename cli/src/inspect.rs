@@ -20,22 +20,32 @@ pub fn inspect(path: &Path, all: bool) -> Result<()> {
     for key in checkpoint.metadata_keys() {
         let text = checkpoint.metadata(key)?;
         let is_long = |value: &Value| value.is_object() || value.is_array();
+        let key = key.escape_debug();
         match wgpu_attention::serde_json::from_str::<Value>(text) {
             Ok(value) if is_long(&value) => say!("\n{key}: {value:#}")?,
-            _ => say!("{key}: {text}")?,
+            _ => say!("{key}: {}", text.escape_debug())?,
         }
     }
     let names: Vec<&str> = checkpoint.names().collect();
     say!("\n{} tensors, {} numbers", names.len(), checkpoint.n_parameters())?;
     let listed = if all { names.len() } else { LISTED.min(names.len()) };
     for name in &names[..listed] {
-        say!("  {name:<60} {:?}", checkpoint.shape(name).unwrap_or_default())?;
+        // A file's own text is not the terminal's.
+        let shown = name.escape_debug().to_string();
+        say!("  {shown:<60} {:?}", checkpoint.shape(name).unwrap_or_default())?;
     }
     if listed < names.len() {
         say!("  and {} more: --all lists them", names.len() - listed)?;
     }
-    if checkpoint.metadata("posterior").is_ok() {
-        return say!("\na saved posterior: `restore` of the model that it is of takes it");
+    for (name, why) in checkpoint.unusable() {
+        say!("  no parameter: {} {why}", name.escape_debug())?;
+    }
+    if let Ok(text) = checkpoint.metadata("posterior") {
+        let posterior: Value = wgpu_attention::serde_json::from_str(text).unwrap_or_default();
+        let Some(model) = posterior["model"].as_str() else {
+            bail!("its metadata have a posterior that is none: it names no model");
+        };
+        return say!("\na saved posterior of a {}: its `restore` takes it", model.escape_debug());
     }
     let model = checkpoint.metadata("model")?.to_owned();
     // Whether every parameter is there, in its shape.

@@ -31,7 +31,8 @@ pub struct Args {
     /// Where to predict: a CSV file with the same names for the coordinates; what else it has is left out.
     #[arg(long, value_name = "FILE")]
     targets: PathBuf,
-    /// Where the predictions go: the coordinates, then mean, std, low and high of each value.
+    /// Where the predictions go: the coordinates, then mean, std, low and high of each value, or the probability of
+    /// each class.
     #[arg(long, value_name = "FILE", default_value = "predictions.csv")]
     out: PathBuf,
     /// The columns of the observations: the coordinates, then the values [default: all of the file].
@@ -51,6 +52,9 @@ pub struct Args {
     #[arg(long, default_value = "best")]
     device: String,
 }
+
+/// The largest value that is read: what a network predicts of larger ones may be none that f32 holds.
+const LARGEST: f64 = 1e38;
 
 fn share(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
@@ -99,22 +103,23 @@ impl Table {
 
 /// The indices of columns by their names.
 fn by_name(header: &[String], wanted: &[String]) -> Result<Vec<usize>> {
-    if let Some(twice) =
-        (1..wanted.len()).find(|&i| wanted[..i].iter().any(|name| name.eq_ignore_ascii_case(&wanted[i])))
-    {
-        bail!("the column {:?} is asked for twice", cut(&wanted[twice]));
-    }
     let index = |name: &String| {
-        let mut found = (0..header.len()).filter(|&i| header[i].eq_ignore_ascii_case(name));
-        match (found.next(), found.next()) {
-            (Some(index), None) => Ok(index),
-            (found, _) => {
-                let what = if found.is_some() { "twice" } else { "not there" };
+        // As it is written; only if there is none such, whatever its case.
+        let exact: Vec<usize> = (0..header.len()).filter(|&i| header[i] == name.trim()).collect();
+        let alike = || (0..header.len()).filter(|&i| header[i].eq_ignore_ascii_case(name.trim())).collect();
+        match if exact.is_empty() { alike() } else { exact }[..] {
+            [index] => Ok(index),
+            ref found => {
+                let what = if found.is_empty() { "not there" } else { "twice" };
                 bail!("the column {:?} is {what}; there are {:?}", cut(name), cut(&header.join(",")))
             }
         }
     };
-    wanted.iter().map(index).collect()
+    let found = wanted.iter().map(index).collect::<Result<Vec<usize>>>()?;
+    if let Some(twice) = (1..found.len()).find(|&i| found[..i].contains(&found[i])) {
+        bail!("the column {:?} is asked for twice", cut(&wanted[twice]));
+    }
+    Ok(found)
 }
 
 /// What is predicted, whatever the model.
@@ -199,8 +204,12 @@ pub fn predict(args: &Args) -> Result<()> {
     say!("context   {} observations, {} places to predict", context.rows.len(), targets.rows.len())?;
 
     let values = context.columns(n_coordinates..wanted);
-    let is_scaled = args.standardise && args.nearest.is_none();
-    let scale = is_scaled.then(|| Scale::of(&values, model.n_values()));
+    // Of neighbourhoods, too: of large numbers f32 has too few digits to be scaled later.
+    let scale = args.standardise.then(|| Scale::of(&values, model.n_values()));
+    let large = values.iter().find(|y| y.abs() > LARGEST);
+    if let Some(large) = large {
+        bail!("{}: a value is {large:e}, allowed are numbers up to {LARGEST:e}", args.context.display());
+    }
     let values: Vec<f32> = match &scale {
         Some(scale) => scale.scaled(&values),
         None => values.iter().map(|&y| y as f32).collect(),
@@ -249,7 +258,7 @@ pub fn predict(args: &Args) -> Result<()> {
                     let local = if args.standardise { local.standardise() } else { local };
                     let mut failed = None;
                     model.predict_local(&context, &to, &local, |part, prediction| {
-                        failed = failed.take().or(place(&part.places, &prediction).err());
+                        failed = failed.take().or(place(&part.places, &restored(prediction)?).err());
                         Ok(())
                     })?;
                     failed.map_or(Ok(()), Err)?;
@@ -261,7 +270,12 @@ pub fn predict(args: &Args) -> Result<()> {
     if !outside.is_empty() {
         warn!("outside of what the network was trained on: {outside}")?;
     }
-    write(&args.out, &context.names, n_coordinates, &targets.rows, rows)?;
+    let header = header(&context.names, n_coordinates, model.output());
+    out::table(&args.out, |csv| {
+        csv.write_record(&header)?;
+        let mut rows = targets.rows.iter().zip(rows);
+        rows.try_for_each(|(at, row)| csv.write_record(at.iter().map(|&x| plain(x)).chain(row)))
+    })?;
     say!("wrote {}", args.out.display())
 }
 
@@ -299,9 +313,12 @@ fn numbers(prediction: &Prediction, share: f64) -> Result<Vec<Vec<String>>> {
         Output::Categorical => None,
         _ => Some(prediction.interval(share)?),
     };
+    // Of values with units in f64, for a mean in f32 may lie outside of its interval.
+    let middle = if prediction.output().has_units() { Some(prediction.quantile(0.5)?) } else { None };
     let row = |point: usize| {
         let value = |i: usize| {
-            let (mean, std) = (f64::from(prediction.mean()[i]), f64::from(prediction.std()[i]));
+            let mean = middle.as_ref().map_or(f64::from(prediction.mean()[i]), |middle| middle[i]);
+            let std = f64::from(prediction.std()[i]);
             match &interval {
                 Some([low, high]) => vec![mean, std, low[i], high[i]],
                 None => vec![mean],
@@ -312,17 +329,13 @@ fn numbers(prediction: &Prediction, share: f64) -> Result<Vec<Vec<String>>> {
     Ok((0..prediction.shape()[1]).map(row).collect())
 }
 
-fn write(path: &Path, names: &[String], n_coordinates: usize, at: &[Vec<f64>], rows: Vec<Vec<String>>) -> Result<()> {
+/// The names of the coordinates, and of what [`numbers`] has of each value.
+fn header(names: &[String], n_coordinates: usize, output: Output) -> Vec<String> {
     let (coordinates, values) = names.split_at(n_coordinates);
-    let per_value = rows.first().map_or(4, |row| row.len() / values.len().max(1));
-    let mut header = coordinates.to_vec();
-    for value in values {
-        let parts = ["mean", "std", "low", "high"];
-        let parts = if per_value == 1 { &["probability"][..] } else { &parts[..] };
-        header.extend(parts.iter().map(|part| format!("{value}_{part}")));
-    }
-    out::table(path, |csv| {
-        csv.write_record(&header)?;
-        at.iter().zip(rows).try_for_each(|(at, row)| csv.write_record(at.iter().map(|&x| plain(x)).chain(row)))
-    })
+    let parts = match output {
+        Output::Categorical => &["probability"][..],
+        _ => &["mean", "std", "low", "high"],
+    };
+    let of_values = values.iter().flat_map(|value| parts.iter().map(move |part| format!("{value}_{part}")));
+    coordinates.iter().cloned().chain(of_values).collect()
 }

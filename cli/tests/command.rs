@@ -14,6 +14,7 @@ use std::{
 use example::{Folder, text};
 use wgpu_attention::{
     Device,
+    checkpoint::Checkpoint,
     models::tnp_kr::{Context, Locations, TnpKr},
 };
 
@@ -88,6 +89,18 @@ fn files_are_inspected() {
     posterior.save(&saved).unwrap();
     prints(&["inspect", &saved], &["a saved posterior"]);
 
+    // What is no parameter is said to be there, and a text of the file's is not the terminal's.
+    let header = r#"{"__metadata__":{"model":"\u001b]0;title"},"n":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}"#;
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 8]].concat();
+    let output = command(&["inspect", &folder.write("odd.safetensors", bytes)]).output().unwrap();
+    let printed = text(&output.stdout);
+    assert!(printed.contains("no parameter: n has type I64") && printed.contains("\\u{1b}]0;title"), "{printed}");
+    assert!(!printed.contains('\x1b'));
+    let mut garbage = Checkpoint::default();
+    garbage.set_metadata("posterior", "garbage");
+    garbage.save(folder.path("garbage.safetensors")).unwrap();
+    refused(&["inspect", &folder.path("garbage.safetensors")], &["a posterior that is none"]);
+
     refused(&["inspect", &folder.path("nothing.safetensors")], &["nothing.safetensors"]);
     refused(&["inspect", &folder.path("")], &[]);
     refused(&["inspect", &folder.write("text.safetensors", "hello")], &["text.safetensors"]);
@@ -131,6 +144,75 @@ fn predictions_are_those_of_the_library() {
     succeeds(&[&large[..], &["--standardise", "--device", "cpu"]].concat());
     let (_, rows) = table(&out);
     assert!(rows.iter().all(|row| (800.0..1700.0).contains(&row[1]) && row[2] > 1.0), "{rows:?}");
+}
+
+/// Pressures, and numbers larger still: means lay beside their intervals, and neighbourhoods were rounded to f32 first.
+#[test]
+fn large_numbers_keep_their_digits() {
+    let folder = Folder::new("large");
+    let out = folder.path("out.csv");
+    for level in [101_325.0, 1e9] {
+        let lines: String = (0..21)
+            .map(|i| 0.1 * f64::from(i))
+            .map(|x| format!("{x},{:?}\n", level + 0.05 * (3.0 * x).sin()))
+            .collect();
+        let context = folder.write("context.csv", format!("x,y\n{lines}"));
+        let targets = folder.write("targets.csv", "x\n0.55\n1.25\n");
+        for nearest in [&[][..], &["--nearest", "16"]] {
+            let args = ["predict", "--checkpoint", GP, "--context", &context, "--targets", &targets, "--out", &out];
+            succeeds(&[&args[..], &["--standardise", "--device", "cpu"], nearest].concat());
+            for row in table(&out).1 {
+                let [x, mean, std, low, high] = row[..] else { panic!("{row:?}") };
+                let truth = level + 0.05 * (3.0 * x).sin();
+                assert!(low < mean && mean < high && std < 0.02, "{level}, {nearest:?}: {row:?}");
+                assert!((mean - truth).abs() < 4.0 * std + 1e-6, "{level}, {nearest:?}: {row:?}, not {truth}");
+            }
+        }
+    }
+}
+
+#[test]
+fn columns_are_found_as_they_are_written() {
+    let folder = Folder::new("columns");
+    let context = folder.write("context.csv", "x,X,y\n0,5,0.1\n1,6,0.3\n");
+    let (targets, out) = (folder.write("targets.csv", "X,x\n5.5,0.5\n"), folder.path("out.csv"));
+    let run = |columns: &str| {
+        let args = ["predict", "--checkpoint", GP, "--context", &context, "--targets", &targets, "--out", &out];
+        succeeds(&[&args[..], &["--device", "cpu", "--columns", columns]].concat());
+        table(&out)
+    };
+    let (header, small) = run("x, Y");
+    assert_eq!(header, "x,y_mean,y_std,y_low,y_high");
+    assert_eq!((small[0][0], run("X,y").1[0][0]), (0.5, 5.5));
+    let args = ["predict", "--checkpoint", GP, "--context", &context, "--targets", &targets, "--columns", "x,x"];
+    refused(&args, &["\"x\" is asked for twice"]);
+    // Classes have the same header whether there is a place or none.
+    let lines = "0,0,0,1,0,0\n1,0,0,0,1,0\n";
+    let context = folder.write("epidemic.csv", format!("a,b,t,s,i,r\n{lines}"));
+    let headers = ["", "0,1,1\n"].map(|row| {
+        let targets = folder.write("places.csv", format!("a,b,t\n{row}"));
+        let args = ["predict", "--checkpoint", EPIDEMIC, "--context", &context, "--targets", &targets, "--out", &out];
+        succeeds(&[&args[..], &["--device", "cpu"]].concat());
+        table(&out).0
+    });
+    assert_eq!(headers, ["a,b,t,s_probability,i_probability,r_probability"; 2]);
+}
+
+/// Who reads from a pipe gets the table, not the end of a probe.
+#[test]
+#[cfg(unix)]
+fn predictions_go_down_a_pipe() {
+    let folder = Folder::new("pipe");
+    let pipe = folder.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let (context, targets) = (folder.write("c.csv", "x,y\n0,0.1\n1,0.3\n"), folder.write("t.csv", "x\n0.5\n"));
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::read_to_string(pipe).unwrap()
+    });
+    let args = ["predict", "--checkpoint", GP, "--context", &context, "--targets", &targets, "--out", &pipe];
+    succeeds(&[&args[..], &["--device", "cpu"]].concat());
+    assert!(reader.join().unwrap().starts_with("x,y_mean"));
 }
 
 #[test]

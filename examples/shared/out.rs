@@ -41,19 +41,42 @@ pub fn file(path: &Path) -> Result<()> {
     File::create_new(path).and_then(|_| fs::remove_file(path)).with_context(context)
 }
 
-/// Sees that a file that will be written is none of those that are read, which would be lost.
+/// Sees that a file that will be written, by way of the one beside it, is none of those that are read, which would be
+/// lost.
 ///
 /// # Errors
 /// It is one of them.
 pub fn unless_read<'a>(path: &Path, read: impl IntoIterator<Item = &'a Path>) -> Result<()> {
-    let Ok(written) = path.canonicalize() else { return Ok(()) };
-    if read.into_iter().any(|read| read.canonicalize().is_ok_and(|read| read == written)) {
-        bail!("{} is read from, and would be lost if results were written there", path.display());
+    // Of one that is not there yet, where it will be.
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let new = || Some(parent.canonicalize().ok()?.join(path.file_name()?));
+    let Some(written) = path.canonicalize().ok().or_else(new) else { return Ok(()) };
+    let beside = beside(&written);
+    let is_lost = |read: &&Path| read.canonicalize().is_ok_and(|read| read == written || read == beside);
+    if let Some(read) = read.into_iter().find(is_lost) {
+        bail!("{} is read from, and would be lost if results were written to {}", read.display(), path.display());
     }
     Ok(())
 }
 
+/// Where a table is until all of it is there: of one name, so that the next run writes over what a kill has left.
+fn beside(path: &Path) -> PathBuf {
+    let mut beside = path.to_owned().into_os_string();
+    beside.push(".part");
+    PathBuf::from(beside)
+}
+
+/// A new file in the place of one, or of a link, which is not followed.
+fn renewed(path: &Path) -> Option<File> {
+    let _ = fs::remove_file(path);
+    File::create_new(path).ok()
+}
+
 fn may_write(path: &Path) -> Result<()> {
+    // Who reads from a pipe takes its being opened for the beginning, and closed for the end.
+    if path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        return Ok(());
+    }
     match File::options().write(true).open(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot write {}", path.display()))
@@ -74,11 +97,8 @@ pub fn table(path: &Path, write: impl FnOnce(&mut csv::Writer<File>) -> csv::Res
     let is_new = path.symlink_metadata().is_err();
     let is_file = is_new || !path.starts_with("/dev") && found.as_ref().is_some_and(|found| found.is_file());
     let path = found.unwrap_or_else(|| path.to_owned());
-    let mut beside = path.clone().into_os_string();
-    // Of one name, so that the next run writes over what a kill has left.
-    beside.push(".part");
-    let beside = PathBuf::from(beside);
-    let made = is_file.then(|| File::create(&beside).ok()).flatten();
+    let beside = beside(&path);
+    let made = is_file.then(|| renewed(&beside)).flatten();
     let is_beside = made.is_some();
     let written = made.map_or_else(|| File::create(&path), Ok).map_err(csv::Error::from).and_then(|file| {
         let mut csv = csv::Writer::from_writer(file);
@@ -159,6 +179,18 @@ mod tests {
         assert!(unless_read(&path("none"), [&*read]).is_ok() && unless_read(&read, [&*path("none")]).is_ok());
         fs::remove_file(&read).unwrap();
         fs::remove_file(&link).unwrap();
+        // Nor by way of the file beside, or of a link there.
+        let [out, other] = ["out", "other"].map(path);
+        let part = beside(&out);
+        fs::write(&part, "").unwrap();
+        assert!(unless_read(&out, [&*part]).is_err());
+        fs::remove_file(&part).unwrap();
+        fs::write(&other, "kept").unwrap();
+        std::os::unix::fs::symlink(&other, &part).unwrap();
+        table(&out, |csv| csv.write_record(["a"])).unwrap();
+        assert!(!out.symlink_metadata().unwrap().is_symlink() && part.symlink_metadata().is_err());
+        assert_eq!(fs::read_to_string(&other).unwrap(), "kept");
+        [out, other].iter().for_each(|path| fs::remove_file(path).unwrap());
     }
 
     #[test]

@@ -19,17 +19,28 @@ pub fn corpus(target: &str) -> Vec<Vec<u8>> {
     paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
 }
 
+/// Where a file of a target is.
+pub fn corpus_file(target: &str, name: &str) -> PathBuf {
+    folder(target).join(name)
+}
+
+/// The networks and posteriors as the library writes them: target, name and file.
+pub fn today() -> Vec<(&'static str, String, Vec<u8>)> {
+    let mut files = Vec::new();
+    for kind in kinds() {
+        // As other programs write it, too, so that mutations get beyond the fingerprint.
+        files.push(("checkpoint", format!("{}_bare", kind.name), without_fingerprint(&kind.checkpoint)));
+        files.push(("checkpoint", kind.name.to_owned(), kind.checkpoint.clone()));
+    }
+    files.extend(saved().iter().map(|saved| ("posterior", saved.name.to_owned(), saved.posterior.clone())));
+    files
+}
+
 /// Writes the networks and posteriors anew, for when their files change.
 pub fn write_corpus() -> std::io::Result<()> {
-    let files = kinds().iter().map(|kind| ("checkpoint", kind.name, &kind.checkpoint));
-    let files = files.chain(saved().iter().map(|saved| ("posterior", saved.name, &saved.posterior)));
-    for (target, name, bytes) in files {
+    for (target, name, bytes) in today() {
         std::fs::create_dir_all(folder(target))?;
-        std::fs::write(folder(target).join(name), bytes)?;
-        if target == "checkpoint" {
-            // As other programs write it, so that mutations get beyond the fingerprint.
-            std::fs::write(folder(target).join(format!("{name}_bare")), without_fingerprint(bytes))?;
-        }
+        std::fs::write(corpus_file(target, &name), bytes)?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ mod operation;
 mod run;
 mod targets;
 
-pub use corpus::{corpus, write_corpus};
+pub use corpus::{corpus, corpus_file, today, write_corpus};
 pub use flips::{Flips, flips};
 pub use models::{Kind, Saved, kinds, outputs, saved};
 pub use mutate::Mutator;

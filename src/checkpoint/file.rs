@@ -1,6 +1,10 @@
 //! The safetensors format.
 
-use std::{collections::BTreeMap, io::Write, path::Path};
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::TensorView};
 
@@ -9,7 +13,8 @@ use super::{
     store::{Checkpoint, Parameter, Unusable},
 };
 use crate::{
-    error::{Error, Result, check_limit},
+    error::{Error, Result},
+    host,
     tensor::DType,
 };
 
@@ -19,6 +24,9 @@ pub const MAX_BYTES: u64 = 4 << 30;
 /// By how much a file's header may be larger than the data that it describes: tens of thousands of
 /// tensors of one number.
 pub const MAX_HEADER: u64 = 4 << 20;
+
+/// The longest header that `safetensors` reads.
+const READ_HEADER: u64 = 100_000_000;
 
 impl Checkpoint {
     /// Reads a safetensors file. Numbers of type F64, F16 and BF16 are converted to F32; weights that are F16
@@ -70,7 +78,7 @@ impl Checkpoint {
             let message = "not a regular file".to_owned();
             return Err(Error::Checkpoint { file: path.display().to_string(), message });
         }
-        check_size(size)?;
+        check_size(path, size)?;
         parse(&std::fs::read(path).map_err(io)?, path.display().to_string(), keep)
     }
 
@@ -91,23 +99,27 @@ impl Checkpoint {
     }
 
     /// A safetensors file of the parameters and metadata, with their fingerprint beside them. Equal
-    /// contents give equal files, bit for bit.
+    /// contents give equal files, bit for bit. What a file held beside its parameters, counters of integers
+    /// say, is not in it.
     ///
     /// # Errors
-    /// Names or sizes that the format cannot hold.
+    /// Names or sizes that the format cannot hold; so many names or metadata that the file would not be
+    /// [read](Checkpoint::open); there is no room.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let refused = |error: safetensors::SafeTensorError| Error::Checkpoint {
             file: self.file.clone(),
             message: error.to_string(),
         };
-        let bytes: Vec<(&String, Vec<u8>)> = self
-            .parameters
-            .iter()
-            .map(|(name, Parameter { data, dtype, .. })| match dtype {
-                DType::F16 => (name, data.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect()),
-                DType::F32 => (name, data.iter().flat_map(|x| x.to_le_bytes()).collect()),
-            })
-            .collect();
+        let bytes = self.parameters.iter().map(|(name, Parameter { data, dtype, .. })| {
+            let bytes = match dtype {
+                DType::F16 => {
+                    host::collect(2 * data.len(), data.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()))
+                }
+                DType::F32 => host::collect(4 * data.len(), data.iter().flat_map(|x| x.to_le_bytes())),
+            };
+            Ok((name, bytes?))
+        });
+        let bytes = bytes.collect::<Result<Vec<_>>>()?;
         let views = bytes.iter().map(|(name, bytes)| {
             let Parameter { shape, dtype, .. } = &self.parameters[*name];
             let dtype = if *dtype == DType::F16 { Dtype::F16 } else { Dtype::F32 };
@@ -116,7 +128,12 @@ impl Checkpoint {
         });
         let views = views.collect::<Result<Vec<_>>>()?;
         let bytes = safetensors::serialize(views, None).map_err(refused)?;
-        Ok(with_metadata(&bytes, &self.described()))
+        let bytes = with_metadata(&bytes, &self.described());
+        // What would not be read again is not written.
+        match header_too_long(&bytes) {
+            Some(message) => Err(Error::Checkpoint { file: self.file.clone(), message }),
+            None => Ok(bytes),
+        }
     }
 
     /// The metadata, with the fingerprint of all else.
@@ -126,7 +143,7 @@ impl Checkpoint {
     }
 
     /// Writes [`Checkpoint::to_bytes`] to a file, which is replaced whole or not at all, by way
-    /// of a file `.part` beside it. One writer at a time.
+    /// of a file `.part` beside it, which is written over. Of a link, where it leads. One writer at a time.
     ///
     /// # Errors
     /// As [`Checkpoint::to_bytes`]; more than [`MAX_BYTES`], which could not be read again; the
@@ -134,26 +151,34 @@ impl Checkpoint {
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let bytes = self.to_bytes()?;
-        check_size(bytes.len() as u64)?;
-        let mut beside = path.as_os_str().to_owned();
+        check_size(path, bytes.len() as u64)?;
+        let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let mut beside = target.clone().into_os_string();
         beside.push(".part");
-        let write = || {
-            let mut file = std::fs::File::create(&beside)?;
-            file.write_all(&bytes)?;
-            // The contents reach the disk before the name does.
-            file.sync_all()?;
-            std::fs::rename(&beside, path)
+        let beside = PathBuf::from(beside);
+        let io = |path: &Path| {
+            let path = path.display().to_string();
+            move |cause| Error::Io { path, cause }
         };
-        write().map_err(|cause| {
+        // What a kill has left, and if it is a link, not where it leads.
+        if beside.symlink_metadata().is_ok() {
+            std::fs::remove_file(&beside).map_err(io(&beside))?;
+        }
+        let mut file = std::fs::File::create_new(&beside).map_err(io(&beside))?;
+        // The contents reach the disk before the name does.
+        let written = file.write_all(&bytes).and_then(|()| file.sync_all());
+        written.and_then(|()| std::fs::rename(&beside, &target)).map_err(|cause| {
             // What is half written is of no use, and the first error says why.
             let _ = std::fs::remove_file(&beside);
-            Error::Io { path: path.display().to_string(), cause }
+            io(path)(cause)
         })
     }
 }
 
-fn check_size(requested: u64) -> Result<()> {
-    check_limit("checkpoint size in bytes", requested, MAX_BYTES)
+fn check_size(path: &Path, size: u64) -> Result<()> {
+    let message = || format!("it has {size} bytes, allowed is {MAX_BYTES}");
+    let refused = || Error::Checkpoint { file: path.display().to_string(), message: message() };
+    if size > MAX_BYTES { Err(refused()) } else { Ok(()) }
 }
 
 /// The same file with metadata, sorted: `safetensors` writes them in an order that differs from run to
@@ -177,15 +202,20 @@ fn header_length(bytes: &[u8]) -> Option<usize> {
     usize::try_from(u64::from_le_bytes(*bytes.first_chunk()?)).ok()
 }
 
+/// Says so of a header that is longer than the data allow, or than `safetensors` reads.
+fn header_too_long(bytes: &[u8]) -> Option<String> {
+    let length = header_length(bytes)?;
+    let data = bytes.len().checked_sub(LENGTH.saturating_add(length))?;
+    let allowed = (MAX_HEADER + data as u64).min(READ_HEADER);
+    let is_longer = length as u64 > allowed;
+    is_longer.then(|| format!("its header has {length} bytes, allowed for {data} of data is {allowed}"))
+}
+
 fn parse(bytes: &[u8], file: String, keep: impl Fn(&str) -> bool) -> Result<Checkpoint> {
     let refused = |message: String| Error::Checkpoint { file: file.clone(), message };
     let unread = |message: &dyn std::fmt::Display| refused(format!("{message}{}", other_format(bytes)));
-    if let Some(length) = header_length(bytes)
-        && let Some(data) = bytes.len().checked_sub(LENGTH.saturating_add(length))
-        && length as u64 > MAX_HEADER + data as u64
-    {
-        let allowed = MAX_HEADER + data as u64;
-        return Err(unread(&format_args!("its header has {length} bytes, allowed for {data} of data is {allowed}")));
+    if let Some(message) = header_too_long(bytes) {
+        return Err(unread(&message));
     }
     // Checks lengths, offsets and overlaps before anything is copied.
     let (length, header) = SafeTensors::read_metadata(bytes).map_err(|error| match error {
@@ -205,7 +235,7 @@ fn parse(bytes: &[u8], file: String, keep: impl Fn(&str) -> bool) -> Result<Chec
             continue;
         }
         let (start, end) = info.data_offsets;
-        let Some(data) = numbers(info.dtype, &data[start..end]) else {
+        let Some(data) = numbers(info.dtype, &data[start..end])? else {
             checkpoint.unusable.insert(name, Unusable::Type(format!("{:?}", info.dtype)));
             continue;
         };
@@ -255,16 +285,17 @@ fn other_format(bytes: &[u8]) -> String {
 }
 
 /// The numbers of a tensor as f32; `None` for a type that is not a float.
-fn numbers(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+fn numbers(dtype: Dtype, bytes: &[u8]) -> Result<Option<Vec<f32>>> {
     // The data need not be aligned, so it is read number by number.
-    fn collect<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-        bytes.as_chunks::<N>().0.iter().map(|&bytes| number(bytes)).collect()
+    fn collect<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f32) -> Result<Vec<f32>> {
+        let numbers = bytes.as_chunks::<N>().0;
+        host::collect(numbers.len(), numbers.iter().map(|&bytes| number(bytes)))
     }
     match dtype {
-        Dtype::F32 => Some(collect(bytes, f32::from_le_bytes)),
-        Dtype::F64 => Some(collect(bytes, |bytes| f64::from_le_bytes(bytes) as f32)),
-        Dtype::F16 => Some(collect(bytes, |bytes| half::f16::from_le_bytes(bytes).to_f32())),
-        Dtype::BF16 => Some(collect(bytes, |bytes| half::bf16::from_le_bytes(bytes).to_f32())),
-        _ => None,
+        Dtype::F32 => collect(bytes, f32::from_le_bytes).map(Some),
+        Dtype::F64 => collect(bytes, |bytes| f64::from_le_bytes(bytes) as f32).map(Some),
+        Dtype::F16 => collect(bytes, |bytes| half::f16::from_le_bytes(bytes).to_f32()).map(Some),
+        Dtype::BF16 => collect(bytes, |bytes| half::bf16::from_le_bytes(bytes).to_f32()).map(Some),
+        _ => Ok(None),
     }
 }

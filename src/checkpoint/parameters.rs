@@ -195,10 +195,9 @@ impl<'a> Parameters<'a> {
                     index: *index,
                     value: *value,
                 },
-                Unusable::Type(found) => Error::Checkpoint {
-                    file: file.to_owned(),
-                    message: format!("parameter {name} has type {found}, allowed are F32, F64, F16 and BF16"),
-                },
+                Unusable::Type(_) => {
+                    Error::Checkpoint { file: file.to_owned(), message: format!("parameter {name} {unusable}") }
+                }
             });
         }
         match self.checkpoint.parameters.get(&name) {

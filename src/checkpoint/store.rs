@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fmt};
 
 use super::fingerprint::{Fingerprint, KEY};
 use crate::{
-    error::{Error, Result},
-    tensor::{DType, check_f16, check_finite, n_elements},
+    error::{Error, Result, check_argument},
+    tensor::{DType, check_f16, check_finite, check_length},
 };
 
 /// Named parameters and metadata, on the host.
@@ -49,6 +49,15 @@ pub(super) enum Unusable {
     NonFinite { index: usize, value: f32 },
 }
 
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Type(found) => write!(f, "has type {found}, allowed are F32, F64, F16 and BF16"),
+            Self::NonFinite { index, value } => write!(f, "number {index} is {value}"),
+        }
+    }
+}
+
 impl Default for Checkpoint {
     fn default() -> Self {
         Self {
@@ -80,12 +89,11 @@ impl Checkpoint {
     /// Adds a parameter, or replaces the one of that name.
     ///
     /// # Errors
-    /// `data` does not fill the shape, or holds a number that is not finite.
+    /// `data` does not fill the shape, or holds a number that is not finite; the name `__metadata__`, which the
+    /// format has for itself.
     pub fn insert(&mut self, name: &str, shape: &[usize], data: Vec<f32>) -> Result<()> {
-        let expected = n_elements(shape);
-        if data.len() != expected {
-            return Err(Error::Length { shape: shape.to_vec(), expected, found: data.len() });
-        }
+        check_name("Checkpoint::insert", name)?;
+        check_length(shape, data.len())?;
         check_finite(&format!("parameter {name}"), &data)?;
         self.unusable.remove(name);
         self.parameters.insert(name.to_owned(), Parameter { shape: shape.to_vec(), data, dtype: DType::F32 });
@@ -154,6 +162,7 @@ impl Checkpoint {
     pub fn rename(&mut self, to: impl Fn(&str) -> String) -> Result<()> {
         let mut names = BTreeMap::new();
         for name in self.parameters.keys().chain(self.unusable.keys()) {
+            check_name("Checkpoint::rename", &to(name))?;
             if let Some(other) = names.insert(to(name), name) {
                 let found = format!("{:?} of both {other:?} and {name:?}", to(name));
                 return Err(Error::argument("Checkpoint::rename", "the new name", found, "a name for each"));
@@ -172,13 +181,18 @@ impl Checkpoint {
         self.parameters.keys().map(String::as_str)
     }
 
+    /// What the file holds beside them that no parameter can be, sorted by name, and why.
+    pub fn unusable(&self) -> impl Iterator<Item = (&str, String)> {
+        self.unusable.iter().map(|(name, why)| (name.as_str(), why.to_string()))
+    }
+
     /// How many numbers all parameters hold.
     pub fn n_parameters(&self) -> usize {
         self.parameters.values().map(|parameter| parameter.data.len()).sum()
     }
 
-    /// A number that differs between parameters that differ (FNV-1a over names, shapes and
-    /// bits), the same on every platform.
+    /// A number that says whether parameters are the same (FNV-1a over names, shapes and bits, one after the other):
+    /// of others it is another, but by a rare chance. The same on every platform.
     pub fn fingerprint(&self) -> u64 {
         self.of_parameters().0
     }
@@ -225,4 +239,14 @@ impl Checkpoint {
             present: self.metadata_keys().into_iter().map(str::to_owned).collect(),
         })
     }
+}
+
+fn check_name(op: &'static str, name: &str) -> Result<()> {
+    check_argument(
+        name != "__metadata__",
+        op,
+        "name",
+        format_args!("{name:?}"),
+        "another: the format has it for itself",
+    )
 }

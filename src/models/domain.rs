@@ -64,6 +64,15 @@ pub struct ValueDomain {
     pub std: [f64; 2],
 }
 
+impl Domain {
+    /// All ranges.
+    fn ranges(&self) -> impl Iterator<Item = [f64; 2]> + '_ {
+        let of_coordinate = |c: &CoordinateDomain| [Some([0.0, c.extent]), c.position, c.spacing];
+        let of_values = self.values.iter().flat_map(|values| [values.mean, values.std]);
+        self.coordinates.iter().flat_map(of_coordinate).flatten().chain(of_values)
+    }
+}
+
 /// How a prediction's context and points differ from everything that the network was trained on; empty
 /// if they do not, or if the checkpoint does not say what that was. A prediction outside is an
 /// extrapolation: it may be far off and sure of itself.
@@ -159,6 +168,11 @@ pub(crate) fn domain(checkpoint: &Checkpoint, n_columns: Option<usize>) -> Resul
     let refused = |message| Error::Config { message: format!("checkpoint {}: domain: {message}", checkpoint.file()) };
     let domain: Domain = serde_json::from_str(text).map_err(|error| refused(error.to_string()))?;
     let found = domain.coordinates.len();
+    if let Some([low, high]) = domain.ranges().find(|[low, high]| low > high) {
+        return Err(refused(format!(
+            "a range is from {low} to {high}, allowed is one whose end is not before its start"
+        )));
+    }
     match n_columns {
         Some(n) if n != found => Err(refused(format!("it is of points of {found} coordinates, allowed is {n}"))),
         _ => Ok(Some(domain)),

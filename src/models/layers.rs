@@ -6,6 +6,7 @@ use crate::{
     checkpoint::Parameters,
     device::Device,
     error::{Error, Result},
+    host,
     ops::{self, Activation, Linear},
     tensor::{DType, Tensor},
 };
@@ -110,12 +111,12 @@ pub(crate) fn check_heads((name, width): (&str, usize), (heads, n_heads): (&str,
 /// The rows of a weight `[n_out, n_in]` as the columns that [`Linear`] takes, of a type that they have exactly.
 pub(crate) fn transposed(device: &Device, dtype: DType, weight: &[f32], n_in: usize) -> Result<Tensor> {
     check_positive(&[("the width of a layer's input", n_in)])?;
-    Tensor::of_type(device, dtype, &[n_in, weight.len() / n_in], &columns(weight, n_in))
+    Tensor::of_type(device, dtype, &[n_in, weight.len() / n_in], &columns(weight, n_in)?)
 }
 
 /// Rows of `n_in` numbers, transposed.
-pub(crate) fn columns(weight: &[f32], n_in: usize) -> Vec<f32> {
-    (0..n_in).flat_map(|i| weight.chunks_exact(n_in).map(move |row| row[i])).collect()
+pub(crate) fn columns(weight: &[f32], n_in: usize) -> Result<Vec<f32>> {
+    host::collect(weight.len(), (0..n_in).flat_map(|i| weight.chunks_exact(n_in).map(move |row| row[i])))
 }
 
 /// `log(1 + e^x)` without overflow.

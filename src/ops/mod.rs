@@ -55,8 +55,8 @@
 //!   `inf - inf` and `0 inf` are NaN. A softmax has no weights where a logit is plus infinity, so its
 //!   row is NaN; a logit of minus infinity, as one below half of `MASKED`, has no weight. An infinite
 //!   value is read as infinite where its weight is above `1e-29`, else as that or NaN; states of
-//!   [`RollingAttention`] make it NaN. Logits overflow from `2e38` on, and a sum of which a part
-//!   overflows may do so on one device only.
+//!   [`RollingAttention`] make it NaN. Logits overflow from `2e38` on; so does a query times the
+//!   scale, and a sum of which a part overflows may, on one device only.
 //!
 //! Subnormal numbers may count as zero. On a GPU all this rests on its arithmetic: where a driver
 //! takes the liberty to assume that there is no NaN (Metal's fast math may), logits, maxima and masks

@@ -11,7 +11,7 @@ use crate::support::{Random, both, gpus};
 use wgpu_attention::{
     Device, Error, Result, Tensor,
     device::{GpuOptions, Recording},
-    ops::{Activation, Linear, Lstm, ScanAttention, add, linear, lstm, merge_attention, scan_attention},
+    ops::{Activation, Linear, Lstm, ScanAttention, add, linear, lstm, scan_attention},
     wgpu,
 };
 
@@ -65,6 +65,31 @@ fn a_recording_runs_when_it_is_submitted() {
         recording.submit().unwrap();
         assert_eq!(y.read().unwrap(), [7.0], "{name}");
         assert_eq!(add(&y, &x, 1.0).unwrap().read().unwrap(), [8.0], "{name}");
+    }
+}
+
+/// By the device's clock: all submits together, of which the last has most of the work.
+#[test]
+fn a_recording_takes_as_long_as_all_its_submits() {
+    for (name, device) in gpus().into_iter().filter(|(_, device)| device.capabilities().timestamps) {
+        let (one, x) = (number(&device, 1.0), Tensor::new(&device, &[512, 512], &[1e-3; 512 * 512]).unwrap());
+        let layer = Linear { weight: x.clone(), bias: None };
+        let work = || {
+            let sum = sums(&one, &one, 5000)?;
+            let y = (0..4).try_fold(x.clone(), |x, _| linear(&x, &layer, Activation::None, None))?;
+            Ok((sum, y))
+        };
+        work().map(|(_, y)| y.read()).unwrap().unwrap();
+        let ((sum, _), recording) = device.record(work).unwrap();
+        assert!(recording.n_submits() > 1, "{name}");
+        let began = std::time::Instant::now();
+        let time = recording.time().unwrap().unwrap();
+        let all = began.elapsed();
+        assert_eq!(sum.read().unwrap(), [5001.0], "{name}");
+        assert!(!time.is_zero() && time <= all, "{name}: {time:?} of {all:?}");
+        // A GPU may wait longer for the host than it works.
+        let is_hardware = device.capabilities().adapter.is_some_and(|kind| kind.is_hardware());
+        assert!(is_hardware || 2 * time > all, "{name}: {time:?} of {all:?}");
     }
 }
 

@@ -415,6 +415,42 @@ fn huge_logits_neither_overflow_nor_vanish() {
     }
 }
 
+/// A scale that overflows in base 2 by itself, and the largest that a bias may be.
+#[test]
+fn extremes_of_scales_and_biases_are_as_they_are_told() {
+    for (name, device) in devices() {
+        let t = |shape: &[usize], numbers: &[f32]| Tensor::new(&device, shape, numbers).unwrap();
+        let (q, k) = (t(&[1, 1, 1, 2], &[2e-38, 0.0]), t(&[1, 1, 2, 2], &[1.0, 0.0, 0.0, 0.0]));
+        let v = t(&[1, 1, 2, 1], &[1.0, 0.0]);
+        let read = scan_attention(&q, &k, &v, &ScanAttention::default().scale(3e38)).unwrap();
+        // Logits of 6 and 0.
+        let (value, lse) = (read.values.read().unwrap()[0], read.log_sum_exp.read().unwrap()[0]);
+        let logit = 2e-38f32 as f64 * 3e38f32 as f64;
+        let [share, sum] = [1.0 / (1.0 + (-logit).exp()), logit.exp().ln_1p()];
+        assert!((f64::from(value) - share).abs() < 1e-5, "{name}: {value}, not {share}");
+        assert!((f64::from(lse) - sum).abs() < 1e-5 * sum, "{name}: {lse}, not {sum}");
+
+        let (one, far) = (t(&[1, 1, 1], &[0.0]), t(&[1, 1, 1], &[100.0]));
+        let one_key = t(&[1, 1, 1, 1], &[0.0]);
+        for kernel in BiasKernel::ALL {
+            for a in [-1e34f32, -8e9, -1.0, 1.0, 1e34] {
+                for b in [-1.0, -1e9, 0.3] {
+                    let parameters = [&[a][..], &[b], &[0.0]];
+                    let term =
+                        BiasTerm::built_in(0..1, Distance::Euclidean, kernel, &parameters[..kernel.parameters().len()]);
+                    let terms = [term];
+                    let options = ScanAttention::default().bias(Bias::new(&one, &far, &terms));
+                    let bias =
+                        scan_attention(&one_key, &one_key, &one_key, &options).unwrap().log_sum_exp.read().unwrap()[0];
+                    // 2^113, and as the logarithm comes back from base 2.
+                    let largest = 2f32.powi(113) * if kernel == BiasKernel::Scalar { 100.0 } else { 1.0 };
+                    assert!(bias.abs() <= largest * (1.0 + 1e-5), "{name}, {kernel:?}, {a}, {b}: {bias}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn one_grid_past_65535_groups() {
     // 70 000 batch elements are as many workgroups; each has one query and two keys.
@@ -503,5 +539,21 @@ fn great_circles_of_whole_turns() {
             let allowed = if is_turned || device == Device::cpu() { 1e-4 } else { 1e-6 + 1e-4 * expected };
             assert!((f64::from(found) - expected).abs() < allowed, "{name}: {here:?} {there:?}: {found}, {expected}");
         }
+    }
+}
+
+/// Each named term is the built-in one of its kernel, with its parameters in their order.
+#[test]
+fn named_terms_are_built_in_ones() {
+    let (a, b, c) = ([0.5, 1.0], [2.0, 3.0], [4.0, 5.0]);
+    for (term, kernel, parameters) in [
+        (BiasTerm::scalar(1..3, &a), BiasKernel::Scalar, &[&a[..]][..]),
+        (BiasTerm::rbf(1..3, &a, &b), BiasKernel::Rbf, &[&a, &b]),
+        (BiasTerm::tisa(1..3, &a, &b, &c), BiasKernel::Tisa, &[&a, &b, &c]),
+        (BiasTerm::exponential(1..3, &a, &b), BiasKernel::Exponential, &[&a, &b]),
+        (BiasTerm::matern32(1..3, &a, &b), BiasKernel::Matern32, &[&a, &b]),
+    ] {
+        let built_in = BiasTerm::built_in(1..3, Distance::Euclidean, kernel, parameters);
+        assert_eq!(format!("{term:?}"), format!("{built_in:?}"));
     }
 }

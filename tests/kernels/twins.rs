@@ -380,6 +380,8 @@ fn by_rows(device: &Device, rows: usize, width: usize) -> Outputs {
     let mut tensor = |shape: &[usize]| Tensor::new(device, shape, &random.numbers(shape.iter().product())).unwrap();
     let (x, y, row) = (tensor(&[rows, width]), tensor(&[rows, width]), tensor(&[width]));
     let p = Probabilities::sigmoid(&tensor(&[rows, if width.is_multiple_of(2) { 2 } else { 1 }])).unwrap();
+    let layer = Linear { weight: tensor(&[width, 5]), bias: None };
+    let (parts, lse) = (tensor(&[2, 4 * rows]), tensor(&[2, 4 * rows]));
     let rest = [
         ("add", add(&x, &y, 0.5).unwrap()),
         ("add of a row", add(&x, &row, 0.5).unwrap()),
@@ -391,6 +393,8 @@ fn by_rows(device: &Device, rows: usize, width: usize) -> Outputs {
         ("geglu", geglu(&concat(&x, 0..width, &y).unwrap()).unwrap()),
         ("layer_norm", layer_norm(&x, &row, &row, 0.1, None).unwrap()),
         ("layer_norm with a residual", layer_norm(&x, &row, &row, 0.1, Some(&y)).unwrap()),
+        ("linear", linear(&x, &layer, Activation::None, None).unwrap()),
+        ("merge_attention", merge_attention(&parts, &lse).unwrap().values),
     ];
     // Keys with their squares beside them, and queries with a one; features no wider than heads may be.
     let stable = (width < 256).then(|| {

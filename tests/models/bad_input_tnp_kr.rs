@@ -31,6 +31,10 @@ fn contexts_and_predictions() {
         refused(posterior.predict(&at(&x).batch(3)), &["batch", "3", "1"]);
         refused(posterior.predict_tiles(&at(&x), 0, |_, _| Ok(())), &["tile_size"]);
         assert_eq!(posterior.predict(&at(&[])).unwrap().shape(), [1, 0, 1]);
+        // No numbers are as many points of any size.
+        for dim in [1 << 17, 1 << 63] {
+            refused(posterior.predict(&Locations::space(dim, &[0.0f32; 0])), &["dim", "1 to 65536"]);
+        }
         // A receiver may stop.
         let stop = || Error::Config { message: "enough".into() };
         refused(posterior.predict_tiles(&at(&x), 1, |_, _| Err(stop())), &["enough"]);

@@ -234,3 +234,48 @@ fn halves_of_a_file_stay_halves() {
     narrow.insert("large", &[2], vec![1.0, 1e6]).unwrap();
     refused(narrow.to_f16("large"), &["1000000 at 1", "65504"]);
 }
+
+fn temporary(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("wgpu-attention-checkpoint-{name}-{}", std::process::id()))
+}
+
+/// What is written can be read: a file was replaced by one that nobody could open.
+#[test]
+fn what_could_not_be_read_is_not_written() {
+    let mut checkpoint = Checkpoint::default();
+    refused(checkpoint.insert("__metadata__", &[1], vec![1.0]), &["__metadata__", "another"]);
+    refused(checkpoint.insert("a", &[usize::MAX, 2, 0], vec![]), &["numbers of one tensor"]);
+    checkpoint.insert("a", &[1], vec![1.0]).unwrap();
+    refused(checkpoint.rename(|_| "__metadata__".into()), &["__metadata__"]);
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a"]);
+    let path = temporary("kept");
+    checkpoint.save(&path).unwrap();
+    checkpoint.set_metadata("long", "x".repeat(5 << 20));
+    refused(checkpoint.save(&path), &["its header has", "allowed"]);
+    assert!(Checkpoint::open(&path).unwrap().metadata("long").is_err());
+    std::fs::remove_file(&path).unwrap();
+}
+
+/// A file goes where a link leads; what stands beside it under the name of the unfinished file is not followed.
+#[test]
+#[cfg(unix)]
+fn links_stay_links_when_a_file_is_saved() {
+    use std::os::unix::fs::symlink;
+    let mut checkpoint = Checkpoint::default();
+    checkpoint.insert("a", &[1], vec![1.0]).unwrap();
+    let [link, target, other] = ["link", "target", "other"].map(temporary);
+    std::fs::write(&target, "old").unwrap();
+    std::fs::write(&other, "kept").unwrap();
+    symlink(&target, &link).unwrap();
+    let part = PathBuf::from(format!("{}.part", target.display()));
+    symlink(&other, &part).unwrap();
+    checkpoint.save(&link).unwrap();
+    assert!(link.symlink_metadata().unwrap().is_symlink() && !target.symlink_metadata().unwrap().is_symlink());
+    assert_eq!(Checkpoint::open(&target).unwrap().fingerprint(), checkpoint.fingerprint());
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), "kept");
+    // A folder there is said to be in the way, and stays.
+    std::fs::create_dir(&part).unwrap();
+    refused(checkpoint.save(&target), &["target", ".part"]);
+    std::fs::remove_dir(&part).unwrap();
+    [link, target, other].iter().for_each(|path| std::fs::remove_file(path).unwrap());
+}

@@ -181,6 +181,56 @@ fn joint_and_autoregressive_draws_agree_where_they_should() {
     }
 }
 
+/// Of each block what is predicted once the true values of those before it are observed.
+#[test]
+fn points_are_as_likely_as_one_block_after_another() {
+    let (x, y, at, then) = ([-1.0, 0.5], [0.3, -0.4], [-0.4, -0.3, 0.9], [0.9, -1.0, 0.2]);
+    for (name, device) in devices() {
+        let model = TnpKr::open(&device, CHECKPOINT).unwrap();
+        let all = |block: usize| {
+            let context = Context::new(Locations::space(1, &x), &y);
+            model.evaluate(&context, &Locations::space(1, &at), &then, block).unwrap().log_density_joint()[0]
+        };
+        for block in [1, 2, 3] {
+            let sum: f64 = (0..3)
+                .step_by(block)
+                .map(|start| {
+                    let [x, y] = [[&x[..], &at[..start]].concat(), [&y[..], &then[..start]].concat()];
+                    let points = start..3.min(start + block);
+                    let posterior = model.condition(&Context::new(Locations::space(1, &x), &y)).unwrap();
+                    let prediction = posterior.predict(&Locations::space(1, &at[points.clone()])).unwrap();
+                    prediction.log_density(&then[points]).unwrap().iter().sum::<f64>()
+                })
+                .sum();
+            // The same kernels, in tiles of other sizes.
+            let found = all(block);
+            assert!((found - sum).abs() < 1e-4 * sum.abs(), "{name}, blocks of {block}: {found}, not {sum}");
+        }
+        // Two values that do not go together, side by side.
+        assert!(all(1) < all(3) - 1.0, "{name}: {} and {}", all(1), all(3));
+    }
+}
+
+/// Each data set of a batch is told of its own.
+#[test]
+fn joint_predictions_say_what_lies_outside_of_the_training() {
+    let config = joint(CovarianceKind::LowRank);
+    let random = Checkpoint::random(5, |checkpoint| Cmanp::new(&Device::cpu(), &config, checkpoint));
+    let mut checkpoint = random.unwrap();
+    checkpoint.set_metadata("domain", r#"{"coordinates": [{"extent": 2.0, "position": [-1.0, 1.0]}]}"#);
+    let model = Cmanp::new(&Device::cpu(), &config, &checkpoint).unwrap();
+    let context = cmanp::Context::new(&[0.1, 0.5, 0.1, 0.5], &[0.2; 8]).batch(2);
+    let joint = model.condition(&context).unwrap().predict_joint(&[0.3, 0.4, 0.3, 9.0]).unwrap();
+    assert!(joint[0].outside().is_empty(), "{}", joint[0].outside());
+    let said = joint[1].outside().to_string();
+    assert!(said.contains("coordinate 0 is 9.0") && said.contains("batch element 0"), "{said}");
+    // A range that ends before it begins holds nothing.
+    for bad in [r#"{"extent": -4.0}"#, r#"{"extent": 1.0, "position": [1.0, -1.0]}"#] {
+        checkpoint.set_metadata("domain", format!(r#"{{"coordinates": [{bad}]}}"#));
+        refused(Cmanp::new(&Device::cpu(), &config, &checkpoint), &["domain", "a range is from", "allowed"]);
+    }
+}
+
 fn small(output: Output, n_values: usize) -> Config {
     let head = MlpConfig { dims: vec![8, output.n_parameters(n_values)], activation: Activation::GeluTanh };
     Config { n_blocks: 2, output, head, ..Config::performer(1, n_values) }

@@ -103,6 +103,57 @@ fn standardised_neighbourhoods_know_no_units() {
     }
 }
 
+/// By hand what the documentation says: values of mean 0 and deviation 1, places of root mean square 1.
+#[test]
+fn standardised_neighbourhoods_are_scaled_as_networks_were_trained() {
+    let local = Local::nearest(30).together(4).standardise();
+    let ((places, values), (asked, _)) = (field(100, 2.0), field(20, 1.9));
+    for (name, device) in &devices() {
+        let model = TnpKr::random(device, &Config { n_blocks: 2, ..Config::scan(1) }, 4).unwrap();
+        let (context, at) = (Context::new(Locations::space(2, &places), &values), Locations::space(2, &asked));
+        let found = predicted(&model, &context, &at, 20, &local);
+        for part in model.neighbourhoods(&context, &at, &local).unwrap() {
+            let n = part.observations.len() as f64;
+            let mean = |of: &dyn Fn(usize) -> f64| part.observations.iter().map(|i| of(*i)).sum::<f64>() / n;
+            let middle = [0, 1].map(|c| mean(&|i| places[2 * i + c]));
+            let size = mean(&|i| (0..2).map(|c| (places[2 * i + c] - middle[c]).powi(2)).sum()).sqrt();
+            let level = mean(&|i| f64::from(values[i]));
+            let unit = mean(&|i| (f64::from(values[i]) - level).powi(2)).sqrt();
+            let scaled = |from: &[f64], indices: &[usize]| -> Vec<f64> {
+                indices.iter().flat_map(|i| [0, 1].map(|c| (from[2 * i + c] - middle[c]) / size)).collect()
+            };
+            let near: Vec<f32> =
+                part.observations.iter().map(|i| ((f64::from(values[*i]) - level) / unit) as f32).collect();
+            let (from, to) = (scaled(&places, &part.observations), scaled(&asked, &part.places));
+            let posterior = model.condition(&Context::new(Locations::space(2, &from), &near)).unwrap();
+            let alone = posterior.predict(&Locations::space(2, &to)).unwrap().in_units(&[unit], &[level]).unwrap();
+            for (i, &place) in part.places.iter().enumerate() {
+                let ([a, b], [mean, std]) = (found[place], [alone.mean()[i], alone.std()[i]]);
+                // Values of 280 in f32 are 3e-5 apart.
+                assert!(
+                    (a - mean).abs() < 1e-3 && (b - std).abs() < 1e-3 * std,
+                    "{name}: {place}: {a} {b}, {mean} {std}"
+                );
+            }
+        }
+    }
+}
+
+/// An hour is worth so many units of space.
+#[test]
+fn weights_multiply_differences() {
+    let mut config = Config { n_blocks: 1, ..Config::scan(1) };
+    config.groups = vec![group("s", Distance::Euclidean), group("t", Distance::Euclidean)];
+    let model = TnpKr::random(&Device::cpu(), &config, 5).unwrap();
+    // One unit of space away, and three of time.
+    let context = Context::new(Locations::space(1, &[1.0f32, 0.0]).time(&[0.0f32, 3.0]), &[1.0, 2.0]);
+    let at = Locations::space(1, &[0.0f32]).time(&[0.0f32]);
+    for (weight, nearest) in [(0.25, 1), (0.32, 1), (0.35, 0), (0.5, 0), (1.0, 0)] {
+        let parts = model.neighbourhoods(&context, &at, &Local::nearest(1).weight("t", weight)).unwrap();
+        assert_eq!(parts[0].observations, [nearest], "weight {weight}");
+    }
+}
+
 fn group(name: &str, distance: Distance) -> GroupConfig {
     let bias = BiasConfig { kernel: BiasKernel::Rbf, distance, n_basis: 2 };
     GroupConfig { name: name.into(), dim: None, embed: false, bias: Some(bias), category: None }
@@ -194,6 +245,20 @@ fn observations_at_one_place_have_no_size() {
     for (a, b) in exact.iter().zip(rounded) {
         assert!((a - b).abs() < 1e-4, "{exact:?} {rounded:?}");
     }
+}
+
+/// One observation, or several equal ones, says nothing of how much values vary: the deviation of a rounding was
+/// certainty.
+#[test]
+fn observations_that_are_all_the_same_vary_as_all_do() {
+    let model = TnpKr::open(&Device::cpu(), CHECKPOINT).unwrap();
+    let x: Vec<f64> = (0..40).map(|i| 0.1 * f64::from(i)).collect();
+    let y: Vec<f32> = x.iter().map(|x| (2.0 * x).sin() as f32).collect();
+    let context = Context::new(Locations::space(1, &x), &y);
+    let (at, local) = (Locations::space(1, &[1.55]), Local::nearest(1).standardise());
+    let [mean, std] = predicted(&model, &context, &at, 1, &local)[0];
+    // That of a rounding was 1e-7; the network is sure of what is near, but not so sure.
+    assert!((mean - 0.04).abs() < 1.0 && (1e-3..2.0).contains(&std), "{mean} {std}");
 }
 
 /// A network that sees the coordinates themselves is given what is left of them, near as far.

@@ -149,7 +149,10 @@ fn written_classes_are_found_and_erased_from_the_base() {
         // With two that are not orthogonal it is less exact, but never more than there was.
         let rows = after.chunks(6).zip(before.chunks(4));
         let (mut left, mut there) = (0.0, 0.0);
-        for (after, before) in rows {
+        for (support, (after, before)) in rows.enumerate() {
+            // The class that was written with it is the one that is read.
+            let found = (0..6).max_by(|&a, &b| after[a].total_cmp(&after[b]));
+            assert_eq!(found, Some(4 + support), "{name}: {after:?}");
             left += after[..4].iter().map(|x| x * x).sum::<f32>();
             there += before.iter().map(|x| x * x).sum::<f32>();
         }

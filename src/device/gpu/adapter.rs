@@ -91,9 +91,9 @@ impl GpuOptions {
     /// changes, and [`Capabilities::matrix_units`] tells. **Experimental**, as the feature of `wgpu` is.
     ///
     /// Results are less exact: `scale q`, `k`, `v` and the weights are rounded to f16, to `u = 2^-11` of each or
-    /// `2^-25`, and summed in f32. With `L = 2.01 u max sum |scale q k|`, over the pairs of a query and the numbers
-    /// of a head, a logit is off by `L`, a log-sum-exp by `L + u`, and a value by `(2 L + 3 u) max |v|`, to first
-    /// order. A driver that rounds towards zero doubles them. What f16 cannot hold (above 65504, or not finite)
+    /// `2^-25`, and summed in f32. With `L = 2.01 u max sum |scale q k| + 2^-25 max sum (|scale q| + |k|)`, over the
+    /// pairs of a query and the numbers of a head, a logit is off by `L`, a log-sum-exp by `L + u`, and a value by
+    /// `(2 L + 3 u) max |v| + 2^-25`, to first order. A driver that rounds towards zero doubles them. What f16 cannot hold (above 65504, or not finite)
     /// is computed in f32, slowly, by the rule for [what is not finite](crate::ops#what-is-not-finite).
     /// Whether they are faster is to be measured: on an H200 they are between 0.7 and 1.2 of the speed of f32.
     pub fn matrix_units(mut self, matrix_units: bool) -> Self {

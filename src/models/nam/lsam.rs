@@ -55,7 +55,7 @@ impl LsamCell {
         }
         let (device, n_out) = (parameters.device(), bias.len());
         // PyTorch stores the transpose.
-        let weight = columns(&weight, n_in);
+        let weight = columns(&weight, n_in)?;
         let (input, hidden) = weight.split_at(input_dim * n_out);
         let input = Linear {
             weight: Tensor::new(device, &[input_dim, n_out], input)?,

@@ -218,7 +218,8 @@ fn beta_cdf_large(a: f64, b: f64, x: f64, y: f64) -> Level {
         };
     }
     let n = a + b;
-    let apart = n * x - a;
+    // The difference of the smaller ones, which does not cancel.
+    let apart = if y < x { b - n * y } else { n * x - a };
     let w = (2.0 * (deviance(a, n * x) + deviance(b, n * y))).sqrt().copysign(apart);
     let rest =
         if w.abs() < 0.01 { (b - a) / (3.0 * (a * n).sqrt() * b.sqrt()) } else { 1.0 / w - (a / n * b).sqrt() / apart };
@@ -278,6 +279,22 @@ mod tests {
                 let [exact, about] =
                     [beta_cdf(a * (1.0 - 1e-12), b * (1.0 - 1e-12), x, 1.0 - x), beta_cdf_large(a, b, x, 1.0 - x)];
                 assert!((exact.below - about.below).abs() < 1e-6, "{share}, {z}: {exact:?} and {about:?}");
+            }
+        }
+    }
+
+    /// `a` many times `b`: as many events of a rare kind, which is Poisson's distribution.
+    #[test]
+    fn far_from_even_shapes_are_as_poissons_distribution() {
+        for (large, mean) in [(1e15, 2e5), (1e20, 2e5), (1e20, 1e7), (1e25, 1e6)] {
+            for z in [-3.0, -1.0, 0.0, 0.5, 2.0] {
+                let k = (mean + z * f64::sqrt(mean)).floor();
+                // Of a negative binomial count: the chance of more than `k` is that of a waiting time.
+                let (x, y) = (large / (large + mean), mean / (large + mean));
+                let [found, expected] = [beta_cdf(large, k + 1.0, x, y), gamma_cdf(k + 1.0, mean)];
+                assert!((found.below - expected.above).abs() < 1e-3, "{large}, {k}: {found:?} and {expected:?}");
+                let mirrored = beta_cdf(k + 1.0, large, y, x);
+                assert!((mirrored.above - found.below).abs() < 1e-9, "{large}, {k}: {mirrored:?} and {found:?}");
             }
         }
     }

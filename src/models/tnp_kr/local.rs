@@ -68,8 +68,8 @@ impl Local {
     }
 
     /// Scales each neighbourhood: the values to mean 0 and deviation 1, and the coordinates so that the
-    /// root of the mean squared distance from the middle of its observations is 1. For networks that were
-    /// trained so, such as `checkpoints/field.safetensors`; predictions are in the units of the data.
+    /// root of the mean squared distance from the middle of its observations is 1. Values that are all the same
+    /// take the deviation of all observations for theirs. For networks that were trained so, such as `checkpoints/field.safetensors`; predictions are in the units of the data.
     pub fn standardise(self) -> Self {
         Self { standardised: true, ..self }
     }
@@ -209,8 +209,7 @@ impl TnpKr {
         let mut origins = context.origins.clone();
         origins.retain(|(name, _)| !of_differences.contains(&name));
         let all: Vec<usize> = observed.cloud().of_element(0).collect();
-        let least = moments(&observed, &all).map(|[_, deviation]| LEAST_DEVIATION * deviation);
-        let least: Vec<f64> = least.collect();
+        let whole: Vec<f64> = moments(&observed, &all).map(|[_, deviation]| deviation).collect();
         let n_observations = parts.iter().map(|part| part.observations.len()).max().unwrap_or(1);
         for parts in batches(&parts, n_observations) {
             let n_places = parts.iter().map(|part| part.places.len()).max().unwrap_or(0);
@@ -221,7 +220,7 @@ impl TnpKr {
             let (mut values, mut keep, mut scales) = (Vec::new(), Vec::new(), Vec::new());
             for part in parts {
                 let scale = if local.standardised {
-                    Scale::of(&observed, part, &columns, &least)
+                    Scale::of(&observed, part, &columns, &whole)
                 } else {
                     Scale::none(&observed, &columns)
                 };
@@ -319,7 +318,8 @@ impl Scale {
         Self { columns: vec![[0.0, 1.0]; n_columns], levels: vec![0.0; n_values], units: vec![1.0; n_values] }
     }
 
-    fn of(observed: &Points<'_>, part: &Neighbourhood, columns: &[Range<usize>], least: &[f64]) -> Self {
+    /// `whole` is the deviation of all observations, by value.
+    fn of(observed: &Points<'_>, part: &Neighbourhood, columns: &[Range<usize>], whole: &[f64]) -> Self {
         let cloud = observed.cloud();
         let mut scale = Self::none(observed, columns);
         for group in columns {
@@ -334,7 +334,8 @@ impl Scale {
             group.clone().for_each(|c| scale.columns[c][1] = unit);
         }
         for (c, [mean, deviation]) in moments(observed, &part.observations).enumerate() {
-            let unit = deviation.max(least[c]);
+            // What is the same everywhere, as a single observation is, says nothing of how much it varies.
+            let unit = if deviation > 0.0 { deviation.max(LEAST_DEVIATION * whole[c]) } else { whole[c] };
             scale.levels[c] = mean;
             scale.units[c] = if unit > 0.0 { unit } else { 1.0 };
         }

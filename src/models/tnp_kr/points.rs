@@ -17,6 +17,9 @@ use crate::{
 
 const OP: &str = "tnp_kr";
 
+/// The most columns of coordinates that a point has.
+pub(super) const MAX_COLUMNS: usize = 1 << 16;
+
 /// Points that are described by named groups of coordinates, `[batch, n_points, dim]` each,
 /// row-major, in f32 or f64.
 ///
@@ -253,6 +256,11 @@ impl<'a> Points<'a> {
             if dim == 0 || group.dim.or(wanted).is_some_and(|wanted| wanted != dim) {
                 let allowed = group.dim.or(wanted).map_or("1 or more".into(), |dim| dim.to_string());
                 return argument("dim of a coordinate group", format!("{dim} for {:?}", group.name), allowed);
+            }
+            // Without points, no numbers say that there are not so many.
+            if dim > MAX_COLUMNS {
+                let found = format!("{dim} for {:?}", group.name);
+                return argument("dim of a coordinate group", found, format!("1 to {MAX_COLUMNS}"));
             }
             let per_batch = n_points.unwrap_or(numbers.len() / batch.saturating_mul(dim));
             let there = numbers.len() as f64 / (batch as f64 * dim as f64);

@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{block::KrBlock, network::Network, posterior::Posterior};
+use super::{block::KrBlock, network::Network, points::MAX_COLUMNS, posterior::Posterior};
 use crate::{
     checkpoint::{Checkpoint, Parameters},
     error::Result,
@@ -114,7 +114,7 @@ fn check(checkpoint: &Checkpoint, network: &Network, batch: usize, details: &Det
         && columns.iter().try_fold(0, |end, c| (c.start == end && c.end >= end).then_some(c.end)).is_some()
         && columns.iter().zip(&config.groups).all(|(c, g)| g.dim.is_none_or(|dim| dim == c.len()));
     let n_columns = columns.last().map_or(0, |columns| columns.end);
-    if !columns_fit || *n_context == 0 || n_columns > 1 << 16 {
+    if !columns_fit || *n_context == 0 || n_columns > MAX_COLUMNS {
         let message = format!("its {n_context} observations and columns {columns:?} do not fit the model");
         return Err(refused(checkpoint, message));
     }

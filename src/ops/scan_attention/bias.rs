@@ -197,7 +197,12 @@ impl BiasTerm {
             TermKind::Custom(_) => (&[][..], &[][..], &[][..]),
         };
         let at = |values: &[f32], i: usize| values.get(i).copied().unwrap_or(0.0);
-        let largest = LARGEST / self.n_basis(n_heads).max(1) as f32;
+        // Matérn's polynomial is 1 + 90 ln 2 at most, where its exponential is at its largest.
+        let beside = match &self.kind {
+            TermKind::Distance { kernel: BiasKernel::Matern32, .. } => 64.0,
+            _ => 1.0,
+        };
+        let largest = LARGEST / beside / self.n_basis(n_heads).max(1) as f32;
         a.iter().enumerate().map(move |(i, a)| {
             let a = a.clamp(-largest, largest);
             // `a` times the exponential is at most `largest`.

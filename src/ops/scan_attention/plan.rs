@@ -307,8 +307,7 @@ pub(crate) fn iterations(problem: &Problem, rung: Rung, matrix: Option<MatrixTil
     let products = problem.head_dim.div_ceil(slice) * (1 + slice / 4 + fills);
     // The rows of a tile of columns of v are summed four at a time; where pairs may be masked and a value is
     // not finite, one at a time.
-    let by_pair = problem.has_matrix || problem.n_basis > 0;
-    let of_slice = if by_pair { slice + 1 } else { slice / 4 + 1 };
+    let of_slice = if problem.is_biased() { slice + 1 } else { slice / 4 + 1 };
     let sums = problem.v_dim.div_ceil(rung.keys()) * rung.keys() / slice * (of_slice + loops);
     // Four keys for each vector of four queries; on matrix units there are at most as many pairs as for two.
     let quads = if matrix.is_some() { 2 } else { rung.quads() };
@@ -384,7 +383,7 @@ fn choose(problem: &Problem, capabilities: &Capabilities) -> Result<(Rung, &'sta
     if has_matrix_tile && problem.n_queries > 8 {
         return Ok((Rung::Matrix, "the device was opened for its matrix units"));
     }
-    let is_biased = problem.n_basis > 0 || problem.has_matrix;
+    let is_biased = problem.is_biased();
     // Of a row of the result, the more threads the fewer numbers are in the registers of each.
     let has_registers = maker.has_many_registers();
     let is_broad = problem.v_dim > if has_registers { 128 } else { 64 };
@@ -459,10 +458,12 @@ pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Result<Pla
     // Each range of keys, and each split of them, leaves a partial result, and all of them are merged
     // from one binding.
     let parts = keys.len() * problem.n_splits.unwrap_or(1);
-    let of_head = (length * width).max(n_queries * problem.v_dim * parts);
+    // Numbers of a row of one: its values, or its largest logit and its sum.
+    let of_part = problem.v_dim.max(2);
+    let of_head = (length * width).max(n_queries * of_part * parts);
     let batch_step = steps(n_heads * of_head, matrix_of_batch, matrix_batch, cost / batch as f64);
     let head_step = steps(of_head, matrix_of_head, matrix_head, cost / (batch * n_heads) as f64);
-    let of_query = (row * parts).max(matrix_row);
+    let of_query = (row.max(if problem.head_major { of_part } else { of_part * n_heads }) * parts).max(matrix_row);
     let query_step = (fitting(of_query, cost_of_query / keys.len() as f64) / queries_of_group * queries_of_group)
         .max(queries_of_group);
 
@@ -490,7 +491,7 @@ pub(crate) fn plan(problem: &Problem, capabilities: &Capabilities) -> Result<Pla
 
     let (groups, values) = pieces.first().map_or((1, 1), |piece| {
         let slices = piece.batch.len() * piece.heads.len();
-        (slices * piece.queries.len().div_ceil(queries_of_group), slices * piece.queries.len() * problem.v_dim)
+        (slices * piece.queries.len().div_ceil(queries_of_group), slices * piece.queries.len() * of_part)
     });
     let keys_of_launch = keys.first().map_or(1, Range::len);
     let n_splits = problem.n_splits.unwrap_or_else(|| {
@@ -647,6 +648,25 @@ mod tests {
                     assert!(seen.iter().all(|&n| n == 1), "{sizes:?}");
                     assert_eq!(plan.keys.iter().map(Range::len).sum::<usize>(), problem.n_keys);
                     assert!(plan.n_splits >= 1 && plan.n_splits <= plan.keys[0].len());
+                }
+            }
+        }
+    }
+    /// Of values of one number the largest logits and sums are more.
+    #[test]
+    fn parts_of_narrow_values_fit() {
+        for (_, capabilities) in devices() {
+            for head_major in [true, false] {
+                for (v_dim, n_splits) in [(1, 200), (2, 200), (1, 7), (16, 7)] {
+                    let sizes = problem([2, 3, 1000, 1000, v_dim], head_major);
+                    let plan = plan(&Problem { n_splits: Some(n_splits), n_basis: 0, ..sizes }, &capabilities).unwrap();
+                    for Piece { batch, heads, queries } in &plan.pieces {
+                        let rows = batch.len() * heads.len() * queries.len() * plan.keys.len() * n_splits;
+                        // One tile of queries is the least that a piece has.
+                        let is_tile = queries.len() <= queries_of_group(plan.rung, None);
+                        let bytes = 4 * (rows * v_dim.max(2)) as u64;
+                        assert!(is_tile || bytes <= capabilities.max_binding, "{v_dim}, {n_splits}: {bytes}");
+                    }
                 }
             }
         }

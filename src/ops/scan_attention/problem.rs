@@ -145,6 +145,11 @@ impl Problem {
         layout.strides(Sizes { n_heads: self.n_heads / self.kv_group, ..sizes })
     }
 
+    /// Whether pairs have a bias, which may mask them; a mask of keys is none.
+    pub fn is_biased(&self) -> bool {
+        self.has_matrix || self.n_basis > 0
+    }
+
     /// Whether there is no key to read, or nothing that reads.
     pub fn is_empty(&self) -> bool {
         self.batch * self.n_queries * self.n_keys == 0

@@ -1,7 +1,7 @@
 //! Fault F15: biases that are the same along a dimension, fewer heads of keys than of queries, and
 //! no keys at all.
 
-use super::{RECORDED, add_terms, case, devices};
+use super::{RECORDED, Run, add_terms, case, check, devices};
 use crate::support::{
     Random, bound, error, layout,
     oracle::{self, Case, projected},
@@ -414,5 +414,18 @@ fn f15_biases_may_have_many_parameters() {
         let found = scan_attention(&q, &k, &v, &options).unwrap();
         assert_near(&name, &device, &found.values, &values);
         assert_near(&name, &device, &found.log_sum_exp, &lse);
+    }
+}
+
+/// The largest logits and sums of many splits are more than values of one number.
+#[test]
+fn many_splits_of_narrow_values_are_cut_into_pieces() {
+    let mut random = Random::new(12);
+    let case = case(&mut random, [1, 2, 500, 500, 1, 1]);
+    for (name, device) in all_devices(256) {
+        for head_major in [true, false] {
+            let how = Run { head_major, n_splits: Some(100), extra: &[] };
+            check("100 splits", &name, &device, &case, &how);
+        }
     }
 }

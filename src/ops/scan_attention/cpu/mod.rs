@@ -11,6 +11,7 @@ mod softmax;
 mod tests;
 
 use std::{
+    f64::consts::LOG2_E,
     ops::Range,
     sync::{Mutex, PoisonError},
 };
@@ -19,7 +20,6 @@ use fearless_simd::{Level, dispatch, prelude::*};
 
 use self::{
     bias::{Keep, PairBias, Region, Tiles},
-    kernel::base_2,
     pack::{Packing, Unpacked, Wide},
     softmax::{Row, State, Step},
 };
@@ -313,13 +313,14 @@ impl<'a> Scan<'a> {
 
     /// The task's queries, `[head, padded, head_dim]`, in base 2.
     fn pack_queries(&self, task: &Task, padded: usize, packed: &mut Vec<f32>) {
-        let scale = base_2(self.problem.scale);
+        // Of both together: the scale alone may overflow in base 2.
+        let scale = f64::from(self.problem.scale) * LOG2_E;
         let head_dim = self.packing.head_dim;
         packed.clear();
         for head in task.heads.clone() {
             let q = self.inputs.q_rows(self.problem, [task.batch, head], task.queries.clone());
             for i in 0..q.n {
-                packed.extend(q.row(i).iter().map(|x| x * scale));
+                packed.extend(q.row(i).iter().map(|x| (f64::from(*x) * scale) as f32));
             }
             packed.resize(packed.len() + (padded - q.n) * head_dim, 0.0);
         }
