@@ -129,21 +129,23 @@ def gaussian_process(x, y, at, period=None):
 
 
 def network(run, params, cfg, x, years, y, at, at_years):
-    """Mean and std in model units."""
+    """Mean and std in model units, of the values and of their negatives together."""
 
     def points(x, years):
         columns = [x]
         if any(g["name"] == "phase" for g in cfg["groups"]):
             columns += [np.cos(2 * np.pi * years), np.sin(2 * np.pi * years)]
-        return jnp.asarray(np.stack(columns, -1)[None], jnp.float32)
+        return jnp.asarray(np.stack([np.stack(columns, -1)] * 2), jnp.float32)
 
     batch = {
         "s_ctx": points(x, years),
-        "f_ctx": jnp.asarray(y[None, :, None], jnp.float32),
-        "mask_ctx": jnp.ones((1, len(y)), bool),
+        "f_ctx": jnp.asarray(np.stack([y, -y])[:, :, None], jnp.float32),
+        "mask_ctx": jnp.ones((2, len(y)), bool),
         "s_test": points(at, at_years),
     }
-    return tuple(np.asarray(out, np.float64)[0, :, 0] for out in run(params, batch))
+    mean, std = (np.asarray(out, np.float64)[:, :, 0] for out in run(params, batch))
+    mean = mean * [[1], [-1]]
+    return mean.mean(0), np.sqrt(np.square(std).mean(0) + mean.var(0))
 
 
 def scores(y, mean, std):

@@ -17,6 +17,12 @@ pub struct Normal {
 }
 
 impl Normal {
+    /// One with the mean and the deviation of the even mixture of two.
+    pub fn mixture([a, b]: [Self; 2]) -> Self {
+        let apart = 0.5 * (a.mean - b.mean);
+        Self { mean: b.mean + apart, std: (0.5 * (a.std.powi(2) + b.std.powi(2)) + apart.powi(2)).sqrt() }
+    }
+
     /// The logarithm of the density of what was observed.
     pub fn log_density(self, y: f64) -> f64 {
         -0.5 * ((y - self.mean) / self.std).powi(2) - self.std.ln() - 0.5 * (2.0 * PI).ln()
@@ -70,6 +76,16 @@ mod tests {
         let ends = [0.0, 0.25, 0.75, 1.0].map(|share| of(&[5.0, 1.0, 2.0, 3.0, 4.0], share));
         assert_eq!((ends, of(&[7.0], 0.3)), ([1.0, 2.0, 4.0, 5.0], 7.0));
         assert!((of(&[0.0, 1.0], 0.75) - 0.75).abs() < 1e-15);
+    }
+
+    #[test]
+    fn a_mixture_has_the_moments_of_both() {
+        let [a, b] = [Normal { mean: 1.0, std: 2.0 }, Normal { mean: 5.0, std: 0.5 }];
+        let mixed = Normal::mixture([a, b]);
+        // Of both their mean squares.
+        let square = 0.5 * ((1.0 + 4.0) + (25.0 + 0.25));
+        assert!((mixed.mean - 3.0).abs() < 1e-12 && (mixed.std.powi(2) - (square - 9.0)).abs() < 1e-12);
+        assert_eq!((Normal::mixture([a, a]).mean, Normal::mixture([a, a]).std), (1.0, 2.0));
     }
 
     /// By numerical integration of their definitions.
