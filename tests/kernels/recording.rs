@@ -7,7 +7,7 @@ mod encoders;
 
 use std::sync::Arc;
 
-use crate::support::{Random, both, gpus};
+use crate::support::{Random, both, gpus, plain_gpus};
 use wgpu_attention::{
     Device, Error, Result, Tensor,
     device::{GpuOptions, Recording},
@@ -71,7 +71,8 @@ fn a_recording_runs_when_it_is_submitted() {
 /// By the device's clock: all submits together, of which the last has most of the work.
 #[test]
 fn a_recording_takes_as_long_as_all_its_submits() {
-    for (name, device) in gpus().into_iter().filter(|(_, device)| device.capabilities().timestamps) {
+    // Devices of its own: what other tests have submitted would be waited for, too.
+    for (name, device) in plain_gpus().into_iter().filter(|(_, device)| device.capabilities().timestamps) {
         let (one, x) = (number(&device, 1.0), Tensor::new(&device, &[512, 512], &[1e-3; 512 * 512]).unwrap());
         let layer = Linear { weight: x.clone(), bias: None };
         let work = || {
@@ -87,9 +88,9 @@ fn a_recording_takes_as_long_as_all_its_submits() {
         let all = began.elapsed();
         assert_eq!(sum.read().unwrap(), [5001.0], "{name}");
         assert!(!time.is_zero() && time <= all, "{name}: {time:?} of {all:?}");
-        // A GPU may wait longer for the host than it works.
+        // Of the first submit alone it would be a twentieth. A GPU may wait longer for the host than it works.
         let is_hardware = device.capabilities().adapter.is_some_and(|kind| kind.is_hardware());
-        assert!(is_hardware || 2 * time > all, "{name}: {time:?} of {all:?}");
+        assert!(is_hardware || 4 * time > all, "{name}: {time:?} of {all:?}");
     }
 }
 
