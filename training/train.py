@@ -306,7 +306,7 @@ def evaluate(path, seed, n_batches, data=None):
 def default_config(args, kind):
     min_std = getattr(kind, "min_std", 0.0)
     if args.model == "cmanp":
-        return cmanp.default_config(kind.dim, args.width or 48, args.blocks or 3, args.latents, min_std)
+        return cmanp.default_config(kind.dim, args.width or 48, args.blocks or 3, args.latents or 48, min_std)
     cfg = model.default_config(
         args.width or 64, args.blocks or 6, n_basis=args.basis or (3 if kind.phase else 5),
         attention=args.attention, phase=kind.phase, n_classes=tasks.n_classes(kind), min_std=min_std,
@@ -440,7 +440,7 @@ def main():
     args.add_argument("--data", metavar="FILE", help="for the tasks scene: rows lon,lat,temperature,role")
     args.add_argument("--width", type=int, help="default: 64, 48 for CMANP")
     args.add_argument("--blocks", type=int, help="blocks or layers; default: 6, 3 for CMANP")
-    args.add_argument("--latents", type=int, default=48, help="of each layer of a CMANP")
+    args.add_argument("--latents", type=int, help="of each layer of a CMANP; default: 48")
     args.add_argument("--basis", type=int, help="basis functions of a bias; default: 5, 3 with a phase")
     args.add_argument("--short-first", type=float, default=0.0, metavar="SHARE",
                       help="share of the budget that is spent on the shortest tasks alone, first")  # fmt: skip
@@ -465,8 +465,8 @@ def main():
         sys.exit(f"--short-first {args.short_first}: a share of the budget is needed, from 0 to 1")
     if args.config and args.start:
         sys.exit("--config and --start each say what the network is: give one of them")
-    if (args.config or args.start) and (args.width or args.blocks or args.basis):
-        sys.exit("--width, --blocks and --basis are for a network that --config or --start does not describe")
+    if (args.config or args.start) and (args.width or args.blocks or args.basis or args.latents):
+        sys.exit("--width, --blocks, --basis and --latents are for a network that --config or --start does not describe")
     if args.evaluate:
         evaluate(args.evaluate, args.seed + 2_000_003, args.batches, args.data)
     elif not (args.steps or args.minutes):
