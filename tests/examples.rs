@@ -379,7 +379,12 @@ fn what_tune_writes_is_what_devices_read() {
     for variant in wgpu_attention::device::variants()["linear"] {
         assert!(table.contains(variant), "{variant}:\n{table}");
     }
-    let options = GpuOptions::default().tuned(tuned.clone());
-    let device = Device::on_adapter(&adapter, &options).unwrap();
-    assert_eq!(device.capabilities().forced.get("linear"), tuned.variants.get("linear"));
+    // Of what it chose, which may be nothing, and of a choice that is one.
+    let mut chosen = tuned.clone();
+    chosen.variants.insert("linear".into(), wgpu_attention::device::variants()["linear"][0].into());
+    chosen.save(&out).unwrap();
+    for tuned in [tuned, Tuned::open(&out).unwrap()] {
+        let device = Device::on_adapter(&adapter, &GpuOptions::default().tuned(tuned.clone())).unwrap();
+        assert_eq!(device.capabilities().forced.get("linear"), tuned.variants.get("linear"));
+    }
 }

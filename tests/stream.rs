@@ -503,16 +503,22 @@ fn r13_a_state_whose_counters_were_changed_is_refused() {
 fn a_file_of_ones_own_is_not_scaled_unless_the_user_says_how() {
     let folder = Folder::new("scaling", 3);
     let input = folder.write("input.csv", "x,y\n1700000000,0.1\n1700003600,0.3\n1700007200,0.2\n");
-    let stream = |arguments: &[&str]| {
+    let of = |input: &str, arguments: &[&str]| {
         let mut command = Command::new(&*STREAM);
-        command.args(["--device", "cpu", "--checkpoint", &folder.path("model.safetensors"), "--input", &input]);
+        command.args(["--device", "cpu", "--checkpoint", &folder.path("model.safetensors"), "--input", input]);
         command.args(["--out", &folder.path("out")]).args(arguments);
         command
     };
+    let stream = |arguments: &[&str]| of(&input, arguments);
     let proposed =
         ["--cycle LENGTH", "--x-range 1700000000,1700007200", "--level 0.15", "--unit 0.0707", "--scale co2"];
     refused(&mut stream(&[]), &proposed);
     refused(&mut stream(&["--cycle", "24"]), &["--x-range 1700000000,1700007200"]);
+    // What rounding leaves around equal values, or around a line, is no unit.
+    for (name, y) in [("equal.csv", [13.37; 9]), ("line.csv", std::array::from_fn(|i| 0.1 + 0.3 * i as f64))] {
+        let lines: String = y.iter().enumerate().map(|(i, y)| format!("{i}.7,{y}\n")).collect();
+        refused(&mut of(&folder.write(name, &format!("x,y\n{lines}")), &[]), &["--unit UNIT"]);
+    }
     refused(&mut stream(&["--cycle", "0"]), &["2 columns", "needs 4", "--cycle LENGTH"]);
     let told = ["--cycle", "86400", "--x-range", "1700000000,1700007200", "--level", "0.15", "--unit", "0.0624"];
     let output = succeeds(&mut stream(&told));

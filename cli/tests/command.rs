@@ -211,8 +211,14 @@ fn predictions_go_down_a_pipe() {
         move || fs::read_to_string(pipe).unwrap()
     });
     let args = ["predict", "--checkpoint", GP, "--context", &context, "--targets", &targets, "--out", &pipe];
-    succeeds(&[&args[..], &["--device", "cpu"]].concat());
-    assert!(reader.join().unwrap().starts_with("x,y_mean"));
+    let mut child = command(&[&args[..], &["--device", "cpu"]].concat()).spawn().unwrap();
+    // Without a reader it would wait for ever.
+    let began = std::time::Instant::now();
+    while child.try_wait().unwrap().is_none() && began.elapsed().as_secs() < 60 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let _ = child.kill();
+    assert!(child.wait().unwrap().success() && reader.join().unwrap().starts_with("x,y_mean"));
 }
 
 #[test]

@@ -7,8 +7,8 @@
 //! draws from Gaussian processes and has seen neither this series nor its kernel; the Gaussian
 //! process is fitted to the very points that it predicts from. Both get the same split, and each the
 //! preprocessing that is best for it: harmonics of a known cycle are taken out for the network alone, because
-//! the process knows the cycle by its covariance; and the network is asked twice, of the values and of their
-//! negatives, for that a function is as likely as its negative it has learned only nearly. Writes `predictions.csv`, `regression.svg` and
+//! the process knows the cycle by its covariance; and the committed networks are asked twice, of the values and of
+//! their negatives, for that a function is as likely as its negative they have learned only nearly. Writes `predictions.csv`, `regression.svg` and
 //! `regression_steps.svg`, predictions from 10, 30 and all observations. With `--seeds 20` it draws
 //! 20 splits, and prints the medians of their scores alone.
 
@@ -120,6 +120,11 @@ impl Args {
         self.checkpoint.clone().unwrap_or_else(|| format!("checkpoints/{trained}.safetensors").into())
     }
 
+    /// The committed networks were trained where a function is as likely as its negative; of others nothing is known.
+    fn signs(&self) -> &'static [f64] {
+        if self.checkpoint.is_none() { &[1.0, -1.0] } else { &[1.0] }
+    }
+
     fn trend(&self) -> Trend {
         Trend { degree: self.trend.into(), cycle: self.cycle(), harmonics: self.harmonics.unwrap_or(2).into() }
     }
@@ -183,7 +188,7 @@ fn main() -> Result<()> {
     )?;
     let curve_x = curve_coordinates(context, targets);
     let places = [&context.x[..], &targets.x, &curve_x];
-    let [at_context, at_targets, curve] = neural_process(&device, &model, &scaling, context, places)?;
+    let [at_context, at_targets, curve] = neural_process(&device, &model, (&scaling, args.signs()), context, places)?;
     let [gp_context, gp_targets, gp_curve] = gaussian_process(&plain, context, places)?;
     if targets.is_observed() {
         let trend = trend_alone(&scaling, targets);
@@ -224,7 +229,7 @@ fn draw_steps(args: &Args, model: &TnpKr, all: &Series, picture: plot::Picture<'
     let mut curves = Vec::new();
     for ((some, _), _) in &parts {
         let scaling = Scaling::fit(some, picture.targets, args.trend(), args.length)?;
-        let posterior = model.condition(&observe(&scaling, some).context())?;
+        let posterior = model.condition(&observe(&scaling, some, args.signs()).context())?;
         curves.push(predict(&posterior, &scaling, picture.x, &mut String::new(), &|_| {})?);
     }
     let mut steps = Vec::new();
@@ -249,7 +254,7 @@ fn many_splits(args: &Args, device: &Device, model: &TnpKr, series: &Series, n: 
     for seed in 1..=n {
         let Split { context, targets, gap } = split(args, series, args.seed.wrapping_add(seed))?;
         let scaling = Scaling::fit(&context, &targets, args.trend(), args.length)?;
-        let observed = observe(&scaling, &context);
+        let observed = observe(&scaling, &context, args.signs());
         let posterior = model.condition(&observed.context())?;
         device.wait()?;
         let ours = predict(&posterior, &scaling, &targets.x, &mut String::new(), &|_| {})?;
@@ -306,8 +311,9 @@ fn curve_coordinates(context: &Series, targets: &Series) -> Vec<f64> {
     (0..n).map(|i| first - margin + (last - first + 2.0 * margin) * f64::from(i) / f64::from(n - 1)).collect()
 }
 
-/// Points as the network reads them, a batch of two: the values, and their negatives at the same places.
+/// Points as the network reads them, once for each sign of the values, as a batch.
 struct Points {
+    n_signs: usize,
     x: Vec<f32>,
     /// Cosine and sine of the phase of a known cycle.
     phases: Option<Vec<f32>>,
@@ -316,13 +322,13 @@ struct Points {
 }
 
 impl Points {
-    fn new(scaling: &Scaling, x: &[f64]) -> Self {
-        let phases = scaling.phases(x).map(|phases| single(&phases).repeat(2));
-        Self { x: single(&scaling.coords(x)).repeat(2), phases, y: Vec::new() }
+    fn new(scaling: &Scaling, x: &[f64], n_signs: usize) -> Self {
+        let phases = scaling.phases(x).map(|phases| single(&phases).repeat(n_signs));
+        Self { n_signs, x: single(&scaling.coords(x)).repeat(n_signs), phases, y: Vec::new() }
     }
 
     fn locations(&self) -> Locations<'_> {
-        let time = Locations::space(1, &self.x).batch(2);
+        let time = Locations::space(1, &self.x).batch(self.n_signs);
         match &self.phases {
             Some(phases) => time.group("phase", 2, phases),
             None => time,
@@ -334,10 +340,10 @@ impl Points {
     }
 }
 
-fn observe(scaling: &Scaling, context: &Series) -> Points {
+fn observe(scaling: &Scaling, context: &Series, signs: &[f64]) -> Points {
     let y = scaling.values(context);
-    let both: Vec<f64> = y.iter().copied().chain(y.iter().map(|y| -y)).collect();
-    Points { y: single(&both), ..Points::new(scaling, &context.x) }
+    let of_signs: Vec<f64> = signs.iter().flat_map(|sign| y.iter().map(move |y| sign * y)).collect();
+    Points { y: single(&of_signs), ..Points::new(scaling, &context.x, signs.len()) }
 }
 
 fn single(numbers: &[f64]) -> Vec<f32> {
@@ -353,7 +359,8 @@ fn predict(
     done: &dyn Fn(usize),
 ) -> Result<Vec<Normal>> {
     let mut normals = Vec::with_capacity(x.len());
-    posterior.predict_tiles(&Points::new(scaling, x).locations(), TILE, |points, tile| {
+    let n_signs = posterior.batch();
+    posterior.predict_tiles(&Points::new(scaling, x, n_signs).locations(), TILE, |points, tile| {
         if outside.is_empty() {
             // Of the values themselves.
             let mut found = tile.outside().clone();
@@ -361,11 +368,13 @@ fn predict(
             *outside = found.to_string();
         }
         let n = points.len();
-        let of_both = |numbers: &[f32], i: usize| [f64::from(numbers[i]), f64::from(numbers[n + i])];
-        normals.extend(x[points].iter().enumerate().map(|(i, &x)| {
-            let ([mean, negative], [a, b]) = (of_both(tile.mean(), i), of_both(tile.std(), i));
-            let both = [Normal { mean, std: a }, Normal { mean: -negative, std: b }];
-            scaling.restore(x, Normal::mixture(both))
+        let normal = |i: usize| Normal { mean: tile.mean()[i].into(), std: tile.std()[i].into() };
+        normals.extend(x[points].iter().enumerate().map(|(i, &x)| match n_signs {
+            1 => scaling.restore(x, normal(i)),
+            _ => {
+                let negative = normal(n + i);
+                scaling.restore(x, Normal::mixture([normal(i), Normal { mean: -negative.mean, ..negative }]))
+            }
         }));
         done(n);
         Ok(())
@@ -377,11 +386,11 @@ fn predict(
 fn neural_process(
     device: &Device,
     model: &TnpKr,
-    scaling: &Scaling,
+    (scaling, signs): (&Scaling, &[f64]),
     context: &Series,
     places: [&[f64]; 3],
 ) -> Result<[Vec<Normal>; 3]> {
-    let observed = observe(scaling, context);
+    let observed = observe(scaling, context, signs);
     if context.len() > MANY {
         say!(
             "neural process    {} observations: the time it takes grows with the square of their number, and it was trained \

@@ -74,7 +74,8 @@ fn renewed(path: &Path) -> Option<File> {
 
 fn may_write(path: &Path) -> Result<()> {
     // Who reads from a pipe takes its being opened for the beginning, and closed for the end.
-    if path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+    #[cfg(unix)]
+    if path.metadata().is_ok_and(|found| std::os::unix::fs::FileTypeExt::is_fifo(&found.file_type())) {
         return Ok(());
     }
     match File::options().write(true).open(path) {

@@ -217,14 +217,17 @@ impl Line {
         }
         let n = points.len() as f64;
         let mean = |of: &dyn Fn(&(f64, f64)) -> f64| points.iter().map(|point| of(point) / n).sum::<f64>();
-        let (x, y) = (mean(&|p| p.0), mean(&|p| p.1));
+        // Of differences from the first, for a sum of equal numbers is rounded, and they have no spread.
+        let (x0, y0) = points.first().copied().unwrap_or_default();
+        let (x, y) = (x0 + mean(&|p| p.0 - x0), y0 + mean(&|p| p.1 - y0));
         let variance = mean(&|p| (p.0 - x).powi(2));
         let slope = mean(&|p| (p.0 - x) * (p.1 - y)) / variance;
         let unit = mean(&|p| (p.1 - y - slope * (p.0 - x)).powi(2)).sqrt();
         let (from, to) = points.iter().fold((f64::MAX, f64::MIN), |(low, high), p| (low.min(p.0), high.max(p.0)));
         let line = Self { n: points.len(), from, to, level: y + slope * (from - x), slope, unit };
-        let is_line =
-            variance > 0.0 && unit > 0.0 && [slope, unit, line.level, to - from].iter().all(|x| x.is_finite());
+        // What is left around a line by rounding is no unit either.
+        let is_spread = unit > 1e-9 * mean(&|p| (p.1 - y).powi(2)).sqrt();
+        let is_line = variance > 0.0 && is_spread && [slope, unit, line.level, to - from].iter().all(|x| x.is_finite());
         Ok(is_line.then_some(line))
     }
 }

@@ -1,5 +1,7 @@
 //! A short run of every target, so that they do not rot.
 
+use std::collections::BTreeSet;
+
 use wgpu_attention::checkpoint::Checkpoint;
 use wgpu_attention_fuzz::{Flips, TARGETS, corpus_file, flips, outputs, run, saved, today};
 
@@ -29,6 +31,13 @@ fn flipped_bits_change_no_prediction() {
 #[test]
 fn the_corpus_is_of_today() {
     let again = "write it anew by `cargo run -p wgpu-attention-fuzz --bin corpus`";
+    for target in ["checkpoint", "posterior"] {
+        let named = |(of, name, _)| (of == target).then_some(name);
+        let names: BTreeSet<String> = today().into_iter().filter_map(named).collect();
+        let files = std::fs::read_dir(corpus_file(target, "")).unwrap();
+        let files: BTreeSet<String> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        assert_eq!(files, names, "{again}");
+    }
     for (target, name, _) in today() {
         let path = corpus_file(target, &name);
         let found = Checkpoint::open(&path).unwrap_or_else(|error| panic!("{error}: {again}"));

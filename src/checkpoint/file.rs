@@ -75,8 +75,7 @@ impl Checkpoint {
         let metadata = std::fs::metadata(path).map_err(io)?;
         let size = metadata.len();
         if !metadata.is_file() {
-            let message = "not a regular file".to_owned();
-            return Err(Error::Checkpoint { file: path.display().to_string(), message });
+            return Err(not_a_file(path));
         }
         check_size(path, size)?;
         parse(&std::fs::read(path).map_err(io)?, path.display().to_string(), keep)
@@ -152,7 +151,15 @@ impl Checkpoint {
         let path = path.as_ref();
         let bytes = self.to_bytes()?;
         check_size(path, bytes.len() as u64)?;
-        let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let target = path.canonicalize().unwrap_or_else(|_| match path.read_link() {
+            // One that leads nowhere yet: what is made goes where it leads.
+            Ok(target) => path.parent().unwrap_or(Path::new("")).join(target),
+            Err(_) => path.to_owned(),
+        });
+        // A device, say, that would be one no more.
+        if target.metadata().is_ok_and(|there| !there.is_file()) {
+            return Err(not_a_file(path));
+        }
         let mut beside = target.clone().into_os_string();
         beside.push(".part");
         let beside = PathBuf::from(beside);
@@ -173,6 +180,10 @@ impl Checkpoint {
             io(path)(cause)
         })
     }
+}
+
+fn not_a_file(path: &Path) -> Error {
+    Error::Checkpoint { file: path.display().to_string(), message: "not a regular file".to_owned() }
 }
 
 fn check_size(path: &Path, size: u64) -> Result<()> {

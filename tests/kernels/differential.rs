@@ -62,7 +62,7 @@ fn difference(operation: &Operation, cpu: &[Output], gpu: &[Output], rounding: f
         let largest = |numbers: &mut dyn Iterator<Item = &f32>| {
             numbers.filter(|x| x.is_finite()).fold(0f32, |most, x| most.max(x.abs()))
         };
-        let rows: Vec<f32> = cpu.chunks(*width).map(|row| largest(&mut row.iter())).collect();
+        let rows: Vec<f32> = cpu.chunks((*width).max(1)).map(|row| largest(&mut row.iter())).collect();
         let columns: Vec<f32> = (0..*width).map(|c| largest(&mut cpu.iter().skip(c).step_by(*width))).collect();
         let all = largest(&mut cpu.iter());
         let scale = |i: usize| if erases { all } else { rows[i / width].min(columns[i % width]) };

@@ -235,8 +235,11 @@ fn halves_of_a_file_stay_halves() {
     refused(narrow.to_f16("large"), &["1000000 at 1", "65504"]);
 }
 
+/// Where nothing is, also if a run of the same number was killed.
 fn temporary(name: &str) -> PathBuf {
-    std::env::temp_dir().join(format!("wgpu-attention-checkpoint-{name}-{}", std::process::id()))
+    let path = std::env::temp_dir().join(format!("wgpu-attention-checkpoint-{name}-{}", std::process::id()));
+    let _ = std::fs::remove_file(&path);
+    path
 }
 
 /// What is written can be read: a file was replaced by one that nobody could open.
@@ -273,6 +276,14 @@ fn links_stay_links_when_a_file_is_saved() {
     assert!(link.symlink_metadata().unwrap().is_symlink() && !target.symlink_metadata().unwrap().is_symlink());
     assert_eq!(Checkpoint::open(&target).unwrap().fingerprint(), checkpoint.fingerprint());
     assert_eq!(std::fs::read_to_string(&other).unwrap(), "kept");
+    // A link that leads nowhere yet, and what is no file.
+    std::fs::remove_file(&target).unwrap();
+    checkpoint.save(&link).unwrap();
+    assert!(link.symlink_metadata().unwrap().is_symlink() && target.is_file());
+    let null = temporary("null");
+    symlink("/dev/null", &null).unwrap();
+    refused(checkpoint.save(&null), &["null", "not a regular file"]);
+    std::fs::remove_file(&null).unwrap();
     // A folder there is said to be in the way, and stays.
     std::fs::create_dir(&part).unwrap();
     refused(checkpoint.save(&target), &["target", ".part"]);

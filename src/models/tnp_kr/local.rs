@@ -24,7 +24,7 @@ const AT_ONCE: usize = 1 << 15;
 /// The largest coordinate, times its weight, of which squares of differences are numbers.
 const FARTHEST: f64 = 1e150;
 
-/// Of the deviation of all observations, the least that a neighbourhood is scaled by.
+/// Of the deviation of all observations, what a neighbourhood has more of that is scaled by its own.
 const LEAST_DEVIATION: f64 = 1e-4;
 
 /// Which observations a place is predicted from, see [`TnpKr::predict_local`].
@@ -68,8 +68,9 @@ impl Local {
     }
 
     /// Scales each neighbourhood: the values to mean 0 and deviation 1, and the coordinates so that the
-    /// root of the mean squared distance from the middle of its observations is 1. Values that are all the same
-    /// take the deviation of all observations for theirs. For networks that were trained so, such as `checkpoints/field.safetensors`; predictions are in the units of the data.
+    /// root of the mean squared distance from the middle of its observations is 1. Values that are the same, to a
+    /// ten-thousandth of the deviation of all observations, take that for theirs. For networks that were trained so,
+    /// such as `checkpoints/field.safetensors`; predictions are in the units of the data.
     pub fn standardise(self) -> Self {
         Self { standardised: true, ..self }
     }
@@ -335,7 +336,7 @@ impl Scale {
         }
         for (c, [mean, deviation]) in moments(observed, &part.observations).enumerate() {
             // What is the same everywhere, as a single observation is, says nothing of how much it varies.
-            let unit = if deviation > 0.0 { deviation.max(LEAST_DEVIATION * whole[c]) } else { whole[c] };
+            let unit = if deviation > LEAST_DEVIATION * whole[c] { deviation } else { whole[c] };
             scale.levels[c] = mean;
             scale.units[c] = if unit > 0.0 { unit } else { 1.0 };
         }

@@ -258,9 +258,11 @@ impl<'a> Points<'a> {
                 return argument("dim of a coordinate group", format!("{dim} for {:?}", group.name), allowed);
             }
             // Without points, no numbers say that there are not so many.
-            if dim > MAX_COLUMNS {
+            let more = MAX_COLUMNS - columns.len();
+            if dim > more {
                 let found = format!("{dim} for {:?}", group.name);
-                return argument("dim of a coordinate group", found, format!("1 to {MAX_COLUMNS}"));
+                let allowed = format!("1 to {more}: a point has {MAX_COLUMNS} columns at most");
+                return argument("dim of a coordinate group", found, allowed);
             }
             let per_batch = n_points.unwrap_or(numbers.len() / batch.saturating_mul(dim));
             let there = numbers.len() as f64 / (batch as f64 * dim as f64);

@@ -197,7 +197,7 @@ impl BiasTerm {
             TermKind::Custom(_) => (&[][..], &[][..], &[][..]),
         };
         let at = |values: &[f32], i: usize| values.get(i).copied().unwrap_or(0.0);
-        // Matérn's polynomial is 1 + 90 ln 2 at most, where its exponential is at its largest.
+        // Matérn's polynomial is below 64 in size for exponents up to 90.
         let beside = match &self.kind {
             TermKind::Distance { kernel: BiasKernel::Matern32, .. } => 64.0,
             _ => 1.0,
