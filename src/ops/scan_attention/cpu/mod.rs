@@ -11,7 +11,6 @@ mod softmax;
 mod tests;
 
 use std::{
-    f64::consts::LOG2_E,
     ops::Range,
     sync::{Mutex, PoisonError},
 };
@@ -313,14 +312,18 @@ impl<'a> Scan<'a> {
 
     /// The task's queries, `[head, padded, head_dim]`, in base 2.
     fn pack_queries(&self, task: &Task, padded: usize, packed: &mut Vec<f32>) {
-        // Of both together: the scale alone may overflow in base 2.
-        let scale = f64::from(self.problem.scale) * LOG2_E;
+        let scale = self.problem.scale * std::f32::consts::LOG2_E;
+        let scaled = |x: &f32| match scale.is_finite() {
+            true => x * scale,
+            // The scale alone overflows in base 2, which its product with a small number need not.
+            false => (f64::from(*x) * f64::from(self.problem.scale) * std::f64::consts::LOG2_E) as f32,
+        };
         let head_dim = self.packing.head_dim;
         packed.clear();
         for head in task.heads.clone() {
             let q = self.inputs.q_rows(self.problem, [task.batch, head], task.queries.clone());
             for i in 0..q.n {
-                packed.extend(q.row(i).iter().map(|x| (f64::from(*x) * scale) as f32));
+                packed.extend(q.row(i).iter().map(scaled));
             }
             packed.resize(packed.len() + (padded - q.n) * head_dim, 0.0);
         }
