@@ -25,12 +25,15 @@ pub fn checkpoint(data: &[u8]) {
     assert_eq!(bits(&said), bits(&again));
 }
 
-/// A posterior is refused, or predicts what the one did that was saved.
+/// A posterior is refused, or predicts what the one did that was saved: as another processor sums it. That flipped bits
+/// change none is tried by `flips`.
 pub fn posterior(data: &[u8]) {
     let Ok(file) = Checkpoint::from_bytes(data) else { return };
     for saved in saved() {
         if let Ok(said) = saved.predict(&file) {
-            assert_eq!(said, saved.outputs, "{}", saved.name);
+            let is_near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-4 * (1.0 + b.abs());
+            let is_same = said.len() == saved.outputs.len() && said.iter().zip(&saved.outputs).all(is_near);
+            assert!(is_same, "{}: {said:?}, not {:?}", saved.name, saved.outputs);
         }
     }
 }
