@@ -83,7 +83,7 @@ fn a_recording_takes_as_long_as_all_its_submits() {
         products(1).and_then(|sum| sum.read()).unwrap();
         let time = |n: usize| {
             let (sum, recording) = device.record(|| products(n)).unwrap();
-            assert!(recording.n_submits() > 1, "{name}");
+            assert!(n == 0 || recording.n_submits() > 1, "{name}");
             let began = std::time::Instant::now();
             let time = recording.time().unwrap().unwrap();
             let all = began.elapsed();
